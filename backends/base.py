@@ -1,0 +1,380 @@
+"""What a backend is given and what it answers: data only, and the `Backend` protocol.
+
+The way of one run (design §2)::
+
+    SandboxRequest ─▶ backend.observe ─▶ Observed(facts, handles)
+                   ─▶ policy: resolve filesystem ─▶ FilesystemView        (pure, in mxc_ops.policy)
+                   ─▶ backend.plan(request, facts, view) ─▶ plan          (pure)
+                   ─▶ backend.launch(plan, handles, streams) ─▶ Running ─▶ Ended
+
+Pointers are JSON pointers into the user's own document, or API argument names; they exist so that a refusal
+deep inside a backend can still name the field that the user wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+
+class Access(Enum):
+    """What a filesystem entry asks for; ordered from most to least permissive."""
+
+    READ_WRITE = "readwrite"
+    READ_ONLY = "readonly"
+    DENIED = "denied"
+
+    @property
+    def strictness(self) -> int:
+        return _STRICTNESS[self]
+
+
+_STRICTNESS = {Access.READ_WRITE: 0, Access.READ_ONLY: 1, Access.DENIED: 2}
+
+
+class Feature(Enum):
+    """A thing a document can ask for beyond command, files, limits: answered by `Capabilities.support`."""
+
+    EGRESS = "outbound network"
+    INGRESS = "inbound network"
+    HOST_LOOPBACK = "access to the host's loopback"
+    NETWORK_PROXY = "a network proxy"
+    UI = "a user interface"
+    CLIPBOARD = "the clipboard"
+    INPUT_INJECTION = "input injection"
+    DACL_FALLBACK = "changing host access lists as a fallback"
+    TELEMETRY = "telemetry"
+    PRESERVE_POLICY = "keeping the policy after the run"
+    KEEP_CONTAINER = "keeping the container after the run"
+    BACKEND_SECTION = "settings of another backend"
+    EXPERIMENTAL = "an experimental setting"
+
+
+class Support(Enum):
+    """How a backend answers a `Feature` (design §2, Refusal)."""
+
+    GIVEN = "given"
+    NEVER_GIVEN = "never given"  # permits what the sandbox does not offer anyway: loads with a warning
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One field of the document that asks for a `Feature`; `value` is the field's own text, safe to print."""
+
+    feature: Feature
+    pointer: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One entry of `filesystem`: the path exactly as the user wrote it."""
+
+    path: str
+    access: Access
+    pointer: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class SecretSource:
+    """Where the value of an environment variable comes from when it must not stand in the document."""
+
+    file: str | None = None
+    fd: int | None = None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`entries`: exactly what the workload gets, as (name, value). `secrets`: names filled from elsewhere."""
+
+    entries: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, SecretSource], ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the workload may use at most; `None` is "not asked for".
+
+    `best_effort` names the limits (by their document spelling, e.g. ``memoryMib``) that may go unenforced when
+    no mechanism of the host holds them.
+    """
+
+    memory_mib: int | None = None
+    pids: int | None = None
+    cpus: float | None = None
+    cpu_seconds: int | None = None
+    file_size_mib: int | None = None
+    open_files: int | None = None
+    tmp_mib: int | None = None
+    best_effort: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Timeout:
+    """Wall-clock deadline. After `after_ms` the signal is sent, `grace_ms` later everything is killed.
+
+    ``after_ms == 0`` means no deadline.
+    """
+
+    after_ms: int = 0
+    grace_ms: int = 0
+    signal: str = "TERM"
+
+
+class StdinMode(Enum):
+    INHERIT = "inherit"
+    NONE = "none"
+    FILE = "file"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class Stdin:
+    """Where the workload's standard input comes from; `content` is the path (FILE) or the text (TEXT)."""
+
+    mode: StdinMode = StdinMode.INHERIT
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class SandboxRequest:
+    """One run, whatever the backend: what the canonical document says, in our own words.
+
+    Exactly one of `shell` (a command line for ``/bin/sh -c``) and `args` (an argument vector) is set.
+    `user` and `group` are the host ids that the workload runs under when the caller names them.
+    `document_hash` identifies the policy for provenance: ``sha256:…`` over the canonical document.
+    """
+
+    containment: str
+    shell: str | None = None
+    args: tuple[str, ...] = ()
+    cwd: str | None = None
+    environment: Environment = field(default_factory=Environment)
+    grants: tuple[Grant, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    timeout: Timeout = field(default_factory=Timeout)
+    stdin: Stdin = field(default_factory=Stdin)
+    tty: bool = False
+    seccomp: str = "default"
+    user: int | None = None
+    group: int | None = None
+    container_id: str = ""
+    document_hash: str = ""
+    pointers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Where the document says a thing, by our field name (``cwd`` → ``/process/cwd``), for error messages."""
+
+
+class ObjectKind(Enum):
+    DIRECTORY = "directory"
+    FILE = "file"
+    OTHER = "other"  # socket, fifo, device
+
+
+class PathState(Enum):
+    """Outcome of looking a path up (spec: policy-semantics.md §1.2)."""
+
+    OBJECT = "object"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class SymlinkHop:
+    """A symbolic link met while resolving a path: `link` (absolute, its parents real) points to `target`."""
+
+    link: str
+    target: str
+
+
+@dataclass(frozen=True)
+class HostPath:
+    """What one path of the policy is on the host. Pure data; the open descriptor travels beside the plan.
+
+    For ABSENT, `canonical` is where the object would be (existing part resolved, the rest folded).
+    `readable` / `writable` are the caller's real rights (delegation), also when we run as root for somebody.
+    `others` are further names of the same object, or of files below it, that lie inside a granted tree or the
+    baseline (hard links, second mounts); `links_unaccounted` means such names may exist that were not found.
+    `slot` is the key of the open descriptor among the handles (None when there is none).
+    """
+
+    grant: Grant
+    state: PathState
+    canonical: str
+    kind: ObjectKind | None = None
+    device: int = 0
+    inode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0
+    readable: bool = False
+    writable: bool = False
+    hops: tuple[SymlinkHop, ...] = ()
+    others: tuple[OtherName, ...] = ()
+    links_unaccounted: bool = False
+    slot: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class OtherName:
+    """Another name, on the host, of a denied object or of something below a denied directory."""
+
+    path: str
+    kind: ObjectKind
+    why: str  # "hard link" | "second mount"
+
+
+class Effect(Enum):
+    """What one entry of the ordered view does to the sandbox's tree."""
+
+    BIND_READ_ONLY = "read-only"
+    BIND_READ_WRITE = "read-write"
+    MASK_FILE = "mask file"
+    MASK_DIRECTORY = "mask directory"
+    SYMLINK = "symlink"
+
+
+@dataclass(frozen=True)
+class ViewEntry:
+    """One step, applied in order: later entries cover earlier ones.
+
+    `path` is where it appears inside; for BIND_* `slot` names the descriptor of the object and `owner` its
+    (uid, gid) on the host; for SYMLINK `target` is the link's text. `traversable` marks a masked directory that
+    must let the workload pass to a granted path below it.
+    """
+
+    effect: Effect
+    path: str
+    pointer: str
+    slot: int | None = None
+    target: str = ""
+    kind: ObjectKind | None = None
+    owner: tuple[int, int] = (0, 0)
+    traversable: bool = False
+
+
+@dataclass(frozen=True)
+class FilesystemView:
+    """The resolved policy: what to mount, shallow to deep, and how each written path ended up."""
+
+    entries: tuple[ViewEntry, ...] = ()
+    decisions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can hold, as data.
+
+    `support` answers each `Feature` (absent = GIVEN is never assumed: absent means REFUSED); `reasons` says why.
+    """
+
+    containment: str
+    support: Mapping[Feature, Support]
+    reasons: Mapping[Feature, str]
+    limits: frozenset[str]
+    interactive_tty: bool
+
+
+@dataclass(frozen=True)
+class LimitOutcome:
+    """How one limit was held: `name` as the document spells it, `scope` "sandbox" or "process"."""
+
+    name: str
+    value: float
+    mechanism: str
+    scope: str
+    hit: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the run used. CPU times in ms over all waited-for processes, `max_rss_kib` of the largest one."""
+
+    wall_ms: float = 0.0
+    user_ms: float = 0.0
+    system_ms: float = 0.0
+    max_rss_kib: int = 0
+
+
+class Outcome(Enum):
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMED_OUT = "timed out"
+    KILLED = "killed"  # by us, on the caller's wish
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the workload ended. `exit_code` is the workload's own, or 128 + signal."""
+
+    outcome: Outcome
+    exit_code: int
+    signal: int | None
+    usage: Usage
+    limits: tuple[LimitOutcome, ...] = ()
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Descriptors the workload gets as 0, 1 and 2. They stay the caller's to close. `tty`: 0 is a terminal's
+    slave side that shall become the workload's controlling terminal."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    tty: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Facts (pure data, may be stored and compared) and the handles (open descriptors) that belong to them."""
+
+    facts: Any
+    paths: tuple[HostPath, ...]
+    handles: Handles
+
+
+class Handles(Protocol):
+    """Open descriptors by slot; closing is idempotent and closes all."""
+
+    def fileno(self, slot: int) -> int: ...
+    def close(self) -> None: ...
+
+
+class Running(Protocol):
+    """A workload that was started. All calls may come from any thread."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def pidfd(self) -> int:
+        """Readable when the sandbox, with every process in it, is gone. Owned by this object."""
+        ...
+
+    def signal(self, signal_number: int) -> None:
+        """Send a signal to every process of the workload (not to its init)."""
+        ...
+
+    def kill(self) -> None:
+        """Kill everything at once; returns before all is gone, `wait` tells when."""
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> Ended | None:
+        """Wait for the end and clean up; None when the time ran out first. Later calls return the same."""
+        ...
+
+
+class Backend(Protocol):
+    """One containment. Modules provide an instance named `BACKEND`; see `backends.registry`."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+    def observe(self, request: SandboxRequest) -> Observed: ...
+    def plan(self, request: SandboxRequest, facts: Any, view: FilesystemView) -> Any: ...
+    def launch(self, plan: Any, handles: Handles, streams: Streams) -> Running: ...

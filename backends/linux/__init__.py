@@ -1,0 +1,1 @@
+"""Linux mechanisms shared by the Linux backends: host objects, cgroups, seccomp, Landlock, uid range."""
