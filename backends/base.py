@@ -283,13 +283,16 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class LimitOutcome:
-    """How one limit was held: `name` as the document spells it, `scope` "sandbox" or "process"."""
+    """How one limit was held: `name` as the document spells it, `scope` "sandbox", "process" or "file".
+
+    `hit` is None where the mechanism does not tell.
+    """
 
     name: str
     value: float
     mechanism: str
     scope: str
-    hit: bool = False
+    hit: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _VM_BY_PLATFORM: Mapping[str, str] = {"win32": "windows_sandbox"}
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one containment: `module` is None while mxc-ops has no backend for it, `why` says so."""
+    """One containment: `module` is None while mxc-ops has no backend for it, and `why` says so."""
 
     module: str | None
     platforms: tuple[str, ...]
@@ -52,7 +52,8 @@ def resolve_intent(containment: str | None, platform: str) -> str:
 
     Parameters
     ----------
-    containment: the document's value; None or ``process`` mean the platform's own process sandbox, ``vm`` its VM.
+    containment: the document's value; None and ``process`` mean the platform's own process sandbox,
+        ``vm`` its virtual machine.
     platform: as `sys.platform`.
 
     Raises `UnsupportedContainment` for a name that no version of MXC knows. Rule: config-schema.md §2.

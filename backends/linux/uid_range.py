@@ -1,0 +1,85 @@
+"""Host uids of our own for workloads started by root: one per concurrent sandbox.
+
+Sharing a uid would let one sandbox use up another's per-uid limits and signal it (spec: upstream-gaps.md P3).
+`mxc-ops prep host` records the range; a flock on a file per uid marks it as taken for as long as anybody,
+here or inside the sandbox, holds the descriptor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.errors import BackendUnavailable, ConfigError, Problem
+
+HOST_FILE = Path("/etc/mxc-ops/host.json")
+RUN_DIRECTORY = Path("/run/mxc-ops")
+_LOCKS = RUN_DIRECTORY / "uids"
+_FIX = "mxc-ops prep host --backend bubblewrap --yes"
+
+
+@dataclass(frozen=True)
+class UidRange:
+    """`count` consecutive host uids (and equal gids) from `first` on."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A uid that is ours while `lock` is open in some process."""
+
+    uid: int
+    lock: int
+
+
+def configured_range(host_file: Path = HOST_FILE) -> UidRange | None:
+    """The range that prep recorded; None when this host was not prepared.
+
+    Raises `ConfigError` when the file is there and unusable.
+    """
+    try:
+        recorded = json.loads(host_file.read_bytes())["uidRange"]
+        found = UidRange(int(recorded["first"]), int(recorded["count"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            Problem("host_file", str(host_file), f"the uid range cannot be read: {error}", fix=_FIX)
+        ) from error
+    if found.first < 1000 or found.count < 1 or found.first + found.count > 2**32 - 2:
+        raise ConfigError(Problem("host_file", str(host_file), "the uid range is not usable", fix=_FIX))
+    return found
+
+
+_next_offset = os.getpid()
+
+
+def lease(uids: UidRange) -> Lease:
+    """Take a uid that no running sandbox of this host has.
+
+    Raises `BackendUnavailable` (retryable) when all are taken.
+    """
+    global _next_offset  # noqa: PLW0603 - only a hint where to look first
+    _LOCKS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for _ in range(uids.count):
+        _next_offset += 1
+        uid = uids.first + _next_offset % uids.count
+        lock = os.open(_LOCKS / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        return Lease(uid, lock)
+    problem = Problem(
+        "uid_range_exhausted",
+        "",
+        f"all {uids.count} workload uids from {uids.first} on are in use",
+        fix=f"wait for a sandbox to end, or widen uidRange in {HOST_FILE}",
+    )
+    raise BackendUnavailable(problem, retryable=True)
