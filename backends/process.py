@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+from _queue import SimpleQueue
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-
-from _queue import SimpleQueue
 
 _FIRST_FREE = 3
 

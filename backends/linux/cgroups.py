@@ -1,7 +1,7 @@
 """One control group per sandbox, by cgroup v2 or v1, whichever this host gives us.
 
-Groups live below the group we are in ourselves (v1), so that no enclosing limit is escaped, or beside it where
-v2 forbids processes in inner groups. They carry their owner's pid and start time in their name: what a killed
+Groups live below the group we are in ourselves (v1), so that no enclosing limit is escaped, or beside it
+where v2 forbids processes in inner groups. They carry their owner's pid and start time in their name: what a killed
 owner left behind is empty, and the next start removes it (lab: SIGKILL of the owner leaves v1 directories).
 Kernel documentation: admin-guide/cgroup-v2.rst, cgroup-v1/{memory,pids}.rst, scheduler/sched-bwc.rst.
 """
@@ -211,7 +211,7 @@ def _counter(file: Path, key: str) -> int:
 
 
 def _start_time(pid: int) -> str | None:
-    """The process's start time in clock ticks since boot: with the pid, an identity (proc(5), stat field 22)."""
+    """Start time in clock ticks since boot: with the pid, an identity (proc(5), stat, field 22)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

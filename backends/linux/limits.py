@@ -1,0 +1,138 @@
+"""Which mechanism holds which limit: pure planning over what the host offers.
+
+A limit that no mechanism holds is refused by name, unless the document lists it under
+``mxcOps.limits.bestEffort`` (issue 1, Limits; spec: upstream-gaps.md P2).
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from backends.base import LimitOutcome, Limits
+from backends.errors import PolicyRefused, Problem
+from backends.linux.cgroups import CgroupFacts, limit_settings
+
+MIB = 1024 * 1024
+DEFAULT_PIDS = 1024
+DEFAULT_TMP_MIB = 256
+_POINTER = "/mxcOps/limits"
+
+
+@dataclass(frozen=True)
+class LimitPlan:
+    """How every limit of one run is held.
+
+    `rlimits` are (resource number, value) for each process inside; `cgroup` is controller → file → text;
+    `tmp_bytes` is the size of the private ``/tmp`` and of ``/dev/shm``. `outcomes` tell the caller.
+    """
+
+    rlimits: tuple[tuple[int, int], ...]
+    cgroup: Mapping[str, Mapping[str, str]]
+    tmp_bytes: int
+    outcomes: tuple[LimitOutcome, ...]
+    warnings: tuple[str, ...]
+
+
+def plan_limits(limits: Limits, cgroups: CgroupFacts, overhead_processes: int) -> LimitPlan:
+    """Choose a mechanism for each asked limit and set safe defaults for pids, ``/tmp`` and core dumps.
+
+    Parameters
+    ----------
+    limits: what the document asks for.
+    cgroups: from `observe_cgroups`; `NO_CGROUPS` where the caller may not make groups.
+    overhead_processes: processes of ours inside the group, which must not count as the workload's.
+
+    Raises `PolicyRefused` naming each limit that nothing here can hold.
+    """
+    groups = cgroups.parents
+    pids = limits.pids or DEFAULT_PIDS
+    tmp_mib = limits.tmp_mib or DEFAULT_TMP_MIB
+    rlimits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: pids + 1}  # + 1: init has the same uid
+    outcomes: list[LimitOutcome] = []
+    warnings: list[str] = []
+
+    def held(name: str, value: float, mechanism: str, scope: str) -> None:
+        outcomes.append(LimitOutcome(name, value, mechanism, scope))
+
+    if limits.memory_mib is not None:
+        if "memory" in groups:
+            held("memoryMib", limits.memory_mib, f"cgroup {cgroups.version} memory", "sandbox")
+        else:
+            rlimits[resource.RLIMIT_AS] = limits.memory_mib * MIB
+            held("memoryMib", limits.memory_mib, "RLIMIT_AS", "process")
+            warnings.append(
+                f"memoryMib is held per process (RLIMIT_AS): up to {pids} processes × {limits.memory_mib} MiB,"
+                f" and {tmp_mib} MiB each in /tmp and /dev/shm; no memory control group is ours to use"
+            )
+    grouped_pids = limits.pids is not None and "pids" in groups
+    mechanism = f"cgroup {cgroups.version} pids and RLIMIT_NPROC" if grouped_pids else "RLIMIT_NPROC"
+    held("pids", pids, mechanism, "sandbox")
+    if limits.cpus is not None:
+        if "cpu" in groups:
+            held("cpus", limits.cpus, f"cgroup {cgroups.version} cpu", "sandbox")
+        elif "cpus" in limits.best_effort:
+            warnings.append("cpus is not held: no cpu control group is ours to use (bestEffort)")
+        else:
+            raise PolicyRefused(_nothing_holds_cpus())
+    _add_process_limits(limits, rlimits, outcomes)
+    held("tmpMib", tmp_mib, "tmpfs size", "sandbox")
+    settings = limit_settings(
+        cgroups.version,
+        limits.memory_mib if "memory" in groups else None,
+        pids + overhead_processes if grouped_pids else None,
+        limits.cpus if "cpu" in groups else None,
+    )
+    return LimitPlan(
+        tuple(sorted(rlimits.items())), settings, tmp_mib * MIB, tuple(outcomes), tuple(warnings)
+    )
+
+
+def _add_process_limits(limits: Limits, rlimits: dict[int, int], outcomes: list[LimitOutcome]) -> None:
+    for name, value, number, unit, scope in (
+        ("cpuSeconds", limits.cpu_seconds, resource.RLIMIT_CPU, 1, "process"),
+        ("fileSizeMib", limits.file_size_mib, resource.RLIMIT_FSIZE, MIB, "file"),
+        ("openFiles", limits.open_files, resource.RLIMIT_NOFILE, 1, "process"),
+    ):
+        if value is not None:
+            rlimits[number] = value * unit
+            outcomes.append(LimitOutcome(name, value, _RLIMIT_NAMES[number], scope))
+
+
+_RLIMIT_NAMES = {
+    resource.RLIMIT_CPU: "RLIMIT_CPU",
+    resource.RLIMIT_FSIZE: "RLIMIT_FSIZE",
+    resource.RLIMIT_NOFILE: "RLIMIT_NOFILE",
+}
+
+
+def _nothing_holds_cpus() -> Problem:
+    return Problem(
+        "limit_not_enforceable",
+        f"{_POINTER}/cpus",
+        "nothing on this host can hold a share of the processors for this caller: no cpu control group",
+        expected="cpuSeconds (held by RLIMIT_CPU), or a host where the caller may make control groups",
+        fix='run as root, or add "bestEffort": ["cpus"] to mxcOps.limits',
+    )
+
+
+def mark_hits(
+    outcomes: tuple[LimitOutcome, ...], group_hits: Mapping[str, bool], ended_by: int | None
+) -> tuple[LimitOutcome, ...]:
+    """Fill in which limits were hit.
+
+    Parameters
+    ----------
+    outcomes: from the plan.
+    group_hits: controller → hit, from the control groups.
+    ended_by: the signal that ended the workload, if one did.
+    """
+    by_name: dict[str, bool] = {}
+    for controller, name in (("memory", "memoryMib"), ("pids", "pids"), ("cpu", "cpus")):
+        if controller in group_hits:
+            by_name[name] = group_hits[controller]
+    by_name["cpuSeconds"] = ended_by == signal.SIGXCPU
+    by_name["fileSizeMib"] = ended_by == signal.SIGXFSZ
+    return tuple(replace(outcome, hit=by_name.get(outcome.name)) for outcome in outcomes)
