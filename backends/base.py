@@ -99,8 +99,8 @@ class Environment:
 class Limits:
     """What the workload may use at most; `None` is "not asked for".
 
-    `best_effort` names the limits (by their document spelling, e.g. ``memoryMib``) that may go unenforced when
-    no mechanism of the host holds them.
+    `best_effort` names the limits (by their document spelling, e.g. ``memoryMib``) that may go unenforced
+    when no mechanism of the host holds them.
     """
 
     memory_mib: int | None = None
@@ -244,8 +244,8 @@ class ViewEntry:
     """One step, applied in order: later entries cover earlier ones.
 
     `path` is where it appears inside; for BIND_* `slot` names the descriptor of the object and `owner` its
-    (uid, gid) on the host; for SYMLINK `target` is the link's text. `traversable` marks a masked directory that
-    must let the workload pass to a granted path below it.
+    (uid, gid) on the host; for SYMLINK `target` is the link's text. `traversable` marks a masked directory
+    that must let the workload pass to a granted path below it.
     """
 
     effect: Effect
@@ -271,7 +271,7 @@ class FilesystemView:
 class Capabilities:
     """What a backend can hold, as data.
 
-    `support` answers each `Feature` (absent = GIVEN is never assumed: absent means REFUSED); `reasons` says why.
+    `support` answers each `Feature` (one that is absent is REFUSED); `reasons` says why.
     """
 
     containment: str
@@ -336,7 +336,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class Observed:
-    """Facts (pure data, may be stored and compared) and the handles (open descriptors) that belong to them."""
+    """Facts (pure data, may be stored and compared) and the open descriptors that belong to them."""
 
     facts: Any
     paths: tuple[HostPath, ...]
@@ -380,4 +380,8 @@ class Backend(Protocol):
     def capabilities(self) -> Capabilities: ...
     def observe(self, request: SandboxRequest) -> Observed: ...
     def plan(self, request: SandboxRequest, facts: Any, view: FilesystemView) -> Any: ...
-    def launch(self, plan: Any, handles: Handles, streams: Streams) -> Running: ...
+    def launch(
+        self, plan: Any, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...] = ()
+    ) -> Running:
+        """Start what was planned. `secrets` are environment entries whose values no plan may hold."""
+        ...

@@ -64,8 +64,8 @@ def plan_limits(limits: Limits, cgroups: CgroupFacts, overhead_processes: int) -
             rlimits[resource.RLIMIT_AS] = limits.memory_mib * MIB
             held("memoryMib", limits.memory_mib, "RLIMIT_AS", "process")
             warnings.append(
-                f"memoryMib is held per process (RLIMIT_AS): up to {pids} processes × {limits.memory_mib} MiB,"
-                f" and {tmp_mib} MiB each in /tmp and /dev/shm; no memory control group is ours to use"
+                f"memoryMib is held per process (RLIMIT_AS), for up to {pids} processes, and {tmp_mib} MiB"
+                " each in /tmp and /dev/shm come on top: no memory control group is ours to use"
             )
     grouped_pids = limits.pids is not None and "pids" in groups
     mechanism = f"cgroup {cgroups.version} pids and RLIMIT_NPROC" if grouped_pids else "RLIMIT_NPROC"

@@ -1,0 +1,287 @@
+"""Request and facts → the exact bubblewrap invocation. Pure: the same on any host and in golden tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from backends.base import Effect, FilesystemView, ObjectKind, SandboxRequest, Timeout, ViewEntry
+from backends.bubblewrap.facts import FIX, BubblewrapFacts
+from backends.bubblewrap.identity import Identity, choose_identity
+from backends.errors import PolicyRefused, Problem
+from backends.linux.limits import LimitPlan, plan_limits
+
+HOSTNAME = "mxc-sandbox"
+INSIDE_ID = 1000
+OVERHEAD_PROCESSES = 2  # bwrap's monitor and our init share the sandbox's control group
+
+_PASSWD = (
+    "root:x:0:0:root:/:/usr/sbin/nologin\n"
+    f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}:sandbox:/tmp:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+)
+_GROUP = f"root:x:0:\nsandbox:x:{INSIDE_ID}:\nnogroup:x:65534:\n"
+_HOSTS = f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n"
+_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
+
+ETC_FILES: Mapping[str, str] = {
+    "/etc/passwd": _PASSWD,
+    "/etc/group": _GROUP,
+    "/etc/hosts": _HOSTS,
+    "/etc/hostname": f"{HOSTNAME}\n",
+    "/etc/nsswitch.conf": _NSSWITCH,
+}
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file made from nothing: `token` stands in the options where its descriptor's number will be."""
+
+    token: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PlannedGrant:
+    """A host object to bind: found again at launch by `slot` and verified by device, inode and type.
+
+    `owner` is the (uid, gid) whose files the workload may use as its own, by an idmapped mount; None binds
+    without a mapping.
+    """
+
+    slot: int
+    token: str
+    path: str
+    writable: bool
+    directory: bool
+    owner: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class BubblewrapPlan:
+    """All that a launch does, as data. Options beginning with ``@`` stand for descriptors and stage paths."""
+
+    helper: str
+    helper_version: str
+    launcher: str
+    launcher_key: str
+    options: tuple[str, ...]
+    files: tuple[PlannedFile, ...]
+    grants: tuple[PlannedGrant, ...]
+    identity: Identity
+    argv: tuple[str, ...]
+    cwd: str
+    environment: tuple[tuple[str, str], ...]
+    secret_names: tuple[str, ...]
+    limits: LimitPlan
+    cgroup_parents: Mapping[str, str]
+    cgroup_version: str
+    seccomp: str
+    seccomp_hash: str
+    landlock_abi: int
+    writable_trees: tuple[str, ...]
+    tty: bool
+    timeout: Timeout
+    enforced: tuple[tuple[str, str], ...]
+    decisions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-safe; environment values are left out, for a plan may be logged."""
+        return {
+            "backend": "bubblewrap",
+            "helper": {"path": self.helper, "version": self.helper_version},
+            "launcher": {"path": self.launcher, "key": self.launcher_key},
+            "options": list(self.options),
+            "files": {file.token: file.content for file in self.files if file.content},
+            "grants": [
+                {
+                    "slot": grant.slot,
+                    "path": grant.path,
+                    "access": "readwrite" if grant.writable else "readonly",
+                    "owner": list(grant.owner) if grant.owner else None,
+                }
+                for grant in self.grants
+            ],
+            "identity": {"kind": self.identity.kind, "uid": self.identity.uid, "gid": self.identity.gid},
+            "argv": list(self.argv),
+            "cwd": self.cwd,
+            "environment": [name for name, _ in self.environment] + list(self.secret_names),
+            "limits": [
+                {
+                    "name": limit.name,
+                    "value": limit.value,
+                    "mechanism": limit.mechanism,
+                    "scope": limit.scope,
+                }
+                for limit in self.limits.outcomes
+            ],
+            "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
+            "landlockAbi": self.landlock_abi,
+            "tty": self.tty,
+            "timeout": {
+                "afterMs": self.timeout.after_ms,
+                "graceMs": self.timeout.grace_ms,
+                "signal": self.timeout.signal,
+            },
+            "enforced": dict(self.enforced),
+            "decisions": list(self.decisions),
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemView) -> BubblewrapPlan:
+    """Lay out one sandbox.
+
+    Raises `PolicyRefused` for what the facts cannot hold (limits, identity, seccomp profile, cwd) and
+    `BackendUnavailable` when the host lacks the uid range that a root launch needs.
+    """
+    _check(request, facts)
+    identity = choose_identity(request, facts)
+    limits = plan_limits(request.limits, facts.cgroups, OVERHEAD_PROCESSES)
+    grants = tuple(_grants(view.entries, identity))
+    masks = [entry for entry in view.entries if entry.effect in (Effect.MASK_FILE, Effect.MASK_DIRECTORY)]
+    files = [PlannedFile(f"@file:{path}", content) for path, content in ETC_FILES.items()]
+    files += [PlannedFile(f"@mask:{entry.path}", "") for entry in masks if entry.effect is Effect.MASK_FILE]
+    options = (
+        *_isolation(),
+        *_baseline(facts),
+        *_private(limits.tmp_bytes),
+        *_policy(view.entries, grants, identity),
+        *_read_only_remounts(masks),
+    )
+    return BubblewrapPlan(
+        helper=facts.helper.path,
+        helper_version=facts.helper.version,
+        launcher=facts.launcher,
+        launcher_key=facts.launcher_key,
+        options=options,
+        files=tuple(files),
+        grants=grants,
+        identity=identity,
+        argv=request.args if request.args else ("/bin/sh", "-c", request.shell or ""),
+        cwd=request.cwd or "/",
+        environment=request.environment.entries,
+        secret_names=tuple(name for name, _ in request.environment.secrets),
+        limits=limits,
+        cgroup_parents=facts.cgroups.parents,
+        cgroup_version=facts.cgroups.version,
+        seccomp=request.seccomp,
+        seccomp_hash=(facts.seccomp or {}).get(request.seccomp, ""),
+        landlock_abi=facts.landlock_abi,
+        writable_trees=("/tmp", "/dev/shm", *(grant.path for grant in grants if grant.writable)),  # noqa: S108
+        tty=request.tty,
+        timeout=request.timeout,
+        enforced=tuple(_enforced(view, facts, identity, request)),
+        decisions=view.decisions,
+        warnings=(*view.warnings, *limits.warnings, *_landlock_warning(facts)),
+    )
+
+
+def _check(request: SandboxRequest, facts: BubblewrapFacts) -> None:
+    cwd = request.cwd or "/"
+    if not cwd.startswith("/"):
+        raise PolicyRefused(
+            Problem(
+                "relative_cwd",
+                request.pointers.get("cwd", "/process/cwd"),
+                f"the working directory {cwd!r} is not absolute",
+                expected="an absolute path inside the sandbox",
+            )
+        )
+    if facts.seccomp is not None and request.seccomp not in facts.seccomp:
+        raise PolicyRefused(
+            Problem(
+                "unknown_seccomp_profile",
+                request.pointers.get("seccomp", "/mxcOps/seccomp"),
+                f"no seccomp profile is called {request.seccomp!r}",
+                expected=", ".join(facts.seccomp),
+            )
+        )
+
+
+def _isolation() -> tuple[str, ...]:
+    return (
+        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
+        *("--unshare-cgroup-try", "--disable-userns"),
+        *("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", HOSTNAME),
+        *("--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"),
+    )
+
+
+def _baseline(facts: BubblewrapFacts) -> Iterator[str]:
+    for entry in facts.baseline:
+        if entry.target:
+            yield from ("--symlink", entry.target, entry.path)
+        else:
+            yield from ("--ro-bind", entry.path, entry.path)
+    for path in ETC_FILES:
+        yield from ("--perms", "0444", "--file", f"@file:{path}", path)
+
+
+def _private(tmp_bytes: int) -> tuple[str, ...]:
+    size = str(tmp_bytes)
+    return (
+        *("--proc", "/proc", "--dev", "/dev"),
+        *("--perms", "1777", "--size", size, "--tmpfs", "/dev/shm"),  # noqa: S108 - the sandbox's own
+        *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),  # noqa: S108
+        *("--dir", "/run", "--dir", "/var", "--symlink", "/run", "/var/run", "--symlink", "/tmp", "/var/tmp"),  # noqa: S108
+    )
+
+
+def _grants(entries: Iterable[ViewEntry], identity: Identity) -> Iterator[PlannedGrant]:
+    for index, entry in enumerate(entries):
+        if entry.effect in (Effect.BIND_READ_ONLY, Effect.BIND_READ_WRITE):
+            assert entry.slot is not None  # the resolver binds only objects that were opened
+            yield PlannedGrant(
+                slot=entry.slot,
+                token=f"@grant:{index}",
+                path=entry.path,
+                writable=entry.effect is Effect.BIND_READ_WRITE,
+                directory=entry.kind is ObjectKind.DIRECTORY,
+                owner=entry.owner if identity.maps_owners else None,
+            )
+
+
+def _policy(
+    entries: Iterable[ViewEntry], grants: Iterable[PlannedGrant], identity: Identity
+) -> Iterator[str]:
+    planned = iter(grants)
+    for entry in entries:
+        if entry.effect is Effect.SYMLINK:
+            yield from ("--symlink", entry.target, entry.path)
+        elif entry.effect is Effect.MASK_FILE:
+            yield from ("--perms", "0000", "--ro-bind-data", f"@mask:{entry.path}", entry.path)
+        elif entry.effect is Effect.MASK_DIRECTORY:
+            yield from ("--perms", "0111" if entry.traversable else "0000", "--tmpfs", entry.path)
+        else:
+            grant = next(planned)
+            bind = "--bind" if grant.writable else "--ro-bind"
+            yield from (bind if identity.staged else f"{bind}-fd", grant.token, grant.path)
+
+
+def _read_only_remounts(masks: Iterable[ViewEntry]) -> Iterator[str]:
+    for mask in masks:
+        if mask.effect is Effect.MASK_DIRECTORY:
+            yield from ("--remount-ro", mask.path)
+    yield from ("--remount-ro", "/dev", "--remount-ro", "/")
+
+
+def _enforced(
+    view: FilesystemView, facts: BubblewrapFacts, identity: Identity, request: SandboxRequest
+) -> Iterator[tuple[str, str]]:
+    yield "filesystem", "mount namespace" + (" and Landlock" if facts.landlock_abi else "")
+    if any(entry.effect in (Effect.MASK_FILE, Effect.MASK_DIRECTORY) for entry in view.entries):
+        yield "filesystem.deniedPaths", "read-only masks without permissions"
+    yield "network", "empty network namespace"
+    yield "ui", "no display, bus or clipboard socket is reachable"
+    yield "system calls", f"seccomp allow-list, profile {request.seccomp}"
+    yield "privileges", "no capabilities, no_new_privs, no nested user namespaces"
+    yield "identity", identity.describe()
+    yield "processes", "own pid, ipc, uts, cgroup and user namespaces"
+
+
+def _landlock_warning(facts: BubblewrapFacts) -> tuple[str, ...]:
+    if facts.landlock_abi:
+        return ()
+    return (f"this kernel has no Landlock: mounts alone hold the filesystem policy (see: {FIX})",)
