@@ -75,8 +75,8 @@ NEEDS: tuple[Need, ...] = (
     Need(
         "bubblewrap.apparmor.bwrap",
         NeedKind.APPARMOR_PROFILE,
-        "where AppArmor restricts user namespaces (Ubuntu 24.04 and later), bwrap needs a profile that permits "
-        "them; the host-wide switch stays on",
+        "where AppArmor restricts user namespaces (Ubuntu 24.04 and later), bwrap needs a profile that "
+        "permits them; the host-wide switch stays on",
         key="kernel.apparmor_restrict_unprivileged_userns",
         value="/etc/apparmor.d/mxc-ops-bwrap",
     ),
