@@ -41,7 +41,8 @@ class Document:
     Parameters
     ----------
     declared_version: as written; None when absent, null or "" (ranged line only).
-    contract: the exact contract that governs it (``0.9.0-alpha``, ``1.0.0``, ``1.1.0-alpha``), None in the ranged line.
+    contract: the exact contract that governs it (``0.9.0-alpha``, ``1.0.0``, ``1.1.0-alpha``); None in the
+        ranged line.
     kind: one-shot or the lifecycle phase.
     body: the JSON object as written: aliases not folded, ``mxcOps`` and nulls included. Not to be changed.
     warnings: what the user should know although the document loads.

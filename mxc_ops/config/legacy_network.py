@@ -1,0 +1,182 @@
+"""The network section of the 0.4 … 0.9-dev line, said in the directional form (0.8 and later).
+
+Rules: config-schema.md §7 (mapping), policy-semantics.md §2 and §3.3. What the directional form cannot say is
+dropped so that the result permits less, never more, and is reported as a loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mxc_ops.config.losses import Severity, Upgrade
+
+__all__ = ["to_directional"]
+
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_NAMES = "names have no place in directional rules, which take addresses only; use a filtering proxy"
+
+
+class _Host(NamedTuple):
+    """One entry of a host list; `cidr` is None for a name, or for an address with host bits set."""
+
+    pointer: str
+    text: str
+    cidr: str | None
+
+
+def to_directional(up: Upgrade) -> None:
+    """Replace `network`, which is in the legacy form, and move its proxy to `runtimeConfig.networkProxy`."""
+    network: dict[str, Any] = up.body["network"]
+    directional: dict[str, Any] = {}
+    up.body["network"] = directional
+    if "enforcementMode" in network:
+        reason = "enforcement is implied by the directional form"
+        up.lose("/network/enforcementMode", network["enforcementMode"], reason, Severity.DROPPED_DEFAULT)
+    _move_local_network(up, network, directional)
+    if "proxy" in network:
+        directional["egress"] = {"default": "deny"}
+        up.moved("/network/egress/default", "/network/proxy")
+        _move_proxy(up, network)
+    elif network.keys() & {"defaultPolicy", "allowedHosts", "blockedHosts"}:
+        directional["egress"] = _egress(up, network)
+
+
+def _move_local_network(up: Upgrade, network: dict[str, Any], directional: dict[str, Any]) -> None:
+    if not network.get("allowLocalNetwork"):
+        return
+    directional["ingress"] = {"default": "allow"}
+    up.moved("/network/ingress/default", "/network/allowLocalNetwork")
+    if up.body.get("phase") == "provision" and up.body.get("containment") == "isolation_session":
+        # There the section is an acknowledgment that must be complete (config-schema.md §8).
+        directional["ingress"]["hostLoopback"] = "allow"
+        return
+    reason = "the host's loopback is decided separately (network.ingress.hostLoopback) and stays denied"
+    up.lose("/network/allowLocalNetwork", True, reason)
+
+
+# --- egress without a proxy ------------------------------------------------------------------------------------
+
+
+def _egress(up: Upgrade, network: dict[str, Any]) -> dict[str, Any]:
+    allowed = _hosts(network, "allowedHosts")
+    blocked = _hosts(network, "blockedHosts")
+    open_by_default = network.get("defaultPolicy") == "allow"
+    if any(host.cidr is None for host in blocked):
+        return _closed_egress(up, allowed, blocked, open_by_default=open_by_default)
+    if "defaultPolicy" in network:
+        up.moved("/network/egress/default", "/network/defaultPolicy")
+    egress: dict[str, Any] = {"default": "allow" if open_by_default else "deny"}
+    if open_by_default:
+        for host in allowed:
+            reason = "under an outbound default of allow it has no effect"
+            up.lose(host.pointer, host.text, reason, Severity.DROPPED_DEFAULT)
+    else:
+        _put_rules(up, egress, "allow", [host for host in allowed if host.cidr is not None])
+        for host in allowed:
+            if host.cidr is None:
+                up.lose(host.pointer, host.text, f"{_NAMES}; it stays unreachable")
+    _put_rules(up, egress, "deny", blocked)
+    return egress
+
+
+def _closed_egress(
+    up: Upgrade, allowed: list[_Host], blocked: list[_Host], *, open_by_default: bool
+) -> dict[str, Any]:
+    """A blocked name may have any address: only denying all outbound traffic keeps it unreachable."""
+    opened = open_by_default or bool(allowed)
+    if open_by_default:
+        up.lose(
+            "/network/defaultPolicy",
+            "allow",
+            "all outbound traffic is denied, because a blocked name cannot be told by its address",
+        )
+    for host in allowed:
+        effect = "it has no effect under an outbound default of allow"
+        reason = effect if open_by_default else "dropped, because a blocked name may have this address"
+        up.lose(
+            host.pointer, host.text, reason, Severity.DROPPED_DEFAULT if open_by_default else Severity.LOSSY
+        )
+    for host in blocked:
+        severity = Severity.LOSSY if opened and host.cidr is None else Severity.DROPPED_DEFAULT
+        reason = (
+            f"{_NAMES}; all is denied instead" if severity is Severity.LOSSY else "implied: all is denied"
+        )
+        up.lose(host.pointer, host.text, reason, severity)
+    return {"default": "deny"}
+
+
+def _put_rules(up: Upgrade, egress: dict[str, Any], kind: str, hosts: list[_Host]) -> None:
+    for index, host in enumerate(hosts):
+        egress.setdefault(kind, []).append({"to": [{"cidr": host.cidr}]})
+        up.moved(f"/network/egress/{kind}/{index}", host.pointer)
+
+
+def _hosts(network: dict[str, Any], field: str) -> list[_Host]:
+    texts: list[str] = network.get(field, [])
+    return [
+        _Host(f"/network/{field}/{index}", text, _cidr(text, widen=field == "blockedHosts"))
+        for index, text in enumerate(texts)
+    ]
+
+
+def _cidr(text: str, *, widen: bool) -> str | None:
+    """The network that `text` writes, or None. With `widen`, host bits are cleared: more addresses match."""
+    from ipaddress import ip_network
+
+    address, slash, prefix = text.partition("/")
+    # Python also reads netmasks, wildcard masks and zone ids; upstream does not.
+    if "%" in address or (slash and not (prefix.isascii() and prefix.isdigit())):
+        return None
+    try:
+        return str(ip_network(text, strict=not widen))
+    except ValueError:
+        return None
+
+
+# --- proxy -----------------------------------------------------------------------------------------------------
+
+
+def _move_proxy(up: Upgrade, network: dict[str, Any]) -> None:
+    """A proxy excludes direct rules in the directional form: all outbound traffic goes through it, or none."""
+    proxy: dict[str, Any] = network["proxy"]
+    if network.get("defaultPolicy") == "allow":
+        reason = "beside a proxy no direct traffic is possible in the directional form: it is denied"
+        up.lose("/network/defaultPolicy", "allow", reason)
+    for field in ("allowedHosts", "blockedHosts"):
+        for host in _hosts(network, field):
+            up.lose(host.pointer, host.text, "beside a proxy the directional form has no rules")
+    place, endpoint, reason = _endpoint(up, proxy)
+    if endpoint is not None and network.get("blockedHosts"):
+        reason = "dropped, because the blocked hosts could be reached through it"
+        endpoint = None
+    if endpoint is None:
+        up.lose(f"/network/proxy/{place}", proxy.get(place), reason)
+    else:
+        up.body.setdefault("runtimeConfig", {})["networkProxy"] = endpoint
+        up.moved("/runtimeConfig/networkProxy", f"/network/proxy/{place}")
+    if "localhost" in proxy and "url" in proxy:
+        up.lose("/network/proxy/url", proxy["url"], "proxy.localhost wins over it", Severity.DROPPED_DEFAULT)
+
+
+def _endpoint(up: Upgrade, proxy: dict[str, Any]) -> tuple[str, str | None, str]:
+    """(field that counts, directional spelling or None, why None)."""
+    if "localhost" in proxy:
+        return "localhost", f"http://127.0.0.1:{proxy['localhost']}", ""
+    if "url" in proxy:
+        endpoint = _proxy_url(proxy["url"], any_host=up.body.get("containment") == "wslc")
+        return "url", endpoint, "a proxy must listen on the loopback: localhost, 127.0.0.1 or [::1]"
+    return "builtinTestServer", None, "upstream's test proxy is not part of the directional form"
+
+
+def _proxy_url(url: str, *, any_host: bool) -> str | None:
+    """`url` as ``scheme://host:port``; None unless it is plainly that, on the loopback (or `any_host`)."""
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0]
+    host, _, port = authority.rpartition("@")[2].rpartition(":")
+    plain = all("!" <= character <= "~" and character not in "\\?#" for character in url)
+    valid_port = port.isdigit() and 1 <= int(port) <= 65535
+    if not (plain and valid_port and host and scheme.lower() in {"http", "https"}):
+        return None
+    if not any_host and host.lower() not in _LOOPBACK_HOSTS:
+        return None
+    return f"{scheme.lower()}://{authority}"

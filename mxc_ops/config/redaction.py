@@ -1,0 +1,60 @@
+"""What may be printed of a document: secrets never (rule: config-schema.md §5). Imports nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["HIDDEN", "holds_secret_name", "mask_credentials", "redacted"]
+
+HIDDEN = "***"
+
+_SECRET_WORDS = (
+    "token",
+    "password",
+    "secret",
+    "credential",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "passphrase",
+    "pwd",
+    "bearer",
+    "saskey",
+    "connectionstring",
+)
+
+
+def holds_secret_name(name: str) -> bool:
+    """Whether something of this name is a secret by upstream's word list; ``API_KEY`` counts as ``apikey``."""
+    plain = name.lower().replace("_", "").replace("-", "")
+    return any(word in plain for word in _SECRET_WORDS)
+
+
+def redacted(pointer: str, value: Any) -> Any:
+    """`value` as it may be shown for the field at `pointer`, at every depth.
+
+    Hidden: whatever stands under a secret's name or under a segment ``user``, the values of environment
+    entries, and user names and passwords in URLs.
+    """
+    segments = pointer.split("/")
+    if "user" in segments or any(map(holds_secret_name, segments)):
+        return HIDDEN
+    if isinstance(value, str):
+        if pointer.startswith("/process/env/"):
+            return f"{value.partition('=')[0]}={HIDDEN}"
+        return mask_credentials(value)
+    if isinstance(value, dict):
+        members: dict[str, Any] = value
+        return {name: redacted(f"{pointer}/{name}", member) for name, member in members.items()}
+    if isinstance(value, list):
+        items: list[Any] = value
+        return [redacted(f"{pointer}/{index}", item) for index, item in enumerate(items)]
+    return value
+
+
+def mask_credentials(text: str) -> str:
+    """`text` with whatever stands before the ``@`` of a URL's authority replaced."""
+    head, colon, rest = text.partition("://")
+    if not colon or "@" not in rest:
+        return text
+    return f"{head}://{HIDDEN}@{rest.rpartition('@')[2]}"
