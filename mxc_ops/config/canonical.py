@@ -36,7 +36,7 @@ def canonicalise(document: Document) -> dict[str, Any]:
 
 
 def policy_hash(canonical: Mapping[str, Any]) -> str:
-    """``sha256:…`` over the canonical form: equal for every spelling of the same policy.
+    """``sha256:…`` over the canonical form; aliases, nulls and annotations make no difference to it.
 
     Where fields came from and why some were lost is left out; secrets count by their source.
     """

@@ -54,7 +54,7 @@ def _move_local_network(up: Upgrade, network: dict[str, Any], directional: dict[
     up.lose("/network/allowLocalNetwork", True, reason)
 
 
-# --- egress without a proxy ------------------------------------------------------------------------------------
+# --- egress without a proxy -----------------------------------------------------------------------
 
 
 def _egress(up: Upgrade, network: dict[str, Any]) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def _cidr(text: str, *, widen: bool) -> str | None:
         return None
 
 
-# --- proxy -----------------------------------------------------------------------------------------------------
+# --- proxy ----------------------------------------------------------------------------------------
 
 
 def _move_proxy(up: Upgrade, network: dict[str, Any]) -> None:
-    """A proxy excludes direct rules in the directional form: all outbound traffic goes through it, or none."""
+    """In the directional form a proxy excludes direct rules: outbound traffic goes through it, or nowhere."""
     proxy: dict[str, Any] = network["proxy"]
     if network.get("defaultPolicy") == "allow":
         reason = "beside a proxy no direct traffic is possible in the directional form: it is denied"

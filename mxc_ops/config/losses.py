@@ -29,8 +29,8 @@ class Loss(NamedTuple):
 
 
 class Upgrade:
-    """`body` is changed in place by the steps. `losses` by pointer; `origins` maps a pointer of the new shape to
-    the place in the user's document that it came from, for what moved."""
+    """`body` is changed in place by the steps. `losses` are kept by pointer; `origins` maps a pointer of the
+    new shape to the place in the user's document that it came from, for what moved."""
 
     __slots__ = ("body", "losses", "origins")
 

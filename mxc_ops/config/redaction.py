@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["HIDDEN", "holds_secret_name", "mask_credentials", "redacted"]
 
@@ -25,7 +25,7 @@ _SECRET_WORDS = (
 
 
 def holds_secret_name(name: str) -> bool:
-    """Whether something of this name is a secret by upstream's word list; ``API_KEY`` counts as ``apikey``."""
+    """Whether a thing of this name is a secret by upstream's word list; ``API_KEY`` counts as ``apikey``."""
     plain = name.lower().replace("_", "").replace("-", "")
     return any(word in plain for word in _SECRET_WORDS)
 
@@ -44,10 +44,10 @@ def redacted(pointer: str, value: Any) -> Any:
             return f"{value.partition('=')[0]}={HIDDEN}"
         return mask_credentials(value)
     if isinstance(value, dict):
-        members: dict[str, Any] = value
+        members = cast("dict[str, Any]", value)
         return {name: redacted(f"{pointer}/{name}", member) for name, member in members.items()}
     if isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[Any]", value)
         return [redacted(f"{pointer}/{index}", item) for index, item in enumerate(items)]
     return value
 

@@ -1,4 +1,4 @@
-"""The way from any version to the newest shape (1.1.0-alpha), one small step per change (config-schema.md §7).
+"""The way from any version to the newest shape (1.1.0-alpha), one step per change (config-schema.md §7).
 
 Documents of the ranged line are read against the union of what their version and 0.9-dev know, so every step
 looks at the fields that are there and not at the declared version; an exact contract starts further down.
@@ -7,7 +7,7 @@ looks at the fields that are there and not at the declared version; an exact con
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from mxc_ops.config.document import Document
 from mxc_ops.config.losses import Severity, Upgrade
@@ -34,16 +34,16 @@ def upgrade(document: Document) -> Upgrade:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A copy without members that are null: everywhere before v1 that means absent (config-schema.md §1.4)."""
+    """A copy without members that are null: before v1 that means absent (config-schema.md §1.4)."""
     if isinstance(value, dict):
-        members: dict[str, Any] = value
+        members = cast("dict[str, Any]", value)
         return {
             name: member if name == "_comment" or isinstance(member, _ATOMS) else _without_nulls(member)
             for name, member in members.items()
             if member is not None
         }
     if isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[Any]", value)
         return [item if isinstance(item, _ATOMS) else _without_nulls(item) for item in items]
     return value
 
@@ -51,7 +51,7 @@ def _without_nulls(value: Any) -> Any:
 _ATOMS = (str, int, float)
 
 
-# --- 0.5 → 0.6 -------------------------------------------------------------------------------------------------
+# --- 0.5 → 0.6 ------------------------------------------------------------------------------------
 
 
 def _fold_aliases(up: Upgrade) -> None:
@@ -65,7 +65,7 @@ def _fold_aliases(up: Upgrade) -> None:
             up.moved(f"/{new}", f"/{old}")
 
 
-# --- 0.6 → 0.7 -------------------------------------------------------------------------------------------------
+# --- 0.6 → 0.7 ------------------------------------------------------------------------------------
 
 
 def _promote_seatbelt(up: Upgrade) -> None:
@@ -86,7 +86,7 @@ def _promote_seatbelt(up: Upgrade) -> None:
         up.moved("/seatbelt", pointer)
 
 
-# --- 0.7 → 0.8 -------------------------------------------------------------------------------------------------
+# --- 0.7 → 0.8 ------------------------------------------------------------------------------------
 
 
 def _direct_network(up: Upgrade) -> None:
@@ -121,7 +121,7 @@ def _tidy_process_container(up: Upgrade) -> None:
         del section["network"]["allowedProxyPeer"]
 
 
-# --- 0.9-dev → 0.9.0-alpha -------------------------------------------------------------------------------------
+# --- 0.9-dev → 0.9.0-alpha ------------------------------------------------------------------------
 
 
 def _leave_experimental(up: Upgrade) -> None:
@@ -184,7 +184,7 @@ def _keep_only(
         up.lose(f"{pointer}/{name}", section.pop(name), reason)
 
 
-# --- 1.0.0 → 1.1.0-alpha ---------------------------------------------------------------------------------------
+# --- 1.0.0 → 1.1.0-alpha --------------------------------------------------------------------------
 
 
 def _give_root_places(up: Upgrade) -> None:
