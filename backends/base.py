@@ -243,9 +243,9 @@ class Effect(Enum):
 class ViewEntry:
     """One step, applied in order: later entries cover earlier ones.
 
-    `path` is where it appears inside; for BIND_* `slot` names the descriptor of the object and `owner` its
-    (uid, gid) on the host; for SYMLINK `target` is the link's text. `traversable` marks a masked directory
-    that must let the workload pass to a granted path below it.
+    `path` is where it appears inside. For BIND_*, `slot` names the descriptor of the object, `object` is its
+    (device, inode) and `owner` its (uid, gid) on the host. For SYMLINK, `target` is the link's text.
+    `traversable` marks a masked directory that must let the workload pass to a granted path below it.
     """
 
     effect: Effect
@@ -255,6 +255,7 @@ class ViewEntry:
     target: str = ""
     kind: ObjectKind | None = None
     owner: tuple[int, int] = (0, 0)
+    object: tuple[int, int] = (0, 0)
     traversable: bool = False
 
 

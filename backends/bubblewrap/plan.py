@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from backends.base import Effect, FilesystemView, ObjectKind, SandboxRequest, Timeout, ViewEntry
+from backends.base import Effect, FilesystemView, SandboxRequest, Timeout, ViewEntry
 from backends.bubblewrap.facts import FIX, BubblewrapFacts
 from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import PolicyRefused, Problem
@@ -43,7 +43,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class PlannedGrant:
-    """A host object to bind: found again at launch by `slot` and verified by device, inode and type.
+    """A host object to bind: found again at launch by `slot`, and verified to be `object` (device, inode).
 
     `owner` is the (uid, gid) whose files the workload may use as its own, by an idmapped mount; None binds
     without a mapping.
@@ -52,8 +52,9 @@ class PlannedGrant:
     slot: int
     token: str
     path: str
+    pointer: str
     writable: bool
-    directory: bool
+    object: tuple[int, int]
     owner: tuple[int, int] | None
 
 
@@ -237,8 +238,9 @@ def _grants(entries: Iterable[ViewEntry], identity: Identity) -> Iterator[Planne
                 slot=entry.slot,
                 token=f"@grant:{index}",
                 path=entry.path,
+                pointer=entry.pointer,
                 writable=entry.effect is Effect.BIND_READ_WRITE,
-                directory=entry.kind is ObjectKind.DIRECTORY,
+                object=entry.object,
                 owner=entry.owner if identity.maps_owners else None,
             )
 

@@ -1,0 +1,51 @@
+"""Facts and open descriptors for one request: the last look at the host before planning."""
+
+from __future__ import annotations
+
+import os
+
+from backends.base import Observed, SandboxRequest
+from backends.bubblewrap.facts import (
+    FIX,
+    BubblewrapFacts,
+    check_helper,
+    find_helper,
+    observe_baseline,
+)
+from backends.errors import BackendUnavailable, Problem
+from backends.inside.build import find_launcher, source_key
+from backends.linux import landlock, seccomp
+from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
+from backends.linux.objects import calling_user, observe_paths
+from backends.linux.uid_range import configured_range
+
+
+def observe(request: SandboxRequest) -> Observed:
+    """Read the host. The handles hold one descriptor for each object of the policy.
+
+    Raises `BackendUnavailable` for what prep would install.
+    """
+    helper = find_helper()
+    check_helper(helper)
+    launcher = find_launcher()
+    if launcher is None:
+        raise BackendUnavailable(
+            Problem("launcher_missing", "", "the launcher that runs inside sandboxes is not built", fix=FIX)
+        )
+    root = os.geteuid() == 0
+    grouped = request.limits.memory_mib or request.limits.pids or request.limits.cpus
+    facts = BubblewrapFacts(
+        helper=helper,
+        launcher=str(launcher),
+        launcher_key=source_key(),
+        landlock_abi=landlock.abi(),
+        caller=(os.geteuid(), os.getegid()),
+        baseline=observe_baseline(),
+        uid_range=configured_range() if root else None,
+        cgroups=observe_cgroups() if grouped else NO_CGROUPS,
+        seccomp={request.seccomp: seccomp.profile_hash(request.seccomp)}
+        if request.seccomp in seccomp.PROFILES
+        else dict.fromkeys(seccomp.PROFILES, ""),
+    )
+    paths, handles = observe_paths(request.grants, calling_user(), visible_trees=facts.baseline_trees)
+    return Observed(facts, paths, handles)

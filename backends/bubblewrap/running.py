@@ -1,0 +1,172 @@
+"""A bubblewrap sandbox that was started: its signals, its end, and the cleaning up after it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from _socket import MSG_DONTWAIT, SHUT_WR, socket
+from _thread import allocate_lock
+from contextlib import suppress
+from signal import SIGKILL
+
+from backends import process
+from backends.base import Ended, Outcome, Usage
+from backends.bubblewrap.failure import explain
+from backends.bubblewrap.plan import BubblewrapPlan
+from backends.errors import MxcError
+from backends.inside.protocol import MESSAGE_BYTES, EndedMessage, Failed, Message, Started, decode_message
+from backends.inside.protocol import signal_message as encode_signal
+from backends.linux.cgroups import SandboxCgroup
+from backends.linux.limits import mark_hits
+from backends.linux.uid_range import Lease
+
+_MAX_DIAGNOSTICS = 65536
+_ABANDONED_DEADLINE_S = 2.0
+
+
+class BubblewrapRunning:
+    """See `backends.base.Running`.
+
+    Shutting the control socket ends the sandbox: its init exits and the kernel kills the whole pid namespace.
+    That is also how a sandbox dies with its caller.
+    """
+
+    def __init__(
+        self,
+        plan: BubblewrapPlan,
+        child: process.Spawned,
+        control: socket,
+        diagnostics: int,
+        group: SandboxCgroup | None,
+        taken: Lease | None,
+    ) -> None:
+        self._plan = plan
+        self._child = child
+        self._control = control
+        self._diagnostics = diagnostics
+        self._group = group
+        self._lease = taken
+        self._lock = allocate_lock()
+        self._started_at = time.monotonic()
+        self._killed = False
+        self._ended: Ended | None = None
+        self._failure: MxcError | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def pidfd(self) -> int:
+        return self._child.pidfd
+
+    def signal(self, signal_number: int) -> None:
+        with self._lock, suppress(OSError):  # OSError: the sandbox is already gone
+            self._control.send(encode_signal(signal_number))
+
+    def kill(self) -> None:
+        """End everything; a second call is for an init that did not obey, and kills bubblewrap itself."""
+        with self._lock:
+            if self._finished():
+                return
+            if self._killed:
+                with suppress(ProcessLookupError):
+                    os.kill(self._child.pid, SIGKILL)
+            self._killed = True
+            with suppress(OSError):
+                self._control.shutdown(SHUT_WR)
+
+    def wait(self, timeout_s: float | None = None) -> Ended | None:
+        """See `backends.base.Running.wait`.
+
+        Raises `LaunchFailed` or `PolicyRefused` when the sandbox could not be set up, so nothing ran.
+        """
+        with self._lock:
+            if self._finished():
+                return self._answer()
+        poller = select.poll()
+        poller.register(self._child.pidfd, select.POLLIN)
+        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s * 1000)):
+            return None
+        with self._lock:
+            if not self._finished():
+                self._collect()
+            return self._answer()
+
+    def __del__(self) -> None:
+        # Dropped without waiting: the tree must not outlive its handle (spec: backends.md, common contract).
+        if not self._finished():
+            self.kill()
+            with suppress(MxcError):
+                if self.wait(_ABANDONED_DEADLINE_S) is None:
+                    self.kill()
+                    self.wait(_ABANDONED_DEADLINE_S)
+        os.close(self._child.pidfd)
+
+    def _finished(self) -> bool:
+        return self._ended is not None or self._failure is not None
+
+    def _answer(self) -> Ended | None:
+        if self._failure is not None:
+            raise self._failure
+        return self._ended
+
+    def _collect(self) -> None:
+        """Everything is gone: read what was left behind, give back what was taken, and make the answer."""
+        messages = self._read_messages()
+        status = process.reap(self._child)
+        wall_ms = (time.monotonic() - self._started_at) * 1000
+        diagnostics = self._read_diagnostics()
+        hits = self._group.read_hits() if self._group is not None else {}
+        self._release()
+        end = next((message for message in messages if isinstance(message, EndedMessage)), None)
+        started = any(isinstance(message, Started) for message in messages)
+        failed = next((message for message in messages if isinstance(message, Failed)), None)
+        if failed is not None or (not started and not self._killed):
+            self._failure = explain(self._plan, failed, status, diagnostics)
+        else:
+            self._ended = self._describe(end, status, wall_ms, hits)
+
+    def _describe(
+        self, end: EndedMessage | None, status: int | None, wall_ms: float, hits: dict[str, bool]
+    ) -> Ended:
+        if end is None:
+            # Init ended without a report: we killed it, or the kernel did (out of memory).
+            outcome = Outcome.KILLED if self._killed else Outcome.SIGNALLED
+            return Ended(
+                outcome,
+                128 + SIGKILL if status is None or status <= 0 else status,
+                int(SIGKILL),
+                Usage(wall_ms=wall_ms),
+                mark_hits(self._plan.limits.outcomes, hits, None),
+            )
+        code = os.waitstatus_to_exitcode(end.status)
+        ended_by = -code if code < 0 else None
+        usage = Usage(wall_ms, end.user_us / 1000, end.system_us / 1000, end.max_rss_kib)
+        limits = mark_hits(self._plan.limits.outcomes, hits, ended_by)
+        if ended_by is None:
+            return Ended(Outcome.EXITED, code, None, usage, limits)
+        return Ended(Outcome.SIGNALLED, 128 + ended_by, ended_by, usage, limits)
+
+    def _read_messages(self) -> list[Message]:
+        messages: list[Message] = []
+        with suppress(BlockingIOError, ConnectionResetError):
+            while data := self._control.recv(MESSAGE_BYTES, MSG_DONTWAIT):
+                messages.append(decode_message(data))
+        return messages
+
+    def _read_diagnostics(self) -> str:
+        parts: list[bytes] = []
+        with suppress(BlockingIOError):
+            while sum(map(len, parts)) < _MAX_DIAGNOSTICS and (part := os.read(self._diagnostics, 8192)):
+                parts.append(part)
+        return b"".join(parts).decode("utf-8", "replace").strip()
+
+    def _release(self) -> None:
+        self._control.close()
+        os.close(self._diagnostics)
+        if self._lease is not None:
+            os.close(self._lease.lock)
+        if self._group is not None:
+            self._group.remove()
