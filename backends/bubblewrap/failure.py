@@ -75,7 +75,7 @@ def _mount_failed(plan: BubblewrapPlan, failed: Failed, text: str) -> MxcError:
             Problem(
                 "idmap_unsupported",
                 grant.pointer,
-                f"the filesystem of {grant.path}, or one mounted below it, cannot be mapped to the workload's uid",
+                f"the filesystem of {grant.path}, or one mounted below it, cannot be id-mapped",
                 expected="a filesystem with idmapped mounts (ext4, xfs, btrfs, tmpfs since Linux 6.3)",
                 fix='name a uid that may use the path itself: "mxcOps": {"user": UID}',
             )

@@ -211,6 +211,7 @@ def _isolation() -> tuple[str, ...]:
 
 
 def _baseline(facts: BubblewrapFacts) -> Iterator[str]:
+    yield from ("--dir", "/usr", "--dir", "/etc")  # written out, for bubblewrap makes implied parents 0700
     for entry in facts.baseline:
         if entry.target:
             yield from ("--symlink", entry.target, entry.path)
