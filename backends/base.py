@@ -165,6 +165,8 @@ class SandboxRequest:
     group: int | None = None
     container_id: str = ""
     document_hash: str = ""
+    warnings: tuple[str, ...] = ()
+    """What the user should know about the document although it is run; goes into the result."""
     pointers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Where the document says a thing, by our field name (``cwd`` → ``/process/cwd``), for error messages."""
 
@@ -197,9 +199,10 @@ class HostPath:
 
     For ABSENT, `canonical` is where the object would be (existing part resolved, the rest folded).
     `readable` / `writable` are the caller's real rights (delegation), also when we run as root for somebody.
-    `others` are further names of the same object, or of files below it, that lie inside a granted tree or the
-    baseline (hard links, second mounts); `links_unaccounted` means such names may exist that were not found.
-    `slot` is the key of the open descriptor among the handles (None when there is none).
+    `others` are further names of the same object, or of objects below it, through which a more permissive tree
+    (another grant or the baseline) would show it: hard links, second mounts; `links_unaccounted` means such names
+    may exist that were not found. `kernel_mounts` are mount points of procfs, sysfs and the like at or below a
+    granted path. `slot` is the key of the open descriptor among the handles (None when there is none).
     """
 
     grant: Grant
@@ -216,17 +219,25 @@ class HostPath:
     hops: tuple[SymlinkHop, ...] = ()
     others: tuple[OtherName, ...] = ()
     links_unaccounted: bool = False
+    kernel_mounts: tuple[str, ...] = ()
     slot: int | None = None
     error: str = ""
 
 
 @dataclass(frozen=True)
 class OtherName:
-    """Another name, on the host, of a denied object or of something below a denied directory."""
+    """Another name, on the host, of a denied or read-only object or of something below such a directory.
+
+    For read-only objects, `slot` is the descriptor of what is there, `object` its (device, inode) and `owner`
+    its (uid, gid).
+    """
 
     path: str
     kind: ObjectKind
     why: str  # "hard link" | "second mount"
+    slot: int | None = None
+    object: tuple[int, int] = (0, 0)
+    owner: tuple[int, int] = (0, 0)
 
 
 class Effect(Enum):

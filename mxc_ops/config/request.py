@@ -1,0 +1,134 @@
+"""From a validated document to what every backend is given: a `SandboxRequest` (pure)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
+from backends.errors import ConfigError, Problem
+from backends.registry import resolve_intent
+from mxc_ops.config.asked import asked_features
+from mxc_ops.config.canonical import canonicalise, policy_hash
+from mxc_ops.config.document import Document, RequestKind
+from mxc_ops.policy.environment import resolve_environment
+from mxc_ops.policy.features import LIMIT_FIELDS
+from mxc_ops.policy.spelling import collapse, spelling
+
+__all__ = ["POINTERS", "build_request"]
+
+POINTERS: Mapping[str, str] = {
+    "containment": "/containment",
+    "container_id": "/containerId",
+    "shell": "/process/commandLine",
+    "args": "/mxcOps/args",
+    "cwd": "/process/cwd",
+    "environment": "/process/env",
+    "secrets": "/mxcOps/env",
+    "timeout": "/process/timeout",
+    "grace_ms": "/mxcOps/timeout/graceMs",
+    "signal": "/mxcOps/timeout/signal",
+    "grants": "/filesystem",
+    "limits": "/mxcOps/limits",
+    "stdin": "/mxcOps/stdin",
+    "tty": "/mxcOps/tty",
+    "seccomp": "/mxcOps/seccomp",
+    "user": "/mxcOps/user",
+    "group": "/mxcOps/group",
+}
+"""Where a document says what a field of the request holds: the same in every version."""
+
+_LISTS = (
+    ("readwritePaths", Access.READ_WRITE),
+    ("readonlyPaths", Access.READ_ONLY),
+    ("deniedPaths", Access.DENIED),
+)
+
+
+def build_request(document: Document, *, platform: str = sys.platform) -> SandboxRequest:
+    """Say in our own words what a one-shot document asks for.
+
+    Parameters
+    ----------
+    document: as `loader.load` answers it.
+    platform: as `sys.platform`; decides what ``process`` and an omitted containment mean.
+
+    `warnings` of the request start with the document's own. Raises `ConfigError` for a lifecycle document and
+    for bad environment entries, `UnsupportedContainment` for a containment that no version of MXC knows.
+    """
+    if document.kind is not RequestKind.ONE_SHOT:
+        raise _lifecycle(document.kind)
+    canonical = canonicalise(document)
+    containment = resolve_intent(canonical.get("containment"), platform)
+    process: Mapping[str, Any] = canonical.get("process", {})
+    ours: Mapping[str, Any] = canonical.get("mxcOps", {})
+    environment, environment_warnings = resolve_environment(
+        process.get("env"),
+        inherit_default=process.get("inheritDefaultEnv", False),
+        secrets={name: SecretSource(**source) for name, source in ours.get("env", {}).items()},
+    )
+    optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
+    grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
+    user: int | None = ours.get("user")
+    return SandboxRequest(
+        containment=containment,
+        shell=process.get("commandLine"),
+        args=tuple(ours.get("args", ())),
+        cwd=process.get("cwd", "/"),
+        environment=environment,
+        grants=grants,
+        asked=asked_features(canonical, document.body, containment),
+        limits=_limits(ours.get("limits", {})),
+        timeout=_timeout(process, ours.get("timeout", {})),
+        stdin=_stdin(ours.get("stdin", "inherit")),
+        tty=ours.get("tty", False),
+        seccomp=ours.get("seccomp", "default"),
+        user=user,
+        group=ours.get("group", user),
+        container_id=canonical.get("containerId", ""),
+        document_hash=policy_hash(canonical),
+        warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings),
+        pointers=POINTERS,
+    )
+
+
+def _lifecycle(kind: RequestKind) -> ConfigError:
+    return ConfigError(
+        Problem(
+            "unsupported_phase",
+            "/phase",
+            f"this is a state-aware lifecycle request ({kind.value}): those run as sessions, not one-shot",
+            expected="a one-shot document, without 'phase'",
+        )
+    )
+
+
+def _grants(
+    filesystem: Mapping[str, Any], optional: frozenset[tuple[bool, tuple[str, ...]]]
+) -> Iterator[Grant]:
+    for field, access in _LISTS:
+        for index, path in enumerate(filesystem.get(field, ())):
+            may_be_missing = access is not Access.DENIED and bool(optional) and spelling(path) in optional
+            yield Grant(path, access, f"/filesystem/{field}/{index}", may_be_missing)
+
+
+def _limits(limits: Mapping[str, Any]) -> Limits:
+    """``bestEffort: true`` names all limits that are asked for."""
+    if not limits:
+        return Limits()
+    asked = {field: limits[name] for name, field in LIMIT_FIELDS.items() if name in limits}
+    lenient: bool | list[str] = limits.get("bestEffort", False)
+    names = [name for name in LIMIT_FIELDS if name in limits] if lenient is True else lenient or ()
+    return Limits(**asked, best_effort=frozenset(names))
+
+
+def _timeout(process: Mapping[str, Any], ours: Mapping[str, Any]) -> Timeout:
+    return Timeout(process.get("timeout", 0), ours.get("graceMs", 0), ours.get("signal", "TERM"))
+
+
+def _stdin(stdin: str | Mapping[str, str]) -> Stdin:
+    if isinstance(stdin, str):
+        return Stdin(StdinMode(stdin))
+    mode, content = next(iter(stdin.items()))
+    return Stdin(StdinMode(mode), content)

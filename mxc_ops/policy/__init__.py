@@ -1,0 +1,1 @@
+"""What a request means before any backend sees it: filesystem view, environment, features."""
