@@ -1,0 +1,119 @@
+"""Paths of a policy, as found on the host, into the ordered view that a sandbox mounts. Pure.
+
+The rules (policy-semantics.md §1): default deny; the most specific canonical path wins; one object listed
+under several names gets the strictest access among them; what cannot be told apart, or held, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from backends.base import Access, Effect, FilesystemView, HostPath, ObjectKind, PathState, ViewEntry
+from backends.errors import PolicyRefused
+from backends.pathnames import within
+from mxc_ops.policy.places import Place, nearest_place, tighten
+from mxc_ops.policy.refusals import find_problems
+
+__all__ = ["resolve_filesystem"]
+
+
+def resolve_filesystem(paths: Sequence[HostPath], baseline: Sequence[str] = ()) -> FilesystemView:
+    """Decide what to mount where, shallow to deep, so that every path has the access the policy gives it.
+
+    Parameters
+    ----------
+    paths: what observation found, one per entry of the policy.
+    baseline: canonical paths (directories, files, links) that the sandbox has before any entry is applied.
+
+    Raises `PolicyRefused` with every problem at once.
+    """
+    final, places, decisions = tighten(paths)
+    problems = find_problems(paths, final, places)
+    if problems:
+        raise PolicyRefused(problems)
+    masked = [p for p in places.values() if p.access is Access.DENIED and _shows(p.path, places, baseline)]
+    links = _links(paths, final, places, baseline)
+    entries = [_bind(place) for place in places.values() if place.access is not Access.DENIED]
+    kept_open = [entry.path for entry in (*entries, *links)]
+    entries += [_mask(place, kept_open) for place in masked]
+    decisions += _outcomes(paths, places, {place.path for place in masked})
+    return FilesystemView(tuple(sorted([*entries, *links], key=_order)), tuple(decisions))
+
+
+_RANK = {
+    Effect.BIND_READ_WRITE: 0,
+    Effect.BIND_READ_ONLY: 1,
+    Effect.MASK_DIRECTORY: 2,
+    Effect.MASK_FILE: 2,
+    Effect.SYMLINK: 3,
+}
+
+
+def _order(entry: ViewEntry) -> tuple[int, int]:
+    """Shallow before deep, so that a deeper entry covers a shallower one; equal depth cannot overlap."""
+    return (entry.path.count("/") if entry.path != "/" else 0, _RANK[entry.effect])
+
+
+def _bind(place: Place) -> ViewEntry:
+    effect = Effect.BIND_READ_WRITE if place.access is Access.READ_WRITE else Effect.BIND_READ_ONLY
+    return ViewEntry(
+        effect,
+        place.path,
+        place.pointer,
+        slot=place.slot,
+        kind=place.kind,
+        owner=place.owner,
+        object=place.object,
+    )
+
+
+def _mask(place: Place, kept_open: Iterable[str]) -> ViewEntry:
+    if place.kind is not ObjectKind.DIRECTORY:
+        return ViewEntry(Effect.MASK_FILE, place.path, place.pointer, kind=place.kind)
+    passed = any(path != place.path and within(path, place.path) for path in kept_open)
+    return ViewEntry(Effect.MASK_DIRECTORY, place.path, place.pointer, kind=place.kind, traversable=passed)
+
+
+def _shows(path: str, places: Mapping[str, Place], baseline: Iterable[str]) -> bool:
+    """Whether something of denied `path` would be visible without its mask."""
+    above = nearest_place(path, places, itself=False)
+    if above is not None:
+        return above.access is not Access.DENIED
+    return any(within(path, tree) or within(tree, path) for tree in baseline)
+
+
+def _links(
+    paths: Iterable[HostPath], final: Iterable[Access], places: Mapping[str, Place], baseline: Sequence[str]
+) -> list[ViewEntry]:
+    """The symbolic links a user's spelling passes through, where no mounted tree already shows them.
+
+    Never inside a mounted tree: the link would be created on the host.
+    """
+    links: dict[str, ViewEntry] = {}
+    for path, access in zip(paths, final, strict=True):
+        if path.state is not PathState.OBJECT or access is Access.DENIED:
+            continue
+        for hop in path.hops:
+            above = nearest_place(hop.link, places)
+            mounted = above is not None and above.access is not Access.DENIED
+            if mounted or any(within(hop.link, tree) or within(tree, hop.link) for tree in baseline):
+                continue
+            entry = ViewEntry(Effect.SYMLINK, hop.link, path.grant.pointer, target=hop.target)
+            links.setdefault(hop.link, entry)
+    return list(links.values())
+
+
+def _outcomes(paths: Iterable[HostPath], places: Mapping[str, Place], masked: set[str]) -> Iterable[str]:
+    for path in paths:
+        pointer, written = path.grant.pointer, path.grant.path
+        if path.state is PathState.ABSENT:
+            why = (
+                "is denied and does not exist"
+                if path.grant.access is Access.DENIED
+                else "is optional and missing"
+            )
+            yield f"{pointer}: {written!r} {why}: nothing to do"
+        elif places[path.canonical].access is Access.DENIED and path.canonical not in masked:
+            yield f"{pointer}: {written!r} is denied and not visible inside: nothing to hide"
+        elif path.canonical != written:
+            yield f"{pointer}: {written!r} is {path.canonical!r}"
