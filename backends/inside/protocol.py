@@ -148,7 +148,7 @@ class OutsideSpec:
 
 @dataclass(frozen=True)
 class LandlockPath:
-    """Access (``LANDLOCK_ACCESS_FS_*`` bits) below `path`, a path inside; an `optional` one may be missing."""
+    """Access (``LANDLOCK_ACCESS_FS_*`` bits) below `path`, as seen inside; `optional`: it may be missing."""
 
     path: str
     access: int

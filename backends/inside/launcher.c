@@ -1,0 +1,57 @@
+/* The launcher: `launcher outside FD` on the host, `launcher inside FD` as process 1 of the sandbox. See protocol.py. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#include "launcher.h"
+
+#ifndef MXC_KEY
+#error "MXC_KEY, the hash of the sources, is given by build.py"
+#endif
+
+static int parse_fd(const char *text)
+{
+    char *end;
+    errno = 0;
+    long fd = strtol(text, &end, 10);
+    return errno || *end || end == text || fd < 3 || fd > INT_MAX ? -1 : (int)fd;
+}
+
+static int outside(int fd)
+{
+    struct spec spec;
+    int error = spec_read(fd, MODE_OUTSIDE, &spec);
+    struct failure failure = error ? (struct failure){STEP_SPEC, error, 0} : run_outside(&spec);
+    report_failure(spec.control, failure);
+    return EXIT_SETUP_FAILED;
+}
+
+static int inside(int fd)
+{
+    struct spec spec;
+    /* First of all: from here on no other process of the sandbox can look into this one. */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+        return EXIT_SETUP_FAILED;
+    int error = spec_read(fd, MODE_INSIDE, &spec);
+    if (!error)
+        return run_inside(&spec);
+    report_failure(spec.control, (struct failure){STEP_SPEC, error, 0});
+    return EXIT_SETUP_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--version") == 0)
+        return puts(MXC_KEY) < 0;
+    int fd = argc == 3 ? parse_fd(argv[2]) : -1;
+    if (fd >= 0 && strcmp(argv[1], "outside") == 0)
+        return outside(fd);
+    if (fd >= 0 && strcmp(argv[1], "inside") == 0)
+        return inside(fd);
+    fputs("usage: launcher (outside|inside) FD | --version\n", stderr);
+    return EXIT_SETUP_FAILED;
+}

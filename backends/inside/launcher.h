@@ -1,0 +1,41 @@
+/* The parts of the launcher and what they share. */
+#ifndef MXC_LAUNCHER_H
+#define MXC_LAUNCHER_H
+
+#include "spec.h"
+
+/* Where something failed and why; `step` 0 is no failure. */
+struct failure {
+    enum wire_step step;
+    int error;
+    uint32_t index;
+};
+
+#define NO_FAILURE ((struct failure){0, 0, 0})
+#define FAILED(step_, index_) ((struct failure){(step_), errno, (uint32_t)(index_)})
+
+/* common.c */
+void send_message(int control, const struct wire_message *message);
+void report_failure(int control, struct failure failure);
+int exit_code_of(struct failure failure);
+
+void reset_signals(void);
+struct failure keep_descriptors(int *keep, size_t count, unsigned int close_range_flags);
+
+/* stage.c: a private mount namespace with the granted objects at STAGE/0, STAGE/1, … */
+struct failure build_stage(struct spec *spec);
+
+/* outside.c: becomes the sandbox program; returns only on failure. */
+struct failure run_outside(struct spec *spec);
+
+/* inside.c: process 1; returns the exit code. */
+int run_inside(struct spec *spec);
+
+/* workload.c: in the child; returns only on failure. */
+struct failure become_workload(struct spec *spec, int error_fd);
+
+/* landlock.c */
+unsigned int landlock_abi(void);
+struct failure apply_landlock(const struct spec *spec);
+
+#endif

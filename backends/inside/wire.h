@@ -1,0 +1,110 @@
+/* What the launcher reads and answers: the other side of protocol.py, which says what each thing means. */
+#ifndef MXC_WIRE_H
+#define MXC_WIRE_H
+
+#include <stdint.h>
+
+#define WIRE_MAGIC 0x4C43584Du
+#define WIRE_VERSION 1u
+#define WIRE_MAX_SPEC (8u << 20)
+
+enum wire_mode { MODE_OUTSIDE = 1, MODE_INSIDE = 2 };
+
+enum wire_tag {
+    TAG_PARENT = 1,
+    TAG_CONTROL = 2,
+    TAG_CGROUP = 3,
+    TAG_STAGE = 4,
+    TAG_MOUNT = 5,
+    TAG_IDENTITY = 6,
+    TAG_KEEP = 7,
+    TAG_ARG = 8,
+    TAG_ENV = 9,
+    TAG_HOLD = 16,
+    TAG_STDERR = 17,
+    TAG_TTY = 18,
+    TAG_UMASK = 19,
+    TAG_CWD = 20,
+    TAG_RLIMIT = 21,
+    TAG_LANDLOCK = 22,
+    TAG_LANDLOCK_PATH = 23,
+    TAG_SECCOMP = 24,
+    TAG_COUNT
+};
+
+enum wire_step {
+    STEP_SPEC = 1,
+    STEP_PARENT_GONE = 2,
+    STEP_SIGNALS = 3,
+    STEP_CGROUP = 4,
+    STEP_DUMPABLE = 5,
+    STEP_STAGE_NAMESPACE = 6,
+    STEP_STAGE_TMPFS = 7,
+    STEP_MOUNT_CHANGED = 8,
+    STEP_MOUNT_OPEN = 9,
+    STEP_MOUNT_ID_MAP = 10,
+    STEP_MOUNT_ATTRIBUTES = 11,
+    STEP_MOUNT_POINT = 12,
+    STEP_MOUNT_MOVE = 13,
+    STEP_IDENTITY = 14,
+    STEP_DESCRIPTORS = 15,
+    STEP_EXEC_SANDBOX = 16,
+    STEP_NOT_INIT = 32,
+    STEP_FORK = 33,
+    STEP_SESSION = 34,
+    STEP_TERMINAL = 35,
+    STEP_STDERR = 36,
+    STEP_CWD = 37,
+    STEP_RLIMIT = 38,
+    STEP_NO_NEW_PRIVS = 39,
+    STEP_LANDLOCK = 40,
+    STEP_LANDLOCK_PATH = 41,
+    STEP_SECCOMP = 42,
+    STEP_EXEC = 43,
+    STEP_EVENTS = 44
+};
+
+enum wire_kind { KIND_STARTED = 1, KIND_FAILED = 2, KIND_ENDED = 3, KIND_SIGNAL = 16 };
+
+enum wire_exit { EXIT_SETUP_FAILED = 125, EXIT_CANNOT_EXECUTE = 126, EXIT_NOT_FOUND = 127 };
+
+enum { MOUNT_FLAG_READ_ONLY = 1, MOUNT_FLAG_IDMAPPED = 2 };
+
+struct wire_header {
+    uint32_t magic, version, mode, size;
+};
+
+struct wire_record {
+    uint32_t tag, length;
+};
+
+struct wire_mount {
+    uint32_t fd, file_type;
+    uint64_t device, inode;
+    uint32_t flags, owner_uid, owner_gid, sandbox_uid, sandbox_gid;
+} __attribute__((packed));
+
+struct wire_rlimit {
+    uint32_t resource;
+    uint64_t soft, hard;
+} __attribute__((packed));
+
+struct wire_landlock {
+    uint32_t minimum_abi;
+    uint64_t handled_fs, handled_net, scoped;
+} __attribute__((packed));
+
+struct wire_landlock_path {
+    uint64_t access;
+    uint32_t optional;
+} __attribute__((packed));
+
+/* One size for every message, both ways. `value`: step, wait status or signal number. */
+struct wire_message {
+    uint32_t kind;
+    int32_t value, error;
+    uint32_t index;
+    uint64_t user_us, system_us, max_rss_kib;
+};
+
+#endif
