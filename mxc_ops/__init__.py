@@ -1,0 +1,91 @@
+"""mxc-ops: run untrusted commands in sandboxes. The public Python API, imported piece by piece when used.
+
+from mxc_ops import Policy, run
+
+result = run(Policy(read_only=["/srv/data"], timeout_s=10), "wc -l /srv/data/*")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backends.base import LimitOutcome, Limits, Outcome, SecretSource, Stdin, StdinMode, Usage
+    from backends.errors import (
+        BackendUnavailable,
+        ConfigError,
+        LaunchFailed,
+        MxcError,
+        PolicyRefused,
+        PrepFailed,
+        Problem,
+        UnsupportedContainment,
+        UsageError,
+    )
+    from mxc_ops.one_shot import Prepared, prepare, run
+    from mxc_ops.one_shot_async import arun
+    from mxc_ops.policy_builder import Policy
+    from mxc_ops.result import CommandFailed, Provenance, Result
+    from mxc_ops.sandbox import Sandbox
+    from mxc_ops.spawned import Process
+    from mxc_ops.tool_paths import private_tmp, tool_paths, user_profile_paths
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailable",
+    "CommandFailed",
+    "ConfigError",
+    "LaunchFailed",
+    "LimitOutcome",
+    "Limits",
+    "MxcError",
+    "Outcome",
+    "Policy",
+    "PolicyRefused",
+    "PrepFailed",
+    "Prepared",
+    "Problem",
+    "Process",
+    "Provenance",
+    "Result",
+    "Sandbox",
+    "SecretSource",
+    "Stdin",
+    "StdinMode",
+    "UnsupportedContainment",
+    "Usage",
+    "UsageError",
+    "arun",
+    "prepare",
+    "private_tmp",
+    "run",
+    "tool_paths",
+    "user_profile_paths",
+]
+
+_HOMES = {
+    "backends.base": ("LimitOutcome", "Limits", "Outcome", "SecretSource", "Stdin", "StdinMode", "Usage"),
+    "backends.errors": (
+        *("BackendUnavailable", "ConfigError", "LaunchFailed", "MxcError", "PolicyRefused", "PrepFailed"),
+        *("Problem", "UnsupportedContainment", "UsageError"),
+    ),
+    "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
+    "mxc_ops.one_shot_async": ("arun",),
+    "mxc_ops.policy_builder": ("Policy",),
+    "mxc_ops.result": ("CommandFailed", "Provenance", "Result"),
+    "mxc_ops.sandbox": ("Sandbox",),
+    "mxc_ops.spawned": ("Process",),
+    "mxc_ops.tool_paths": ("private_tmp", "tool_paths", "user_profile_paths"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
+
+            value = getattr(import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,125 @@
+"""Between a `Policy` and a config document, both ways."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from backends import registry
+from backends.base import Access, SecretSource, StdinMode
+from mxc_ops.policy.features import LIMIT_FIELDS, check_features
+from mxc_ops.policy_builder import Policy
+from mxc_ops.policy_checks import split_command
+from mxc_ops.sources import as_request
+
+DOCUMENT_VERSION = "1.1.0-alpha"
+
+
+def policy_from_config(source: Any) -> Policy:
+    """See `Policy.from_config`."""
+    request, _ = as_request(source)
+    check_features(request, registry.get(request.containment).capabilities)
+    paths = {
+        access: tuple(grant.path for grant in request.grants if grant.access is access) for access in Access
+    }
+    timeout = request.timeout
+    return Policy(
+        read_only=paths[Access.READ_ONLY],
+        read_write=paths[Access.READ_WRITE],
+        denied=paths[Access.DENIED],
+        optional=tuple(grant.path for grant in request.grants if grant.optional),
+        env=dict(request.environment.entries) | dict(request.environment.secrets),
+        limits=request.limits,
+        timeout_s=timeout.after_ms / 1000 if timeout.after_ms else None,
+        grace_s=timeout.grace_ms / 1000,
+        timeout_signal=timeout.signal,
+        cwd=request.cwd,
+        seccomp=request.seccomp,
+        stdin=request.stdin,
+        tty=request.tty,
+        user=request.user,
+        group=request.group,
+        containment=request.containment,
+        name=request.container_id,
+    )
+
+
+def config_from_policy(policy: Policy, command: str | Sequence[str]) -> dict[str, Any]:
+    """See `Policy.as_config`. Fields at their defaults are left out."""
+    shell, args = split_command(command)
+    extension = _extension(policy)
+    if args:
+        extension["args"] = list(args)
+    return _present(
+        {
+            "version": DOCUMENT_VERSION,
+            "containerId": policy.name,
+            "containment": policy.containment,
+            "process": _process(policy, shell),
+            "filesystem": _present(
+                {
+                    "readwritePaths": [os.fspath(path) for path in policy.read_write],
+                    "readonlyPaths": [os.fspath(path) for path in policy.read_only],
+                    "deniedPaths": [os.fspath(path) for path in policy.denied],
+                }
+            ),
+            "mxcOps": extension,
+        }
+    )
+
+
+def _process(policy: Policy, shell: str | None) -> dict[str, Any]:
+    process = _present(
+        {
+            "commandLine": shell,
+            "cwd": None if policy.cwd is None else os.fspath(policy.cwd),
+            "timeout": 0 if policy.timeout_s is None else max(1, round(policy.timeout_s * 1000)),
+        }
+    )
+    if policy.env is not None:
+        process["env"] = [f"{name}={value}" for name, value in policy.env.items() if isinstance(value, str)]
+    return process
+
+
+def _extension(policy: Policy) -> dict[str, Any]:
+    stdin = policy.stdin
+    secrets = {
+        name: _present({"file": value.file, "fd": value.fd})
+        for name, value in (policy.env or {}).items()
+        if isinstance(value, SecretSource)
+    }
+    grace_ms = round(policy.grace_s * 1000)
+    return _present(
+        {
+            "limits": _limits(policy),
+            "user": policy.user,
+            "group": policy.group,
+            "seccomp": policy.seccomp if policy.seccomp != "default" else None,
+            "stdin": {
+                StdinMode.INHERIT: None,
+                StdinMode.NONE: "none",
+                StdinMode.FILE: {"file": stdin.content},
+                StdinMode.TEXT: {"text": stdin.content},
+            }[stdin.mode],
+            "tty": policy.tty or None,
+            "timeout": _present(
+                {
+                    "graceMs": grace_ms,
+                    "signal": policy.timeout_signal if policy.timeout_signal != "TERM" else None,
+                }
+            ),
+            "optionalPaths": [os.fspath(path) for path in policy.optional],
+            "env": secrets,
+        }
+    )
+
+
+def _limits(policy: Policy) -> dict[str, Any]:
+    limits: dict[str, Any] = {name: getattr(policy.limits, field) for name, field in LIMIT_FIELDS.items()}
+    limits["bestEffort"] = sorted(policy.limits.best_effort)
+    return _present(limits)
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, "", 0, [], {})}

@@ -1,0 +1,175 @@
+"""The rules for what may be said in a `Policy`; the same ranges as ``mxcOps`` in documents (design §3)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from backends.base import Limits, SecretSource, Stdin, StdinMode
+from backends.errors import ConfigError, PolicyRefused, Problem
+from mxc_ops.policy.features import LIMIT_FIELDS
+
+if TYPE_CHECKING:
+    from mxc_ops.policy_builder import Policy
+
+SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL")
+SECCOMP_PROFILES = ("default", "strict", "debug")
+MAX_TIMEOUT_S = (2**32 - 1) / 1000
+MAX_GRACE_S = 600.0
+MAX_ID = 4294967293
+
+LEAST: Mapping[str, float] = {"open_files": 16}
+"""Least value of a limit, by our field name; of the others it is 1, and ``cpus`` must exceed 0."""
+
+
+def check(policy: Policy) -> None:
+    """Raises `PolicyRefused` for a network, `ConfigError` with everything else that is wrong."""
+    given: dict[str, Any] = vars(policy)
+    if given["network"] is not None:
+        message = "sandboxes have no network: nothing in this version can enforce rules for one"
+        fix = "leave network out"
+        raise PolicyRefused(Problem("network_refused", "network", message, expected="None", fix=fix))
+    problems = [*_paths(given), *_environment(given["env"]), *_limits(given["limits"])]
+    problems += [*_times(given), *_choices(given), *_ids(given), *_stdin(given["stdin"])]
+    if problems:
+        raise ConfigError(problems)
+
+
+def split_command(command: str | Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """(shell line, ()) or (None, argument vector). Raises `ConfigError` for what cannot start a program."""
+    words: list[Any] = [command] if isinstance(command, str) else list(command)
+    if not words or not words[0]:
+        raise ConfigError(Problem("empty_value", "command", "the command is empty", expected="a command"))
+    problems = [
+        _problem("command" if isinstance(command, str) else f"command[{index}]", wrong, "text without NUL")
+        for index, word in enumerate(words)
+        if (wrong := _text_fault(word))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return (command, ()) if isinstance(command, str) else (None, tuple(words))
+
+
+def _paths(given: Mapping[str, Any]) -> Iterator[Problem]:
+    granted: set[Any] = set()
+    for name in ("read_only", "read_write", "denied", "optional"):
+        if isinstance(given[name], str | bytes | os.PathLike):
+            yield _problem(name, "a single path, not a list", "a list of paths")
+            continue
+        for index, path in enumerate(given[name]):
+            pointer = f"{name}[{index}]"
+            text = _as_text(path)
+            if wrong := _text_fault(text) or ("the path is empty" if not text.strip() else ""):
+                yield _problem(pointer, wrong, "an absolute path")
+            elif not text.startswith("/"):
+                yield _problem(pointer, f"the path {text!r} is relative", "an absolute path")
+            elif name == "optional" and text not in granted:
+                yield _problem(pointer, f"{text!r} is not granted", "a path of read_only or read_write")
+            elif name != "denied":
+                granted.add(text)
+
+
+def _environment(env: Any) -> Iterator[Problem]:
+    if env is None:
+        return
+    if not isinstance(env, Mapping):
+        yield _problem("env", "not a mapping", "names and values")
+        return
+    entries = cast("Mapping[Any, Any]", env)
+    for name, value in entries.items():
+        pointer = f"env[{name!r}]"
+        if wrong := _text_fault(name):
+            yield _problem(pointer, f"in the name: {wrong}", "text without NUL")
+        elif not name or "=" in name:
+            yield _problem(pointer, "the name is empty or holds '='", "a variable's name")
+        elif isinstance(value, SecretSource):
+            yield from _secret(pointer, value)
+        elif wrong := _text_fault(value):
+            yield _problem(pointer, f"in the value: {wrong}", "text without NUL, or a SecretSource")
+
+
+def _secret(pointer: str, source: SecretSource) -> Iterator[Problem]:
+    if (source.file is None) == (source.fd is None):
+        yield _problem(pointer, "a secret comes from a file or a descriptor", "exactly one of the two")
+    elif source.file is not None and not source.file.startswith("/"):
+        yield _problem(pointer, "the secret's file is given by a relative path", "an absolute path")
+    elif source.fd is not None and source.fd < 3:
+        yield _problem(pointer, "the secret's descriptor is a standard stream", "3 or more")
+
+
+def _limits(limits: Any) -> Iterator[Problem]:
+    if not isinstance(limits, Limits):
+        yield _problem("limits", "not Limits", "mxc_ops.Limits(...)")
+        return
+    for name in LIMIT_FIELDS.values():
+        value = getattr(limits, name)
+        least = LEAST.get(name, 1)
+        if value is None or (name == "cpus" and _is_number(value) and value > 0):
+            continue
+        if name == "cpus" or not _is_number(value, whole=True) or value < least:
+            expected = "more than 0" if name == "cpus" else f"a whole number, {least:g} or more"
+            yield _problem(f"limits.{name}", f"{value!r} is out of range", expected)
+    for unknown in sorted(limits.best_effort - LIMIT_FIELDS.keys()):
+        yield _problem("limits.best_effort", f"no limit is called {unknown!r}", ", ".join(LIMIT_FIELDS))
+
+
+def _times(given: Mapping[str, Any]) -> Iterator[Problem]:
+    timeout_s, grace_s = given["timeout_s"], given["grace_s"]
+    if timeout_s is not None and not (_is_number(timeout_s) and 0 < timeout_s <= MAX_TIMEOUT_S):
+        yield _problem("timeout_s", f"{timeout_s!r} is out of range", f"0 < seconds ≤ {MAX_TIMEOUT_S:.0f}")
+    if not (_is_number(grace_s) and 0 <= grace_s <= MAX_GRACE_S):
+        yield _problem("grace_s", f"{grace_s!r} is out of range", f"0 ≤ seconds ≤ {MAX_GRACE_S:.0f}")
+
+
+def _choices(given: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, choices in (("timeout_signal", SIGNALS), ("seccomp", SECCOMP_PROFILES)):
+        if given[name] not in choices:
+            yield _problem(name, f"{given[name]!r} is not known", ", ".join(choices))
+    cwd = _as_text(given["cwd"])
+    for name, value in (("cwd", cwd), ("containment", given["containment"]), ("name", given["name"])):
+        if not (name == "cwd" and value is None) and (wrong := _text_fault(value)):
+            yield _problem(name, wrong, "text without NUL")
+    if isinstance(cwd, str) and not cwd.startswith("/"):
+        yield _problem("cwd", f"the path {cwd!r} is relative", "an absolute path inside the sandbox")
+
+
+def _ids(given: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in ("user", "group"):
+        value = given[name]
+        if value is not None and not (_is_number(value, whole=True) and 1 <= value <= MAX_ID):
+            yield _problem(name, f"{value!r} is out of range", f"1 to {MAX_ID}")
+
+
+def _stdin(stdin: Any) -> Iterator[Problem]:
+    if not isinstance(stdin, Stdin):
+        yield _problem("stdin", "not Stdin", "mxc_ops.Stdin(...)")
+    elif stdin.mode is StdinMode.FILE and not stdin.content.startswith("/"):
+        yield _problem("stdin", "the file is given by a relative path", "an absolute path")
+
+
+def _is_number(value: Any, whole: bool = False) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return False
+    return math.isfinite(value)
+
+
+def _as_text(path: Any) -> Any:
+    return path.__fspath__() if hasattr(path, "__fspath__") else path
+
+
+def _text_fault(value: Any) -> str:
+    if not isinstance(value, str):
+        return f"{type(value).__name__} instead of text"
+    if "\0" in value:
+        return "it holds a NUL"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "it is not valid Unicode"
+    return ""
+
+
+def _problem(pointer: str, message: str, expected: str) -> Problem:
+    return Problem("invalid_value", pointer, message, expected=expected)
