@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from backends.base import Asked, Feature
-from mxc_ops.config.losses import Severity
+from mxc_ops.config.losses import Severity, origin_of
 from mxc_ops.config.redaction import redacted
 
 __all__ = ["asked_features"]
@@ -65,7 +65,7 @@ def asked_features(
     origins: Mapping[str, str] = canonical.get("origins", {})
 
     def as_written(feature: Feature, pointer: str, value: Any) -> Asked:
-        origin = _origin(origins, pointer)
+        origin = origin_of(origins, pointer)
         if origin != pointer:
             value = _look_up(written, origin, value)
         return Asked(feature, origin, _text(redacted(origin, value)))
@@ -119,16 +119,6 @@ def _lost(canonical: Mapping[str, Any], found: list[Asked]) -> Iterator[Asked]:
 
 def _within(pointer: str, place: str) -> bool:
     return pointer == place or pointer.startswith(f"{place}/")
-
-
-def _origin(origins: Mapping[str, str], pointer: str) -> str:
-    place, tail = pointer, ""
-    while place:
-        if place in origins:
-            return origins[place] + tail
-        place, slash, last = place.rpartition("/")
-        tail = f"{slash}{last}{tail}"
-    return pointer
 
 
 def _look_up(written: Mapping[str, Any], pointer: str, otherwise: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from mxc_ops.config.redaction import redacted
 
-__all__ = ["Loss", "Severity", "Upgrade"]
+__all__ = ["Loss", "Severity", "Upgrade", "origin_of"]
 
 
 class Severity(StrEnum):
@@ -44,15 +45,20 @@ class Upgrade:
 
     def origin(self, pointer: str) -> str:
         """Where the user's document has what now stands at `pointer`."""
-        place, tail = pointer, ""
-        while place:
-            if place in self.origins:
-                return self.origins[place] + tail
-            place, slash, last = place.rpartition("/")
-            tail = f"{slash}{last}{tail}"
-        return pointer
+        return origin_of(self.origins, pointer)
 
     def lose(self, pointer: str, value: Any, reason: str, severity: Severity = Severity.LOSSY) -> None:
         """Record a loss; `pointer` is of the current shape and is translated back."""
         place = self.origin(pointer)
         self.losses[place] = Loss(place, redacted(place, value), reason, severity)
+
+
+def origin_of(origins: Mapping[str, str], pointer: str) -> str:
+    """Translate `pointer` back: it, or the nearest place above it, may have moved."""
+    place, tail = pointer, ""
+    while place:
+        if place in origins:
+            return origins[place] + tail
+        place, slash, last = place.rpartition("/")
+        tail = f"{slash}{last}{tail}"
+    return pointer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-__all__ = ["HIDDEN", "holds_secret_name", "mask_credentials", "redacted"]
+__all__ = ["HIDDEN", "holds_secret", "holds_secret_name", "redacted"]
 
 HIDDEN = "***"
 
@@ -36,13 +36,12 @@ def redacted(pointer: str, value: Any) -> Any:
     Hidden: whatever stands under a secret's name or under a segment ``user``, the values of environment
     entries, and user names and passwords in URLs.
     """
-    segments = pointer.split("/")
-    if "user" in segments or any(map(holds_secret_name, segments)):
+    if _is_secret_place(pointer):
         return HIDDEN
     if isinstance(value, str):
         if pointer.startswith("/process/env/"):
             return f"{value.partition('=')[0]}={HIDDEN}"
-        return mask_credentials(value)
+        return _mask_credentials(value)
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
         return {name: redacted(f"{pointer}/{name}", member) for name, member in members.items()}
@@ -52,7 +51,28 @@ def redacted(pointer: str, value: Any) -> Any:
     return value
 
 
-def mask_credentials(text: str) -> str:
+def holds_secret(pointer: str, value: Any) -> bool:
+    """Whether `value`, at any depth, is text that stands under a secret's name or holds credentials in a URL;
+    an environment entry goes by its own name."""
+    if isinstance(value, str):
+        if pointer.startswith("/process/env/") and holds_secret_name(value.partition("=")[0]):
+            return True
+        return _is_secret_place(pointer) or _mask_credentials(value) != value
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return any(holds_secret(f"{pointer}/{name}", member) for name, member in members.items())
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        return any(holds_secret(f"{pointer}/{index}", item) for index, item in enumerate(items))
+    return False
+
+
+def _is_secret_place(pointer: str) -> bool:
+    segments = pointer.split("/")
+    return "user" in segments or any(map(holds_secret_name, segments))
+
+
+def _mask_credentials(text: str) -> str:
     """`text` with whatever stands before the ``@`` of a URL's authority replaced."""
     head, colon, rest = text.partition("://")
     if not colon or "@" not in rest:
