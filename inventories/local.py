@@ -1,0 +1,3 @@
+# This host. For the pyinfra command, with the operations of mxc_ops.prep:
+#   pyinfra inventories/local.py mxc_ops.prep.operations.kernel.setting user.max_user_namespaces '>=1024'
+hosts = ["@local"]

@@ -1,0 +1,68 @@
+"""Files and directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from shlex import quote
+
+from pyinfra.api.facts import FactBase
+from typing_extensions import override
+
+_KINDS = {"d": "directory", "-": "file", "l": "symbolic link"}
+_MARK = "=== "
+
+
+class Status(FactBase[dict[str, str] | None]):
+    """``{"kind", "mode", "owner"}`` of a path, None where there is nothing; links are not followed."""
+
+    @override
+    def command(self, path: str) -> str:
+        return f"stat -c '%A %a %u' {quote(path)} 2>/dev/null || true"
+
+    @override
+    def process(self, output: list[str]) -> dict[str, str]:
+        rights, mode, owner = output[0].split()
+        return {"kind": _KINDS.get(rights[0], "special file"), "mode": mode, "owner": owner}
+
+
+class Executable(FactBase[bool]):
+    """Whether a path is a program of root's that all may run and none may write."""
+
+    @override
+    def command(self, path: str) -> str:
+        return f"find {quote(path)} -maxdepth 0 -type f -uid 0 -perm -0555 ! -perm /0022 2>/dev/null || true"
+
+    @staticmethod
+    @override
+    def default() -> bool:
+        return False
+
+    @override
+    def process(self, output: list[str]) -> bool:
+        return True
+
+
+class Texts(FactBase[dict[str, str]]):
+    """Contents of text files by path; those that are not there, or cannot be read, are missing."""
+
+    @override
+    def command(self, paths: Sequence[str]) -> str:
+        names = " ".join(quote(path) for path in paths)
+        shown = f'echo "{_MARK}$path"; cat "$path"; echo'
+        return f'for path in {names}; do if test -r "$path"; then {shown}; fi; done'
+
+    @staticmethod
+    @override
+    def default() -> dict[str, str]:
+        return {}
+
+    @override
+    def process(self, output: list[str]) -> dict[str, str]:
+        texts: dict[str, list[str]] = {}
+        lines: list[str] = []
+        for line in output:
+            if line.startswith(_MARK):
+                lines = texts.setdefault(line.removeprefix(_MARK), [])
+            else:
+                lines.append(line)
+        return {path: "\n".join(found).removesuffix("\n") for path, found in texts.items()}
