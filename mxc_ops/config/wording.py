@@ -6,23 +6,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mxc_ops.config.redaction import holds_secret_name
+
 LONGEST_ECHO = 60
 LONGEST_NAME = 80
 
-_SECRET_PARTS = (
-    "token",
-    "password",
-    "secret",
-    "credential",
-    "apikey",
-    "accesskey",
-    "privatekey",
-    "passphrase",
-    "pwd",
-    "bearer",
-    "saskey",
-    "connectionstring",
-)
 # Names whose values carry secrets without saying so: environment values, proxy addresses with credentials,
 # text for standard input, and the commands that are run.
 _SECRET_NAMES = frozenset(
@@ -71,10 +59,8 @@ def shown(value: Any, path: Sequence[str | int] = ()) -> str:
 def is_secret(path: Iterable[str | int]) -> bool:
     """Whether a value at `path` must not be echoed."""
     for step in path:
-        if isinstance(step, str):
-            folded = step.lower().replace("_", "").replace("-", "")
-            if folded in _SECRET_NAMES or any(part in folded for part in _SECRET_PARTS):
-                return True
+        if isinstance(step, str) and (step.lower() in _SECRET_NAMES or holds_secret_name(step)):
+            return True
     return False
 
 

@@ -1,6 +1,6 @@
-"""The vocabulary in which document versions are written down: pure data, read by three readers.
+"""The vocabulary in which document versions are written down: pure data with three readers.
 
-`compiled` makes validators of it, `mxc_ops.config.schema_export` JSON Schemas, `differences` the list of what a
+`compiled` makes validators of it, `mxc_ops.config.schema_export` JSON Schemas, `novelties` the list of what a
 version did not have.
 """
 
@@ -29,9 +29,15 @@ class Sort(Enum):
 class Kind:
     """What one field may hold.
 
-    `minimum`/`maximum` bound an INTEGER (inclusive) or a NUMBER (`minimum` exclusive); `min_length` a TEXT or a
-    LIST; `section` names the shape of a SECTION; `item` is what a LIST or NAMED holds; `members` are those of an
-    EITHER and `expected` how to say them; `required` says that the field must be there.
+    Parameters
+    ----------
+    choices: of a CHOICE.
+    minimum, maximum: of an INTEGER, inclusive; of a NUMBER, exclusive.
+    min_length: of a TEXT, in characters, or a LIST, in items.
+    item: what a LIST or NAMED holds.
+    section: the name of the shape that a SECTION has.
+    members: of an EITHER; `expected` says them in words.
+    required: the field must be there.
     """
 
     sort: Sort
@@ -101,7 +107,7 @@ TEXTS = list_of(TEXT)
 
 
 def changed(before: Shapes, **changes: Mapping[str, Kind | None]) -> dict[str, Shape]:
-    """The shapes of the next version: per shape the fields that are new or differ, None for one that is gone."""
+    """The shapes of the next version: per shape what is new or differs, None for what is gone."""
     after = dict(before)
     for name, fields in changes.items():
         merged = {**before.get(name, {}), **fields}

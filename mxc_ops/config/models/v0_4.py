@@ -27,7 +27,7 @@ SHAPES: Shapes = {
         "lxc": section("Lxc"),
     },
     "Lifecycle": {"destroyOnExit": FLAG, "preservePolicy": FLAG},
-    # The published schemas up to 0.7 do not bound `timeout`; every parser reads it as an unsigned 32-bit number.
+    # The published schemas up to 0.7 do not bound `timeout`; every parser reads an unsigned 32-bit number.
     "Process": {"commandLine": required(text(1)), "cwd": TEXT, "env": TEXTS, "timeout": U32},
     "Filesystem": {"readwritePaths": TEXTS, "readonlyPaths": TEXTS, "deniedPaths": TEXTS},
     "Network": {

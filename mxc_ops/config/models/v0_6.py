@@ -1,5 +1,5 @@
-"""0.6.0-alpha: AppContainer is called process container, `fallback`, local network; experimental backends move to
-the development schemas. Source: published schema 0.6.0-alpha.
+"""0.6.0-alpha: AppContainer is called process container, `fallback`, local network; experiments move
+to the development schemas. Source: published schema 0.6.0-alpha.
 """
 
 from mxc_ops.config.models import v0_5

@@ -48,7 +48,7 @@ CONTRACT = changed(
         "macos_sandbox": section("Seatbelt"),
     },
 )
-"""The contract also reads the old names (its fixtures ``app_container_alias`` and ``macos_sandbox_alias``)."""
+"""The contract also reads the old names (fixtures ``app_container_alias``, ``macos_sandbox_alias``)."""
 
 _CONFIGURATION = choice("small", "medium", "large", "composable")
 

@@ -1,8 +1,8 @@
 """0.8: directional network, denial capture. Three editions share the number.
 
-`STABLE`: the published stable file 0.8.0-alpha (null is allowed). `CONTRACT`: the exact contract 0.8.0-alpha of
-the development schemas, one closed object per request. `DEV`: 0.8.0-dev as it stood before 0.8.0-alpha; upstream no
-longer publishes that file, so this is put together from config-schema.md §3.10 and §7.
+`STABLE`: the published stable file 0.8.0-alpha (null is allowed). `CONTRACT`: the exact contract 0.8.0-alpha
+of the development schemas, one closed object per request. `DEV`: 0.8.0-dev as it stood before 0.8.0-alpha;
+upstream no longer publishes that file, so this is put together from config-schema.md §3.10 and §7.
 """
 
 from mxc_ops.config.models import v0_7

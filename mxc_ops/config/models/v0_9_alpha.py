@@ -1,4 +1,4 @@
-"""0.9.0-alpha, the first exact contract: features leave `experimental` for the root, one network shape, no null.
+"""0.9.0-alpha, the first exact contract: features leave `experimental` for the root, one network shape.
 
 Source: config-schema.md §2, §3 and §8 (upstream publishes no file of it).
 """

@@ -27,6 +27,7 @@ SHAPES: Shapes = changed(
         "correlationVector": TEXT,
     },
     Experimental={
+        "macos_sandbox": None,
         "seatbelt": section("Seatbelt"),
         "isolation_session": section("IsolationSession"),
     },

@@ -1,0 +1,267 @@
+"""Rules of the network sections, both shapes: config-schema.md §3.5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from backends.errors import Problem
+from mxc_ops.config import wording
+from mxc_ops.config.reading import process_container, section
+from mxc_ops.config.versions import Governing
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+    Network = IPv4Network | IPv6Network
+
+Body = Mapping[str, Any]
+
+LEGACY_FIELDS = (
+    "defaultPolicy",
+    "enforcementMode",
+    "allowedHosts",
+    "blockedHosts",
+    "allowLocalNetwork",
+    "proxy",
+)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_RESERVED_PEER = "mxc-loopback"
+_PROXY_EXAMPLE = "http://127.0.0.1:8080"
+
+
+def check(body: Body, governing: Governing) -> Iterator[Problem]:
+    """Rules of `network`, `runtimeConfig` and `processContainer.network`."""
+    network = section(body, "network")
+    legacy = [f"/network/{name}" for name in LEGACY_FIELDS if network.get(name) is not None]
+    directional = _directional_fields(body, network)
+    if directional and not governing.directional:
+        for pointer in directional:
+            yield Problem(
+                "needs_newer_version",
+                pointer,
+                f"needs schema version 0.8 or later, and this is {wording.shown(governing.declared)}",
+                fix="set version to '0.8.0-alpha'",
+            )
+    elif legacy and directional:
+        for pointer in legacy:
+            yield Problem(
+                "conflicting_fields",
+                pointer,
+                f"cannot be mixed with {wording.listed(_dotted(each) for each in directional)}",
+                expected="one of the two network shapes",
+            )
+    if network.get("proxy") is not None:
+        yield from _check_legacy_proxy(network["proxy"])
+    for name in ("allow", "deny"):
+        for index, rule in enumerate(section(network, "egress").get(name) or ()):
+            yield from _check_rule(rule, f"/network/egress/{name}/{index}")
+    yield from _check_runtime_proxy(body, governing)
+
+
+def _directional_fields(body: Body, network: dict[str, Any]) -> list[str]:
+    container_name, container = process_container(body)
+    there = [f"/network/{name}" for name in ("egress", "ingress") if network.get(name) is not None]
+    if body.get("runtimeConfig") is not None:
+        there.append("/runtimeConfig")
+    if container.get("network") is not None:
+        there.append(f"/{container_name}/network")
+    return there
+
+
+def _dotted(pointer: str) -> str:
+    return pointer[1:].replace("/", ".")
+
+
+def _check_rule(rule: dict[str, Any], pointer: str) -> Iterator[Problem]:
+    for index, peer in enumerate(rule.get("to") or ()):
+        yield from _check_peer(peer, f"{pointer}/to/{index}")
+    for index, port in enumerate(rule.get("ports") or ()):
+        yield from _check_port(port, f"{pointer}/ports/{index}")
+
+
+def _check_peer(peer: dict[str, Any], pointer: str) -> Iterator[Problem]:
+    network = _network(peer["cidr"])
+    if isinstance(network, Problem):
+        yield _at(network, f"{pointer}/cidr")
+    for index, text in enumerate(peer.get("except") or ()):
+        here = f"{pointer}/except/{index}"
+        carved = _network(text)
+        if isinstance(carved, Problem):
+            yield _at(carved, here)
+        elif not isinstance(network, Problem) and not _contains(network, carved):
+            yield Problem(
+                "invalid_value",
+                here,
+                f"{wording.shown(text)} lies outside {wording.shown(peer['cidr'])}",
+                expected="a range inside cidr",
+            )
+
+
+def _contains(outer: Network, inner: Network) -> bool:
+    return (
+        outer.version == inner.version
+        and int(outer.network_address) <= int(inner.network_address)
+        and int(outer.broadcast_address) >= int(inner.broadcast_address)
+    )
+
+
+def _at(problem: Problem, pointer: str) -> Problem:
+    return Problem(problem.code, pointer, problem.message, expected=problem.expected, fix=problem.fix)
+
+
+def _network(text: str) -> Network | Problem:
+    """The network that `text` names (a bare address is a network of one), or what is wrong with it."""
+    from ipaddress import ip_network
+
+    expected = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
+    address, slash, length = text.partition("/")
+    plain_length = not slash or (
+        length.isascii() and length.isdigit() and (length == "0" or length[0] != "0")
+    )
+    message = f"{wording.shown(text)} is not an IP network"
+    if not plain_length or "%" in address:
+        return Problem("invalid_value", "", message, expected=expected)
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        whole = ip_network(text, strict=False)
+    except ValueError:
+        return Problem("invalid_value", "", f"{message} (names are for a proxy)", expected=expected)
+    return Problem(
+        "invalid_value",
+        "",
+        f"{wording.shown(text)} has bits set in its host part",
+        expected=expected,
+        fix=f"write {whole}, or {address} for the one address",
+    )
+
+
+def _check_port(port: dict[str, Any], pointer: str) -> Iterator[Problem]:
+    first, last = port.get("port"), port.get("endPort")
+    if port.get("protocol") == "icmp" and (first is not None or last is not None):
+        yield Problem(
+            "conflicting_fields", pointer, "protocol 'icmp' has no ports", fix="remove 'port' and 'endPort'"
+        )
+    elif last is not None and first is None:
+        yield Problem("missing_field", f"{pointer}/port", "'endPort' needs 'port'")
+    elif last is not None and first is not None and last < first:
+        yield Problem(
+            "out_of_range",
+            f"{pointer}/endPort",
+            f"endPort {last} is below port {first}",
+            expected=f"at least {first}",
+        )
+
+
+def _check_legacy_proxy(proxy: dict[str, Any]) -> Iterator[Problem]:
+    builtin, url = proxy.get("builtinTestServer"), proxy.get("url")
+    others = [name for name in ("localhost", "url") if proxy.get(name) is not None]
+    if builtin is False:
+        yield Problem(
+            "invalid_value",
+            "/network/proxy/builtinTestServer",
+            "must be true when it is there",
+            expected="true",
+        )
+    elif builtin and others:
+        yield Problem(
+            "conflicting_fields",
+            "/network/proxy",
+            f"the built-in test server excludes {wording.listed(others)}",
+            fix=f"remove builtinTestServer, or {wording.listed(others)}",
+        )
+    elif builtin is None and not others:
+        yield Problem(
+            "missing_field",
+            "/network/proxy",
+            "the proxy is not named",
+            expected="'localhost' (a port), 'url' or 'builtinTestServer'",
+        )
+    if url is not None:
+        why, _host = proxy_address(url)
+        if why:
+            yield Problem("invalid_value", "/network/proxy/url", why, expected="http://HOST:PORT")
+
+
+def _check_runtime_proxy(body: Body, governing: Governing) -> Iterator[Problem]:
+    proxy = section(body, "runtimeConfig").get("networkProxy")
+    name, container = process_container(body)
+    peer = section(container, "network").get("allowedProxyPeer")
+    peer = peer.strip() if peer else ""
+    peer_pointer = f"/{name}/network/allowedProxyPeer"
+    if peer.lower() == _RESERVED_PEER:
+        yield Problem("reserved_name", peer_pointer, "the identity 'MXC-Loopback' is reserved")
+    if proxy is None:
+        if peer:
+            yield Problem("missing_field", "/runtimeConfig/networkProxy", "allowedProxyPeer needs a proxy")
+        return
+    pointer = "/runtimeConfig/networkProxy"
+    why, host = proxy_address(proxy)
+    if why:
+        yield Problem("invalid_value", pointer, why, expected=_PROXY_EXAMPLE)
+    elif host not in _LOOPBACK and not _may_use_remote_proxy(body, governing):
+        yield Problem(
+            "invalid_value",
+            pointer,
+            "the proxy is not on this host",
+            expected="localhost, 127.0.0.1 or [::1]",
+        )
+    egress = section(body, "network", "egress")
+    if egress.get("default") == "allow" or egress.get("allow") or egress.get("deny"):
+        yield Problem(
+            "conflicting_fields",
+            pointer,
+            "a proxy excludes direct traffic",
+            expected="network.egress.default 'deny' and no allow or deny rules",
+            fix="remove network.egress, or runtimeConfig.networkProxy",
+        )
+    if body.get("containment") in ("processcontainer", "appcontainer"):
+        yield from _check_container_proxy(section(body, "network", "ingress"), bool(peer))
+
+
+def _may_use_remote_proxy(body: Body, governing: Governing) -> bool:
+    """The exact contracts let WSL containers use a proxy elsewhere."""
+    on_wslc = body.get("containment") == "wslc" or (body.get("sandboxId") or "").startswith("wslc:")
+    return governing.contract is not None and on_wslc
+
+
+def _check_container_proxy(ingress: dict[str, Any], peer: bool) -> Iterator[Problem]:
+    if ingress.get("default") != "allow":
+        yield Problem(
+            "conflicting_fields",
+            "/network/ingress/default",
+            "a process container with a proxy needs inbound traffic allowed",
+            expected="'allow'",
+        )
+    wanted = "deny" if peer else "allow"
+    if (ingress.get("hostLoopback") or "deny") != wanted:
+        why = "an identity-scoped proxy" if peer else "a proxy without allowedProxyPeer"
+        yield Problem(
+            "conflicting_fields",
+            "/network/ingress/hostLoopback",
+            f"{why} needs hostLoopback '{wanted}'",
+            expected=f"'{wanted}'",
+        )
+
+
+def proxy_address(url: str) -> tuple[str, str]:
+    """What is wrong with a proxy's address ("" when nothing is), and its host: lower case, no brackets."""
+    from urllib.parse import urlsplit
+
+    if any(character <= " " or character in "\\\x7f" for character in url):
+        return "the address contains a blank, a backslash or a control character", ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "the address cannot be read", ""
+    if parts.scheme not in ("http", "https"):
+        return "the address must use the scheme http or https", ""
+    if not host:
+        return "the address must include a host", ""
+    if not port:
+        return "the address must include a port", ""
+    return "", host
