@@ -163,9 +163,14 @@ def _endpoint(up: Upgrade, proxy: dict[str, Any]) -> tuple[str, str | None, str]
     if "localhost" in proxy:
         return "localhost", f"http://127.0.0.1:{proxy['localhost']}", ""
     if "url" in proxy:
-        endpoint = _proxy_url(proxy["url"], any_host=up.body.get("containment") == "wslc")
+        endpoint = _proxy_url(proxy["url"], any_host=_on_wslc(up.body))
         return "url", endpoint, "a proxy must listen on the loopback: localhost, 127.0.0.1 or [::1]"
     return "builtinTestServer", None, "upstream's test proxy is not part of the directional form"
+
+
+def _on_wslc(body: dict[str, Any]) -> bool:
+    """WSL containers may use a proxy elsewhere (config-schema.md §3.5)."""
+    return body.get("containment") == "wslc" or str(body.get("sandboxId", "")).startswith("wslc:")
 
 
 def _proxy_url(url: str, *, any_host: bool) -> str | None:
