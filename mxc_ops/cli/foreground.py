@@ -1,0 +1,38 @@
+"""Run a prepared request on our own standard streams: the descriptors themselves, nothing is copied."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mxc_ops.cli.signals import raise_on_signals
+
+if TYPE_CHECKING:
+    from mxc_ops.one_shot import Prepared
+    from mxc_ops.result import Result
+
+
+def run_in_foreground(prepared: Prepared) -> Result:
+    """Run on descriptors 0, 1 and 2. SIGINT, SIGTERM and SIGHUP end the sandbox and raise `Interrupted`.
+
+    Raises what `mxc_ops.one_shot.run` raises.
+    """
+    from mxc_ops.wiring import Ends
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise_on_signals()
+    return prepared.run(Ends(stdin=0, stdout=1, stderr=2))
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null where our caller closed 0, 1 or 2: the next file opened would take the number, and the
+    workload would get that file as its standard stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))

@@ -1,0 +1,38 @@
+"""`mxc-ops plan`: what a run would do, as JSON. The host is looked at; nothing is started or changed.
+
+Exit codes: 0 planned, 125 refused.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from backends.errors import MxcError, UsageError
+from mxc_ops.cli.output import complete, print_document, report_error
+
+EXIT_REFUSED = 125
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a config file; - is standard input")
+    complete(parser, _plan)
+
+
+def _plan(options: Namespace) -> int:
+    from mxc_ops.cli.source import read_source
+    from mxc_ops.one_shot import prepare
+    from mxc_ops.provenance import canonical_hash
+    from mxc_ops.sources import as_request
+
+    try:
+        request, warnings = as_request(read_source(options.config))
+        with prepare(request, warnings) as prepared:
+            plan = prepared.plan.as_dict()
+            hashes = {"documentHash": request.document_hash, "planHash": canonical_hash(plan)}
+            print_document({"plan": plan, "warnings": list(prepared.warnings), **hashes})
+    except UsageError:
+        raise
+    except MxcError as error:
+        report_error(error, as_json=options.json)
+        return EXIT_REFUSED
+    return 0

@@ -1,0 +1,142 @@
+"""`mxc-ops run`: one config, or one command, in one sandbox, on our own standard streams.
+
+Exit codes: the workload's own (128 + n when signal n ended it), 124 timed out, 125 refused or failed before
+the start, 64 wrong command line, 128 + n when signal n ended us. ``--json`` and ``--result-file`` tell the
+cases apart: the document goes to standard error (one line, the last one) or to the file, never to standard
+output, which is the workload's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from backends.errors import ConfigError, MxcError, Problem, UsageError
+from mxc_ops.cli.foreground import fill_standard_descriptors, run_in_foreground
+from mxc_ops.cli.output import complete, document, report_error, warn
+from mxc_ops.cli.run_flags import add_policy_flags, given_flags, name_flags, request_from_flags
+from mxc_ops.cli.signals import Interrupted
+
+if TYPE_CHECKING:
+    from backends.base import SandboxRequest
+    from mxc_ops.result import Result
+
+EXIT_USAGE = 64
+EXIT_REFUSED = 125
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.usage = "mxc-ops run [OPTIONS] CONFIG | -\n       mxc-ops run [OPTIONS] [POLICY] -- CMD..."
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a config file; - is standard input")
+    parser.add_argument("--result-file", metavar="FILE", help="write the result document here")
+    parser.add_argument(
+        "--quiet", "-q", action="store_true", help="no warnings and remarks of our own on stderr"
+    )
+    add_policy_flags(parser)
+    complete(parser, _run)
+
+
+def _run(options: Namespace) -> int:
+    fill_standard_descriptors()
+    _check_form(options)
+    report = _Report(options)
+    try:
+        report.open()
+        request, warnings = _request(options)
+        result = _run_request(request, warnings, report)
+    except MxcError as error:
+        error = name_flags(error) if options.command else error
+        report.refused(error)
+        return EXIT_USAGE if options.command and isinstance(error, ConfigError) else EXIT_REFUSED
+    except Interrupted as interrupted:
+        report.interrupted(interrupted)
+        return interrupted.exit_code
+    report.ended(result)
+    return result.exit_code
+
+
+def _check_form(options: Namespace) -> None:
+    if options.command is None:
+        if options.config is None:
+            raise UsageError(Problem("usage", "", "name a CONFIG, or a command after --"))
+        if given := given_flags(options):
+            raise UsageError(
+                Problem("usage", given[0], "a CONFIG says its policy itself", fix="write it there")
+            )
+        return
+    if options.config is not None:
+        raise UsageError(Problem("usage", "", "a CONFIG and a command after -- exclude each other"))
+    if not options.command:
+        raise UsageError(Problem("usage", "", "there is no command after --"))
+
+
+def _request(options: Namespace) -> tuple[SandboxRequest, tuple[str, ...]]:
+    if options.command:
+        return request_from_flags(options), ()
+    from mxc_ops.cli.source import read_source
+    from mxc_ops.sources import as_request
+
+    return as_request(read_source(options.config))
+
+
+def _run_request(request: SandboxRequest, warnings: tuple[str, ...], report: _Report) -> Result:
+    from mxc_ops.one_shot import prepare
+
+    with prepare(request, warnings) as prepared:
+        report.warnings(prepared.warnings)
+        return run_in_foreground(prepared)
+
+
+class _Report:
+    """What is said beside the workload's own output: the result document, and remarks for people."""
+
+    def __init__(self, options: Namespace) -> None:
+        self._json: bool = options.json
+        self._talk: bool = not options.json and not options.quiet
+        self._path: str | None = options.result_file
+        self._file = -1
+
+    def open(self) -> None:
+        """Open the result file before anything runs. Raises `MxcError` when that fails."""
+        if self._path is None:
+            return
+        try:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except (OSError, ValueError) as error:
+            raise MxcError(Problem("cannot_write", "--result-file", f"{self._path}: {error}")) from error
+
+    def warnings(self, warnings: tuple[str, ...]) -> None:
+        for text in warnings if self._talk else ():
+            warn(text)
+
+    def refused(self, error: MxcError) -> None:
+        if not self._json:
+            report_error(error, as_json=False)
+        self._write({"outcome": "refused", "exitCode": None, "error": error.as_dict()})
+
+    def interrupted(self, interrupted: Interrupted) -> None:
+        self._write({"outcome": "killed", "exitCode": interrupted.exit_code, "signal": interrupted.number})
+
+    def ended(self, result: Result) -> None:
+        if self._talk:
+            if result.timed_out:
+                warn("the command ran out of time and was ended")
+            for name in result.limits_hit:
+                warn(f"the limit {name} was hit")
+        if self._json or self._file >= 0:
+            # The workload wrote to the descriptors itself: the result has captured nothing.
+            content = {
+                name: value for name, value in result.as_dict().items() if name not in ("stdout", "stderr")
+            }
+            self._write(content)
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        if self._json:
+            print(document(content, indent=None), file=sys.stderr)
+        if self._file >= 0:
+            with os.fdopen(self._file, "w", encoding="utf-8") as file:
+                print(document(content), file=file)
+            self._file = -1

@@ -1,0 +1,151 @@
+"""The flags of ``mxc-ops run -- CMD…``, and the policy they say."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from backends.base import Limits, SecretSource, Stdin, StdinMode
+from backends.errors import MxcError, Problem
+
+if TYPE_CHECKING:
+    from backends.base import SandboxRequest
+
+_LIMITS = ("memory", "pids", "cpus", "cpu_seconds", "file_size", "open_files", "tmp")
+_LIMIT_FIELDS = {"memory": "memory_mib", "file_size": "file_size_mib", "tmp": "tmp_mib"}
+
+# Argument of `Policy` → the flag that the user wrote, for error messages.
+_FLAGS = {
+    "read_only": "--ro",
+    "read_write": "--rw",
+    "denied": "--deny",
+    "optional": "--optional",
+    "timeout_s": "--timeout",
+    "grace_s": "--grace",
+    "containment": "--backend",
+    "limits.memory_mib": "--memory",
+    "limits.file_size_mib": "--file-size",
+    "limits.tmp_mib": "--tmp",
+    "command": "CMD",
+}
+
+
+def add_policy_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("policy of a command after --").add_argument
+    for flag, what in (
+        ("--ro", "host path that is readable"),
+        ("--rw", "host path that is readable and writable"),
+        ("--deny", "host path that is hidden"),
+        ("--optional", "granted path that may be missing"),
+    ):
+        add(flag, action="append", metavar="PATH", help=what)
+    for flag, shape, what in (
+        ("--env", "K=V", "variable, besides PATH and TERM"),
+        ("--env-file", "K=PATH", "variable whose value is the content of a file"),
+        ("--env-fd", "K=FD", "variable whose value is read from a descriptor"),
+    ):
+        add(flag, action="append", type=_pair(shape), metavar=shape, help=what)
+    add("--backend", metavar="B", help="containment; by default this platform's own")
+    add("--timeout", type=float, metavar="S", help="seconds until the command is ended")
+    add("--grace", type=float, metavar="S", help="seconds between SIGTERM and SIGKILL at the timeout")
+    add("--memory", type=int, metavar="MIB", help="memory in MiB")
+    add("--pids", type=int, metavar="N", help="number of processes and threads")
+    add("--cpus", type=float, metavar="X", help="processors' worth of time")
+    add("--cpu-seconds", type=int, metavar="S", help="processor time of each process")
+    add("--file-size", type=int, metavar="MIB", help="size of each file written, in MiB")
+    add("--open-files", type=int, metavar="N", help="open descriptors of each process")
+    add("--tmp", type=int, metavar="MIB", help="size of the private /tmp in MiB")
+    add("--best-effort", action="store_true", help="run even where nothing here can hold a limit")
+    add("--seccomp", metavar="PROFILE", help="default, strict or debug")
+    add("--cwd", metavar="DIR", help="working directory inside")
+    add("--tty", action="store_true", help="give the command a terminal")
+    add("--stdin", choices=("inherit", "none"), help="what the command reads; by default what we read")
+    add("--user", type=int, metavar="UID", help="host uid to run as (root only)")
+    add("--group", type=int, metavar="GID", help="host gid to run as (root only)")
+
+
+def given_flags(options: Namespace) -> list[str]:
+    """Names of the policy flags that were given."""
+    parser = ArgumentParser(add_help=False)
+    add_policy_flags(parser)
+    defaults = vars(parser.parse_args([]))
+    given = (name for name, default in defaults.items() if getattr(options, name) != default)
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def request_from_flags(options: Namespace) -> SandboxRequest:
+    """What the flags and the command after ``--`` ask for.
+
+    Raises `ConfigError` with every malformed flag at once; problems name the flag.
+    """
+    from mxc_ops.policy_builder import Policy
+
+    given: dict[str, Any] = {
+        "read_only": options.ro,
+        "read_write": options.rw,
+        "denied": options.deny,
+        "optional": options.optional,
+        "env": _environment(options),
+        "limits": _limits(options),
+        "timeout_s": options.timeout,
+        "grace_s": options.grace,
+        "containment": options.backend,
+        "seccomp": options.seccomp,
+        "cwd": options.cwd,
+        "tty": options.tty or None,
+        "stdin": Stdin(StdinMode(options.stdin)) if options.stdin else None,
+        "user": options.user,
+        "group": options.group,
+    }
+    policy = Policy(**{name: value for name, value in given.items() if value is not None})
+    return policy.request(options.command)
+
+
+def name_flags(error: MxcError) -> MxcError:
+    """The same error, with the flags instead of the arguments of `Policy`."""
+    problems = [
+        Problem(
+            problem.code, _flag(problem.path), problem.message, expected=problem.expected, fix=problem.fix
+        )
+        for problem in error.problems
+    ]
+    return type(error)(problems, retryable=error.retryable)
+
+
+def _flag(path: str) -> str:
+    argument = path.partition("[")[0]
+    if argument in _FLAGS:
+        return _FLAGS[argument]
+    name = argument.removeprefix("limits.")
+    return f"--{name.replace('_', '-')}" if name.isidentifier() else path
+
+
+def _environment(options: Namespace) -> dict[str, str | SecretSource] | None:
+    if not (options.env or options.env_file or options.env_fd):
+        return None
+    from mxc_ops.policy.environment import DEFAULT_ENVIRONMENT
+
+    entries: dict[str, str | SecretSource] = dict(DEFAULT_ENVIRONMENT)
+    entries.update(options.env or ())
+    entries.update((name, SecretSource(file=path)) for name, path in options.env_file or ())
+    entries.update((name, SecretSource(fd=int(number))) for name, number in options.env_fd or ())
+    return entries
+
+
+def _limits(options: Namespace) -> Limits | None:
+    from mxc_ops.policy.features import LIMIT_FIELDS
+
+    asked = {_LIMIT_FIELDS.get(name, name): getattr(options, name) for name in _LIMITS}
+    names = (name for name, field in LIMIT_FIELDS.items() if asked[field] is not None)
+    return Limits(**asked, best_effort=frozenset(names) if options.best_effort else frozenset())
+
+
+def _pair(shape: str) -> Callable[[str], tuple[str, str]]:
+    def split(text: str) -> tuple[str, str]:
+        name, equals, value = text.partition("=")
+        if not (name and equals) or (shape.endswith("FD") and not value.isdecimal()):
+            raise ArgumentTypeError(f"expected {shape}")
+        return name, value
+
+    return split
