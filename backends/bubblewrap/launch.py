@@ -64,7 +64,7 @@ def launch(
     group: SandboxCgroup | None = None
     taken: Lease | None = None
     control: socket | None = None
-    diagnostics = -1
+    diagnostics = diagnostics_end = -1
     try:
         if plan.identity.kind == "range":
             taken = lease(UidRange(plan.identity.uid, plan.identity.count))
@@ -73,10 +73,9 @@ def launch(
         control, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
         control_inside = child_only.add(theirs.detach())
         diagnostics, diagnostics_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        child_only.add(diagnostics_end)
         outside = _outside_spec(plan, handles, streams, secrets, child_only, group, taken, control_inside)
         argv = (plan.launcher, "outside", str(child_only.add(spec_memfd(encode(outside)))))
-        keep = [fd for fd in child_only.fds if fd != diagnostics_end] + ([taken.lock] if taken else [])
+        keep = child_only.fds + ([taken.lock] if taken else [])
         grants = [handles.fileno(grant.slot) for grant in plan.grants]
         child = process.spawn(
             argv, (streams.stdin, streams.stdout, diagnostics_end), sorted({*keep, *grants})
@@ -97,6 +96,8 @@ def launch(
             ) from error
         raise
     finally:
+        if diagnostics_end >= 0:
+            os.close(diagnostics_end)
         child_only.close()
 
 

@@ -1,0 +1,215 @@
+"""What bubblewrap needs, tried out on this host: each probe says what was seen, why it matters, and the fix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
+from backends.errors import MxcError
+from backends.inside.build import find_launcher
+from backends.linux import cgroups, landlock
+from backends.linux.id_ranges import ID_FILES, overlaps
+from backends.linux.uid_range import HOST_FILE, configured_range
+from backends.needs import Health, Probe
+
+_DEADLINE_S = 10
+_UNPRIVILEGED_UID = 61234
+_NAMESPACE_FLAGS = (
+    *("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL", "--die-with-parent"),
+    *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"),
+)
+
+
+def probe() -> list[Probe]:
+    """Try everything that a sandbox stands on, as the caller; when root, namespaces as an unprivileged uid too.
+
+    Whether whole sandboxes run is told by `mxc_ops.doctor`, which has the rest of the way at hand.
+    """
+    probes = [_guard("bubblewrap.bwrap", _bwrap), _guard("bubblewrap.launcher", _launcher)]
+    users = [("caller", os.geteuid())] + ([("unprivileged", _UNPRIVILEGED_UID)] if os.geteuid() == 0 else [])
+    for name, uid in users:
+        identifier = f"bubblewrap.namespaces.{name}"
+        probes.append(_guard(identifier, lambda identifier, uid=uid: _namespaces(identifier, uid)))
+    rest: tuple[tuple[str, Callable[[str], Probe]], ...] = (
+        ("bubblewrap.seccomp", _seccomp),
+        ("bubblewrap.landlock", _landlock),
+        ("bubblewrap.limits", _limits),
+        ("bubblewrap.ids", _ids),
+    )
+    return probes + [_guard(identifier, look) for identifier, look in rest]
+
+
+def _guard(identifier: str, look: Callable[[str], Probe]) -> Probe:
+    """A probe that raises has failed, with the error's own words and fix."""
+    try:
+        return look(identifier)
+    except MxcError as error:
+        privilege = "root" if "prep host" in error.fix else "none"
+        return Probe(
+            identifier, Health.FAILED, error.problems[0].message, _WHY[identifier], error.fix, privilege
+        )
+
+
+_WHY = {
+    "bubblewrap.bwrap": "it makes the namespaces and mounts of every sandbox",
+    "bubblewrap.launcher": "it sets limits, Landlock and the last seccomp filter inside",
+    "bubblewrap.namespaces.caller": "a sandbox is made of namespaces",
+    "bubblewrap.namespaces.unprivileged": "sandboxes run without root's rights, also when root starts them",
+    "bubblewrap.seccomp": "system calls outside the allow-list are refused by it",
+    "bubblewrap.landlock": "a second, independent wall around the filesystem",
+    "bubblewrap.limits": "a limit that nothing holds is refused by name",
+    "bubblewrap.ids": "started by root, each sandbox gets a host uid of its own",
+}
+
+
+def _bwrap(identifier: str) -> Probe:
+    helper = find_helper()
+    check_helper(helper)
+    return _ok(identifier, f"bwrap {helper.version} at {helper.path}, with every option that is needed")
+
+
+def _launcher(identifier: str) -> Probe:
+    launcher = find_launcher()
+    if launcher is None:
+        return Probe(
+            identifier, Health.FAILED, "not built from these sources", _WHY[identifier], FIX, privilege="root"
+        )
+    return _ok(identifier, f"built, at {launcher}")
+
+
+def _namespaces(identifier: str, uid: int) -> Probe:
+    refused = _try_namespaces(find_helper(), uid)
+    if not refused:
+        return _ok(identifier, f"uid {uid} can make the namespaces of a sandbox")
+    cause, fix, privilege = explain_refusal(_read_switches(), in_chroot=_in_chroot())
+    seen = f"uid {uid} is refused namespaces: {refused}; {cause}"
+    return Probe(identifier, Health.FAILED, seen, _WHY[identifier], fix, privilege)
+
+
+def _try_namespaces(helper: Helper, uid: int) -> str:
+    """What bubblewrap says against it; "" when it works."""
+    import subprocess
+
+    other = uid != os.geteuid()
+    try:
+        done = subprocess.run(
+            [helper.path, *_NAMESPACE_FLAGS],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE_S,
+            cwd="/",
+            env={},
+            user=uid if other else None,
+            group=uid if other else None,
+            extra_groups=() if other else None,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"bwrap exited with {done.returncode}"
+
+
+_SWITCHES = (
+    "kernel.unprivileged_userns_clone",
+    "user.max_user_namespaces",
+    "kernel.apparmor_restrict_unprivileged_userns",
+)
+
+
+def _read_switches() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in _SWITCHES:
+        try:
+            found[key] = Path("/proc/sys", *key.split(".")).read_text().strip()
+        except OSError:
+            continue
+    return found
+
+
+def _in_chroot() -> bool:
+    """Whether our root directory is not the root of our mount namespace: no user namespaces then (EPERM)."""
+    try:
+        first = next(line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    except (OSError, StopIteration):
+        return True  # without a mount of its own a chroot has an empty list
+    return first[4] != "/"
+
+
+def explain_refusal(switches: dict[str, str], *, in_chroot: bool) -> tuple[str, str, str]:
+    """Why user namespaces are refused: cause, fix, and the privilege that the fix needs (user_namespaces(7)).
+
+    Parameters
+    ----------
+    switches: sysctl → value, for those that this kernel has.
+    """
+    if switches.get("kernel.unprivileged_userns_clone") == "0":
+        return "kernel.unprivileged_userns_clone is 0", FIX, "root"
+    if switches.get("user.max_user_namespaces") == "0":
+        return "user.max_user_namespaces is 0", FIX, "root"
+    if switches.get("kernel.apparmor_restrict_unprivileged_userns") == "1":
+        return "AppArmor restricts user namespaces and has no profile that permits bwrap", FIX, "root"
+    if in_chroot:
+        return (
+            "we are inside a chroot, where the kernel refuses them",
+            "use pivot_root, or a container",
+            "root",
+        )
+    return (
+        "no switch of the kernel forbids it: a container's own seccomp filter or security module does",
+        "start the outer container with: --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+        "--security-opt systempaths=unconfined",
+        "whoever starts the container",
+    )
+
+
+def _seccomp(identifier: str) -> Probe:
+    machine = os.uname().machine
+    has_filters = "Seccomp_filters:" in Path("/proc/self/status").read_text()
+    if machine == "x86_64" and has_filters:
+        return _ok(identifier, "the kernel takes seccomp filters; filters for x86_64 are at hand")
+    seen = f"this is {machine}" if has_filters else "the kernel has no seccomp filters"
+    return Probe(identifier, Health.FAILED, seen, _WHY[identifier], "use x86_64 and a kernel ≥ 5.9", "root")
+
+
+def _landlock(identifier: str) -> Probe:
+    abi = landlock.abi()
+    if abi:
+        return _ok(identifier, f"Landlock ABI {abi}")
+    fix = "boot a kernel ≥ 5.13 with landlock in its lsm= list"
+    seen = "the kernel has no Landlock; mounts alone hold the filesystem policy"
+    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root")
+
+
+def _limits(identifier: str) -> Probe:
+    facts = cgroups.observe_cgroups()
+    held = [name for name in cgroups.CONTROLLERS if name in facts.parents]
+    missing = [name for name in cgroups.CONTROLLERS if name not in facts.parents]
+    seen = f"{', '.join(held)} by cgroup {facts.version}" if held else "no control group is ours to use"
+    if not missing:
+        return _ok(identifier, seen)
+    without = {"memory": "memory per process only", "pids": "pids by RLIMIT_NPROC", "cpu": "no share of cpus"}
+    seen += "; " + ", ".join(without[name] for name in missing)
+    fix = "run as root, or under: systemd-run --user --scope -p Delegate=yes"
+    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root or a systemd session")
+
+
+def _ids(identifier: str) -> Probe:
+    if os.geteuid() != 0:
+        return _ok(identifier, f"not needed: sandboxes run as uid {os.geteuid()}, their caller")
+    uids = configured_range()
+    if uids is None:
+        seen = f"{HOST_FILE} records no range"
+        return Probe(identifier, Health.FAILED, seen, _WHY[identifier], FIX, "root")
+    texts = {path: Path(path).read_text() for path in ID_FILES if Path(path).exists()}
+    taken = overlaps(texts, uids.first, uids.count)
+    if taken:
+        fix = f"write a free range to {HOST_FILE}"
+        return Probe(identifier, Health.FAILED, "; ".join(taken), _WHY[identifier], fix, "root")
+    return _ok(identifier, f"uids {uids.first} to {uids.first + uids.count - 1}, nobody else's")
+
+
+def _ok(identifier: str, seen: str) -> Probe:
+    return Probe(identifier, Health.OK, seen, _WHY[identifier])
