@@ -8,33 +8,13 @@ from pathlib import Path
 
 __all__ = ["KERNEL_INTERFACES", "Mount", "mount_id", "parse_mountinfo", "read_mountinfo"]
 
-KERNEL_INTERFACES = frozenset(
-    # fmt: off
-    (
-        "proc",
-        "sysfs",
-        "devtmpfs",
-        "devpts",
-        "cgroup",
-        "cgroup2",
-        "debugfs",
-        "tracefs",
-        "securityfs",
-        "configfs",
-        "bpf",
-        "efivarfs",
-        "pstore",
-        "mqueue",
-        "binfmt_misc",
-        "fusectl",
-        "selinuxfs",
-        "smackfs",
-        "binder",
-        "rpc_pipefs",
-        "nfsd",
-    )
-    # fmt: on
-)
+# fmt: off
+KERNEL_INTERFACES = frozenset((
+    "proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs",
+    "configfs", "bpf", "efivarfs", "pstore", "mqueue", "binfmt_misc", "fusectl", "selinuxfs", "smackfs",
+    "binder", "rpc_pipefs", "nfsd",
+))
+# fmt: on
 """File systems that are windows into the kernel, not storage."""
 
 

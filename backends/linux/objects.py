@@ -10,31 +10,13 @@ import os
 import stat
 from collections.abc import Sequence
 
-from backends.base import Access, Grant, HostPath, ObjectKind, PathState
+from backends.base import Access, Grant, HostPath, PathState
 from backends.linux.delegation import Caller, HasAccess, as_caller, calling_user
+from backends.linux.open_objects import OpenObjects, object_kind
 from backends.linux.path_walk import arrive
 from backends.pathnames import fold
 
 __all__ = ["Caller", "OpenObjects", "calling_user", "observe_paths"]
-
-
-class OpenObjects:
-    """The `O_PATH | O_CLOEXEC` descriptors of the observed objects, by slot (a `base.Handles`)."""
-
-    def __init__(self) -> None:
-        self._descriptors: list[int] = []
-
-    def add(self, descriptor: int) -> int:
-        """Take over `descriptor`; returns its slot."""
-        self._descriptors.append(descriptor)
-        return len(self._descriptors) - 1
-
-    def fileno(self, slot: int) -> int:
-        return self._descriptors[slot]
-
-    def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
 
 
 def observe_paths(
@@ -79,7 +61,7 @@ def _observe(grant: Grant, objects: OpenObjects, has_access: HasAccess) -> HostP
             grant=grant,
             state=PathState.OBJECT,
             canonical=arrival.canonical,
-            kind=_kind(found.st_mode),
+            kind=object_kind(found.st_mode),
             device=found.st_dev,
             inode=found.st_ino,
             uid=found.st_uid,
@@ -92,9 +74,3 @@ def _observe(grant: Grant, objects: OpenObjects, has_access: HasAccess) -> HostP
         )
     except OSError as failure:
         return HostPath(grant, PathState.UNKNOWN, fold(grant.path), error=failure.strerror or str(failure))
-
-
-def _kind(mode: int) -> ObjectKind:
-    if stat.S_ISDIR(mode):
-        return ObjectKind.DIRECTORY
-    return ObjectKind.FILE if stat.S_ISREG(mode) else ObjectKind.OTHER
