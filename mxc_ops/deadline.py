@@ -28,6 +28,11 @@ class Deadline:
         self._killed = False
         self.timed_out = False
 
+    @property
+    def due(self) -> float | None:
+        """When `enforce` has something to do next, on the monotonic clock."""
+        return self._due
+
     def remaining_s(self) -> float | None:
         """Seconds until `enforce` has something to do; None when it never will."""
         return None if self._due is None else max(0.0, self._due - time.monotonic())

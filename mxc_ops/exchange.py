@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import select
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from backends.base import Ended, Running
@@ -20,10 +20,8 @@ def exchange(running: Running, channels: Sequence[Channel], deadline: Deadline) 
     cannot hold the run open. When this raises (a callback's error, KeyboardInterrupt), the sandbox still
     runs: the caller owns it and has to `stop` it.
     """
-    _carry(running, channels, deadline)
-    for channel in channels:
-        if channel.fd >= 0:
-            channel.drain()
+    for _ in turns(running, channels, deadline):
+        pass
     return wait_for_end(running)
 
 
@@ -42,7 +40,8 @@ def wait_for_end(running: Running) -> Ended:
     return ended
 
 
-def _carry(running: Running, channels: Sequence[Channel], deadline: Deadline) -> None:
+def turns(running: Running, channels: Sequence[Channel], deadline: Deadline) -> Iterator[None]:
+    """The same, handing over after every turn: for callers that pass on what has arrived."""
     end = running.pidfd
     poller = select.poll()
     poller.register(end, select.POLLIN)
@@ -60,6 +59,11 @@ def _carry(running: Running, channels: Sequence[Channel], deadline: Deadline) ->
                 _step(poller, watched, fd)
         if not over:
             deadline.enforce(running)
+        yield
+    for channel in channels:
+        if channel.fd >= 0:
+            channel.drain()
+    yield
 
 
 def _step(poller: select.poll, watched: dict[int, Channel], fd: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from backends.base import SandboxRequest, StdinMode, Streams
 from backends.errors import ConfigError, PolicyRefused, Problem
@@ -24,6 +24,23 @@ class HasFileno(Protocol):
 
 Descriptor = int | HasFileno
 OnChunk = Callable[[bytes], object]
+
+
+class HandedOver(TypedDict, total=False):
+    """Keyword arguments of everything that starts a command: descriptors instead of pipes. See `Ends`."""
+
+    stdin: Descriptor | None
+    stdout: Descriptor | None
+    stderr: Descriptor | None
+    max_output_bytes: int
+
+
+class StreamArguments(HandedOver, total=False):
+    """Keyword arguments of `run` and its kin. See `Ends`."""
+
+    input: bytes | None
+    on_stdout: OnChunk | None
+    on_stderr: OnChunk | None
 
 
 @dataclass(frozen=True)
