@@ -10,8 +10,8 @@ import os
 import stat
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from backends.digest import sha256
 from backends.errors import BackendUnavailable, PrepFailed, Problem
 
 SYSTEM_STORE = Path("/usr/local/lib/mxc-ops/helpers")
@@ -56,7 +56,7 @@ _COMPILE_SECONDS = 120
 @cache
 def source_key() -> str:
     """The launcher's identity: SHA-256, in hex, over sources, compiler flags and machine."""
-    digest = _sha256()
+    digest = sha256()
     for part in (os.uname().machine, *flags()):
         digest.update(part.encode() + b"\0")
     for name in SOURCES:
@@ -64,7 +64,7 @@ def source_key() -> str:
         content = os.read(fd, _MAX_SOURCE_BYTES)
         os.close(fd)
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return str(digest.hexdigest())
+    return digest.hexdigest()
 
 
 def flags() -> tuple[str, ...]:
@@ -183,13 +183,3 @@ def _run(argv: list[str]) -> tuple[int, str]:
 def _compiler_problem(message: str) -> Problem:
     fix = "apt-get install --yes gcc libc6-dev (Fedora: dnf install gcc glibc-static)"
     return Problem("launcher_compiler", "", message.replace("\n", " "), fix=fix)
-
-
-def _sha256() -> Any:
-    """The interpreter's own SHA-256: hashlib would load OpenSSL, several ms of every cold start."""
-    for module in ("_sha256", "_sha2", "hashlib"):
-        try:
-            return __import__(module).sha256()
-        except ImportError:
-            continue
-    raise ImportError("this Python has no SHA-256")
