@@ -1,9 +1,9 @@
 """The Landlock rules of a sandbox: a second lock behind the mounts (landlock(7)).
 
 The view that bubblewrap mounts is the policy already, so everything in it may be read and executed;
-writing, creating and removing is allowed below the writable trees only, also if a mount were to be writable by
-mistake. Abstract unix sockets and processes outside the workload's own domain are out of reach. TCP is left to
-the network namespace.
+writing, creating and removing is allowed below the writable trees only, also if a mount were to be writable
+by mistake. Abstract unix sockets and processes outside the workload's own domain are out of reach. TCP is left
+to the network namespace.
 """
 
 from __future__ import annotations
@@ -104,5 +104,6 @@ def abi() -> int:
     from _ctypes import call_function, dlopen, dlsym  # what ctypes is made of: 0.5 instead of 3 ms
 
     create_ruleset, query_version = 444, 1
-    syscall = dlsym(dlopen(None, os.RTLD_NOW), "syscall")
+    program = dlopen(None, os.RTLD_NOW)  # pyright: ignore[reportArgumentType]  # None: the running program itself
+    syscall = dlsym(program, "syscall")
     return max(int(call_function(syscall, (create_ruleset, None, 0, query_version))), 0)

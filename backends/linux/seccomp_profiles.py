@@ -7,7 +7,7 @@ which `backends.linux.seccomp` compiles.
 
 ``default`` is what ordinary programs use: shells, compilers, interpreters, Java, Node, databases.
 ``strict`` takes from it what such programs rarely need and attackers like: all sockets but unix ones, System
-V IPC, POSIX message queues, kernel AIO, file watching, memory placement, real-time scheduling, ``personality``.
+V IPC, POSIX message queues, kernel AIO, file watching, memory placement, real-time scheduling, personalities.
 ``debug`` adds to ``default`` what debuggers and profilers need: ptrace, reading and writing other processes'
 memory, kcmp, pidfd_getfd, perf events, and starting programs without address randomisation. No profile allows
 mounting, kexec, bpf, io_uring, userfaultfd, the kernel's keys, or new namespaces.
