@@ -1,4 +1,4 @@
-"""What bubblewrap needs, tried out on this host: each probe says what was seen, why it matters, and the fix."""
+"""What bubblewrap needs, tried out on this host: each probe says what was seen, why it matters, the fix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMESPACE_FLAGS = (
 
 
 def probe() -> list[Probe]:
-    """Try everything that a sandbox stands on, as the caller; when root, namespaces as an unprivileged uid too.
+    """Try everything that a sandbox stands on as the caller; when root, namespaces without its rights too.
 
     Whether whole sandboxes run is told by `mxc_ops.doctor`, which has the rest of the way at hand.
     """
@@ -76,7 +76,7 @@ def _launcher(identifier: str) -> Probe:
         return Probe(
             identifier, Health.FAILED, "not built from these sources", _WHY[identifier], FIX, privilege="root"
         )
-    return _ok(identifier, f"built, at {launcher}")
+    return _ok(identifier, f"built from the current sources, in {launcher.parents[1]}")
 
 
 def _namespaces(identifier: str, uid: int) -> Probe:
@@ -154,13 +154,13 @@ def explain_refusal(switches: dict[str, str], *, in_chroot: bool) -> tuple[str, 
     if in_chroot:
         return (
             "we are inside a chroot, where the kernel refuses them",
-            "use pivot_root, or a container",
+            "use a container",
             "root",
         )
     return (
         "no switch of the kernel forbids it: a container's own seccomp filter or security module does",
-        "start the outer container with: --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-        "--security-opt systempaths=unconfined",
+        "start the outer container with: --security-opt seccomp=unconfined"
+        " --security-opt systempaths=unconfined --security-opt apparmor=unconfined",
         "whoever starts the container",
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from mxc_ops.prep.id_ranges import overlaps
+from backends.linux.id_ranges import overlaps
 
 APT_DEADLINE_S = 900
 _UBUNTU_PROFILE = "/etc/apparmor.d/bwrap-userns-restrict"

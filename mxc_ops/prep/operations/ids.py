@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from backends.linux.id_ranges import ID_FILES
 from mxc_ops.prep.decisions import id_range
 from mxc_ops.prep.facts.files import Texts
-from mxc_ops.prep.id_ranges import ID_FILES
 from mxc_ops.prep.operations.common import Commands, carry_out, operation, read
 
 

@@ -1,0 +1,176 @@
+"""Whether this host is ready, found out by doing it: each backend's own probes, then whole sandboxes.
+
+A sandbox is run as the caller and, when that is root, by an unprivileged caller as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any
+
+from backends import registry
+from backends.base import Limits, SandboxRequest, Timeout
+from backends.errors import MxcError, Problem, UnsupportedContainment
+from backends.needs import Health, Probe
+
+__all__ = ["Report", "examine"]
+
+_DEADLINE_MS = 20_000
+_TESTIMONY = (
+    "cat /proc/self/status; cat /etc/shadow /root/.profile >/dev/null 2>&1"
+    " && echo Leak: yes || echo Leak: no; echo Interfaces: $(grep -c : /proc/net/dev)"
+)
+_PROMISES = {
+    "CapEff": "0000000000000000",
+    "CapBnd": "0000000000000000",
+    "NoNewPrivs": "1",
+    "Seccomp": "2",
+    "Leak": "no",
+    "Interfaces": "1",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every probe that was made; identifiers start with the backend's name."""
+
+    probes: tuple[Probe, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 ready, 1 not, 2 ready with warnings."""
+        found = {probe.health for probe in self.probes}
+        if Health.FAILED in found:
+            return 1
+        return 2 if Health.WARNING in found else 0
+
+
+def examine(backends: Sequence[str] = ()) -> Report:
+    """Probe the given backends, or all that mxc-ops has for this platform.
+
+    Raises `UnsupportedContainment` for a name without a backend. Everything else that goes wrong is a probe.
+    """
+    for name in backends:
+        _check_known(name)
+    names = backends or registry.available()
+    return Report(tuple(probe for name in names for probe in _examine(name)))
+
+
+def _check_known(name: str) -> None:
+    if name not in registry.available():
+        entry = registry.CONTAINMENTS.get(name)
+        why = entry.why if entry else "no version of MXC knows it"
+        raise UnsupportedContainment(
+            Problem(
+                "containment_not_available",
+                "--backend",
+                f"{name!r} cannot be examined: {why}",
+                expected="one of " + ", ".join(registry.available()),
+            )
+        )
+
+
+def _examine(name: str) -> list[Probe]:
+    module = registry.CONTAINMENTS[name].module
+    probes: list[Probe] = import_module(f"{module}.probe").probe()
+    if os.geteuid() != 0:
+        return [*probes, _run_sandbox(name, f"{name}.sandbox.caller")]
+    return [
+        *probes,
+        _run_sandbox(name, f"{name}.sandbox.root"),
+        _run_unprivileged(name, f"{name}.sandbox.unprivileged"),
+    ]
+
+
+def _run_sandbox(name: str, identifier: str) -> Probe:
+    """Run a sandbox and have it testify; every promise is compared with what was seen inside."""
+    from mxc_ops.one_shot import run
+
+    why = "the whole way, from request to result"
+    request = SandboxRequest(
+        name,
+        shell=_TESTIMONY,
+        limits=Limits(memory_mib=256, pids=32),
+        timeout=Timeout(_DEADLINE_MS),
+    )
+    try:
+        result = run(request)
+    except MxcError as error:
+        return Probe(identifier, Health.FAILED, str(error.problems[0].message), why, error.fix, "see the fix")
+    except OSError as error:
+        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why)
+    testimony = read_testimony(result.stdout.decode(errors="replace"))
+    broken = [
+        f"{key} is {testimony.get(key, 'not told')}, not {promised}"
+        for key, promised in _PROMISES.items()
+        if testimony.get(key) != promised
+    ]
+    if broken:
+        said = result.stderr.decode(errors="replace").strip()
+        seen = "; ".join(broken) + (f"; it said: {said[:300]}" if said else "")
+        return Probe(identifier, Health.FAILED, seen, why, "please report this: a promise does not hold here")
+    held = ", ".join(f"{limit.name} by {limit.mechanism}" for limit in result.limits)
+    identity = dict(result.enforced)["identity"]
+    seen = f"ran as {identity}, without capabilities, network or the host's secrets; {held}"
+    return Probe(identifier, Health.OK, seen, why)
+
+
+def read_testimony(text: str) -> dict[str, str]:
+    """``Key: value`` lines as a dictionary."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return {key: value.strip() for key, colon, value in lines if colon}
+
+
+def _run_unprivileged(name: str, identifier: str) -> Probe:
+    """The same, called by somebody without rights: in a child of ours, as our files may be root's alone."""
+    from backends.linux.uid_range import configured_range, lease
+
+    why = "users without root's rights can run sandboxes"
+    try:
+        uids = configured_range()
+        if uids is None:
+            return Probe(
+                identifier, Health.FAILED, "no uid of ours to try it with", why, _prepare(name), "root"
+            )
+        held = lease(uids)
+    except MxcError as error:
+        return Probe(identifier, Health.FAILED, error.problems[0].message, why, error.fix, "root")
+    try:
+        return _in_child(held.uid, name, identifier)
+    finally:
+        os.close(held.lock)
+
+
+def _in_child(uid: int, name: str, identifier: str) -> Probe:
+    import json
+
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os.chdir("/")
+            os.environ.pop("SUDO_UID", None)
+            probe = _run_sandbox(name, identifier)
+            os.write(writer, json.dumps({**asdict(probe), "health": probe.health.value}).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    if not answer:
+        return Probe(identifier, Health.FAILED, "the attempt ended without an answer")
+    fields: dict[str, Any] = json.loads(answer)
+    fields["health"] = Health(fields["health"])
+    return Probe(**fields)
+
+
+def _prepare(name: str) -> str:
+    return f"mxc-ops prep host --backend {name} --yes"
