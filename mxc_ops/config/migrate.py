@@ -61,17 +61,18 @@ def migrate(document: Document, to: str) -> Migration:
         up.lose("/$schema", schema, "names the schema of another version", Severity.DROPPED_DEFAULT)
     shapes = editions.exact(to).shapes
     if document.kind is RequestKind.ONE_SHOT:
-        _drop_unfit_proxy(up)
+        _drop_unfit_proxy(up, document.body)
     body = _fit(up, shapes, document.kind, to)
     return Migration(body, tuple(up.losses.values()))
 
 
-def _drop_unfit_proxy(up: Upgrade) -> None:
+def _drop_unfit_proxy(up: Upgrade, written: Mapping[str, Any]) -> None:
     """From 0.8 a process container has a proxy only with inbound traffic and the host's loopback allowed,
     which the legacy form did not ask for (config-schema.md §3.5)."""
     place = "/runtimeConfig/networkProxy"
     if up.body.get("containment") == "processcontainer" and place in up.origins:
-        proxy = up.body.pop("runtimeConfig")["networkProxy"]
+        del up.body["runtimeConfig"]
+        proxy = written["network"]["proxy"][up.origin(place).rpartition("/")[2]]
         reason = "a process container's proxy would need inbound traffic and the host's loopback allowed"
         up.lose(place, proxy, f"{reason}; nothing is reachable instead")
 
