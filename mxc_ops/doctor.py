@@ -20,15 +20,15 @@ __all__ = ["Report", "examine"]
 
 _DEADLINE_MS = 20_000
 _TESTIMONY = (
-    "cat /proc/self/status; cat /etc/shadow /root/.profile >/dev/null 2>&1"
-    " && echo Leak: yes || echo Leak: no; echo Interfaces: $(grep -c : /proc/net/dev)"
+    "cat /proc/self/status; for path in /etc/shadow /root /home; do [ -e $path ] && leak=$path; done;"
+    " echo Leak: ${leak:-none}; echo Interfaces: $(grep -c : /proc/net/dev)"
 )
 _PROMISES = {
     "CapEff": "0000000000000000",
     "CapBnd": "0000000000000000",
     "NoNewPrivs": "1",
     "Seccomp": "2",
-    "Leak": "no",
+    "Leak": "none",
     "Interfaces": "1",
 }
 
@@ -112,7 +112,7 @@ def _run_sandbox(name: str, identifier: str) -> Probe:
         said = result.stderr.decode(errors="replace").strip()
         seen = "; ".join(broken) + (f"; it said: {said[:300]}" if said else "")
         return Probe(identifier, Health.FAILED, seen, why, "please report this: a promise does not hold here")
-    held = ", ".join(f"{limit.name} by {limit.mechanism}" for limit in result.limits)
+    held = ", ".join(f"{limit.name} by {limit.mechanism}" for limit in result.limits[:2])
     identity = dict(result.enforced)["identity"]
     seen = f"ran as {identity}, without capabilities, network or the host's secrets; {held}"
     return Probe(identifier, Health.OK, seen, why)

@@ -2,7 +2,7 @@
 # Sourced by quickstart and run-tests, from the top of the checkout: makes or updates the Python environment in
 # .venv, from nothing but a Debian system.
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 
 # stop MESSAGE [FIX]
 stop() {

@@ -189,4 +189,10 @@ def _refuse_unprivileged(report: Report, backends: Sequence[str]) -> None:
             names = ", ".join(item.identifier for item in host.in_state(ItemState.WOULD_CHANGE))
             host.state = HostState.NEEDS_PRIVILEGE
             host.problem = f"root is needed for: {names}; 'sudo -n' does not work here"
-            host.fix = f'sudo "$(command -v mxc-ops)" prep host {options} --yes'
+            host.fix = f"sudo {_own_command()} prep host {options} --yes"
+
+
+def _own_command() -> str:
+    """How to call us from a shell of root's, whose search path is another."""
+    beside = Path(sys.executable).with_name("mxc-ops")
+    return str(beside) if beside.exists() else "mxc-ops"
