@@ -52,17 +52,27 @@ def calling_user() -> Caller:
     sudo_uid = os.environ.get("SUDO_UID")
     if uid != 0 or not sudo_uid:
         return Caller(uid, os.getgid(), tuple(os.getgroups()))
-    if not (sudo_uid.isascii() and sudo_uid.isdigit() and int(sudo_uid) <= _HIGHEST_UID):
+    caller = _id(sudo_uid)
+    if caller is None:
         raise _unknown_caller(f"SUDO_UID={sudo_uid!r} is not a user id")
-    if int(sudo_uid) == 0:
+    if caller == 0:
         return Caller(uid, os.getgid(), tuple(os.getgroups()))
     import pwd
 
     try:
-        account = pwd.getpwuid(int(sudo_uid))
+        account = pwd.getpwuid(caller)
     except KeyError:
-        raise _unknown_caller(f"SUDO_UID={sudo_uid} is in no user database") from None
-    return Caller(account.pw_uid, account.pw_gid, tuple(os.getgrouplist(account.pw_name, account.pw_gid)))
+        group = _id(os.environ.get("SUDO_GID", ""))
+        if group is None:
+            raise _unknown_caller(f"SUDO_UID={sudo_uid} is in no user database") from None
+        return Caller(caller, group, (group,))  # no more groups than sudo itself vouches for
+    return Caller(caller, account.pw_gid, tuple(os.getgrouplist(account.pw_name, account.pw_gid)))
+
+
+def _id(text: str) -> int | None:
+    if not (text.isascii() and text.isdigit()) or int(text) > _HIGHEST_UID:
+        return None
+    return int(text)
 
 
 def _unknown_caller(why: str) -> PolicyRefused:
