@@ -6,7 +6,7 @@ Accepted by default in every version, on requests that run or create something; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from backends.errors import Problem
@@ -80,7 +80,7 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def check(extension: dict[str, Any], body: dict[str, Any]) -> Iterator[Problem]:
+def check(extension: dict[str, Any], body: Mapping[str, Any]) -> Iterator[Problem]:
     """The rules between fields of a well-shaped `mxcOps` and the rest of the document."""
     args: list[str] = extension.get("args") or []
     if args and not args[0]:
@@ -98,7 +98,7 @@ def check(extension: dict[str, Any], body: dict[str, Any]) -> Iterator[Problem]:
     yield from _check_secrets(extension, process)
 
 
-def _check_paths(extension: dict[str, Any], body: dict[str, Any]) -> Iterator[Problem]:
+def _check_paths(extension: dict[str, Any], body: Mapping[str, Any]) -> Iterator[Problem]:
     stdin = extension.get("stdin")
     if isinstance(stdin, dict) and not _is_absolute(cast("dict[str, Any]", stdin)):
         yield _not_absolute("/mxcOps/stdin/file")

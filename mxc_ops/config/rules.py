@@ -1,8 +1,8 @@
 """Rules between the fields of a well-shaped document.
 
 `contract_rules` belong to the contracts themselves: upstream's types and schemas state them. `parser_rules`
-are what a parser adds before anything runs: config-schema.md §3 and §4, lifecycle.md §3. Each rule reports all
-its findings. Null counts as absent.
+are what a parser adds before anything runs: config-schema.md §3 and §4, lifecycle.md §3. Each rule reports
+all its findings. Null counts as absent.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mxc_ops.config.versions import Governing
 
 Body = Mapping[str, Any]
 
-_RESERVED_CAPABILITIES = frozenset({"learningmodelogging", "permissivelearningmode"})
+RESERVED_CAPABILITIES = frozenset({"learningmodelogging", "permissivelearningmode"})
 
-_SAME_SECTION = (("processContainer", "appContainer"), ("seatbelt", "macos_sandbox"))
+SAME_SECTION = (("processContainer", "appContainer"), ("seatbelt", "macos_sandbox"))
 
 _PROXY_FIELDS = ("localhost", "builtinTestServer", "url")
 
@@ -41,11 +41,12 @@ _SECTION_OWNERS: Mapping[tuple[str, ...], tuple[str | None, ...]] = {
     ("wslc",): ("wslc",),
     ("hyperlight",): ("hyperlight",),
 }
+_BACKEND_ROOTS = frozenset(path[0] for path in _SECTION_OWNERS)
 
 
 def contract_rules(body: Body, edition: Edition) -> Iterator[Problem]:
     """What the version's own types and schema say beyond the shape of single fields."""
-    for name, old_name in _SAME_SECTION:
+    for name, old_name in SAME_SECTION:
         if old_name in body and name in body:
             yield Problem(
                 "duplicate_key",
@@ -64,20 +65,24 @@ def contract_rules(body: Body, edition: Edition) -> Iterator[Problem]:
 
 def parser_rules(body: Body, governing: Governing, kind: RequestKind) -> Iterator[Problem]:
     """What a parser refuses although every field has its right shape."""
-    if kind is RequestKind.ONE_SHOT:
-        yield from _check_backend_sections(body, governing)
-    else:
-        yield from rules_phase.check(body, governing, kind)
-    if kind in (RequestKind.ONE_SHOT, RequestKind.EXEC):
+    if kind is RequestKind.ONE_SHOT or kind is RequestKind.EXEC:
         yield from _check_process(body)
+    if kind is not RequestKind.ONE_SHOT:
+        yield from rules_phase.check(body, governing, kind)
     if body.get("filesystem"):
         yield from _check_filesystem(body)
-    if body.get("network") or body.get("runtimeConfig") or process_container(body)[1]:
-        yield from rules_network.check(body, governing)
-    yield from _check_capture(body)
-    yield from _check_port_mappings(body)
-    if body.get(extension.KEY):
-        yield from extension.check(body[extension.KEY], dict(body))
+    if body.get("network"):
+        yield from rules_network.check_network(body, governing)
+    has_backend_section = not _BACKEND_ROOTS.isdisjoint(body)
+    if has_backend_section or "runtimeConfig" in body:
+        yield from rules_network.check_runtime_proxy(body, governing)
+    if has_backend_section:
+        if kind is RequestKind.ONE_SHOT:
+            yield from _check_backend_sections(body, governing)
+        yield from _check_capture(body)
+        yield from _check_port_mappings(body)
+    if extension.KEY in body:
+        yield from extension.check(body[extension.KEY] or {}, body)
 
 
 def _check_capabilities(body: Body) -> Iterator[Problem]:
@@ -91,7 +96,7 @@ def _check_capabilities(body: Body) -> Iterator[Problem]:
                 f"{wording.shown(capability)} packs several capabilities into one entry",
                 expected="one capability per entry",
             )
-        elif capability.lower() in _RESERVED_CAPABILITIES:
+        elif capability.lower() in RESERVED_CAPABILITIES:
             yield Problem(
                 "reserved_name",
                 pointer,
@@ -142,7 +147,7 @@ def _check_backend_sections(body: Body, governing: Governing) -> Iterator[Proble
                 expected=f"only a section of {wording.shown(containment or 'process')}",
                 fix=f"remove '{path[-1]}', or set containment to '{owners[0]}'",
             )
-        elif own is not None and (own, path[-1]) not in _SAME_SECTION:
+        elif own is not None and (own, path[-1]) not in SAME_SECTION:
             yield Problem(
                 "foreign_section",
                 pointer,

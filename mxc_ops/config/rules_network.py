@@ -30,36 +30,43 @@ _RESERVED_PEER = "mxc-loopback"
 _PROXY_EXAMPLE = "http://127.0.0.1:8080"
 
 
-def check(body: Body, governing: Governing) -> Iterator[Problem]:
-    """Rules of `network`, `runtimeConfig` and `processContainer.network`."""
+def check_network(body: Body, governing: Governing) -> Iterator[Problem]:
+    """Rules inside `network`, and that only one of its two shapes is used."""
     network = section(body, "network")
     legacy = [f"/network/{name}" for name in LEGACY_FIELDS if network.get(name) is not None]
-    directional = _directional_fields(body, network)
-    if directional and not governing.directional:
-        for pointer in directional:
-            yield Problem(
-                "needs_newer_version",
-                pointer,
-                f"needs schema version 0.8 or later, and this is {wording.shown(governing.declared)}",
-                fix="set version to '0.8.0-alpha'",
-            )
-    elif legacy and directional:
-        for pointer in legacy:
-            yield Problem(
-                "conflicting_fields",
-                pointer,
-                f"cannot be mixed with {wording.listed(_dotted(each) for each in directional)}",
-                expected="one of the two network shapes",
-            )
-    if network.get("proxy") is not None:
-        yield from _check_legacy_proxy(network["proxy"])
-    for name in ("allow", "deny"):
-        for index, rule in enumerate(section(network, "egress").get(name) or ()):
-            yield from _check_rule(rule, f"/network/egress/{name}/{index}")
-    yield from _check_runtime_proxy(body, governing)
+    if legacy:
+        directional = _directional_fields(body)
+        if directional and governing.directional:
+            for pointer in legacy:
+                yield Problem(
+                    "conflicting_fields",
+                    pointer,
+                    f"cannot be mixed with {wording.listed(_dotted(each) for each in directional)}",
+                    expected="one of the two network shapes",
+                )
+        if network.get("proxy") is not None:
+            yield from _check_legacy_proxy(network["proxy"])
+    if not governing.directional:
+        yield from _check_too_new(body, governing)
+    egress = network.get("egress")
+    if egress:
+        for name in ("allow", "deny"):
+            for index, rule in enumerate(egress.get(name) or ()):
+                yield from _check_rule(rule, f"/network/egress/{name}/{index}")
 
 
-def _directional_fields(body: Body, network: dict[str, Any]) -> list[str]:
+def _check_too_new(body: Body, governing: Governing) -> Iterator[Problem]:
+    for pointer in _directional_fields(body):
+        yield Problem(
+            "needs_newer_version",
+            pointer,
+            f"needs schema version 0.8 or later, and this is {wording.shown(governing.declared)}",
+            fix="set version to '0.8.0-alpha'",
+        )
+
+
+def _directional_fields(body: Body) -> list[str]:
+    network = section(body, "network")
     container_name, container = process_container(body)
     there = [f"/network/{name}" for name in ("egress", "ingress") if network.get(name) is not None]
     if body.get("runtimeConfig") is not None:
@@ -186,7 +193,10 @@ def _check_legacy_proxy(proxy: dict[str, Any]) -> Iterator[Problem]:
             yield Problem("invalid_value", "/network/proxy/url", why, expected="http://HOST:PORT")
 
 
-def _check_runtime_proxy(body: Body, governing: Governing) -> Iterator[Problem]:
+def check_runtime_proxy(body: Body, governing: Governing) -> Iterator[Problem]:
+    """Rules of `runtimeConfig` and `processContainer.network`."""
+    if not governing.directional and not body.get("network"):
+        yield from _check_too_new(body, governing)
     proxy = section(body, "runtimeConfig").get("networkProxy")
     name, container = process_container(body)
     peer = section(container, "network").get("allowedProxyPeer")

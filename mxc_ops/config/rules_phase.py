@@ -81,7 +81,8 @@ def _check_provision(body: Body, backend: str) -> Iterator[Problem]:
             "missing_acknowledgement",
             "/network",
             "an isolation session cannot restrict the network; the request must acknowledge that",
-            expected='{"defaultPolicy": "allow", "allowLocalNetwork": true}, or all directional defaults "allow"',
+            expected='{"defaultPolicy": "allow", "allowLocalNetwork": true}, '
+            'or egress.default, ingress.default and ingress.hostLoopback "allow"',
         )
 
 

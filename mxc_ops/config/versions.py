@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from backends.errors import ConfigError, Problem
@@ -43,9 +44,16 @@ def governing(body: Mapping[str, Any], strictness: Strictness) -> Governing:
     if strictness is Strictness.CONTRACT:
         return _of_contract(body, declared)
     if declared is None or declared == "":
-        return Governing(None, None, editions.ranged(_CURRENT_MINOR))
+        return _of_range("")
     if not isinstance(declared, str):
         raise _wrong_type(declared)
+    return _of_range(declared)
+
+
+@lru_cache(maxsize=64)
+def _of_range(declared: str) -> Governing:
+    if not declared:
+        return Governing(None, None, editions.ranged(_CURRENT_MINOR))
     if declared in editions.EXACT:
         return Governing(declared, declared, editions.exact(declared))
     minor = _ranged_minor(declared)
@@ -77,6 +85,8 @@ def _ranged_minor(declared: str) -> int:
         )
     major, minor, _patch = numbers
     oldest, newest = editions.RANGED_MINORS[0], editions.RANGED_MINORS[-1]
+    if (0, oldest) <= (major, minor) <= (0, newest):
+        return minor
     supported = f"0.{oldest} to 0.{newest}, or exactly {wording.listed(editions.EXACT)}"
     if (major, minor) < (0, oldest):
         raise _refused(
@@ -85,14 +95,12 @@ def _ranged_minor(declared: str) -> int:
             expected=supported,
             fix=f"rewrite the document for a newer version, e.g. {editions.EXACT[1]}",
         )
-    if (major, minor) > (0, newest):
-        raise _refused(
-            "unsupported_version",
-            f"config schema version {wording.shown(declared)} is newer than supported",
-            expected=supported,
-            fix=f"set version to '{editions.EXACT[1]}', or upgrade mxc-ops",
-        )
-    return minor
+    raise _refused(
+        "unsupported_version",
+        f"config schema version {wording.shown(declared)} is newer than supported",
+        expected=supported,
+        fix=f"set version to '{editions.EXACT[1]}', or upgrade mxc-ops",
+    )
 
 
 def _semver(text: str) -> tuple[int, int, int] | None:

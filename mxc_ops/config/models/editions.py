@@ -140,8 +140,8 @@ def extended(edition: Edition) -> Edition:
             shapes[name] = {**shape, extension.KEY: section("MxcOps")}
         if "process" in shape and name != "MxcOps":
             shapes[name] = {**shapes[name], "process": optional(shape["process"])}
-    command = optional(edition.shapes["Process"]["commandLine"])
-    shapes["Process"] = {**edition.shapes["Process"], "commandLine": replace(command, min_length=0)}
+    process = edition.shapes["Process"]
+    shapes["Process"] = {**process, "commandLine": optional(process["commandLine"])}
     return replace(edition, shapes=shapes | extension.SHAPES)
 
 
