@@ -2,8 +2,8 @@
 
 The view that bubblewrap mounts is the policy already, so everything in it may be read and executed;
 writing, creating and removing is allowed below the writable trees only, also if a mount were to be writable
-by mistake. Abstract unix sockets and processes outside the workload's own domain are out of reach. TCP is left
-to the network namespace.
+by mistake. Abstract unix sockets and processes outside the workload's own domain are out of reach. TCP is
+left to the network namespace.
 """
 
 from __future__ import annotations
