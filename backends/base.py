@@ -14,9 +14,11 @@ deep inside a backend can still name the field that the user wrote.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Protocol
+
+from backends.frozen import frozen
 
 
 class Access(Enum):
@@ -60,7 +62,7 @@ class Support(Enum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True)
+@frozen
 class Asked:
     """One field of the document that asks for a `Feature`; `value` is the field's own text, safe to print."""
 
@@ -69,7 +71,7 @@ class Asked:
     value: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Grant:
     """One entry of `filesystem`: the path exactly as the user wrote it."""
 
@@ -79,7 +81,7 @@ class Grant:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class SecretSource:
     """Where the value of an environment variable comes from when it must not stand in the document."""
 
@@ -87,7 +89,7 @@ class SecretSource:
     fd: int | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Environment:
     """`entries`: exactly what the workload gets, as (name, value). `secrets`: names filled from elsewhere."""
 
@@ -95,7 +97,7 @@ class Environment:
     secrets: tuple[tuple[str, SecretSource], ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Limits:
     """What the workload may use at most; `None` is "not asked for".
 
@@ -113,7 +115,7 @@ class Limits:
     best_effort: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@frozen
 class Timeout:
     """Wall-clock deadline. After `after_ms` the signal is sent, `grace_ms` later everything is killed.
 
@@ -132,7 +134,7 @@ class StdinMode(Enum):
     TEXT = "text"
 
 
-@dataclass(frozen=True)
+@frozen
 class Stdin:
     """Where the workload's standard input comes from; `content` is the path (FILE) or the text (TEXT)."""
 
@@ -140,7 +142,7 @@ class Stdin:
     content: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class SandboxRequest:
     """One run, whatever the backend: what the canonical document says, in our own words.
 
@@ -153,12 +155,12 @@ class SandboxRequest:
     shell: str | None = None
     args: tuple[str, ...] = ()
     cwd: str | None = None
-    environment: Environment = field(default_factory=Environment)
+    environment: Environment = Environment()
     grants: tuple[Grant, ...] = ()
     asked: tuple[Asked, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    timeout: Timeout = field(default_factory=Timeout)
-    stdin: Stdin = field(default_factory=Stdin)
+    limits: Limits = Limits()
+    timeout: Timeout = Timeout()
+    stdin: Stdin = Stdin()
     tty: bool = False
     seccomp: str = "default"
     user: int | None = None
@@ -167,7 +169,7 @@ class SandboxRequest:
     document_hash: str = ""
     warnings: tuple[str, ...] = ()
     """What the user should know about the document although it is run; goes into the result."""
-    pointers: Mapping[str, str] = field(default_factory=dict[str, str])
+    pointers: Mapping[str, str] = MappingProxyType({})
     """Where the document says a thing, by our field name (``cwd`` → ``/process/cwd``), for error messages."""
 
 
@@ -185,7 +187,7 @@ class PathState(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
+@frozen
 class SymlinkHop:
     """A symbolic link met while resolving a path: `link` (absolute, its parents real) points to `target`."""
 
@@ -193,7 +195,7 @@ class SymlinkHop:
     target: str
 
 
-@dataclass(frozen=True)
+@frozen
 class HostPath:
     """What one path of the policy is on the host. Pure data; the open descriptor travels beside the plan.
 
@@ -224,7 +226,7 @@ class HostPath:
     error: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class OtherName:
     """Another name, on the host, of a denied or read-only object or of something below such a directory.
 
@@ -250,7 +252,7 @@ class Effect(Enum):
     SYMLINK = "symlink"
 
 
-@dataclass(frozen=True)
+@frozen
 class ViewEntry:
     """One step, applied in order: later entries cover earlier ones.
 
@@ -270,7 +272,7 @@ class ViewEntry:
     traversable: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class FilesystemView:
     """The resolved policy: what to mount, shallow to deep, and how each written path ended up."""
 
@@ -279,7 +281,7 @@ class FilesystemView:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Capabilities:
     """What a backend can hold, as data.
 
@@ -293,7 +295,7 @@ class Capabilities:
     interactive_tty: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class LimitOutcome:
     """How one limit was held: `name` as the document spells it, `scope` "sandbox", "process" or "file".
 
@@ -307,7 +309,7 @@ class LimitOutcome:
     hit: bool | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Usage:
     """What the run used. CPU times in ms over all waited-for processes, `max_rss_kib` of the largest one."""
 
@@ -324,7 +326,7 @@ class Outcome(Enum):
     KILLED = "killed"  # by us, on the caller's wish
 
 
-@dataclass(frozen=True)
+@frozen
 class Ended:
     """How the workload ended. `exit_code` is the workload's own, or 128 + signal."""
 
@@ -335,7 +337,7 @@ class Ended:
     limits: tuple[LimitOutcome, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Streams:
     """Descriptors the workload gets as 0, 1 and 2. They stay the caller's to close. `tty`: 0 is a terminal's
     slave side that shall become the workload's controlling terminal."""
@@ -346,7 +348,7 @@ class Streams:
     tty: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Observed:
     """Facts (pure data, may be stored and compared) and the open descriptors that belong to them."""
 

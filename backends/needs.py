@@ -1,4 +1,4 @@
-"""What a host must have for a backend, as data: read by `prep` (to satisfy), `doctor` (to check), docs (to list)."""
+"""What a host must have for a backend, as data that prep satisfies, doctor checks and the docs list."""
 
 from __future__ import annotations
 

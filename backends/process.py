@@ -12,13 +12,14 @@ import signal
 from _queue import SimpleQueue
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+from backends.frozen import frozen
 
 _FIRST_FREE = 3
 
 
-@dataclass(frozen=True)
+@frozen
 class Spawned:
     """A started child. `pidfd` belongs to the caller; the child is reaped with `reap`."""
 

@@ -6,11 +6,11 @@ Spec: config-schema.md §2 (values, intents, aliases).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 
 from backends.base import Backend
 from backends.errors import Problem, UnsupportedContainment
+from backends.frozen import frozen
 
 _POINTER = "/containment"
 
@@ -24,7 +24,7 @@ _PROCESS_BY_PLATFORM: Mapping[str, str] = {
 _VM_BY_PLATFORM: Mapping[str, str] = {"win32": "windows_sandbox"}
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """One containment: `module` is None while mxc-ops has no backend for it, and `why` says so."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from backends.base import (
     Stdin,
     Timeout,
 )
+from backends.frozen import replace
 from mxc_ops import policy_checks
 
 Path = str | os.PathLike[str]
@@ -93,7 +95,7 @@ class Policy:
 
     def replace(self, **changes: Any) -> Policy:
         """This policy with some arguments changed, checked again."""
-        return replace(self, **changes)
+        return replace_fields(self, **changes)
 
     def request(self, command: str | Sequence[str]) -> SandboxRequest:
         """The request to run `command`: a str is a line for the sandbox's shell, a sequence needs no shell.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, Problem
+from backends.frozen import frozen
 from backends.linux.cgroups import NO_CGROUPS, CgroupFacts
 from backends.linux.uid_range import UidRange
 
@@ -54,7 +54,7 @@ ETC_PARTS = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class BaselineEntry:
     """A part of the host that every sandbox sees: bound read-only, or, with `target`, recreated as a link."""
 
@@ -62,7 +62,7 @@ class BaselineEntry:
     target: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Helper:
     """The bwrap program: where it is, its version text, and which of `NEEDED_OPTIONS` it lacks."""
 
@@ -72,7 +72,7 @@ class Helper:
     setuid: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class BubblewrapFacts:
     """Everything a plan is made from besides the request and the filesystem view.
 

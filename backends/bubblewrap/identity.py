@@ -6,16 +6,15 @@ uid of our own range, and sees the files of a grant's owner as its own through a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from backends.base import SandboxRequest
 from backends.bubblewrap.facts import FIX, BubblewrapFacts
 from backends.errors import BackendUnavailable, PolicyRefused, Problem
+from backends.frozen import frozen
 
 OVERFLOW_ID = 65534
 
 
-@dataclass(frozen=True)
+@frozen
 class Identity:
     """`kind`: "range" (a uid of our own, chosen at launch), "named" (mxcOps.user) or "caller".
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout, ViewEntry
 from backends.bubblewrap.facts import FIX, BubblewrapFacts
 from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import PolicyRefused, Problem
+from backends.frozen import frozen
 from backends.linux.limits import LimitPlan, plan_limits
 
 HOSTNAME = "mxc-sandbox"
@@ -33,7 +33,7 @@ ETC_FILES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class PlannedFile:
     """A file made from nothing: `token` stands in the options where its descriptor's number will be."""
 
@@ -41,7 +41,7 @@ class PlannedFile:
     content: str
 
 
-@dataclass(frozen=True)
+@frozen
 class PlannedGrant:
     """A host object to bind: found again at launch by `slot`, and verified to be `object` (device, inode).
 
@@ -58,7 +58,7 @@ class PlannedGrant:
     owner: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@frozen
 class BubblewrapPlan:
     """All that a launch does, as data. Options beginning with ``@`` stand for descriptors and stage paths."""
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+
+from backends.frozen import frozen
 
 MAGIC = 0x4C43584D  # "MXCL"
 VERSION = 1
@@ -100,7 +101,7 @@ class Step(IntEnum):
     EVENTS = 44
 
 
-@dataclass(frozen=True)
+@frozen
 class IdMap:
     """Files of `owner_*` (ids on the host) appear as, and are written by, `sandbox_*` (ids on the host)."""
 
@@ -110,7 +111,7 @@ class IdMap:
     sandbox_gid: int
 
 
-@dataclass(frozen=True)
+@frozen
 class StageMount:
     """One grant, mounted at ``STAGE/<its index>``, nosuid and nodev, submounts included.
 
@@ -126,7 +127,7 @@ class StageMount:
     id_map: IdMap | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class OutsideSpec:
     """What the launcher does on the host before it becomes `argv` (``argv[0]`` is an absolute path).
 
@@ -146,7 +147,7 @@ class OutsideSpec:
     keep: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class LandlockPath:
     """Access (``LANDLOCK_ACCESS_FS_*`` bits) below `path`, as seen inside; `optional`: it may be missing."""
 
@@ -155,7 +156,7 @@ class LandlockPath:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class LandlockRules:
     """A ruleset for the newest interface known; the launcher leaves out what the running kernel lacks.
 
@@ -170,7 +171,7 @@ class LandlockRules:
     minimum_abi: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class InsideSpec:
     """What process 1 of the sandbox starts, and under which last restrictions.
 
@@ -193,14 +194,14 @@ class InsideSpec:
     seccomp: bytes = b""
 
 
-@dataclass(frozen=True)
+@frozen
 class Started:
     """The workload's program runs. `landlock_abi` is the interface its ruleset was applied with (0: none)."""
 
     landlock_abi: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Failed:
     """Set-up failed and nothing of the workload ran; `index` counts mounts, cgroups, rlimits or paths."""
 
@@ -209,7 +210,7 @@ class Failed:
     index: int
 
 
-@dataclass(frozen=True)
+@frozen
 class EndedMessage:
     """The workload ended: `status` as ``waitpid`` gives it; usage over every process of the sandbox."""
 

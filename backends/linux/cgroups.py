@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+
+from backends.frozen import frozen
 
 _FOLDER = "mxc-ops"
 _CPU_PERIOD_US = 100_000
 CONTROLLERS = ("memory", "pids", "cpu")
 
 
-@dataclass(frozen=True)
+@frozen
 class CgroupFacts:
     """Where groups can be made: `parents` maps each usable controller to a directory we may create in."""
 

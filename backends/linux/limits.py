@@ -9,10 +9,10 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from backends.base import LimitOutcome, Limits
 from backends.errors import PolicyRefused, Problem
+from backends.frozen import frozen, replace
 from backends.linux.cgroups import CgroupFacts, limit_settings
 
 MIB = 1024 * 1024
@@ -21,7 +21,7 @@ DEFAULT_TMP_MIB = 256
 _POINTER = "/mxcOps/limits"
 
 
-@dataclass(frozen=True)
+@frozen
 class LimitPlan:
     """How every limit of one run is held.
 

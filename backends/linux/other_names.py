@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from backends.frozen import replace
 
 from backends.base import Access, HostPath, ObjectKind, OtherName
 from backends.linux.exposure import Exposure, Spot, Unaccounted

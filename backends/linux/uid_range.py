@@ -10,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, ConfigError, Problem
+from backends.frozen import frozen
 
 HOST_FILE = Path("/etc/mxc-ops/host.json")
 RUN_DIRECTORY = Path("/run/mxc-ops")
@@ -21,7 +21,7 @@ _LOCKS = RUN_DIRECTORY / "uids"
 _FIX = "mxc-ops prep host --backend bubblewrap --yes"
 
 
-@dataclass(frozen=True)
+@frozen
 class UidRange:
     """`count` consecutive host uids (and equal gids) from `first` on."""
 
@@ -29,7 +29,7 @@ class UidRange:
     count: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Lease:
     """A uid that is ours while `lock` is open in some process."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from backends.frozen import replace
 from pathlib import Path
 
 import pytest

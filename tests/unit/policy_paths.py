@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import stat
 from collections.abc import Sequence
-from dataclasses import replace
+from backends.frozen import replace
 
 import pytest
 

@@ -108,7 +108,7 @@ def test_denying_one_name_denies_the_granted_other() -> None:
 def test_objects_of_different_devices_with_one_inode_number_are_different() -> None:
     first = there("/data", RW)
     other = there("/mnt", RO, same_as=first)
-    from dataclasses import replace
+    from backends.frozen import replace
 
     view = resolve_filesystem([first, replace(other, device=2)])
     assert steps(view) == [("read-write", "/data"), ("read-only", "/mnt")]
