@@ -51,7 +51,9 @@ class _Compiler:
             if nulls and not kind.required and kind.section != "MxcOps":
                 schema = {"type": "nullable", "schema": schema}
             fields[name] = {"type": "typed-dict-field", "schema": schema, "required": kind.required}
-        return cast("CoreSchema", {"type": "typed-dict", "fields": fields, "extra_behavior": "forbid"})
+        # An object's fields follow the object's own configuration, not the validator's.
+        schema = {"type": "typed-dict", "fields": fields, "extra_behavior": "forbid", "config": _STRICT}
+        return cast("CoreSchema", schema)
 
     def _kind(self, kind: Kind) -> Any:
         match kind.sort:
