@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
@@ -114,10 +113,10 @@ _examined: dict[tuple[str, int, int], Helper] = {}
 
 
 def _examine(path: str) -> Helper:
-    status = os.stat(path)  # noqa: PTH116 - pathlib would be slower here, on the path of every run
+    status = os.stat(path)
     key = (path, status.st_ino, status.st_mtime_ns)
     if key not in _examined:
-        text = Path(path).read_bytes()
+        text = _read(path)
         if text.startswith(b"\x7fELF"):
             version = _version_literal(text)
         else:
@@ -125,6 +124,11 @@ def _examine(path: str) -> Helper:
         missing = tuple(option for option in NEEDED_OPTIONS if option.encode() not in text)
         _examined[key] = Helper(path, version, missing, bool(status.st_mode & 0o4000))
     return _examined[key]
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _version_literal(program: bytes) -> str:
@@ -174,7 +178,7 @@ def observe_baseline() -> tuple[BaselineEntry, ...]:
     found: list[BaselineEntry] = []
     for path in (*PROGRAM_DIRECTORIES, *ETC_PARTS):
         try:
-            target = os.readlink(path)  # noqa: PTH115 - on the path of every run
+            target = os.readlink(path)
         except FileNotFoundError:
             continue
         except OSError:  # EINVAL: not a link

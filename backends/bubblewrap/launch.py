@@ -21,7 +21,7 @@ from backends.linux import landlock, seccomp
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
 from backends.linux.uid_range import RUN_DIRECTORY, Lease, UidRange, lease
 
-_STAGE = RUN_DIRECTORY / "stage"
+_STAGE = f"{RUN_DIRECTORY}/stage"
 _FIRST_FREE = 3
 
 
@@ -144,7 +144,7 @@ def _outside_spec(
             *(f"/proc/self/fd/{program}", "inside", str(inside)),
         ),
         cgroups=tuple(cgroups),
-        stage=str(_STAGE) if mounts else "",
+        stage=_STAGE if mounts else "",
         mounts=tuple(mounts),
         identity=identity if plan.identity.staged else None,
         keep=tuple(sorted(keep - {control})),
@@ -198,7 +198,7 @@ def _make_stage_directory() -> None:
     """An empty directory that each root launch mounts its own tmpfs on, in a mount namespace of its own."""
     for directory in (RUN_DIRECTORY, _STAGE):
         try:
-            directory.mkdir(mode=0o755)
-            directory.chmod(0o755)
+            os.mkdir(directory, mode=0o755)
+            os.chmod(directory, 0o755)  # whatever our umask is
         except FileExistsError:
             continue

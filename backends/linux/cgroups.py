@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 
 from backends.frozen import frozen
 
@@ -32,7 +31,7 @@ class CgroupFacts:
 NO_CGROUPS = CgroupFacts("none", {})
 
 
-def observe_cgroups(proc: Path = Path("/proc/self")) -> CgroupFacts:
+def observe_cgroups(proc: str = "/proc/self") -> CgroupFacts:
     """Find the controllers in which the caller may create groups. Reads only.
 
     Parameters
@@ -40,8 +39,8 @@ def observe_cgroups(proc: Path = Path("/proc/self")) -> CgroupFacts:
     proc: the process directory whose ``cgroup`` and ``mountinfo`` are read.
     """
     try:
-        memberships = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
-        mounts = _cgroup_mounts((proc / "mountinfo").read_text())
+        memberships = [line.split(":", 2) for line in _read(f"{proc}/cgroup").splitlines()]
+        mounts = _cgroup_mounts(_read(f"{proc}/mountinfo"))
     except OSError:
         return NO_CGROUPS
     unified = next((path for number, names, path in memberships if number == "0" and not names), None)
@@ -68,10 +67,10 @@ def _cgroup_mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
     return mounts
 
 
-def _own_directory(mount: tuple[str, str], path: str) -> Path:
+def _own_directory(mount: tuple[str, str], path: str) -> str:
     point, root = mount
     inside = path.removeprefix(root.rstrip("/")) if root != "/" else path
-    return Path(point + inside)
+    return (point + inside).rstrip("/")
 
 
 def _v1_parents(mounts: Mapping[str, tuple[str, str]], memberships: list[list[str]]) -> dict[str, str]:
@@ -81,7 +80,7 @@ def _v1_parents(mounts: Mapping[str, tuple[str, str]], memberships: list[list[st
             if controller in CONTROLLERS and controller in mounts:
                 own = _own_directory(mounts[controller], path)
                 if os.access(own, os.W_OK | os.X_OK):
-                    parents[controller] = str(own)
+                    parents[controller] = own
     return parents
 
 
@@ -91,18 +90,17 @@ def _v2_parents(mount: tuple[str, str], path: str) -> dict[str, str]:
     Only a group without processes of its own may hand controllers down, except for the root group; moving a
     process also needs write permission on the common ancestor's cgroup.procs.
     """
-    own = _own_directory(mount, path)
-    for directory in (own, *own.parents):
-        if len(str(directory)) < len(mount[0]):
-            break
+    directory = _own_directory(mount, path)
+    while len(directory) >= len(mount[0]):
         with suppress(OSError):
-            handed_down = (directory / "cgroup.subtree_control").read_text().split()
+            handed_down = _read(f"{directory}/cgroup.subtree_control").split()
             usable = [name for name in CONTROLLERS if name in handed_down]
             writable = os.access(directory, os.W_OK | os.X_OK) and os.access(
-                directory / "cgroup.procs", os.W_OK
+                f"{directory}/cgroup.procs", os.W_OK
             )
             if usable and writable:
-                return dict.fromkeys(usable, str(directory))
+                return dict.fromkeys(usable, directory)
+        directory = os.path.dirname(directory)
     return {}
 
 
@@ -122,19 +120,19 @@ class SandboxCgroup:
 
         Raises `OSError` when the kernel refuses; nothing is left behind then.
         """
-        self._directories: dict[str, Path] = {}
+        self._directories: dict[str, str] = {}
         self._version = facts.version
         name = f"{_FOLDER}-{os.getpid()}-{_start_time(os.getpid())}-{next(_sequence)}"
         try:
             for controller, files in settings.items():
-                parent = Path(facts.parents[controller])
+                parent = facts.parents[controller]
                 _sweep_once(parent)
-                directory = parent / name
+                directory = f"{parent}/{name}"
                 if directory not in self._directories.values():
-                    directory.mkdir()
+                    os.mkdir(directory)
                 self._directories[controller] = directory
                 for file, text in files.items():
-                    _write_setting(directory / file, text)
+                    _write_setting(directory, file, text)
         except OSError:
             self.remove()
             raise
@@ -142,14 +140,16 @@ class SandboxCgroup:
     def open_join_fds(self) -> list[int]:
         """Descriptors of each group's ``cgroup.procs``; a process that writes ``0`` there joins."""
         return [
-            os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             for directory in sorted(set(self._directories.values()))
         ]
 
     def read_hits(self) -> dict[str, bool]:
         """Controller → whether its limit was hit during the run."""
         return {
-            controller: any(_counter(directory / file, key) > 0 for file, key in _HIT_COUNTERS[controller])
+            controller: any(
+                _counter(f"{directory}/{file}", key) > 0 for file, key in _HIT_COUNTERS[controller]
+            )
             for controller, directory in self._directories.items()
         }
 
@@ -157,7 +157,7 @@ class SandboxCgroup:
         """Remove the (empty) groups; a group that still has a dying process is left for the next sweep."""
         for directory in set(self._directories.values()):
             with suppress(OSError):
-                directory.rmdir()
+                os.rmdir(directory)
 
 
 _HIT_COUNTERS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -193,18 +193,22 @@ def limit_settings(
     return settings
 
 
-def _write_setting(file: Path, text: str) -> None:
-    optional = file.name.startswith("?")
-    target = file.with_name(file.name.removeprefix("?"))
-    if optional and not target.exists():
+def _read(file: str) -> str:
+    with open(file) as handle:
+        return handle.read()
+
+
+def _write_setting(directory: str, file: str, text: str) -> None:
+    target = f"{directory}/{file.removeprefix('?')}"
+    if file.startswith("?") and not os.path.exists(target):
         return
-    with target.open("w") as handle:
+    with open(target, "w") as handle:
         handle.write(text)
 
 
-def _counter(file: Path, key: str) -> int:
+def _counter(file: str, key: str) -> int:
     with suppress(OSError, ValueError):
-        for line in file.read_text().splitlines():
+        for line in _read(file).splitlines():
             name, _, value = line.partition(" ")
             if name == key:
                 return int(value)
@@ -214,7 +218,7 @@ def _counter(file: Path, key: str) -> int:
 def _start_time(pid: int) -> str | None:
     """Start time in clock ticks since boot: with the pid, an identity (proc(5), stat, field 22)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
     except OSError:
         return None
 
@@ -222,13 +226,15 @@ def _start_time(pid: int) -> str | None:
 _swept: set[str] = set()
 
 
-def _sweep_once(parent: Path) -> None:
+def _sweep_once(parent: str) -> None:
     """Remove the empty groups of owners that are dead, once per process and directory."""
-    if str(parent) in _swept:
+    if parent in _swept:
         return
-    _swept.add(str(parent))
-    for entry in parent.glob(f"{_FOLDER}-*-*-*"):
-        _, pid, started, _ = entry.name.rsplit("-", 3)
+    _swept.add(parent)
+    for name in os.listdir(parent):
+        if not name.startswith(f"{_FOLDER}-") or name.count("-") != _FOLDER.count("-") + 3:
+            continue
+        _, pid, started, _ = name.rsplit("-", 3)
         if pid.isdigit() and _start_time(int(pid)) != started:
             with suppress(OSError):
-                entry.rmdir()
+                os.rmdir(f"{parent}/{name}")

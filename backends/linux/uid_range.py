@@ -10,14 +10,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from pathlib import Path
 
 from backends.errors import BackendUnavailable, ConfigError, Problem
 from backends.frozen import frozen
 
-HOST_FILE = Path("/etc/mxc-ops/host.json")
-RUN_DIRECTORY = Path("/run/mxc-ops")
-_LOCKS = RUN_DIRECTORY / "uids"
+HOST_FILE = "/etc/mxc-ops/host.json"
+RUN_DIRECTORY = "/run/mxc-ops"
+_LOCKS = f"{RUN_DIRECTORY}/uids"
 _FIX = "mxc-ops prep host --backend bubblewrap --yes"
 
 
@@ -37,22 +36,23 @@ class Lease:
     lock: int
 
 
-def configured_range(host_file: Path = HOST_FILE) -> UidRange | None:
+def configured_range(host_file: str = HOST_FILE) -> UidRange | None:
     """The range that prep recorded; None when this host was not prepared.
 
     Raises `ConfigError` when the file is there and unusable.
     """
     try:
-        recorded = json.loads(host_file.read_bytes())["uidRange"]
+        with open(host_file, "rb") as file:
+            recorded = json.loads(file.read())["uidRange"]
         found = UidRange(int(recorded["first"]), int(recorded["count"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            Problem("host_file", str(host_file), f"the uid range cannot be read: {error}", fix=_FIX)
+            Problem("host_file", host_file, f"the uid range cannot be read: {error}", fix=_FIX)
         ) from error
     if found.first < 1000 or found.count < 1 or found.first + found.count > 2**32 - 2:
-        raise ConfigError(Problem("host_file", str(host_file), "the uid range is not usable", fix=_FIX))
+        raise ConfigError(Problem("host_file", host_file, "the uid range is not usable", fix=_FIX))
     return found
 
 
@@ -65,11 +65,11 @@ def lease(uids: UidRange) -> Lease:
     Raises `BackendUnavailable` (retryable) when all are taken.
     """
     global _next_offset  # noqa: PLW0603 - only a hint where to look first
-    _LOCKS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.makedirs(_LOCKS, mode=0o700, exist_ok=True)
     for _ in range(uids.count):
         _next_offset += 1
         uid = uids.first + _next_offset % uids.count
-        lock = os.open(_LOCKS / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = os.open(f"{_LOCKS}/{uid}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
