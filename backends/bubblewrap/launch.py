@@ -199,6 +199,6 @@ def _make_stage_directory() -> None:
     for directory in (RUN_DIRECTORY, _STAGE):
         try:
             os.mkdir(directory, mode=0o755)
-            os.chmod(directory, 0o755)  # whatever our umask is
+            os.chmod(directory, 0o755)  # noqa: S103 - sandboxes' uids pass through, whatever our umask is
         except FileExistsError:
             continue
