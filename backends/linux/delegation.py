@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from backends.errors import PolicyRefused, Problem
+from backends.frozen import frozen
 
 if TYPE_CHECKING:
     import ctypes
@@ -34,7 +34,7 @@ _AT_EMPTY_PATH = 0x1000
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
-@dataclass(frozen=True)
+@frozen
 class Caller:
     """The real user that a run is made for: host uid, primary gid, supplementary groups."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from backends.base import Access
+from backends.frozen import frozen
 from backends.linux.mountinfo import Mount, mount_id
 from backends.pathnames import relocate, within
 
@@ -21,7 +21,7 @@ class Unaccounted(Exception):
     """Names of an object may exist that could not be looked for."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Spot:
     """A place inside a file system: the path `root` below the top of the file system `device` (major:minor).
 
@@ -32,7 +32,7 @@ class Spot:
     root: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Window:
     """A part of a file system shown at `place`: a mount, or a tree inside one."""
 
@@ -74,7 +74,7 @@ class Exposure:
         except OSError as failure:
             raise Unaccounted(path) from failure
         try:
-            place = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - of a descriptor
+            place = os.readlink(f"/proc/self/fd/{descriptor}")
             if place not in self.access:
                 self.access[place] = Access.READ_ONLY
                 self._add_windows(place, descriptor)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from backends.frozen import frozen
 
 __all__ = ["KERNEL_INTERFACES", "Mount", "mount_id", "parse_mountinfo", "read_mountinfo"]
 
@@ -18,7 +19,7 @@ KERNEL_INTERFACES = frozenset((
 """File systems that are windows into the kernel, not storage."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Mount:
     """One mount: the directory (or file) `root` of the file system `device` (major:minor) seen at `point`."""
 

@@ -1,6 +1,5 @@
 """From a written path to the object: a descriptor, each symbolic link on the way, the true place."""
 
-# ruff: noqa: PTH115, PTH116
 # (descriptors rather than paths, and microseconds per path)
 
 from __future__ import annotations
@@ -8,9 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 
 from backends.base import SymlinkHop
+from backends.frozen import frozen
 from backends.pathnames import fold
 
 __all__ = ["Arrival", "arrive"]
@@ -19,7 +18,7 @@ _OPEN = os.O_PATH | os.O_CLOEXEC
 _MOST_LINKS = 40  # the kernel's own bound (path_resolution(7))
 
 
-@dataclass(frozen=True)
+@frozen
 class Arrival:
     """Where a path leads. Nothing there: no `descriptor`, and `canonical` is where it would be."""
 

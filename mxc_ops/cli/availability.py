@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from backends.frozen import frozen
 from backends.needs import Health
 from backends.registry import CONTAINMENTS
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from backends.needs import Probe
 
 
-@dataclass(frozen=True)
+@frozen
 class Availability:
     """`why` it is not usable, and how to `fix` that; `warnings` when it is, but not as it should be."""
 

@@ -6,8 +6,9 @@ Spec: cli-sdk.md §1. A table of our own, because argparse alone costs a sixth o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+from backends.frozen import frozen
 
 
 class Takes(Enum):
@@ -16,7 +17,7 @@ class Takes(Enum):
     OPTIONAL_VALUE = "a value, only after ="
 
 
-@dataclass(frozen=True)
+@frozen
 class Flag:
     takes: Takes
     help: str
@@ -47,7 +48,7 @@ class FlagError(Exception):
     """The command line is wrong; the text is complete, as upstream's argument parser words it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ExecOptions:
     """The command line as read. `given` holds the flags without a value, `values` the others, `command` what
     stood after ``--`` (empty: nothing did)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from backends.errors import Problem
+from backends.frozen import frozen
 
 __all__ = ["Document", "RequestKind", "Strictness"]
 
@@ -34,7 +34,7 @@ class RequestKind(Enum):
     DEPROVISION = "deprovision"
 
 
-@dataclass(frozen=True)
+@frozen
 class Document:
     """A validated document.
 

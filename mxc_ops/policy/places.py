@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from backends.base import Access, HostPath, ObjectKind, OtherName, PathState
+from backends.frozen import frozen
 
 __all__ = ["Place", "nearest_place", "tighten"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """One canonical path and the access it ends up with; `pointer` names the entry that decided it."""
 
