@@ -123,13 +123,15 @@ def read_secrets(environment: Environment) -> SecretValues:
     ended within 10 s, holding a NUL, or too long for the kernel; `PolicyRefused` when the rights of the user
     behind sudo cannot be taken on.
     """
+    from mxc_ops.config import wording
+
     values: list[tuple[str, str]] = []
     problems: list[Problem] = []
     for name, source in environment.secrets:
         try:
             values.append((name, _value(name, source)))
         except _Unreadable as failure:
-            pointer = f"{_SECRETS_POINTER}/{_shown(name).replace('~', '~0').replace('/', '~1')}"
+            pointer = wording.pointer(("mxcOps", "env", name))
             problems.append(Problem("secret_unreadable", pointer, str(failure), fix=failure.fix))
     if problems:
         raise ConfigError(problems)

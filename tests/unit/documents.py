@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import strategies as st
 
@@ -18,6 +18,14 @@ def loaded(**fields: Any) -> Document:
     if "phase" not in fields:
         fields.setdefault("process", {"commandLine": "true"})
     return load(json.dumps(fields).encode())
+
+
+def look_up(body: Any, pointer: str) -> Any:
+    """What stands at a JSON pointer. Raises KeyError or IndexError when nothing does."""
+    place = body
+    for segment in pointer.split("/")[1:]:
+        place = cast("Any", place[int(segment)] if isinstance(place, list) else place[segment])
+    return place
 
 
 def reloaded(body: dict[str, Any]) -> Document:
@@ -44,8 +52,8 @@ HOSTS = st.sampled_from(
     ]
 )
 
-PROXIES = st.one_of(
-    st.builds(lambda port: {"localhost": port}, st.integers(1, 65535)),
+PROXIES: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.fixed_dictionaries({"localhost": st.integers(1, 65535)}),
     st.just({"builtinTestServer": True}),
     st.sampled_from(
         [
@@ -131,7 +139,7 @@ def ranged_bodies(draw: st.DrawFn) -> dict[str, Any]:
     }
     if containment in _SECTION_NAMES and draw(st.booleans()):
         body[_SECTION_NAMES[containment]] = draw(SECTIONS[containment])
-    experimental = draw(
+    experimental: dict[str, Any] = draw(
         st.fixed_dictionaries(
             {},
             optional={

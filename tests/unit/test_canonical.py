@@ -13,7 +13,7 @@ from hypothesis import given
 from mxc_ops.config.canonical import canonicalise, policy_hash
 from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.loader import load
-from tests.unit.documents import loaded, ranged_bodies
+from tests.unit.documents import loaded, look_up, ranged_bodies
 
 
 def canonical_network(**network: Any) -> dict[str, Any]:
@@ -220,9 +220,7 @@ def test_canonicalising_again_changes_nothing(body: dict[str, Any]) -> None:
 def test_every_origin_and_every_loss_points_into_the_document(body: dict[str, Any]) -> None:
     canonical = canonicalise(Document(None, None, RequestKind.ONE_SHOT, body))
     for pointer in (*canonical.get("origins", {}).values(), *canonical.get("legacy", {})):
-        place: Any = body
-        for segment in pointer.split("/")[1:]:
-            place = place[int(segment)] if isinstance(place, list) else place[segment]
+        look_up(body, pointer)
 
 
 # --- hash ------------------------------------------------------------------------------------------
