@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from backends.base import LimitOutcome, Outcome, Usage
 from backends.errors import MxcError, Problem
+from backends.frozen import frozen
 
 RESULT_SCHEMA_VERSION = "1"
 TIMED_OUT_EXIT_CODE = 124
@@ -25,7 +25,7 @@ class CommandFailed(MxcError):
         self.result = result
 
 
-@dataclass(frozen=True)
+@frozen
 class Provenance:
     """What was run, so that a result can be traced: hashes are ``sha256:`` and hexadecimal digits.
 
@@ -41,15 +41,20 @@ class Provenance:
     versions: Mapping[str, str]
 
 
-@dataclass(frozen=True)
 class Origin:
-    """What provenance is computed from when somebody asks for it: hashing is not on the way of a run."""
+    """What provenance is computed from when somebody asks for it: hashing is not on the way of a run.
 
-    document_hash: str
-    plan: Any
+    Not a data class: the plan stays out of the representation of a `Result`.
+    """
+
+    __slots__ = ("document_hash", "plan")
+
+    def __init__(self, document_hash: str, plan: Any) -> None:
+        self.document_hash = document_hash
+        self.plan = plan
 
 
-@dataclass(frozen=True)
+@frozen
 class Result:
     """The end of one run.
 
@@ -70,7 +75,7 @@ class Result:
     limits: tuple[LimitOutcome, ...]
     enforced: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
-    origin: Origin = field(repr=False, compare=False)
+    origin: Origin
     stdout: bytes = b""
     stderr: bytes = b""
     stdout_dropped_bytes: int = 0
