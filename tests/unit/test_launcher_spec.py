@@ -1,0 +1,163 @@
+"""The launcher's reader of specs: right ones are taken, wrong ones refused, and none of them hurts it."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from backends.inside import protocol
+from backends.inside.protocol import (
+    IdMap,
+    InsideSpec,
+    LandlockPath,
+    LandlockRules,
+    OutsideSpec,
+    StageMount,
+    encode,
+)
+
+OUTSIDE, INSIDE = 1, 2
+HEADER = struct.Struct("<IIII")
+RECORD = struct.Struct("<II")
+FULL_OUTSIDE = OutsideSpec(
+    parent_pid=7, control=5, argv=("/usr/bin/bwrap", "--args", "9"), cgroups=(3, 4), stage="/run/stage",
+    mounts=(StageMount(6, 1, 2, 0o040000, True), StageMount(7, 1, 3, 0o100000, False, IdMap(0, 0, 9, 9))),
+    identity=(70000, 70000), keep=(8, 9),
+)  # fmt: skip
+FULL_INSIDE = InsideSpec(
+    control=5, argv=("sh", "-c", "true"), env=(("A", "b"), ("C", "")), cwd="/tmp", stderr=6, tty=True,
+    hold=(7,), rlimits=((7, 10, 20),), seccomp=bytes(8) * 4,
+    landlock=LandlockRules(0xFFFF, 0, 3, (LandlockPath("/", 13), LandlockPath("/tmp", 2, optional=True))),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """The launcher's own spec.c under the address and undefined-behaviour sanitisers."""
+    program = tmp_path_factory.mktemp("spec") / "driver"
+    inside = checkout / "backends/inside"
+    sources = [checkout / "tests/unit/spec_driver.c", inside / "spec.c"]
+    command = [
+        "gcc",
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsanitize=address,undefined",
+    ]
+    subprocess.run(
+        [*command, "-fno-sanitize-recover=all", f"-I{inside}", "-o", program, *sources], check=True
+    )
+    return program
+
+
+def verdicts(driver: Path, specs: list[tuple[int, bytes]]) -> list[int]:
+    """The driver's errno for each (mode, spec); fails when it crashes or a sanitiser speaks."""
+    stream = b"".join(struct.pack("<II", mode, len(spec)) + spec for mode, spec in specs)
+    done = subprocess.run([driver], input=stream, capture_output=True, check=False, timeout=600)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [int(line) for line in done.stdout.split()]
+
+
+def records_of(encoded: bytes) -> list[tuple[int, bytes]]:
+    records: list[tuple[int, bytes]] = []
+    offset = HEADER.size
+    while offset < len(encoded):
+        tag, length = RECORD.unpack_from(encoded, offset)
+        records.append((tag, encoded[offset + RECORD.size : offset + RECORD.size + length]))
+        offset += RECORD.size + length
+    return records
+
+
+def assemble(mode: int, records: list[tuple[int, bytes]]) -> bytes:
+    body = b"".join(RECORD.pack(tag, len(payload)) + payload for tag, payload in records)
+    return HEADER.pack(protocol.MAGIC, protocol.VERSION, mode, HEADER.size + len(body)) + body
+
+
+def test_what_python_writes_is_taken(driver: Path) -> None:
+    specs = [(OUTSIDE, encode(FULL_OUTSIDE)), (INSIDE, encode(FULL_INSIDE))]
+    specs.append((INSIDE, encode(InsideSpec(control=3, argv=("x" * 1_000_000,) * 5))))
+    assert verdicts(driver, specs) == [0, 0, 0]
+
+
+def test_every_record_is_checked(driver: Path) -> None:
+    inside, outside = records_of(encode(FULL_INSIDE)), records_of(encode(FULL_OUTSIDE))
+    wrong = [
+        (OUTSIDE, encode(FULL_INSIDE)),  # the other mode
+        (INSIDE, assemble(INSIDE, [*inside, (99, b"")])),  # an unknown tag
+        (INSIDE, assemble(INSIDE, [*inside, (0, b"")])),
+        (INSIDE, assemble(INSIDE, [*inside, (3, b"\3\0\0\0")])),  # the other mode's tag
+        (INSIDE, assemble(INSIDE, [*inside, (2, b"\3\0\0\0")])),  # a second control socket
+        (INSIDE, assemble(INSIDE, [*inside, (16, b"\xff\xff\xff\xff")])),  # a negative descriptor
+        (INSIDE, assemble(INSIDE, [*inside, (16, b"\3\0\0")])),
+        (INSIDE, assemble(INSIDE, [*inside, (8, b"unterminated")])),
+        (INSIDE, assemble(INSIDE, [*inside, (8, b"nul\0inside\0")])),
+        (INSIDE, assemble(INSIDE, [*inside, (8, b"")])),
+        (INSIDE, assemble(INSIDE, [*inside, (9, b"NO_VALUE\0")])),
+        (INSIDE, assemble(INSIDE, [*inside, (23, bytes(12))])),  # a Landlock rule without a path
+        (INSIDE, assemble(INSIDE, [(24, bytes(7))] + [r for r in inside if r[0] != 24])),
+        (INSIDE, assemble(INSIDE, [(24, bytes(8 * 4097))] + [r for r in inside if r[0] != 24])),
+        (INSIDE, assemble(INSIDE, [r for r in inside if r[0] != 22])),  # Landlock paths without rules
+        (INSIDE, assemble(INSIDE, [*inside, *[(16, b"\7\0\0\0")] * 100])),  # too many
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 4])),  # mounts without a stage
+    ]
+    wrong += [(INSIDE, assemble(INSIDE, [r for r in inside if r[0] != tag])) for tag in (2, 8, 19, 20)]
+    wrong += [(OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != tag])) for tag in (1, 2, 8)]
+    answers = verdicts(driver, wrong)
+    assert len(answers) == len(wrong)
+    assert [spec for spec, answer in zip(wrong, answers, strict=True) if answer == 0] == []
+
+
+def test_every_truncation_is_refused(driver: Path) -> None:
+    for mode, spec in ((OUTSIDE, encode(FULL_OUTSIDE)), (INSIDE, encode(FULL_INSIDE))):
+        cut = [spec[:length] for length in range(len(spec))]
+        mended = [
+            HEADER.pack(protocol.MAGIC, protocol.VERSION, mode, len(part)) + part[16:] for part in cut[16:]
+        ]
+        assert 0 not in verdicts(driver, [(mode, part) for part in cut])
+        whole_records = verdicts(driver, [(mode, part) for part in mended]).count(0)
+        assert whole_records < len(records_of(spec))
+
+
+def test_mutated_specs_do_no_harm(driver: Path, soak: bool) -> None:
+    chance = random.Random(20240607)
+    specs = [mutated(chance) for _ in range(20_000 if soak else 2_000)]
+    answers = verdicts(driver, specs)
+    assert len(answers) == len(specs)
+    assert 0 < answers.count(0) < len(answers)
+
+
+def mutated(chance: random.Random) -> tuple[int, bytes]:
+    mode = chance.choice((OUTSIDE, INSIDE))
+    records = records_of(encode(FULL_OUTSIDE if mode == OUTSIDE else FULL_INSIDE))
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(records))
+        tag, payload = records[place]
+        change = chance.randrange(5)
+        if change == 0:
+            records.insert(chance.randrange(len(records)), records[place])
+        elif change == 1 and len(records) > 1:
+            del records[place]
+        elif change == 2:
+            records[place] = (chance.randrange(30), payload)
+        elif change == 3:
+            records[place] = (tag, chance.randbytes(chance.choice((0, 1, 4, 8, 12, len(payload)))))
+        else:
+            records[place] = (tag, flipped(chance, payload))
+    spec = assemble(mode, records)
+    return mode, flipped(chance, spec) if chance.random() < 0.4 else spec
+
+
+def flipped(chance: random.Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    for _ in range(min(len(changed), chance.randint(1, 4))):
+        changed[chance.randrange(len(changed))] = chance.choice(
+            (0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256))
+        )
+    return bytes(changed)
