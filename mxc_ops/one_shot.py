@@ -120,7 +120,7 @@ def prepare(request: SandboxRequest, warnings: tuple[str, ...] = ()) -> Prepared
     Raises `UnsupportedContainment`, `BackendUnavailable`, or `PolicyRefused` with every problem at once.
     """
     backend = registry.get(request.containment)
-    warnings = (*warnings, *check_features(request, backend.capabilities))
+    warnings = (*request.warnings, *warnings, *check_features(request, backend.capabilities))
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees)

@@ -39,8 +39,7 @@ def as_request(
     _no_command(command)
     from mxc_ops.config.request import build_request
 
-    document = as_document(source)
-    return build_request(document), tuple(str(problem) for problem in document.warnings)
+    return build_request(as_document(source)), ()
 
 
 def as_document(source: Document | Mapping[str, Any] | str | os.PathLike[str] | bytes) -> Document:
