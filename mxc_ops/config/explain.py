@@ -53,9 +53,8 @@ def explained(error: ValidationError, edition: Edition, root: str, limit: int) -
     for details in error.errors(include_url=False, include_context=False)[:limit]:
         path: Path = details["loc"]
         problems.append(_problem(details, path, edition, root))
-        if details["type"] != "extra_forbidden":
-            # Where something is missing, it is the object around it that cannot be read.
-            bad.append(_up_to_array(path[:-1] if details["type"] == "missing" else path))
+        # Where something is missing, it is the object around it that cannot be read.
+        bad.append(_up_to_array(path[:-1] if details["type"] == "missing" else path))
     return Findings(tuple(problems), tuple(path for path in bad if path))
 
 
@@ -67,17 +66,16 @@ def _up_to_array(path: Path) -> Path:
 
 
 def without(body: Mapping[str, Any], bad: Sequence[Path]) -> dict[str, Any]:
-    """`body` with everything at the paths `bad` replaced by null; what is not on those paths is shared."""
+    """`body` without what is at the paths `bad`; objects that are not on those paths are shared."""
     cleaned = dict(body)
     for path in bad:
         place = cleaned
         for step in path[:-1]:
-            inner = place.get(str(step))
-            if inner is None:
+            if step not in place:
                 break
-            place[str(step)] = place = dict(inner)
+            place[str(step)] = place = dict(place[str(step)])
         else:
-            place[str(path[-1])] = None
+            place.pop(str(path[-1]), None)
     return cleaned
 
 

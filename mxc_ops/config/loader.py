@@ -136,16 +136,18 @@ def _explained(
     problems.extend(
         problem
         for problem in islice(_rule_problems(readable, governing, kind, strictness), MAX_PROBLEMS + 1)
-        if not any(_same_matter(problem.path, known.path) for known in findings.problems)
+        if not any(_follows(problem, known) for known in findings.problems)
     )
     return problems
 
 
-def _same_matter(of_rule: str, of_shape: str) -> bool:
-    """Whether what a rule found may only be there because the shape is wrong at `of_shape`."""
-    if of_rule.startswith("/process") and of_shape.startswith("/mxcOps"):
+def _follows(found: Problem, known: Problem) -> bool:
+    """Whether what a rule found may only be there because the shape is wrong elsewhere."""
+    if known.path == "/containment" and found.code in ("foreign_section", "missing_field"):
+        return True
+    if known.path.startswith("/mxcOps") and found.path.startswith("/process"):
         return True  # unreadable mxcOps.args leave nothing to run
-    one, other = of_rule + "/", of_shape + "/"
+    one, other = found.path + "/", known.path + "/"
     return one.startswith(other) or other.startswith(one)
 
 

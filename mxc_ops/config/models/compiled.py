@@ -96,7 +96,13 @@ def _scalar(kind: Kind) -> dict[str, Any]:
         case Sort.NUMBER:
             return _bounded({"type": "float", "allow_inf_nan": False}, gt=kind.minimum, lt=kind.maximum)
         case Sort.CHOICE:
-            return {"type": "literal", "expected": list(kind.choices)}
+            literal = {"type": "literal", "expected": list(kind.choices)}
+            # To Python 1 equals True, so a literal alone would take it.
+            return (
+                literal
+                if kind.choices != (True,)
+                else {"type": "chain", "steps": [{"type": "bool"}, literal]}
+            )
         case _:
             return {"type": "any"}
 
