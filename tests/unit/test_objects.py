@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,22 @@ def test_no_descriptor_is_left_when_paths_are_missing_or_unresolvable(tmp_path: 
 def test_denied_only_policies_say_what_is_denied(tmp_path: Path) -> None:
     [found] = observe((tmp_path, DENIED), visible=["/usr"])
     assert (found.state, found.others, found.links_unaccounted) == (PathState.OBJECT, (), False)
+
+
+def test_what_only_a_kernel_link_leads_to_cannot_be_resolved() -> None:
+    reader, writer = os.pipe()
+    found = only(f"/proc/self/fd/{reader}")
+    os.close(reader)
+    os.close(writer)
+    assert found.state is PathState.UNKNOWN
+
+
+def test_an_object_that_comes_and_goes_is_never_said_to_be_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("d")
+    swap = "import os, sys\nwhile True: os.mkdir(sys.argv[1]); os.rmdir(sys.argv[1])"
+    with subprocess.Popen([sys.executable, "-c", swap, tmp_path / "d"]) as swapper:
+        seen = [only(tmp_path / "link") for _ in range(2000)]
+        swapper.kill()
+    assert {found.canonical for found in seen if found.state is not PathState.UNKNOWN} == {
+        str(tmp_path / "d")
+    }

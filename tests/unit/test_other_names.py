@@ -109,6 +109,12 @@ def test_a_hard_link_of_a_read_only_file_in_a_writable_tree_is_mounted_read_only
     assert last.object == (status.st_dev, status.st_ino)
 
 
+def test_a_writable_grant_of_a_baseline_tree_counts_as_writable(tree: Path) -> None:
+    (tree / "work/f").hardlink_to(tree / "secret/key")
+    kept, _ = observe((tree / "secret/key", RO), (tree / "work", RW), visible=[tree / "work"])
+    assert others(kept) == {str(tree / "work/f"): "hard link"}
+
+
 def test_a_search_that_grows_too_long_is_given_up_and_refused(tree: Path) -> None:
     (tree / "outside").hardlink_to(tree / "secret/key")
     for number in range(50):
