@@ -31,11 +31,11 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.PACKAGE,
         "the launcher that runs inside is compiled on the host",
         packages={
-            "debian": ("gcc", "libc6-dev"),
-            "fedora": ("gcc", "glibc-devel", "glibc-static"),
+            "debian": ("gcc", "libc6-dev", "musl-tools"),
+            "fedora": ("gcc", "glibc-headers", "kernel-headers", "musl-gcc", "musl-libc-static"),
             "alpine": ("gcc", "musl-dev", "linux-headers"),
-            "arch": ("gcc",),
-            "suse": ("gcc", "glibc-devel", "glibc-devel-static"),
+            "arch": ("gcc", "linux-api-headers", "musl"),
+            "suse": ("gcc", "glibc-devel", "glibc-devel-static", "linux-glibc-devel"),
         },
     ),
     Need(

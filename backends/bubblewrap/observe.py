@@ -13,7 +13,7 @@ from backends.bubblewrap.facts import (
     observe_baseline,
 )
 from backends.errors import BackendUnavailable, Problem
-from backends.inside.build import find_launcher, source_key
+from backends.inside.store import find_launcher, source_key
 from backends.linux import landlock, seccomp
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.objects import calling_user, observe_paths
@@ -36,7 +36,7 @@ def observe(request: SandboxRequest) -> Observed:
     grouped = request.limits.memory_mib or request.limits.pids or request.limits.cpus
     facts = BubblewrapFacts(
         helper=helper,
-        launcher=str(launcher),
+        launcher=launcher,
         launcher_key=source_key(),
         landlock_abi=landlock.abi(),
         caller=(os.geteuid(), os.getegid()),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
 from backends.errors import MxcError
-from backends.inside.build import find_launcher
+from backends.inside.store import find_launcher
 from backends.linux import cgroups, landlock
 from backends.linux.id_ranges import ID_FILES, overlaps
 from backends.linux.uid_range import HOST_FILE, configured_range
@@ -76,7 +76,7 @@ def _launcher(identifier: str) -> Probe:
         return Probe(
             identifier, Health.FAILED, "not built from these sources", _WHY[identifier], FIX, privilege="root"
         )
-    return _ok(identifier, f"built from the current sources, in {launcher.parents[1]}")
+    return _ok(identifier, f"built from the current sources: {launcher}")
 
 
 def _namespaces(identifier: str, uid: int) -> Probe:

@@ -48,6 +48,7 @@ class BubblewrapRunning:
         self._group = group
         self._lease = taken
         self._lock = allocate_lock()
+        self._owner = os.getpid()
         self._started_at = time.monotonic()
         self._killed = False
         self._ended: Ended | None = None
@@ -96,7 +97,8 @@ class BubblewrapRunning:
 
     def __del__(self) -> None:
         # Dropped without waiting: the tree must not outlive its handle (spec: backends.md, common contract).
-        if not self._finished():
+        # A fork of the owner drops a copy of the handle: that ends nothing.
+        if os.getpid() == self._owner and not self._finished():
             self.kill()
             with suppress(MxcError):
                 if self.wait(_ABANDONED_DEADLINE_S) is None:

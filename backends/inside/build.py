@@ -1,97 +1,21 @@
-"""Build the launcher from the sources beside this file, and find it again in a store keyed by their hash.
+"""Build the launcher from the sources beside this file into a store (see `backends.inside.store`).
 
-A store is a directory of ``<key>/launcher``. The system's is root's and serves everybody; a user without it
-has one of their own, which root never runs programs from.
+musl's C library rather than glibc's: it starts in 0.07 ms instead of 0.65 where a hypervisor traps CPUID,
+and each sandbox starts the launcher twice.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from functools import cache
+import shutil
+import tempfile
 from pathlib import Path
 
-from backends.digest import sha256
 from backends.errors import BackendUnavailable, PrepFailed, Problem
+from backends.inside.store import PROGRAM, SOURCE_FOLDER, SOURCES, SYSTEM_STORE, flags, source_key, user_store
 
-SYSTEM_STORE = Path("/usr/local/lib/mxc-ops/helpers")
-SOURCES = (
-    "common.c",
-    "inside.c",
-    "landlock.c",
-    "launcher.c",
-    "launcher.h",
-    "outside.c",
-    "spec.c",
-    "spec.h",
-    "stage.c",
-    "wire.h",
-    "workload.c",
-)
-FLAGS = (
-    "-std=c11",
-    "-O2",
-    "-fPIE",
-    "-static-pie",
-    "-Wall",
-    "-Wextra",
-    "-Wconversion",
-    "-Wshadow",
-    "-Wstrict-prototypes",
-    "-Wformat=2",
-    "-Werror",
-    "-D_FORTIFY_SOURCE=2",
-    "-fstack-protector-strong",
-    "-fstack-clash-protection",
-    "-Wl,-z,relro,-z,now",
-    "-s",
-)
-_FLAGS_BY_MACHINE = {"x86_64": ("-fcf-protection",), "aarch64": ("-mbranch-protection=standard",)}
-_NAME = "launcher"
-_SOURCE_DIR = __file__.rpartition("/")[0]
-_MAX_SOURCE_BYTES = 1 << 16
+COMPILERS = ("musl-gcc", "gcc", "cc")
 _COMPILE_SECONDS = 120
-
-
-@cache
-def source_key() -> str:
-    """The launcher's identity: SHA-256, in hex, over sources, compiler flags and machine."""
-    digest = sha256()
-    for part in (os.uname().machine, *flags()):
-        digest.update(part.encode() + b"\0")
-    for name in SOURCES:
-        fd = os.open(f"{_SOURCE_DIR}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        content = os.read(fd, _MAX_SOURCE_BYTES)
-        os.close(fd)
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def flags() -> tuple[str, ...]:
-    """Compiler and linker flags for this machine."""
-    return FLAGS + _FLAGS_BY_MACHINE.get(os.uname().machine, ())
-
-
-def user_store() -> Path:
-    """Where a user keeps helpers of their own: below ``XDG_DATA_HOME``, else ``~/.local/share``."""
-    data_home = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(data_home) if data_home.startswith("/") else Path.home() / ".local/share"
-    return base / "mxc-ops/helpers"
-
-
-def find_launcher() -> Path | None:
-    """The launcher built from exactly these sources, from a store that nobody else can write to.
-
-    The system's store first; a user's own only for that user, never for root.
-    """
-    key = source_key()
-    if _is_owned(SYSTEM_STORE, key, owner=0):
-        return SYSTEM_STORE / key / _NAME
-    user = os.geteuid()
-    if user == 0:
-        return None
-    store = user_store()
-    return store / key / _NAME if _is_owned(store, key, owner=user) else None
 
 
 def build_launcher(store: Path | None = None) -> Path:
@@ -100,40 +24,24 @@ def build_launcher(store: Path | None = None) -> Path:
     Raises BackendUnavailable without a compiler or static C library, PrepFailed when the store cannot be
     written or the program that came out does not run.
     """
-    import shutil
-    import tempfile
-
     key = source_key()
-    target = (store or (SYSTEM_STORE if os.geteuid() == 0 else user_store())) / key
-    compiler = shutil.which("gcc") or shutil.which("cc")
+    target = (store or Path(SYSTEM_STORE if os.geteuid() == 0 else user_store())) / key
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise BackendUnavailable(_compiler_problem("no C compiler was found"))
     try:
         _make_directories(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
-            program = Path(scratch) / _NAME
+            program = Path(scratch) / PROGRAM
             _compile(compiler, key, program)
             _check(program, key)
             program.chmod(0o755)
-            program.replace(target / _NAME)
+            program.replace(target / PROGRAM)
     except OSError as error:
         message = f"the launcher could not be stored in {target}: {error.strerror}"
         fix = f"make {target.parent} a writable directory without noexec, or run as root: mxc-ops prep host"
         raise PrepFailed(Problem("launcher_store", "", message, fix=fix)) from error
-    return target / _NAME
-
-
-def _is_owned(store: Path, key: str, *, owner: int) -> bool:
-    base = str(store)
-    places = ((base, stat.S_IFDIR), (f"{base}/{key}", stat.S_IFDIR), (f"{base}/{key}/{_NAME}", stat.S_IFREG))
-    try:
-        for place, kind in places:
-            status = os.lstat(place)
-            if stat.S_IFMT(status.st_mode) != kind or status.st_uid != owner or status.st_mode & 0o022:
-                return False
-    except OSError:
-        return False
-    return True
+    return target / PROGRAM
 
 
 def _make_directories(target: Path) -> None:
@@ -145,7 +53,7 @@ def _make_directories(target: Path) -> None:
 
 
 def _compile(compiler: str, key: str, program: Path) -> None:
-    sources = [f"{_SOURCE_DIR}/{name}" for name in SOURCES if name.endswith(".c")]
+    sources = [f"{SOURCE_FOLDER}/{name}" for name in SOURCES if name.endswith(".c")]
     status, output = _run([compiler, *flags(), f'-DMXC_KEY="{key}"', "-o", str(program), *sources])
     if status != 0:
         raise BackendUnavailable(_compiler_problem(f"{compiler} failed with {status}: {output[-2000:]}"))
@@ -181,5 +89,5 @@ def _run(argv: list[str]) -> tuple[int, str]:
 
 
 def _compiler_problem(message: str) -> Problem:
-    fix = "apt-get install --yes gcc libc6-dev (Fedora: dnf install gcc glibc-static)"
+    fix = "apt-get install --yes musl-tools libc6-dev (Fedora: dnf install musl-gcc kernel-headers)"
     return Problem("launcher_compiler", "", message.replace("\n", " "), fix=fix)

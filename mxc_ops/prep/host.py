@@ -63,11 +63,14 @@ def prepare_host(
 
 def _helpers() -> dict[str, Helper]:
     """What is compiled on this host, and by which command: this very Python, with these very sources."""
-    from backends.inside import build
+    from backends.inside import store
 
-    program = "from backends.inside import build; build.build_launcher(build.SYSTEM_STORE)"
+    program = (
+        "from pathlib import Path; from backends.inside import build;"
+        f" build.build_launcher(Path({store.SYSTEM_STORE!r}))"
+    )
     command = ("env", f"PYTHONPATH={_SOURCES}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", program)
-    return {"launcher": Helper(str(build.SYSTEM_STORE / build.source_key() / "launcher"), command)}
+    return {"launcher": Helper(f"{store.SYSTEM_STORE}/{store.source_key()}/{store.PROGRAM}", command)}
 
 
 @contextmanager
@@ -170,7 +173,7 @@ def _progress(item: ItemReport, event: Event, data: Mapping[str, Any]) -> None:
     if event is Event.CHANGED:
         item.state = ItemState.CHANGED
     elif event is Event.FAILED:
-        item.state, item.message = ItemState.FAILED, data["message"]
+        item.state, item.message, item.fix = ItemState.FAILED, data["message"], data["fix"]
     elif event is Event.CHECKED and item.state is ItemState.CHANGED and not data["settled"]:
         item.state, item.message = ItemState.NOT_SETTLED, f"still: {data['before']}"
 

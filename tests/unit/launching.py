@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.frozen import replace
-from backends.inside import build, protocol
+from backends.inside import build, protocol, store
 
 DEADLINE_S = 20
 SANDBOX_UID = 61999
@@ -108,7 +108,8 @@ class Launch:
 
 
 def launcher_path() -> Path:
-    return build.find_launcher() or build.build_launcher()
+    found = store.find_launcher()
+    return Path(found) if found else build.build_launcher()
 
 
 def inside_spec(*argv: str, **settings: object) -> protocol.InsideSpec:

@@ -9,26 +9,26 @@ from pathlib import Path
 import pytest
 
 from backends.errors import BackendUnavailable, PrepFailed
-from backends.inside import build
+from backends.inside import build, store
 from tests.conftest import User
 from tests.unit.launching import launcher_path
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("build") / "new" / "helpers"
+    folder = tmp_path_factory.mktemp("build") / "new" / "helpers"
     before = os.umask(0o077)
     try:
-        return build.build_launcher(store)
+        return build.build_launcher(folder)
     finally:
         os.umask(before)
 
 
 def test_it_is_stored_under_its_key_and_says_so_itself(built: Path) -> None:
     assert built.name == "launcher"
-    assert built.parent.name == build.source_key()
+    assert built.parent.name == store.source_key()
     done = subprocess.run([built, "--version"], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == build.source_key()
+    assert done.stdout.strip() == store.source_key()
 
 
 def test_sandbox_identities_can_execute_it_whatever_the_umask_was(built: Path) -> None:
@@ -63,29 +63,29 @@ def test_without_a_compiler_the_package_to_install_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendUnavailable) as caught:
         build.build_launcher(tmp_path / "store")
-    assert "apt-get install --yes gcc" in caught.value.fix
+    assert "apt-get install --yes musl-tools" in caught.value.fix
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "gcc"
+    compiler = tmp_path / "musl-gcc"
     compiler.write_text("#!/bin/sh\necho cannot find -lc >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendUnavailable, match="cannot find -lc"):
         build.build_launcher(tmp_path / "store")
-    assert list((tmp_path / "store" / build.source_key()).iterdir()) == []
+    assert list((tmp_path / "store" / store.source_key()).iterdir()) == []
 
 
 def test_a_program_that_is_not_the_launcher_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = tmp_path / "gcc"
+    compiler = tmp_path / "musl-gcc"
     compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp /bin/true "$2"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(PrepFailed, match="not its key"):
         build.build_launcher(tmp_path / "store")
-    assert not (tmp_path / "store" / build.source_key() / "launcher").exists()
+    assert not (tmp_path / "store" / store.source_key() / "launcher").exists()
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -94,18 +94,15 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         build.build_launcher(tmp_path / "file" / "store")
 
 
-FIND = "from backends.inside import build; print(build.find_launcher())"
 FIND_WITHOUT_SYSTEM_STORE = (
-    "from pathlib import Path; from backends.inside import build\n"
-    "build.SYSTEM_STORE = Path('/nonexistent')\n"
-    "print(build.find_launcher())"
+    "from backends.inside import store\nstore.SYSTEM_STORE = '/nonexistent'\nprint(store.find_launcher())"
 )
 
 
 @pytest.fixture
 def own_store(as_user: User, built: Path) -> Path:
     """A store of the unprivileged user with the launcher in it."""
-    key = as_user.home / ".local/share/mxc-ops/helpers" / build.source_key()
+    key = as_user.home / ".local/share/mxc-ops/helpers" / store.source_key()
     as_user(["mkdir", "-p", key])
     (key / "launcher").unlink(missing_ok=True)
     (key / "launcher").write_bytes(built.read_bytes())
@@ -138,10 +135,10 @@ def test_a_symbolic_link_is_not_trusted(as_user: User, own_store: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does: run as root")
 def test_root_trusts_only_the_systems_store(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = own_store.parent
-    monkeypatch.setenv("XDG_DATA_HOME", str(store.parent.parent))
-    assert build.user_store() == store
-    monkeypatch.setattr(build, "SYSTEM_STORE", store)
-    assert build.find_launcher() is None  # owned by the user, not by root
-    monkeypatch.setattr(build, "SYSTEM_STORE", Path("/nonexistent"))
-    assert build.find_launcher() is None
+    folder = own_store.parent
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder.parent.parent))
+    assert store.user_store() == str(folder)
+    monkeypatch.setattr(store, "SYSTEM_STORE", str(folder))
+    assert store.find_launcher() is None  # owned by the user, not by root
+    monkeypatch.setattr(store, "SYSTEM_STORE", "/nonexistent")
+    assert store.find_launcher() is None
