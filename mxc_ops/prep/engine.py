@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any, TextIO
 
 import gevent
@@ -40,7 +41,7 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "kernel.setting": kernel.setting,
     "packages.installed": packages.installed,
 }
-_OUTPUT_LIMIT = 2000
+_LAST_LINES = 5
 
 
 @dataclass
@@ -120,6 +121,8 @@ class _Preparation:
             decision = decide(item)
             if decision.commands:
                 plan.changing.append(item)
+                by_hand = f"sudo sh -c {quote(' && '.join(decision.commands))}"
+                self._reporter.by_hand[name, item.identifier] = by_hand
             self._emit(
                 Event.PLANNED,
                 name,
@@ -169,6 +172,7 @@ class _Reporter(BaseStateCallback):
 
     def __init__(self, emit: Callable[..., None]) -> None:
         self.items: dict[tuple[str, str], str] = {}
+        self.by_hand: dict[tuple[str, str], str] = {}
         self._emit = emit
         self._told: set[tuple[str, str]] = set()
 
@@ -190,10 +194,16 @@ class _Reporter(BaseStateCallback):
             self._told.add((name, op_hash))
             meta = data.operation_meta
             if meta.did_error():
-                output = "\n".join([*meta.stdout_lines, *meta.stderr_lines])
-                self._emit(Event.FAILED, name, item=item, message=output[-_OUTPUT_LIMIT:])
+                message = last_words(meta.stdout_lines + meta.stderr_lines)
+                self._emit(Event.FAILED, name, item=item, message=message, fix=self.by_hand[name, item])
             else:
                 self._emit(Event.CHANGED, name, item=item)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The end of a command's output, on one line; progress that a terminal would overwrite is left out."""
+    shown = [line.rpartition("\r")[2].strip() for line in (line.rstrip("\r\n") for line in lines)]
+    return " | ".join([line for line in shown if line][-_LAST_LINES:])
 
 
 def decide(item: Item) -> Decision:

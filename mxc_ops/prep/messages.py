@@ -25,7 +25,7 @@ class Event(Enum):
     ASK = "ask"
     STARTED = "started"  # item
     CHANGED = "changed"  # item
-    FAILED = "failed"  # item, message
+    FAILED = "failed"  # item, message, fix
     CHECKED = "checked"  # item, settled, before
     FINISHED = "finished"
 
