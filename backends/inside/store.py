@@ -30,8 +30,9 @@ SOURCES = (
 FLAGS = (
     "-std=c11",
     "-O2",
-    "-fPIE",
-    "-static-pie",
+    "-static",  # musl's compiler wrapper makes no static-pie: it would silently link dynamically
+    "-fno-pie",
+    "-no-pie",
     "-Wall",
     "-Wextra",
     "-Wconversion",
