@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from backends.linux.exposure import Exposure, Spot, Unaccounted
 
@@ -14,25 +13,25 @@ __all__ = ["Budget", "Identity", "LinkedFile", "find_links", "linked_files_below
 Identity = tuple[int, int]  # (st_dev, st_ino)
 
 
-@dataclass
 class Budget:
     """How many directory entries may still be looked at, over all walks of one observation."""
 
-    entries: int = 500_000
+    def __init__(self, entries: int = 500_000) -> None:
+        self._left = entries
 
     def spend(self) -> None:
-        self.entries -= 1
-        if self.entries < 0:
+        self._left -= 1
+        if self._left < 0:
             raise Unaccounted("too many directory entries")
 
 
-@dataclass
 class LinkedFile:
     """A file with several hard links (`links` by its inode): the spots known so far, and the names found."""
 
-    links: int
-    spots: set[Spot] = field(default_factory=set[Spot])
-    names: dict[str, Spot] = field(default_factory=dict[str, Spot])
+    def __init__(self, links: int, spots: Iterable[Spot] = ()) -> None:
+        self.links = links
+        self.spots = set(spots)
+        self.names: dict[str, Spot] = {}
 
     @property
     def accounted(self) -> bool:

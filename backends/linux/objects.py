@@ -47,7 +47,7 @@ def observe_paths(
 
 def _observe(grant: Grant, objects: OpenObjects, has_access: HasAccess) -> HostPath:
     if not grant.path.startswith("/"):
-        absolute = fold(f"{os.getcwd()}/{grant.path}")  # noqa: PTH109 - text, on the hot path
+        absolute = fold(f"{os.getcwd()}/{grant.path}")
         return HostPath(grant, PathState.UNKNOWN, absolute, error="the path is relative")
     try:
         arrival = arrive(grant.path)
