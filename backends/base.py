@@ -230,8 +230,7 @@ class HostPath:
 class OtherName:
     """Another name, on the host, of a denied or read-only object or of something below such a directory.
 
-    For read-only objects, `slot` is the descriptor of what is there, `object` its (device, inode) and `owner`
-    its (uid, gid).
+    For read-only objects, `slot`, `object` and `owner` are as in `ViewEntry`.
     """
 
     path: str

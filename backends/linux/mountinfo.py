@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-from backends.frozen import frozen
+from typing import NamedTuple
 
 __all__ = ["KERNEL_INTERFACES", "Mount", "mount_id", "parse_mountinfo", "read_mountinfo"]
 
@@ -19,8 +17,7 @@ KERNEL_INTERFACES = frozenset((
 """File systems that are windows into the kernel, not storage."""
 
 
-@frozen
-class Mount:
+class Mount(NamedTuple):
     """One mount: the directory (or file) `root` of the file system `device` (major:minor) seen at `point`."""
 
     mount_id: int
@@ -31,7 +28,8 @@ class Mount:
 
 
 def read_mountinfo() -> list[Mount]:
-    return parse_mountinfo(os.fsdecode(Path("/proc/self/mountinfo").read_bytes()))
+    with open("/proc/self/mountinfo", "rb") as table:
+        return parse_mountinfo(os.fsdecode(table.read()))
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -54,7 +52,8 @@ def _plain(field: str) -> str:
 
 def mount_id(descriptor: int) -> int:
     """The mount through which `descriptor` was opened."""
-    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
-        if line.startswith("mnt_id:"):
-            return int(line[7:])
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as info:
+        for line in info:
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
     raise OSError(f"no mnt_id in /proc/self/fdinfo/{descriptor}")

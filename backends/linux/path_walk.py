@@ -1,7 +1,5 @@
 """From a written path to the object: a descriptor, each symbolic link on the way, the true place."""
 
-# (descriptors rather than paths, and microseconds per path)
-
 from __future__ import annotations
 
 import errno

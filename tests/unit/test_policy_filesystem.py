@@ -123,28 +123,28 @@ def test_a_bind_names_descriptor_object_and_owner() -> None:
 
 def test_further_names_of_a_denied_object_are_masked() -> None:
     names = (
-        OtherName("/work/link", FILE, "hard link"),
-        OtherName("/work/m/d", ObjectKind.DIRECTORY, "second mount"),
+        OtherName("/job/link", FILE, "hard link"),
+        OtherName("/job/m/d", ObjectKind.DIRECTORY, "second mount"),
     )
-    view = resolve_filesystem([there("/d", DENIED, others=names), there("/work", RW)])
+    view = resolve_filesystem([there("/d", DENIED, others=names), there("/job", RW)])
     assert steps(view) == [
-        ("read-write", "/work"),
-        ("mask file", "/work/link"),
-        ("mask directory", "/work/m/d"),
+        ("read-write", "/job"),
+        ("mask file", "/job/link"),
+        ("mask directory", "/job/m/d"),
     ]
 
 
 def test_a_further_name_that_is_granted_itself_is_denied() -> None:
-    names = (OtherName("/work/link", FILE, "hard link"),)
-    view = resolve_filesystem([there("/d", DENIED, others=names), there("/work", RO), file("/work/link", RW)])
-    assert steps(view) == [("read-only", "/work"), ("mask file", "/work/link")]
+    names = (OtherName("/job/link", FILE, "hard link"),)
+    view = resolve_filesystem([there("/d", DENIED, others=names), there("/job", RO), file("/job/link", RW)])
+    assert steps(view) == [("read-only", "/job"), ("mask file", "/job/link")]
 
 
 def test_further_names_of_a_read_only_object_are_mounted_read_only() -> None:
-    other = OtherName("/work/link", FILE, "hard link", 77, (1, 5), (3, 4))
-    view = resolve_filesystem([there("/d/f", RO, FILE, others=(other,)), there("/work", RW)])
+    other = OtherName("/job/link", FILE, "hard link", 77, (1, 5), (3, 4))
+    view = resolve_filesystem([there("/d/f", RO, FILE, others=(other,)), there("/job", RW)])
     entry = view.entries[-1]
-    assert (entry.effect, entry.path, entry.slot) == (Effect.BIND_READ_ONLY, "/work/link", 77)
+    assert (entry.effect, entry.path, entry.slot) == (Effect.BIND_READ_ONLY, "/job/link", 77)
     assert (entry.object, entry.owner) == ((1, 5), (3, 4))
 
 
