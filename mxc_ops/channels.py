@@ -12,6 +12,8 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+from mxc_ops.pipes import close_end
+
 CHUNK_BYTES = 65536
 DEFAULT_CAP_BYTES = 16 * 1024 * 1024
 
@@ -107,7 +109,9 @@ class Feeder:
         """Nobody reads any more."""
 
     def close(self) -> None:
-        self.fd = close_once(self.fd)
+        if self.fd >= 0:
+            close_end(self.fd)
+            self.fd = -1
 
 
 class Relay:

@@ -19,6 +19,7 @@ from mxc_ops.channels import Capture, Reader
 from mxc_ops.deadline import Deadline
 from mxc_ops.exchange import exchange, stop, turns
 from mxc_ops.one_shot import Prepared
+from mxc_ops.pipes import close_end, open_input_pipe, open_pipe
 from mxc_ops.result import Result
 from mxc_ops.watchdog import watchdog
 from mxc_ops.wiring import Descriptor, Ends, descriptor, open_input
@@ -144,7 +145,7 @@ class Process:
 
     def _conclude(self) -> Result:
         if "stdin" in self._fds:
-            os.close(self._fds.pop("stdin"))
+            close_end(self._fds.pop("stdin"))
         channels = [
             Reader(self._fds.pop(name), capture)
             for name, capture in zip(("stdout", "stderr"), self._captures, strict=True)
@@ -167,7 +168,7 @@ class Process:
                 raise _not_there(
                     name, f"{name} is not a pipe of this process", "do not hand over a descriptor"
                 )
-            raw = _MasterSide(self._fds.pop(name), mode)
+            raw = _OurEnd(self._fds.pop(name), readable=mode == "rb")
             self._files[name] = io.BufferedReader(raw) if mode == "rb" else io.BufferedWriter(raw)
         return self._files[name]
 
@@ -176,7 +177,7 @@ class Process:
             stop(self._running)
             watchdog().release(self._watched)
         while self._fds:
-            os.close(self._fds.popitem()[1])
+            close_end(self._fds.popitem()[1])
         while self._files:
             file = self._files.popitem()[1]
             try:
@@ -190,16 +191,37 @@ def _note(arrived: deque[tuple[StreamName, bytes]], name: StreamName, chunk: byt
     arrived.append((name, chunk))
 
 
-class _MasterSide(io.FileIO):
-    """A terminal's master side: its end reads as EIO once the last slave descriptor is gone (pty(7))."""
+class _OurEnd(io.RawIOBase):
+    """A pipe, or a terminal's master side, whose end reads as EIO when all slave sides are shut (pty(7))."""
 
-    def readinto(self, buffer: Any, /) -> int | None:
+    def __init__(self, fd: int, *, readable: bool) -> None:
+        self._fd = fd
+        self._readable = readable
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def readable(self) -> bool:
+        return self._readable
+
+    def writable(self) -> bool:
+        return not self._readable
+
+    def readinto(self, buffer: Any, /) -> int:
         try:
-            return super().readinto(buffer)
+            return os.readv(self._fd, [buffer])
         except OSError as error:
             if error.errno == errno.EIO:
                 return 0
             raise
+
+    def write(self, data: Any, /) -> int:
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        if not self.closed:
+            close_end(self._fd)
+            super().close()
 
 
 def _open_streams(request: SandboxRequest, ends: Ends, ours: dict[str, int], theirs: list[int]) -> Streams:
@@ -217,14 +239,14 @@ def _open_streams(request: SandboxRequest, ends: Ends, ours: dict[str, int], the
 def _open_output(name: str, given: Descriptor | None, ours: dict[str, int], theirs: list[int]) -> int:
     if given is not None:
         return descriptor(given, name)
-    ours[name], end = os.pipe()
+    ours[name], end = open_pipe()
     theirs.append(end)
     return end
 
 
 def _open_stdin(request: SandboxRequest, ends: Ends, ours: dict[str, int], theirs: list[int]) -> int:
     if request.stdin.mode is StdinMode.INHERIT and ends.stdin is None:
-        end, ours["stdin"] = os.pipe()
+        end, ours["stdin"] = open_input_pipe()
         theirs.append(end)
     elif request.stdin.mode is StdinMode.TEXT:
         # Whatever its size, it needs nobody to feed it.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from backends.base import SandboxRequest, StdinMode, Streams
 from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.frozen import frozen
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Capture, Channel, Feeder, Reader
+from mxc_ops.pipes import open_input_pipe, open_pipe
 
 if TYPE_CHECKING:
     from mxc_ops.terminal import Terminal
@@ -43,7 +44,7 @@ class StreamArguments(HandedOver, total=False):
     on_stderr: OnChunk | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Ends:
     """What the caller wants at the other ends of the workload's streams.
 
@@ -65,18 +66,25 @@ class Ends:
     max_output_bytes: int = DEFAULT_CAP_BYTES
 
 
-@dataclass
 class Wiring:
     """The workload's descriptors, and our channels. `close` ends whatever is still open.
 
     `terminal` exists for runs with a tty: entered for the time of the run, it takes over the caller's own.
     """
 
-    streams: Streams
-    channels: list[Channel]
-    captures: tuple[Capture, Capture]
-    workload_ends: list[int]
-    terminal: Terminal | None = None
+    def __init__(
+        self,
+        streams: Streams,
+        channels: list[Channel],
+        captures: tuple[Capture, Capture],
+        workload_ends: list[int],
+        terminal: Terminal | None = None,
+    ) -> None:
+        self.streams = streams
+        self.channels = channels
+        self.captures = captures
+        self.workload_ends = workload_ends
+        self.terminal = terminal
 
     def launched(self) -> None:
         """The workload has its own copies now: ours would keep its streams open."""
@@ -153,7 +161,7 @@ def _connect_input(wiring: Wiring, request: SandboxRequest, ends: Ends, content:
     if content is None:
         wiring.workload_ends.append(open_input(request, ends))
         return wiring.workload_ends[-1]
-    theirs, ours = os.pipe()
+    theirs, ours = open_input_pipe()
     wiring.workload_ends.append(theirs)
     feeder = Feeder(ours, content)
     # Most inputs fit into the pipe: then there is nothing left to watch.
@@ -167,7 +175,7 @@ def _connect_input(wiring: Wiring, request: SandboxRequest, ends: Ends, content:
 def _connect_output(wiring: Wiring, given: Descriptor | None, sink: OnChunk, name: str) -> int:
     if given is not None:
         return descriptor(given, name)
-    ours, theirs = os.pipe()
+    ours, theirs = open_pipe()
     wiring.workload_ends.append(theirs)
     wiring.channels.append(Reader(ours, sink))
     return theirs
