@@ -122,8 +122,6 @@ class _Report:
 
     def ended(self, result: Result) -> None:
         if self._talk:
-            if result.timed_out:
-                warn("the command ran out of time and was ended")
             for name in result.limits_hit:
                 warn(f"the limit {name} was hit")
         if self._json or self._file >= 0:

@@ -28,6 +28,14 @@ _FLAGS = {
     "limits.file_size_mib": "--file-size",
     "limits.tmp_mib": "--tmp",
     "command": "CMD",
+    "/process/cwd": "--cwd",
+}
+
+# Fields that the advice of errors speaks of → the flag that says the same.
+_FIELDS = {
+    "an entry of mxcOps.optionalPaths": "--optional with the same path",
+    "filesystem.readonlyPaths or readwritePaths": "--ro or --rw",
+    "mxcOps.limits.bestEffort": "--best-effort",
 }
 
 
@@ -103,14 +111,24 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
 
 
 def name_flags(error: MxcError) -> MxcError:
-    """The same error, with the flags instead of the arguments of `Policy`."""
+    """The same error, with the flags instead of the arguments of `Policy` and the fields of documents."""
     problems = [
         Problem(
-            problem.code, _flag(problem.path), problem.message, expected=problem.expected, fix=problem.fix
+            problem.code,
+            _flag(problem.path),
+            problem.message,
+            expected=_in_flags(problem.expected),
+            fix=_in_flags(problem.fix),
         )
         for problem in error.problems
     ]
     return type(error)(problems, retryable=error.retryable)
+
+
+def _in_flags(text: str) -> str:
+    for field, flag in _FIELDS.items():
+        text = text.replace(field, flag)
+    return text
 
 
 def _flag(path: str) -> str:
