@@ -23,6 +23,7 @@ _TESTIMONY = (
     "cat /proc/self/status; for path in /etc/shadow /root /home; do [ -e $path ] && leak=$path; done;"
     " echo Leak: ${leak:-none}; echo Interfaces: $(grep -c : /proc/net/dev)"
 )
+_WHY_UNPRIVILEGED = "users without root's rights can run sandboxes"
 _PROMISES = {
     "CapEff": "0000000000000000",
     "CapBnd": "0000000000000000",
@@ -98,10 +99,8 @@ def _run_sandbox(name: str, identifier: str) -> Probe:
     )
     try:
         result = run(request)
-    except MxcError as error:
-        return Probe(identifier, Health.FAILED, str(error.problems[0].message), why, error.fix, "see the fix")
-    except OSError as error:
-        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why)
+    except (MxcError, OSError) as error:
+        return _failed(identifier, error, why)
     testimony = read_testimony(result.stdout.decode(errors="replace"))
     broken = [
         f"{key} is {testimony.get(key, 'not told')}, not {promised}"
@@ -128,7 +127,7 @@ def _run_unprivileged(name: str, identifier: str) -> Probe:
     """The same, called by somebody without rights: in a child of ours, as our files may be root's alone."""
     from backends.linux.uid_range import configured_range, lease
 
-    why = "users without root's rights can run sandboxes"
+    why = _WHY_UNPRIVILEGED
     try:
         uids = configured_range()
         if uids is None:
@@ -136,12 +135,19 @@ def _run_unprivileged(name: str, identifier: str) -> Probe:
                 identifier, Health.FAILED, "no uid of ours to try it with", why, _prepare(name), "root"
             )
         held = lease(uids)
-    except MxcError as error:
-        return Probe(identifier, Health.FAILED, error.problems[0].message, why, error.fix, "root")
+    except (MxcError, OSError) as error:
+        return _failed(identifier, error, why)
     try:
         return _in_child(held.uid, name, identifier)
     finally:
         os.close(held.lock)
+
+
+def _failed(identifier: str, error: MxcError | OSError, why: str) -> Probe:
+    if isinstance(error, OSError):
+        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why)
+    privilege = "root" if "prep host" in error.fix else "none"
+    return Probe(identifier, Health.FAILED, error.problems[0].message, why, error.fix, privilege)
 
 
 def _in_child(uid: int, name: str, identifier: str) -> Probe:
@@ -166,7 +172,7 @@ def _in_child(uid: int, name: str, identifier: str) -> Probe:
         answer = pipe.read()
     os.waitpid(child, 0)
     if not answer:
-        return Probe(identifier, Health.FAILED, "the attempt ended without an answer")
+        return Probe(identifier, Health.FAILED, "the attempt ended without an answer", _WHY_UNPRIVILEGED)
     fields: dict[str, Any] = json.loads(answer)
     fields["health"] = Health(fields["health"])
     return Probe(**fields)

@@ -1,0 +1,65 @@
+"""doctor on this very host: what works is proved, what was broken is found and explained."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backends.needs import Health
+from mxc_ops.doctor import examine
+from tests.conftest import User
+
+pytestmark = pytest.mark.backend("bubblewrap")
+
+DOCTOR = """
+from mxc_ops.doctor import examine
+report = examine(["bubblewrap"])
+for probe in report.probes:
+    print(probe.identifier, probe.health.value, probe.seen, "FIX", probe.fix)
+print("exit", report.exit_code)
+"""
+
+
+def test_sandboxes_run_here_for_the_caller_and_for_a_user_without_rights() -> None:
+    healths = {probe.identifier: probe.health for probe in examine(["bubblewrap"]).probes}
+    who = ["root", "unprivileged"] if os.geteuid() == 0 else ["caller"]
+    assert {healths[f"bubblewrap.sandbox.{name}"] for name in who} == {Health.OK}
+
+
+def test_every_probe_says_why_it_matters() -> None:
+    assert [probe.identifier for probe in examine(["bubblewrap"]).probes if not probe.why] == []
+
+
+def test_a_user_is_told_that_limits_hold_less(as_user: User) -> None:
+    done = as_user(DOCTOR)
+    assert "bubblewrap.sandbox.caller ok" in done.stdout, done.stdout + done.stderr
+    assert "bubblewrap.limits warning" in done.stdout
+    assert done.stdout.endswith("exit 2\n")
+
+
+def test_forbidden_user_namespaces_are_found_and_the_switch_is_named(as_user: User) -> None:
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    done = as_user(["unshare", "--user", "--map-root-user", "sh", "-c", forbid, as_user.python, DOCTOR])
+    assert "bubblewrap.namespaces.caller failed" in done.stdout, done.stdout + done.stderr
+    assert "user.max_user_namespaces is 0 FIX mxc-ops prep host --backend bubblewrap --yes" in done.stdout
+    assert done.stdout.endswith("exit 1\n")
+
+
+def test_a_missing_launcher_is_found(checkout: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: to hide the launcher in a mount namespace")
+    hide = 'mount -t tmpfs none /usr/local/lib/mxc-ops && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hide, sys.executable, DOCTOR],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        check=False,
+    )
+    assert "bubblewrap.launcher failed" in done.stdout, done.stderr
+    assert "bubblewrap.sandbox.root failed" in done.stdout
+    assert done.stdout.endswith("exit 1\n")
