@@ -18,15 +18,26 @@ void send_message(int control, const struct wire_message *message)
         ;
 }
 
+/* Data left unread when a socket closes reaches its peer as ECONNRESET, ahead of what was sent before. */
+void end_messages(int control)
+{
+    struct wire_message unread;
+    shutdown(control, SHUT_RD);
+    while (recv(control, &unread, sizeof(unread), MSG_DONTWAIT) > 0)
+        ;
+}
+
 void report_failure(int control, struct failure failure)
 {
     struct wire_message message = {
         .kind = KIND_FAILED, .value = (int32_t)failure.step, .error = failure.error, .index = failure.index};
-    if (control >= 0)
+    if (control >= 0) {
         send_message(control, &message);
-    else
-        dprintf(STDERR_FILENO, "launcher: step %d, index %u: %s\n", (int)failure.step, failure.index,
-                strerror(failure.error));
+        end_messages(control);
+        return;
+    }
+    dprintf(STDERR_FILENO, "launcher: step %d, index %u: %s\n", (int)failure.step, failure.index,
+            strerror(failure.error));
 }
 
 int exit_code_of(struct failure failure)

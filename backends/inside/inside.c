@@ -139,6 +139,7 @@ static int finish(const struct init *init)
                                  .system_us = microseconds(usage.ru_stime),
                                  .max_rss_kib = (uint64_t)usage.ru_maxrss};
     send_message(init->control, &ended);
+    end_messages(init->control);
     return WIFSIGNALED(init->status) ? 128 + WTERMSIG(init->status) : WEXITSTATUS(init->status);
 }
 

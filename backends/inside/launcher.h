@@ -16,6 +16,7 @@ struct failure {
 
 /* common.c */
 void send_message(int control, const struct wire_message *message);
+void end_messages(int control);
 void report_failure(int control, struct failure failure);
 int exit_code_of(struct failure failure);
 

@@ -141,10 +141,23 @@ def test_the_workload_inherits_no_descriptor_but_its_streams() -> None:
     assert run.stdout.split() == [b"0", b"1", b"2", b"3"]  # 3 is ls's own
 
 
+def test_messages_that_come_too_late_do_not_cost_the_end() -> None:
+    with start_inside(inside_spec("sh", "-c", "echo; sleep 100")) as launch:
+        await_line(launch)
+        process_1 = process_1_of(launch)
+        [workload] = children_of(process_1)
+        os.kill(process_1, signal.SIGSTOP)
+        os.kill(workload, signal.SIGKILL)
+        for _ in range(5):
+            launch.signal(signal.SIGWINCH)
+        os.kill(process_1, signal.SIGCONT)
+        assert os.WTERMSIG(launch.finish().ended.status) == signal.SIGKILL
+
+
 def test_a_held_descriptor_lives_exactly_as_long_as_the_sandbox() -> None:
     read_end, write_end = os.pipe()
     with start_inside(
-        inside_spec("sh", "-c", "echo; read x", hold=(write_end,)), pass_fds=(write_end,)
+        inside_spec("sh", "-c", "echo; sleep 100", hold=(write_end,)), pass_fds=(write_end,)
     ) as launch:
         os.close(write_end)
         await_line(launch)
@@ -159,7 +172,7 @@ def test_process_1_keeps_only_the_control_socket_and_what_it_holds() -> None:
     read_end, write_end = os.pipe()
     spec = inside_spec("sh", "-c", "echo; sleep 100", hold=(write_end,))
     with start_inside(spec, pass_fds=(read_end, write_end)) as launch:
-        await_line(launch)
+        assert isinstance(launch.message(), Started)
         entries = Path(f"/proc/{process_1_of(launch)}/fd").iterdir()
         targets = sorted(str(entry.readlink()).split(":")[0] for entry in entries)
     os.close(read_end)
