@@ -70,12 +70,12 @@ def _mount_failed(plan: BubblewrapPlan, failed: Failed, text: str) -> MxcError:
     grant = plan.grants[failed.index]
     if failed.step is Step.MOUNT_CHANGED:
         return _changed(grant.pointer, grant.path)
-    if failed.step is Step.MOUNT_ATTRIBUTES and failed.errno == errno.EINVAL and grant.owner is not None:
+    if failed.step is Step.MOUNT_ID_MAP:
         return PolicyRefused(
             Problem(
                 "idmap_unsupported",
                 grant.pointer,
-                f"the filesystem of {grant.path}, or one mounted below it, cannot be id-mapped",
+                f"the filesystem of {grant.path}, or one mounted below it, cannot be id-mapped: {text}",
                 expected="a filesystem with idmapped mounts (ext4, xfs, btrfs, tmpfs since Linux 6.3)",
                 fix='name a uid that may use the path itself: "mxcOps": {"user": UID}',
             )
