@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import Problem
@@ -183,11 +184,16 @@ def _unknown_field(path: Path, edition: Edition, root: str) -> Problem:
 
 
 def _versions_with(shape_name: str, field: str) -> str:
-    if field == extension.KEY:
-        return ""
-    names = [
-        edition.name
-        for edition in editions.CONTRACTS.values()
-        if shape_name in editions.reachable(edition.shapes, "Request") and field in edition.shapes[shape_name]
-    ]
+    """The contracts that have the field, as a range; "" when none has."""
+    names = (
+        []
+        if field == extension.KEY
+        else [name for name in editions.CONTRACTS if field in _fields_of(name, shape_name)]
+    )
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}" if names else ""
+
+
+@cache
+def _fields_of(version: str, shape_name: str) -> Shape:
+    shapes = editions.CONTRACTS[version].shapes
+    return shapes[shape_name] if shape_name in editions.reachable(shapes, "Request") else {}

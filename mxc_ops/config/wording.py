@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,18 +15,17 @@ LONGEST_NAME = 80
 _SECRET_NAMES = frozenset(
     {"user", "env", "proxy", "networkproxy", "url", "stdin", "text", "commandline", "args"}
 )
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 
 
 def escaped(text: str) -> str:
-    """`text` with control, format, line-separator and surrogate characters written as escapes."""
-    if text.isascii() and text.isprintable():
+    """`text` with everything that is not printable (control, format, separator characters …) as escapes."""
+    if text.isprintable():
         return text
     return "".join(_escaped_character(character) for character in text)
 
 
 def _escaped_character(character: str) -> str:
-    if unicodedata.category(character) not in _UNSAFE_CATEGORIES:
+    if character.isprintable():
         return character
     code = ord(character)
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
