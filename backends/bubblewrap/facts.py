@@ -94,6 +94,11 @@ class BubblewrapFacts:
         """Host directories that every sandbox can read."""
         return tuple(entry.path for entry in self.baseline if not entry.target)
 
+    @property
+    def own_paths(self) -> tuple[str, ...]:
+        """What every sandbox has of its own: no policy can put a link there."""
+        return (*(entry.path for entry in self.baseline if entry.target), *OWN_DIRECTORIES, *OWN_LINKS)
+
 
 def find_helper(search_path: str | None = None) -> Helper:
     """Find bwrap on the search path and read which options it has.

@@ -36,7 +36,7 @@ def explain(plan: BubblewrapPlan, failed: Failed | None, status: int | None, dia
         return PolicyRefused(
             Problem(
                 "cwd_unusable",
-                "/process/cwd",
+                plan.pointers.get("cwd", "/process/cwd"),
                 f"the working directory {plan.cwd!r} cannot be entered inside the sandbox: {text}",
                 expected="a directory that the policy makes visible",
                 fix=f"grant it: add {plan.cwd!r} to filesystem.readonlyPaths or readwritePaths",
@@ -96,7 +96,7 @@ def _not_executable(plan: BubblewrapPlan, failed: Failed) -> LaunchFailed:
     return LaunchFailed(
         Problem(
             "program_not_found" if missing else "program_not_executable",
-            "/mxcOps/args/0",
+            plan.pointers.get("args", "/mxcOps/args"),
             f"{plan.argv[0]!r} cannot be executed inside the sandbox: {os.strerror(failed.errno)}",
             expected="a program that the policy makes visible",
             fix="grant its directory in filesystem.readonlyPaths" if missing else "",

@@ -60,7 +60,10 @@ class PlannedGrant:
 
 @frozen
 class BubblewrapPlan:
-    """All that a launch does, as data. Options beginning with ``@`` stand for descriptors and stage paths."""
+    """All that a launch does, as data. Options beginning with ``@`` stand for descriptors and stage paths.
+
+    `pointers` are the request's, so that a launch that fails can still name the field the user wrote.
+    """
 
     helper: str
     helper_version: str
@@ -86,6 +89,7 @@ class BubblewrapPlan:
     enforced: tuple[tuple[str, str], ...]
     decisions: tuple[str, ...]
     warnings: tuple[str, ...]
+    pointers: Mapping[str, str]
 
     def as_dict(self) -> dict[str, object]:
         """JSON-safe; environment values are left out, for a plan may be logged."""
@@ -176,6 +180,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         enforced=tuple(_enforced(view, facts, identity, request)),
         decisions=view.decisions,
         warnings=(*view.warnings, *limits.warnings, *_landlock_warning(facts)),
+        pointers=request.pointers,
     )
 
 
