@@ -1,0 +1,72 @@
+"""Callers, the probe and places for attacks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.inside.build import build_launcher
+from backends.inside.store import find_launcher
+from backends.linux.uid_range import configured_range
+from tests.conftest import User
+from tests.security.callers import Caller, remove_tree
+
+_PROBE_SOURCES = Path(__file__).parent / "probe"
+
+
+@pytest.fixture(scope="session")
+def prepared_host() -> None:
+    """What a sandbox needs of this host, made by the project's own means where it is missing."""
+    if os.geteuid() == 0 and configured_range() is None:
+        prep = ["-m", "mxc_ops.cli", "prep", "host", "--backend", "bubblewrap", "--yes"]
+        subprocess.run([sys.executable, *prep], check=True, timeout=900)
+    if find_launcher() is None:
+        build_launcher()
+
+
+@pytest.fixture(scope="session", params=["root", "user"])
+def caller(request: pytest.FixtureRequest, prepared_host: None, as_user: User) -> Iterator[Caller]:
+    """Who makes the attack: every test runs once as root and once as a user without rights."""
+    if request.param == "root" and os.geteuid() != 0:
+        pytest.skip("only root can attack as root")
+    made = Caller(request.param, as_user if request.param == "user" else None)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def root(prepared_host: None) -> Iterator[Caller]:
+    """For controls that need more rights than the caller of the test has."""
+    if os.geteuid() != 0:
+        pytest.skip("showing that this attack works takes root")
+    made = Caller("root", None)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def probe(prepared_host: None) -> Iterator[Path]:
+    """The compiled probe, in a directory that everybody can read; grant `probe.parent` read-only."""
+    folder = Path(tempfile.mkdtemp(prefix="mxc-ops-probe-"))
+    folder.chmod(0o755)
+    sources = sorted(_PROBE_SOURCES.glob("*.c"))
+    flags = ["-std=gnu17", "-O1", "-static", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["gcc", *flags, "-o", folder / "probe", *sources], check=True)
+    yield folder / "probe"
+    remove_tree(folder)
+
+
+@pytest.fixture
+def place(caller: Caller) -> Iterator[Path]:
+    """A directory of the caller's own, outside of every baseline."""
+    folder = Path(tempfile.mkdtemp(prefix="mxc-ops-place-"))
+    folder.chmod(0o755)
+    os.chown(folder, caller.uid, caller.gid)
+    yield folder
+    remove_tree(folder)
