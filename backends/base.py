@@ -201,8 +201,8 @@ class HostPath:
 
     For ABSENT, `canonical` is where the object would be (existing part resolved, the rest folded).
     `readable` / `writable` are the caller's real rights (delegation), also when we run as root for somebody.
-    `others` are further names of the object, or of objects below it, that a more permissive tree (another grant
-    or the baseline) shows: hard links, second mounts; `links_unaccounted`: there may be more that were not found.
+    `others` are further names of the object, or of objects below it, that a more permissive tree (another
+    grant, the baseline) shows: hard links, second mounts; `links_unaccounted`: some may not have been found.
     `kernel_mounts` are mount points of procfs, sysfs and the like at or below a granted path.
     `slot` is the key of the open descriptor among the handles (None when there is none).
     """

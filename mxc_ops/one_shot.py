@@ -123,7 +123,7 @@ def prepare(request: SandboxRequest, warnings: tuple[str, ...] = ()) -> Prepared
     warnings = (*request.warnings, *warnings, *check_features(request, backend.capabilities))
     observed = backend.observe(request)
     try:
-        view = resolve_filesystem(observed.paths, observed.facts.baseline_trees)
+        view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)
         plan = backend.plan(request, observed.facts, view)
     except BaseException:
         observed.handles.close()

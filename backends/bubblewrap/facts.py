@@ -52,6 +52,10 @@ ETC_PARTS = (
     "/etc/ssl/certs",
 )
 
+OWN_DIRECTORIES = ("/dev", "/etc", "/proc", "/run", "/tmp", "/usr", "/var")  # noqa: S108 - the sandbox's
+# Relative, so that bubblewrap, which builds the tree elsewhere, can make a grant's mount point through them.
+OWN_LINKS: Mapping[str, str] = {"/var/run": "../run", "/var/tmp": "../tmp"}  # noqa: S108
+
 
 @frozen
 class BaselineEntry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout, ViewEntry
-from backends.bubblewrap.facts import FIX, BubblewrapFacts
+from backends.bubblewrap.facts import FIX, OWN_LINKS, BubblewrapFacts
 from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
@@ -232,7 +232,8 @@ def _private(tmp_bytes: int) -> tuple[str, ...]:
         *("--proc", "/proc", "--dev", "/dev"),
         *("--perms", "1777", "--size", size, "--tmpfs", "/dev/shm"),  # noqa: S108 - the sandbox's own
         *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),  # noqa: S108
-        *("--dir", "/run", "--dir", "/var", "--symlink", "/run", "/var/run", "--symlink", "/tmp", "/var/tmp"),  # noqa: S108
+        *("--dir", "/run", "--dir", "/var"),
+        *(word for path, target in OWN_LINKS.items() for word in ("--symlink", target, path)),
     )
 
 

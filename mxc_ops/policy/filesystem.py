@@ -17,13 +17,16 @@ from mxc_ops.policy.refusals import find_problems
 __all__ = ["resolve_filesystem"]
 
 
-def resolve_filesystem(paths: Sequence[HostPath], baseline: Sequence[str] = ()) -> FilesystemView:
+def resolve_filesystem(
+    paths: Sequence[HostPath], baseline: Sequence[str] = (), own: Sequence[str] = ()
+) -> FilesystemView:
     """Decide what to mount where, shallow to deep, so that every path has the access the policy gives it.
 
     Parameters
     ----------
     paths: what observation found, one per entry of the policy.
-    baseline: canonical paths (directories, files, links) that the sandbox has before any entry is applied.
+    baseline: canonical host paths (directories, files) that the sandbox shows before any entry is applied.
+    own: what the sandbox makes itself, such as ``/tmp`` or its link ``/bin``: no link can be made there.
 
     Raises `PolicyRefused` with every problem at once.
     """
@@ -32,7 +35,7 @@ def resolve_filesystem(paths: Sequence[HostPath], baseline: Sequence[str] = ()) 
     if problems:
         raise PolicyRefused(problems)
     masked = [p for p in places.values() if p.access is Access.DENIED and _shows(p.path, places, baseline)]
-    links = _links(paths, final, places, baseline)
+    links = _links(paths, final, places, baseline, own)
     entries = [_bind(place) for place in places.values() if place.access is not Access.DENIED]
     kept_open = [entry.path for entry in (*entries, *links)]
     entries += [_mask(place, kept_open) for place in masked]
@@ -83,22 +86,27 @@ def _shows(path: str, places: Mapping[str, Place], baseline: Iterable[str]) -> b
 
 
 def _links(
-    paths: Iterable[HostPath], final: Iterable[Access], places: Mapping[str, Place], baseline: Sequence[str]
+    paths: Iterable[HostPath],
+    final: Iterable[Access],
+    places: Mapping[str, Place],
+    baseline: Sequence[str],
+    own: Sequence[str],
 ) -> list[ViewEntry]:
     """The symbolic links a user's spelling passes through, where no mounted tree already shows them.
 
     Never inside a mounted tree: the link would be created on the host.
     """
     links: dict[str, ViewEntry] = {}
-    for path, access in zip(paths, final, strict=True):
-        if path.state is not PathState.OBJECT or access is Access.DENIED:
+    for found, access in zip(paths, final, strict=True):
+        if found.state is not PathState.OBJECT or access is Access.DENIED:
             continue
-        for hop in path.hops:
+        for hop in found.hops:
             above = nearest_place(hop.link, places)
             mounted = above is not None and above.access is not Access.DENIED
-            if mounted or any(within(hop.link, tree) or within(tree, hop.link) for tree in baseline):
+            shown = mounted or any(within(hop.link, tree) for tree in baseline)
+            if shown or any(within(path, hop.link) for path in (*baseline, *own)):
                 continue
-            entry = ViewEntry(Effect.SYMLINK, hop.link, path.grant.pointer, target=hop.target)
+            entry = ViewEntry(Effect.SYMLINK, hop.link, found.grant.pointer, target=hop.target)
             links.setdefault(hop.link, entry)
     return list(links.values())
 

@@ -170,6 +170,20 @@ def test_a_link_in_the_baseline_is_not_made() -> None:
     assert steps(resolve_filesystem([path], ["/usr", "/bin"])) == [("read-only", "/usr/bin/dash")]
 
 
+def test_a_link_the_sandbox_has_itself_is_not_made_again() -> None:
+    path = there("/bin/x", RO, canonical="/opt/bin/x", hops=[("/bin", "opt/bin")])
+    assert steps(resolve_filesystem([path], ["/usr"], ["/bin", "/tmp"])) == [("read-only", "/opt/bin/x")]
+
+
+def test_what_the_sandbox_has_itself_shows_nothing_that_needs_a_mask() -> None:
+    assert (
+        resolve_filesystem(
+            [there("/tmp", DENIED), there("/var/tmp", DENIED)], [], ["/tmp", "/var/tmp"]
+        ).entries
+        == ()
+    )
+
+
 def test_a_link_inside_a_mask_is_made_after_it() -> None:
     path = there("/w/s/cfg", RO, canonical="/srv/cfg", hops=[("/w/s/cfg", "/srv/cfg")])
     view = resolve_filesystem([there("/w", RO), there("/w/s", DENIED), path])
