@@ -41,12 +41,21 @@ def check_against_schema(source: bytes, schema_file: str) -> Any:
         raise _not_a_schema(schema_file, error.message) from error
     # An empty registry: a schema that refers to another file or address must not make us fetch it.
     try:
-        problems = [_problem(mismatch) for mismatch in kind(schema, registry=Registry()).iter_errors(body)]
+        mismatches = list(kind(schema, registry=Registry()).iter_errors(body))
     except Unresolvable as error:
         raise _not_a_schema(schema_file, f"{error.ref!r} is in another file") from error
-    if problems:
-        raise ConfigError(problems)
+    if mismatches:
+        raise ConfigError(_problem(_closest(mismatch)) for mismatch in mismatches)
     return body
+
+
+def _closest(mismatch: ValidationError) -> ValidationError:
+    """Of the branches of an anyOf, the one that came closest says what is wrong."""
+    from jsonschema import exceptions
+
+    library: Any = exceptions  # best_match has no return type there
+    closest: ValidationError | None = library.best_match([mismatch])
+    return closest or mismatch
 
 
 def _read_schema(schema_file: str) -> Any:
