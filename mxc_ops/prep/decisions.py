@@ -85,7 +85,9 @@ def root_directory(seen: Mapping[str, str] | None, path: str) -> Decision:
     """
     after = "directory of root's, mode 755"
     if seen is None:
-        return Decision("not there", after, (f"install -d -m 0755 -o 0 -g 0 {quote(path)}",))
+        return Decision(
+            "not there", after, (f"umask 022 && mkdir -p {quote(path)} && chmod 0755 {quote(path)}",)
+        )
     before = f"{seen['kind']} of uid {seen['owner']}, mode {seen['mode']}"
     if seen["kind"] != "directory" or seen["owner"] != "0" or int(seen["mode"], 8) & 0o022:
         return Decision(

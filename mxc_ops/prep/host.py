@@ -80,7 +80,8 @@ def _worker() -> Generator[tuple[Popen[str], Callable[[str], None]]]:
     import tempfile
 
     # A user's own variables, such as proxies, are passed on: apt and pip need them.
-    environment = {**os.environ, "PATH": _PATH, "PYTHONPATH": str(_SOURCES), "LC_ALL": "C.UTF-8"}
+    modules = ":".join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PATH": _PATH, "PYTHONPATH": modules, "LC_ALL": "C.UTF-8"}
     with tempfile.TemporaryFile("w+") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "mxc_ops.prep.worker"],

@@ -59,9 +59,8 @@ def test_a_count_below_the_least_is_raised_to_it() -> None:
 
 
 def test_a_missing_directory_is_made() -> None:
-    assert root_directory(None, "/usr/local/lib/x").commands == (
-        "install -d -m 0755 -o 0 -g 0 /usr/local/lib/x",
-    )
+    commands = root_directory(None, "/srv/x").commands
+    assert commands == ("umask 022 && mkdir -p /srv/x && chmod 0755 /srv/x",)
 
 
 def test_a_directory_of_roots_is_left_alone() -> None:

@@ -65,4 +65,4 @@ class Texts(FactBase[dict[str, str]]):
                 lines = texts.setdefault(line.removeprefix(_MARK), [])
             else:
                 lines.append(line)
-        return {path: "\n".join(found).removesuffix("\n") for path, found in texts.items()}
+        return {path: "\n".join(found) for path, found in texts.items()}
