@@ -67,7 +67,9 @@ def parser_rules(body: Body, governing: Governing, kind: RequestKind) -> Iterato
     """What a parser refuses although every field has its right shape."""
     if kind is RequestKind.ONE_SHOT or kind is RequestKind.EXEC:
         yield from _check_process(body)
-    if kind is not RequestKind.ONE_SHOT:
+    if kind is RequestKind.ONE_SHOT:
+        yield from rules_phase.check_one_shot(body)
+    else:
         yield from rules_phase.check(body, governing, kind)
     if body.get("filesystem"):
         yield from _check_filesystem(body)

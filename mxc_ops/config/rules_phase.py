@@ -34,7 +34,20 @@ _REFUSED_BY_BACKEND: Mapping[str, tuple[str, ...]] = {
     "windows_sandbox": ("network", "ui"),
 }
 _PREFIXES: Mapping[str, str] = {"iso": "isolation_session", "wsb": "windows_sandbox", "wslc": "wslc"}
+_LIFECYCLE_ONLY = ("sandboxId", "correlationVector")
 _SHARED_EXPERIMENTS = frozenset({"telemetry", "test"})
+
+
+def check_one_shot(body: Body) -> Iterator[Problem]:
+    """A document without a `phase` has none of the fields that name a sandbox."""
+    for name in _LIFECYCLE_ONLY:
+        if body.get(name) is not None:
+            yield Problem(
+                "foreign_field",
+                f"/{name}",
+                f"'{name}' is only for lifecycle requests",
+                fix=f"remove '{name}', or add 'phase'",
+            )
 
 
 def check(body: Body, governing: Governing, kind: RequestKind) -> Iterator[Problem]:
