@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, HelpFormatter, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 EXIT_USAGE = 64
+_COLUMNS = 80
 EXIT_READER_GONE = 141  # 128 + SIGPIPE, what a shell reports for a writer whose reader left
 
 
@@ -22,11 +23,22 @@ class Parser(ArgumentParser):
     """An argument parser that takes no abbreviations and ends with 64 on a wrong command line."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: error: {printable(message)}\n")
+
+
+class _Help(HelpFormatter):
+    """Asks for the terminal's width itself: argparse would import shutil, and with it every compressor."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+        except (ValueError, OSError):
+            columns = _COLUMNS
+        super().__init__(prog, width=columns - 2, **options)
 
 
 def complete(parser: ArgumentParser, handler: Callable[[Namespace], int]) -> None:
