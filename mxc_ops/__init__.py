@@ -7,9 +7,10 @@ result = run(Policy(read_only=["/srv/data"], timeout_s=10), "wc -l /srv/data/*")
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost more than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from backends.base import LimitOutcome, Limits, Outcome, SecretSource, Stdin, StdinMode, Usage
     from backends.errors import (
         BackendUnavailable,
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     )
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
+    from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
     from mxc_ops.policy_builder import Policy
     from mxc_ops.result import CommandFailed, Provenance, Result
     from mxc_ops.sandbox import Sandbox
     from mxc_ops.spawned import Process
-    from mxc_ops.tool_paths import private_tmp, tool_paths, user_profile_paths
 
 __version__ = "0.1.0"
 
@@ -76,7 +77,7 @@ _HOMES = {
     "mxc_ops.result": ("CommandFailed", "Provenance", "Result"),
     "mxc_ops.sandbox": ("Sandbox",),
     "mxc_ops.spawned": ("Process",),
-    "mxc_ops.tool_paths": ("private_tmp", "tool_paths", "user_profile_paths"),
+    "mxc_ops.paths": ("private_tmp", "tool_paths", "user_profile_paths"),
 }
 
 

@@ -34,7 +34,7 @@ def policy_from_config(source: Any) -> Policy:
         timeout_s=timeout.after_ms / 1000 if timeout.after_ms else None,
         grace_s=timeout.grace_ms / 1000,
         timeout_signal=timeout.signal,
-        cwd=request.cwd,
+        cwd=request.cwd or "/",
         seccomp=request.seccomp,
         stdin=request.stdin,
         tty=request.tty,
@@ -73,7 +73,7 @@ def _process(policy: Policy, shell: str | None) -> dict[str, Any]:
     process = _present(
         {
             "commandLine": shell,
-            "cwd": None if policy.cwd is None else os.fspath(policy.cwd),
+            "cwd": None if policy.cwd == "/" else os.fspath(policy.cwd),
             "timeout": 0 if policy.timeout_s is None else max(1, round(policy.timeout_s * 1000)),
         }
     )

@@ -37,7 +37,7 @@ class Policy:
         value is read from its file or descriptor when the sandbox starts and is never shown.
     limits: see `Limits`; units are in its field names.
     timeout_s: seconds until `timeout_signal` is sent, `grace_s` later all is killed; None waits for ever.
-    cwd: absolute path inside the sandbox; None is ``/``.
+    cwd: absolute path inside the sandbox.
     seccomp: profile of allowed system calls: ``default``, ``strict`` or ``debug``.
     network: None, the only value there is: sandboxes have no network.
     stdin: what the workload reads: `Stdin()` is what the caller passes to `run`.
@@ -58,7 +58,7 @@ class Policy:
     timeout_s: float | None = None
     grace_s: float = 0.0
     timeout_signal: str = "TERM"
-    cwd: Path | None = None
+    cwd: Path = "/"
     seccomp: str = "default"
     network: None = None
     stdin: Stdin = field(default_factory=Stdin)
@@ -75,8 +75,7 @@ class Policy:
             object.__setattr__(self, name, tuple(os.fspath(path) for path in paths))
         if self.env is not None:
             object.__setattr__(self, "env", dict(self.env))
-        if self.cwd is not None:
-            object.__setattr__(self, "cwd", os.fspath(self.cwd))
+        object.__setattr__(self, "cwd", os.fspath(self.cwd))
 
     @classmethod
     def from_config(cls, source: Any) -> Policy:
@@ -121,13 +120,15 @@ class Policy:
         import sys
 
         from backends.registry import resolve_intent
+        from mxc_ops.policy.spelling import collapse
 
+        grants, warnings = collapse(self._grants())
         after_ms = 0 if self.timeout_s is None else max(1, round(self.timeout_s * 1000))
         return SandboxRequest(
             containment=resolve_intent(self.containment, sys.platform),
-            cwd=None if self.cwd is None else os.fspath(self.cwd),
+            cwd=os.fspath(self.cwd),
             environment=self._environment(),
-            grants=self._grants(),
+            grants=grants,
             limits=self.limits,
             timeout=Timeout(after_ms, round(self.grace_s * 1000), self.timeout_signal),
             stdin=self.stdin,
@@ -136,6 +137,7 @@ class Policy:
             user=self.user,
             group=self.group if self.group is not None else self.user,
             container_id=self.name,
+            warnings=warnings,
             pointers=_POINTERS,
         )
 
@@ -165,13 +167,18 @@ class Policy:
 
 _POINTERS: Mapping[str, str] = {
     "args": "command",
+    "container_id": "name",
     "containment": "containment",
     "cwd": "cwd",
     "environment": "env",
+    "grace_ms": "grace_s",
+    "grants": "read_only",
     "group": "group",
     "limits": "limits",
     "seccomp": "seccomp",
+    "secrets": "env",
     "shell": "command",
+    "signal": "timeout_signal",
     "stdin": "stdin",
     "timeout": "timeout_s",
     "tty": "tty",

@@ -40,7 +40,7 @@ def check(policy: Policy) -> None:
 def split_command(command: str | Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """(shell line, ()) or (None, argument vector). Raises `ConfigError` for what cannot start a program."""
     words: list[Any] = [command] if isinstance(command, str) else list(command)
-    if not words or not words[0]:
+    if not words or not words[0] or (isinstance(command, str) and not command.strip()):
         raise ConfigError(Problem("empty_value", "command", "the command is empty", expected="a command"))
     problems = [
         _problem("command" if isinstance(command, str) else f"command[{index}]", wrong, "text without NUL")
@@ -129,7 +129,7 @@ def _choices(given: Mapping[str, Any]) -> Iterator[Problem]:
             yield _problem(name, f"{given[name]!r} is not known", ", ".join(choices))
     cwd = _as_text(given["cwd"])
     for name, value in (("cwd", cwd), ("containment", given["containment"]), ("name", given["name"])):
-        if not (name == "cwd" and value is None) and (wrong := _text_fault(value)):
+        if wrong := _text_fault(value):
             yield _problem(name, wrong, "text without NUL")
     if isinstance(cwd, str) and not cwd.startswith("/"):
         yield _problem("cwd", f"the path {cwd!r} is relative", "an absolute path inside the sandbox")
