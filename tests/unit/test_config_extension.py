@@ -1,0 +1,110 @@
+"""`mxcOps`, our one root key: its fields, its rules, and where it is accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mxc_ops.config.models.editions import CONTRACTS, EXACT
+from tests.unit.config_cases import CONTRACT, accept, one_shot, problems, signs
+
+FULL: dict[str, Any] = {
+    "limits": {
+        "memoryMib": 256,
+        "pids": 64,
+        "cpus": 0.5,
+        "cpuSeconds": 10,
+        "fileSizeMib": 1,
+        "openFiles": 16,
+        "tmpMib": 8,
+        "bestEffort": ["cpus"],
+    },
+    "user": 1000,
+    "group": 1000,
+    "seccomp": "strict",
+    "stdin": {"text": ""},
+    "tty": False,
+    "timeout": {"graceMs": 0, "signal": "INT"},
+    "optionalPaths": ["/a", "/b"],
+    "env": {"TOKEN": {"file": "/run/token"}, "KEY": {"fd": 3}},
+}
+GRANTS = {"readonlyPaths": ["/a"], "readwritePaths": ["/b"]}
+
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"limits": {"memoryMib": 0}}, "out_of_range", "/limits/memoryMib"),
+    ({"limits": {"pids": 1.0}}, "wrong_type", "/limits/pids"),
+    ({"limits": {"cpus": 0}}, "out_of_range", "/limits/cpus"),
+    ({"limits": {"cpus": "1"}}, "wrong_type", "/limits/cpus"),
+    ({"limits": {"openFiles": 15}}, "out_of_range", "/limits/openFiles"),
+    ({"limits": {"bestEffort": ["memory"]}}, "invalid_value", "/limits/bestEffort"),
+    ({"limits": None}, "wrong_type", "/limits"),
+    ({"user": 0}, "out_of_range", "/user"),
+    ({"user": 2**32 - 2}, "out_of_range", "/user"),
+    ({"group": "staff"}, "wrong_type", "/group"),
+    ({"seccomp": "off"}, "invalid_value", "/seccomp"),
+    ({"args": []}, "empty_value", "/args"),
+    ({"stdin": "file"}, "invalid_value", "/stdin"),
+    ({"stdin": {"file": "/a", "text": "b"}}, "invalid_value", "/stdin"),
+    ({"stdin": {"file": "a"}}, "relative_path", "/stdin/file"),
+    ({"tty": 1}, "wrong_type", "/tty"),
+    ({"timeout": {"graceMs": 600_001}}, "out_of_range", "/timeout/graceMs"),
+    ({"timeout": {"signal": "SIGTERM"}}, "invalid_value", "/timeout/signal"),
+    ({"optionalPaths": ["/c"]}, "not_granted", "/optionalPaths/0"),
+    ({"env": {"": {"fd": 3}}}, "empty_value", "/env/"),
+    ({"env": {"A=B": {"fd": 3}}}, "invalid_value", "/env/A=B"),
+    ({"env": {"A": {"fd": 2}}}, "invalid_value", "/env/A"),
+    ({"env": {"A": "plain"}}, "invalid_value", "/env/A"),
+    ({"env": {"A": {"file": "secret"}}}, "relative_path", "/env/A/file"),
+    ({"network": {}}, "unknown_field", "/network"),
+]
+
+
+@pytest.mark.parametrize("version", [None, "0.4.0-alpha", "0.8.0-alpha", "0.9.0-dev", *EXACT])
+def test_every_version_takes_all_of_it_by_default(version: str | None) -> None:
+    assert accept(one_shot(version, mxcOps=FULL, filesystem=GRANTS)) == ()
+
+
+@pytest.mark.parametrize("version", CONTRACTS)
+def test_no_contract_takes_it(version: str) -> None:
+    (problem,) = problems(one_shot(version, mxcOps={}), **CONTRACT)
+    assert (problem.code, problem.path) == ("unknown_field", "/mxcOps")
+    assert "extension" in problem.fix
+
+
+@pytest.mark.parametrize(("extension", "code", "where"), BAD)
+@pytest.mark.parametrize("version", ["0.8.0-alpha", "1.0.0"])
+def test_a_bad_field_of_it_is_named(version: str, extension: dict[str, Any], code: str, where: str) -> None:
+    assert signs(one_shot(version, mxcOps=extension, filesystem=GRANTS)) == {(code, f"/mxcOps{where}")}
+
+
+@pytest.mark.parametrize("version", [None, *EXACT])
+def test_args_take_the_place_of_the_command_line(version: str | None) -> None:
+    document = one_shot(version, mxcOps={"args": ["true", ""]})
+    assert signs(document) == {("conflicting_fields", "/mxcOps/args")}
+    document["process"] = {"cwd": "/", "env": ["A=b"], "timeout": 1}
+    assert accept(document) == ()
+    del document["process"]
+    assert accept(document) == ()
+    document["mxcOps"] = {"args": [""]}
+    assert signs(document) == {("empty_value", "/mxcOps/args/0")}
+
+
+def test_unreadable_args_are_not_also_a_missing_command() -> None:
+    assert signs({"version": "1.0.0", "mxcOps": {"args": "true"}}) == {("wrong_type", "/mxcOps/args")}
+
+
+def test_a_variable_comes_from_one_place() -> None:
+    document = one_shot(process={"commandLine": "a", "env": ["A=b"]}, mxcOps={"env": {"A": {"fd": 3}}})
+    assert signs(document) == {("conflicting_fields", "/mxcOps/env/A")}
+
+
+def test_it_belongs_to_requests_that_create_or_run_something() -> None:
+    limits = {"limits": {"pids": 1}}
+    base: dict[str, Any] = {"version": "0.8.0-alpha", "mxcOps": limits}
+    accept({**base, "phase": "provision", "containment": "wslc"})
+    accept({**base, "phase": "exec", "sandboxId": "wslc:x", "mxcOps": {"args": ["true"]}})
+    assert signs({**base, "phase": "stop", "sandboxId": "wslc:x"}) == {("foreign_field", "/mxcOps")}
+    assert signs({**base, "version": "1.0.0", "phase": "stop", "sandboxId": "x"}) == {
+        ("unknown_field", "/mxcOps")
+    }
