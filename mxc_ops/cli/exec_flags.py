@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from backends.frozen import frozen
+from mxc_ops.cli.text import printable
 
 
 class Takes(Enum):
@@ -79,7 +80,7 @@ def parse(arguments: Sequence[str]) -> ExecOptions:
         elif config_path is None:
             config_path = word
         else:
-            raise _error(f"unexpected argument '{word}' found")
+            raise _error(f"unexpected argument '{printable(word)}' found")
     if "--force" in given and "--setup-hyperlight" not in values:
         missing = "  --setup-hyperlight[=<RUNTIMES>]"
         raise _error(f"the following required arguments were not provided:\n{missing}")
@@ -113,7 +114,7 @@ def _read_flag(word: str, rest: list[str], given: set[str], values: dict[str, st
         raise _error(f"the argument '{_spelled(name, flag)}' cannot be used multiple times")
     if flag.takes is Takes.NOTHING:
         if equals:
-            raise _error(f"unexpected value '{value}' for '{name}' found; no more were expected")
+            raise _error(f"unexpected value '{printable(value)}' for '{name}' found; no more were expected")
         given.add(name)
     elif flag.takes is Takes.OPTIONAL_VALUE or equals:
         values[name] = value
@@ -136,6 +137,7 @@ def _unknown(name: str) -> FlagError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, FLAGS, n=1, cutoff=0.75)
+    name = printable(name)
     tip = f"a similar argument exists: '{near[0]}'" if near else f"to pass '{name}' on, use '-- {name}'"
     return _error(f"unexpected argument '{name}' found\n\n  tip: {tip}")
 

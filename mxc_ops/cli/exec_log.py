@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
 from mxc_ops.cli.text import printable
@@ -52,7 +53,9 @@ class ExecLog:
             self._file = None
 
     def _append(self, text: str) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        with suppress(OSError):  # a full disk must not end the run
             os.write(self._file, f"[{int(time.time())}] {text}\n".encode(errors="backslashreplace"))
 
 

@@ -113,11 +113,37 @@ def test_every_network_is_refused_by_name(caller: Commands, network: dict[str, A
     assert (error["code"], error["message"]) == ("backend_error", reason)
 
 
-def test_a_network_of_the_older_shape_is_refused_by_name_too(caller: Commands) -> None:
-    body = BUBBLEWRAP_07 | {"process": {"commandLine": "echo ran"}, "network": {"defaultPolicy": "allow"}}
-    done = execute(caller, caller.config(body))
+@pytest.mark.parametrize(
+    ("field", "value", "pointer"),
+    [
+        ("network", {"defaultPolicy": "allow"}, "/network/defaultPolicy"),
+        ("network", {"allowedHosts": ["192.0.2.1"]}, "/network/allowedHosts/0"),
+        ("network", {"allowLocalNetwork": True}, "/network/allowLocalNetwork"),
+        ("network", {"proxy": {"localhost": 8080}}, "/network/proxy/localhost"),
+        ("network", {"proxy": {"builtinTestServer": True}}, "/network/proxy/builtinTestServer"),
+        ("lifecycle", {"preservePolicy": True}, "/lifecycle/preservePolicy"),
+    ],
+)
+def test_what_bubblewrap_cannot_do_is_refused_by_name(
+    caller: Commands, field: str, value: dict[str, Any], pointer: str
+) -> None:
+    body = BUBBLEWRAP_07 | {"process": {"commandLine": "echo ran"}, field: value}
+    done = execute(caller, "--allow-testing-features", caller.config(body))
     assert (done.returncode, done.stdout) == (255, "")
-    assert done.stderr.startswith("/network/defaultPolicy: ")
+    assert done.stderr.startswith(f"{pointer}: ")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network": {"defaultPolicy": "block", "blockedHosts": ["192.0.2.1"]}},
+        {"ui": {"disable": False, "clipboard": "all", "injection": True}},
+        {"lifecycle": {"destroyOnExit": False}},
+    ],
+)
+def test_what_only_permits_or_is_denied_anyway_runs(caller: Commands, fields: dict[str, Any]) -> None:
+    done = execute(caller, caller.config(BUBBLEWRAP_07 | {"process": {"commandLine": "echo ran"}} | fields))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
 def test_a_missing_grant_is_refused_before_anything_runs(caller: Commands) -> None:
