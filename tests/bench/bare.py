@@ -33,7 +33,10 @@ class BareBwrap:
             options = [str(opened[option]) if option in opened else option for option in self._options]
             # --as-pid-1 is for the launcher, which reaps; a plain command needs bubblewrap's own init.
             argv = [self._helper, *(option for option in options if option != "--as-pid-1"), "--", *command]
-            return subprocess.run(argv, pass_fds=list(opened.values()), env={}, check=True, **arguments)
+            done: subprocess.CompletedProcess[bytes] = subprocess.run(
+                argv, pass_fds=list(opened.values()), env={}, check=True, **arguments
+            )
+            return done
         finally:
             for fd in opened.values():
                 os.close(fd)

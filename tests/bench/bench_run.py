@@ -1,8 +1,8 @@
 """One-shot runs against bare bubblewrap, in one go: ``python -m tests.bench.bench_run``.
 
-Ratios are what counts; the figures that the project promises stand beside them. Where upstream's executors are
-installed (npm package @microsoft/mxc-sdk), name them in MXC_EXECUTOR_07 and MXC_EXECUTOR_10 to see them side by
-side.
+Ratios are what counts; the figures that the project promises stand beside them. Where upstream's executors
+are installed (npm package @microsoft/mxc-sdk), name them in MXC_EXECUTOR_07 and MXC_EXECUTOR_10 to see them
+side by side.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def captured_true(bare: BareBwrap) -> None:
         },
         ROUNDS,
     )
-    table("Captured `true` (promised: run within × 1.5 of bare)", durations, against="bare bwrap")
+    table("Captured `true` (promised: run within x 1.5 of bare)", durations, against="bare bwrap")
 
 
 def throughput(bare: BareBwrap) -> None:
@@ -79,7 +79,7 @@ def throughput(bare: BareBwrap) -> None:
         },
         2,
     )
-    title = f"{RUNS} runs, {IN_FLIGHT} in flight (promised: within × 1.3 of bare)"
+    title = f"{RUNS} runs, {IN_FLIGHT} in flight (promised: within x 1.3 of bare)"
     table(title, durations, against="bare bwrap, threads")
 
 
@@ -128,9 +128,7 @@ def one_gibibyte(bare: BareBwrap) -> None:
         "mxc_ops.run(stdout=…) | cat": [
             _into_cat(lambda out: run(policy, GIBIBYTE, stdout=out).check()) for _ in range(3)
         ],
-        "mxc_ops.run, captured to its cap": [
-            once_ms(lambda: run(policy, GIBIBYTE).check()) for _ in range(3)
-        ],
+        "mxc_ops.run, captured": [once_ms(lambda: run(policy, GIBIBYTE).check()) for _ in range(3)],
     }
     table("1 GiB through stdout (promised: at pipe speed)", durations, against="bare bwrap | cat")
 

@@ -34,5 +34,5 @@ def table(title: str, durations: Durations, *, against: str = "") -> None:
     for name, times in durations.items():
         line = f"  {name:<{width}}  min {min(times):8.2f} ms  median {median(times):8.2f} ms"
         if base and name != against:
-            line += f"  × {min(times) / min(base):.2f} (min)  × {median(times) / median(base):.2f} (median)"
+            line += f"  x {min(times) / min(base):.2f} (min)  x {median(times) / median(base):.2f} (median)"
         print(line)
