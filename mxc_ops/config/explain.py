@@ -54,8 +54,12 @@ def explained(error: ValidationError, edition: Edition, root: str, limit: int) -
     for details in error.errors(include_url=False, include_context=False)[:limit]:
         path: Path = details["loc"]
         problems.append(_problem(details, path, edition, root))
-        # Where something is missing, it is the object around it that cannot be read.
-        bad.append(_up_to_array(path[:-1] if details["type"] == "missing" else path))
+        if details["type"] == "missing":
+            # It is the object around it that cannot be read.
+            bad.append(_up_to_array(path[:-1]))
+        elif details["type"] != "extra_forbidden" or _up_to_array(path) == path:
+            # An unknown field in an array does not keep the rules from reading the rest of the array.
+            bad.append(_up_to_array(path))
     return Findings(tuple(problems), tuple(path for path in bad if path))
 
 

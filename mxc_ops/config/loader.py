@@ -143,6 +143,8 @@ def _explained(
 
 def _follows(found: Problem, known: Problem) -> bool:
     """Whether what a rule found may only be there because the shape is wrong elsewhere."""
+    if known.code == "unknown_field":
+        return False
     if known.path == "/containment" and found.code in ("foreign_section", "missing_field"):
         return True
     if known.path.startswith("/mxcOps") and found.path.startswith("/process"):
@@ -163,7 +165,7 @@ def _warnings(body: dict[str, Any], governing: Governing) -> Iterator[Problem]:
         minor = int(governing.edition.name.partition(".")[2])
         news = novelties.novelties(governing.published, minor)
         for path, value in novelties.found(body, news):
-            yield _novelty_warning(path, value, governing)
+            yield _novelty_warning(path, value, governing.declared or "")
     proxy = section(body, "network", "proxy")
     if proxy and proxy.get("localhost") is not None and proxy.get("url") is not None:
         yield Problem(
@@ -174,14 +176,13 @@ def _warnings(body: dict[str, Any], governing: Governing) -> Iterator[Problem]:
         )
 
 
-def _novelty_warning(path: tuple[str | int, ...], value: Any, governing: Governing) -> Problem:
-    field = ".".join(wording.name(str(step)) for step in path)
-    what = f"the field '{field}'"
-    if path[-1:] == ("containment",):
-        what = f"{what} with the value {wording.shown(value, path)}"
+def _novelty_warning(path: tuple[str | int, ...], value: str | None, declared: str) -> Problem:
+    what = f"the field '{'.'.join(wording.name(str(step)) for step in path)}'"
+    if value is not None:
+        what += f" with the value {wording.shown(value, path)}"
     return Problem(
         "not_in_declared_version",
         wording.pointer(path),
-        f"{what} is not in the schema of {wording.name(governing.declared or '')}",
+        f"{what} is not in the schema of {wording.name(declared)}",
         fix="declare a version that has it",
     )

@@ -34,6 +34,20 @@ def test_all_problems_of_shape_and_rules_are_reported_at_once() -> None:
     }
 
 
+def test_an_unknown_field_hides_no_other_problem() -> None:
+    document = one_shot(
+        containment="bubblewrap",
+        processContainer={"surprise": 1},
+        network={"egress": {"deny": [{"x": 1, "to": [{"cidr": "x"}]}]}},
+    )
+    assert signs(document) == {
+        ("unknown_field", "/processContainer/surprise"),
+        ("foreign_section", "/processContainer"),
+        ("unknown_field", "/network/egress/deny/0/x"),
+        ("invalid_value", "/network/egress/deny/0/to/0/cidr"),
+    }
+
+
 def test_what_follows_from_another_mistake_is_not_reported() -> None:
     assert signs(one_shot(containment="lcx", lxc={})) == {("invalid_value", "/containment")}
     assert signs(one_shot(process=5)) == {("wrong_type", "/process")}

@@ -28,34 +28,38 @@ class Novelty:
     inner: Mapping[str, Novelty] | None = None
 
 
+Found = tuple[tuple[str | int, ...], str | None]
+"""The path of something new; the value, when only the value is."""
+
+
 @cache
 def novelties(published: str, minor: int) -> Mapping[str, Novelty]:
     """What ``editions.ranged(minor)`` knows of the root and below that the `published` version did not."""
     return _compare(editions.ranged(minor).shapes, editions.PUBLISHED[published], "Request")
 
 
-def found(
-    body: Mapping[str, Any], news: Mapping[str, Novelty]
-) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Paths and values in `body` that are new. The body must be well-shaped; null counts as absent."""
+def found(body: Mapping[str, Any], news: Mapping[str, Novelty]) -> Iterator[Found]:
+    """What in `body` is new. The body must be well-shaped; null counts as absent."""
     for name, novelty in news.items():
         value = body.get(name)
         if value is None:
             continue
-        if novelty.whole or (novelty.values and isinstance(value, str) and value in novelty.values):
+        if novelty.whole:
+            yield (name,), None
+        elif novelty.values and value in novelty.values:
             yield (name,), value
         elif novelty.inner:
-            for path, member in _found_inside(value, novelty.inner):
-                yield (name, *path), member
+            for path, new in _found_inside(value, novelty.inner):
+                yield (name, *path), new
 
 
-def _found_inside(value: Any, news: Mapping[str, Novelty]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def _found_inside(value: Any, news: Mapping[str, Novelty]) -> Iterator[Found]:
     if isinstance(value, dict):
         yield from found(cast("dict[str, Any]", value), news)
     elif isinstance(value, list):
         for index, item in enumerate(cast("list[Any]", value)):
-            for path, member in _found_inside(item, news):
-                yield (index, *path), member
+            for path, new in _found_inside(item, news):
+                yield (index, *path), new
 
 
 def _compare(now: Shapes, then: Shapes, name: str) -> dict[str, Novelty]:
