@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mxc_ops import Policy, prepare
 
@@ -27,16 +26,18 @@ class BareBwrap:
                 self._files[file.token] = folder / str(number)
                 self._files[file.token].write_text(file.content)
 
-    def run(self, command: Sequence[str], **arguments: Any) -> subprocess.CompletedProcess[bytes]:
+    def run(self, command: Sequence[str], stdout: int = subprocess.PIPE) -> bytes:
+        """Run to a successful end; what was captured of standard output. Standard error is captured too."""
         opened = {token: os.open(path, os.O_RDONLY) for token, path in self._files.items()}
         try:
             options = [str(opened[option]) if option in opened else option for option in self._options]
             # --as-pid-1 is for the launcher, which reaps; a plain command needs bubblewrap's own init.
             argv = [self._helper, *(option for option in options if option != "--as-pid-1"), "--", *command]
-            done: subprocess.CompletedProcess[bytes] = subprocess.run(
-                argv, pass_fds=list(opened.values()), env={}, check=True, **arguments
+            fds = list(opened.values())
+            done = subprocess.run(
+                argv, pass_fds=fds, env={}, check=True, stdout=stdout, stderr=subprocess.PIPE
             )
-            return done
+            return done.stdout
         finally:
             for fd in opened.values():
                 os.close(fd)
