@@ -204,7 +204,8 @@ class HostPath:
     `others` are further names of the object, or of objects below it, that a more permissive tree (another
     grant, the baseline) shows: hard links, second mounts; `links_unaccounted`: some may not have been found.
     `kernel_mounts` are mount points of procfs, sysfs and the like at or below a granted path.
-    `slot` is the key of the open descriptor among the handles (None when there is none).
+    `slot` is the key of the open descriptor among the handles; `parents` are the directories between a
+    stricter entry and the read-write grant that it lies in.
     """
 
     grant: Grant
@@ -223,19 +224,18 @@ class HostPath:
     links_unaccounted: bool = False
     kernel_mounts: tuple[str, ...] = ()
     slot: int | None = None
+    parents: tuple[OtherName, ...] = ()
     error: str = ""
 
 
 @frozen
 class OtherName:
-    """Another name, on the host, of a denied or read-only object or of something below such a directory.
-
-    For read-only objects, `slot`, `object` and `owner` are as in `ViewEntry`.
-    """
+    """Another host path that matters to a denied or read-only one: a further name of the object, or of
+    something below it, or a parent. `slot`, `object` and `owner` are as in `ViewEntry`."""
 
     path: str
     kind: ObjectKind
-    why: str  # "hard link" | "second mount"
+    why: str  # "hard link" | "second mount" | "parent"
     slot: int | None = None
     object: tuple[int, int] = (0, 0)
     owner: tuple[int, int] = (0, 0)
@@ -255,8 +255,8 @@ class Effect(Enum):
 class ViewEntry:
     """One step, applied in order: later entries cover earlier ones.
 
-    `path` is where it appears inside. For BIND_*, `slot` names the descriptor of the object, `object` is its
-    (device, inode) and `owner` its (uid, gid) on the host. For SYMLINK, `target` is the link's text.
+    `path` is where it appears inside. `slot` names the descriptor of the object that is bound or masked,
+    `object` is its (device, inode), `owner` its (uid, gid) on the host. For SYMLINK, `target` is its text.
     `traversable` marks a masked directory that must let the workload pass to a granted path below it.
     """
 

@@ -16,6 +16,7 @@ _USERNS_SIGNS = (
     "Creating new namespace failed",
     "loopback: Failed",
 )
+_MOVED_SIGNS = ("Race condition binding dirfd", "in mount table", "Unable to remount destination")
 
 
 def explain(plan: BubblewrapPlan, failed: Failed | None, status: int | None, diagnostics: str) -> MxcError:
@@ -44,6 +45,8 @@ def explain(plan: BubblewrapPlan, failed: Failed | None, status: int | None, dia
         )
     if failed.step in _MOUNT_STEPS and failed.index < len(plan.grants):
         return _mount_failed(plan, failed, text)
+    if failed.step is Step.MASK_CHANGED and failed.index < len(plan.masks):
+        return _changed(plan.masks[failed.index].pointer, plan.masks[failed.index].path)
     name = failed.step.name.lower()
     return LaunchFailed(
         Problem(
@@ -105,8 +108,8 @@ def _not_executable(plan: BubblewrapPlan, failed: Failed) -> LaunchFailed:
 
 
 def _helper_gave_up(plan: BubblewrapPlan, status: int | None, diagnostics: str) -> LaunchFailed:
-    if "Race condition binding dirfd" in diagnostics:
-        return _changed("/filesystem", "a granted path")
+    if any(sign in diagnostics for sign in _MOVED_SIGNS):
+        return _changed("/filesystem", "a path of the policy")
     said = diagnostics or f"bubblewrap ended with status {status} and said nothing"
     if any(sign in diagnostics for sign in _USERNS_SIGNS):
         return LaunchFailed(

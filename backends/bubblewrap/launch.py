@@ -76,9 +76,9 @@ def launch(
         outside = _outside_spec(plan, handles, streams, secrets, child_only, group, taken, control_inside)
         argv = (plan.launcher, "outside", str(child_only.add(spec_memfd(encode(outside)))))
         keep = child_only.fds + ([taken.lock] if taken else [])
-        grants = [handles.fileno(grant.slot) for grant in plan.grants]
+        objects = [handles.fileno(part.slot) for part in (*plan.grants, *plan.masks)]
         child = process.spawn(
-            argv, (streams.stdin, streams.stdout, diagnostics_end), sorted({*keep, *grants})
+            argv, (streams.stdin, streams.stdout, diagnostics_end), sorted({*keep, *objects})
         )
         return BubblewrapRunning(plan, child, control, diagnostics, group, taken)
     except BaseException as error:
@@ -128,10 +128,11 @@ def _outside_spec(
     options_fd = child_only.memfd("\0".join((*options, "")).encode("utf-8", "surrogateescape"))
     program = child_only.add(os.open(plan.launcher, os.O_RDONLY | os.O_CLOEXEC))
     inside = child_only.add(
-        spec_memfd(encode(_inside_spec(plan, streams, secrets, child_only, control, taken)))
+        spec_memfd(encode(_inside_spec(plan, handles, streams, secrets, child_only, control, taken)))
     )
     cgroups = [child_only.add(fd) for fd in group.open_join_fds()] if group else []
     keep = {fd for fd in child_only.fds if fd not in cgroups} | ({taken.lock} if taken else set[int]())
+    keep |= {handles.fileno(mask.slot) for mask in plan.masks}
     if not plan.identity.staged:
         keep |= {handles.fileno(grant.slot) for grant in plan.grants}
     return OutsideSpec(
@@ -153,6 +154,7 @@ def _outside_spec(
 
 def _inside_spec(
     plan: BubblewrapPlan,
+    handles: Handles,
     streams: Streams,
     secrets: tuple[tuple[str, str], ...],
     child_only: _Descriptors,
@@ -171,6 +173,7 @@ def _inside_spec(
         rlimits=tuple((number, value, value) for number, value in plan.limits.rlimits),
         landlock=landlock.rules(plan.landlock_abi, readable=("/",), writable=plan.writable_trees),
         seccomp=seccomp.program(plan.seccomp),
+        masks=tuple((handles.fileno(mask.slot), mask.path) for mask in plan.masks),
     )
 
 

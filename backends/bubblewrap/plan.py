@@ -59,6 +59,15 @@ class PlannedGrant:
 
 
 @frozen
+class PlannedMask:
+    """A denied object, by `slot`, and the path where a mask must be found to cover it."""
+
+    slot: int
+    path: str
+    pointer: str
+
+
+@frozen
 class BubblewrapPlan:
     """All that a launch does, as data. Options beginning with ``@`` stand for descriptors and stage paths.
 
@@ -72,6 +81,7 @@ class BubblewrapPlan:
     options: tuple[str, ...]
     files: tuple[PlannedFile, ...]
     grants: tuple[PlannedGrant, ...]
+    masks: tuple[PlannedMask, ...]
     identity: Identity
     argv: tuple[str, ...]
     cwd: str
@@ -163,6 +173,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         options=options,
         files=tuple(files),
         grants=grants,
+        masks=tuple(PlannedMask(m.slot, m.path, m.pointer) for m in masks if m.slot is not None),
         identity=identity,
         argv=request.args if request.args else ("/bin/sh", "-c", request.shell or ""),
         cwd=request.cwd or "/",

@@ -168,7 +168,9 @@ int run_inside(struct spec *spec)
 {
     struct init init = {.control = spec->control, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
     errno = ECHILD;
-    struct failure failure = getpid() == 1 ? keep_only_named(spec) : FAILED(STEP_NOT_INIT, 0);
+    struct failure failure = getpid() == 1 ? check_masks(spec) : FAILED(STEP_NOT_INIT, 0);
+    if (!failure.step)
+        failure = keep_only_named(spec);
     if (!failure.step)
         failure = start_workload(spec, &init);
     if (!failure.step)

@@ -35,6 +35,9 @@ int run_inside(struct spec *spec);
 /* workload.c: in the child; returns only on failure. */
 struct failure become_workload(struct spec *spec, int error_fd);
 
+/* masks.c: every mask covers the very object that was checked. */
+struct failure check_masks(const struct spec *spec);
+
 /* landlock.c */
 unsigned int landlock_abi(void);
 struct failure apply_landlock(const struct spec *spec);

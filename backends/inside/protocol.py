@@ -48,6 +48,7 @@ _TAG_RLIMIT = 21
 _TAG_LANDLOCK = 22
 _TAG_LANDLOCK_PATH = 23
 _TAG_SECCOMP = 24
+_TAG_MASK = 25
 
 _MOUNT_READ_ONLY = 1
 _MOUNT_IDMAPPED = 2
@@ -99,6 +100,7 @@ class Step(IntEnum):
     SECCOMP = 42
     EXEC = 43
     EVENTS = 44
+    MASK_CHANGED = 45
 
 
 @frozen
@@ -178,7 +180,9 @@ class InsideSpec:
     `hold` are descriptors kept open until the sandbox ends and never seen by the workload. `stderr` becomes
     its descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal.
     `rlimits` are (resource, soft, hard); `seccomp` is a classic BPF program. ``argv[0]`` without a slash is
-    looked up in the PATH of `env`, whose entries are (name, value), given exactly as they are.
+    looked up in the PATH of `env`, whose entries are (name, value), given exactly as they are. `masks` are
+    (O_PATH descriptor, path) of every denied object: unless what is masked at the path is that object, the
+    workload is not started.
     """
 
     control: int
@@ -192,6 +196,7 @@ class InsideSpec:
     rlimits: tuple[tuple[int, int, int], ...] = ()
     landlock: LandlockRules | None = None
     seccomp: bytes = b""
+    masks: tuple[tuple[int, str], ...] = ()
 
 
 @frozen
@@ -302,6 +307,7 @@ def _inside_records(spec: InsideSpec) -> list[bytes]:
         records += [_landlock_path(path) for path in rules.paths]
     if spec.seccomp:
         records.append(_record(_TAG_SECCOMP, spec.seccomp))
+    records += [_record(_TAG_MASK, _U32.pack(fd) + _terminated(path)) for fd, path in spec.masks]
     records += [_text(_TAG_ARG, argument) for argument in spec.argv]
     records += [_text(_TAG_ENV, f"{name}={value}") for name, value in spec.env]
     return records

@@ -37,6 +37,7 @@ static const struct rule {
     [TAG_LANDLOCK] = {IN_INSIDE, SHAPE_FIXED, sizeof(struct wire_landlock), 1, 0},
     [TAG_LANDLOCK_PATH] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_landlock_path), MAX_RULES, 0},
     [TAG_SECCOMP] = {IN_INSIDE, SHAPE_BYTES, 8, 1, 0},
+    [TAG_MASK] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_mask), MAX_MASKS, 0},
 };
 
 enum { MAX_FILTER = 4096 * 8 };
@@ -131,7 +132,8 @@ static int allocate(struct spec *spec)
     spec->env = calloc((size_t)spec->count[TAG_ENV] + 1, sizeof(char *));
     spec->mounts = calloc((size_t)spec->count[TAG_MOUNT] + 1, sizeof(*spec->mounts));
     spec->rules = calloc((size_t)spec->count[TAG_LANDLOCK_PATH] + 1, sizeof(*spec->rules));
-    return spec->argv && spec->env && spec->mounts && spec->rules ? 0 : ENOMEM;
+    spec->masks = calloc((size_t)spec->count[TAG_MASK] + 1, sizeof(*spec->masks));
+    return spec->argv && spec->env && spec->mounts && spec->rules && spec->masks ? 0 : ENOMEM;
 }
 
 static uint32_t read_u32(const char *payload)
@@ -198,6 +200,9 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         spec->filter = (unsigned char *)payload;
         spec->filter_bytes = length;
         return 0;
+    case TAG_MASK:
+        spec->masks[index].path = payload + sizeof(struct wire_mask);
+        return read_fd(payload, &spec->masks[index].fd);
     default:
         return 0;
     }
@@ -260,8 +265,10 @@ void spec_wipe(struct spec *spec)
     free(spec->env);
     free(spec->mounts);
     free(spec->rules);
+    free(spec->masks);
     spec->buffer = NULL;
     spec->argv = spec->env = NULL;
     spec->mounts = NULL;
     spec->rules = NULL;
+    spec->masks = NULL;
 }

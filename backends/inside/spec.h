@@ -7,11 +7,18 @@
 
 #include "wire.h"
 
-enum { MAX_CGROUPS = 64, MAX_KEEP = 64, MAX_HOLD = 64, MAX_RLIMITS = 16, MAX_RULES = 4096, MAX_MOUNTS = 4096 };
+enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_RLIMITS = 16 };
+enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096 };
 
 struct landlock_path {
     uint64_t access;
     uint32_t optional;
+    char *path;
+};
+
+/* `fd` is the denied object, found on the host at `path`. */
+struct mask {
+    int fd;
     char *path;
 };
 
@@ -39,6 +46,7 @@ struct spec {
     struct wire_rlimit rlimits[MAX_RLIMITS];
     struct wire_landlock landlock;
     struct landlock_path *rules;
+    struct mask *masks;
     unsigned char *filter;
     size_t filter_bytes;
 };

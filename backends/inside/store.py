@@ -20,6 +20,7 @@ SOURCES = (
     "landlock.c",
     "launcher.c",
     "launcher.h",
+    "masks.c",
     "outside.c",
     "spec.c",
     "spec.h",

@@ -29,6 +29,7 @@ enum wire_tag {
     TAG_LANDLOCK = 22,
     TAG_LANDLOCK_PATH = 23,
     TAG_SECCOMP = 24,
+    TAG_MASK = 25,
     TAG_COUNT
 };
 
@@ -61,7 +62,8 @@ enum wire_step {
     STEP_LANDLOCK_PATH = 41,
     STEP_SECCOMP = 42,
     STEP_EXEC = 43,
-    STEP_EVENTS = 44
+    STEP_EVENTS = 44,
+    STEP_MASK_CHANGED = 45
 };
 
 enum wire_kind { KIND_STARTED = 1, KIND_FAILED = 2, KIND_ENDED = 3, KIND_SIGNAL = 16 };
@@ -97,6 +99,10 @@ struct wire_landlock {
 struct wire_landlock_path {
     uint64_t access;
     uint32_t optional;
+} __attribute__((packed));
+
+struct wire_mask {
+    uint32_t fd;
 } __attribute__((packed));
 
 /* One size for every message, both ways. `value`: step, wait status or signal number. */

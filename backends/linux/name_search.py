@@ -141,12 +141,10 @@ class _NameSearch:
             except OSError:
                 self._unaccounted.add(index)
                 continue
-            # Closed with the others; only a read-only name is mounted by its descriptor.
             slot = self._objects.add(descriptor)
             status = os.fstat(descriptor)
-            mounted = slot if path.grant.access is Access.READ_ONLY else None
             identity, owner = (status.st_dev, status.st_ino), (status.st_uid, status.st_gid)
-            others.append(OtherName(name, object_kind(status.st_mode), why, mounted, identity, owner))
+            others.append(OtherName(name, object_kind(status.st_mode), why, slot, identity, owner))
         if not others and index not in self._unaccounted:
             return path
         return replace(path, others=tuple(others), links_unaccounted=index in self._unaccounted)

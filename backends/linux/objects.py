@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from backends.base import Access, Grant, HostPath, PathState
 from backends.linux.delegation import Caller, HasAccess, as_caller, calling_user
 from backends.linux.open_objects import OpenObjects, object_kind
+from backends.linux.parents import add_parents
 from backends.linux.path_walk import arrive
 from backends.pathnames import fold
 
@@ -34,7 +35,10 @@ def observe_paths(
     """
     objects = OpenObjects()
     try:
-        paths = as_caller(caller, lambda access: [_observe(grant, objects, access) for grant in grants])
+        paths = as_caller(
+            caller,
+            lambda access: add_parents([_observe(grant, objects, access) for grant in grants], objects),
+        )
         if any(path.slot is not None for path in paths):
             from backends.linux.other_names import add_other_names
 

@@ -6,7 +6,7 @@ under several names gets the strictest access among them; what cannot be told ap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from backends.base import Access, Effect, FilesystemView, HostPath, ObjectKind, PathState, ViewEntry
 from backends.errors import PolicyRefused
@@ -37,10 +37,12 @@ def resolve_filesystem(
     masked = [p for p in places.values() if p.access is Access.DENIED and _shows(p.path, places, baseline)]
     links = _links(paths, final, places, baseline, own)
     entries = [_bind(place) for place in places.values() if place.access is not Access.DENIED]
+    entries += _pinned_parents(paths, places)
     kept_open = [entry.path for entry in (*entries, *links)]
     entries += [_mask(place, kept_open) for place in masked]
     decisions += _outcomes(paths, places, {place.path for place in masked})
-    return FilesystemView(tuple(sorted([*entries, *links], key=_order)), tuple(decisions))
+    warnings = tuple(_replaceable_links(paths, final, places))
+    return FilesystemView(tuple(sorted([*entries, *links], key=_order)), tuple(decisions), warnings)
 
 
 _RANK = {
@@ -71,10 +73,16 @@ def _bind(place: Place) -> ViewEntry:
 
 
 def _mask(place: Place, kept_open: Iterable[str]) -> ViewEntry:
-    if place.kind is not ObjectKind.DIRECTORY:
-        return ViewEntry(Effect.MASK_FILE, place.path, place.pointer, kind=place.kind)
-    passed = any(path != place.path and within(path, place.path) for path in kept_open)
-    return ViewEntry(Effect.MASK_DIRECTORY, place.path, place.pointer, kind=place.kind, traversable=passed)
+    directory = place.kind is ObjectKind.DIRECTORY
+    return ViewEntry(
+        Effect.MASK_DIRECTORY if directory else Effect.MASK_FILE,
+        place.path,
+        place.pointer,
+        slot=place.slot,
+        kind=place.kind,
+        object=place.object,
+        traversable=directory and any(p != place.path and within(p, place.path) for p in kept_open),
+    )
 
 
 def _shows(path: str, places: Mapping[str, Place], baseline: Iterable[str]) -> bool:
@@ -83,6 +91,39 @@ def _shows(path: str, places: Mapping[str, Place], baseline: Iterable[str]) -> b
     if above is not None:
         return above.access is not Access.DENIED
     return any(within(path, tree) or within(tree, path) for tree in baseline)
+
+
+def _pinned_parents(paths: Iterable[HostPath], places: Mapping[str, Place]) -> Iterable[ViewEntry]:
+    """Directories that must keep their names, mounted on themselves: a mount point cannot be renamed."""
+    pinned: dict[str, ViewEntry] = {}
+    for path in paths:
+        for parent in path.parents:
+            above = nearest_place(parent.path, places)
+            if above is not None and above.path != parent.path and above.access is Access.READ_WRITE:
+                pinned[parent.path] = ViewEntry(
+                    Effect.BIND_READ_WRITE,
+                    parent.path,
+                    path.grant.pointer,
+                    slot=parent.slot,
+                    kind=ObjectKind.DIRECTORY,
+                    owner=parent.owner,
+                    object=parent.object,
+                )
+    return pinned.values()
+
+
+def _replaceable_links(
+    paths: Iterable[HostPath], final: Iterable[Access], places: Mapping[str, Place]
+) -> Iterator[str]:
+    """A link cannot be mounted on itself: what the sandbox may replace names what the sandbox likes."""
+    for path, access in zip(paths, final, strict=True):
+        for hop in path.hops:
+            above = nearest_place(hop.link, places)
+            if access is not Access.READ_WRITE and above is not None and above.access is Access.READ_WRITE:
+                yield (
+                    f"{path.grant.pointer}: {path.grant.path!r} leads through the link {hop.link!r}, which"
+                    f" the sandbox may replace: later runs then find something else; write {path.canonical!r}"
+                )
 
 
 def _links(
