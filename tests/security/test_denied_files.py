@@ -16,7 +16,7 @@ from tests.security.upstream import ALL_CAPABILITIES
 pytestmark = pytest.mark.backend("bubblewrap")
 
 SECRET = "the-secret-83ac"
-REFUSED_OR_MASKED = ("", "policy_refused")
+REFUSED_OR_MASKED = ("", "policy_validation")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ static long tioclinux_high(char **w)
     return answer(syscall(SYS_ioctl, STDIN_FILENO, TIOCLINUX | HIGH_BIT, "\03"));
 }
 
+static long exchange(char **w) { return answer(syscall(SYS_renameat2, AT_FDCWD, w[0], AT_FDCWD, w[1], 2u)); }
+
 /* On the host: exchanges two names as fast as it can, until standard input ends. */
 static long swap_names(char **w)
 {
@@ -91,7 +93,7 @@ static long swap_names(char **w)
     long turns = 0;
     while (poll(&input, 1, 0) == 0)
         for (int i = 0; i < 100; i++, turns++)
-            if (syscall(SYS_renameat2, AT_FDCWD, w[0], AT_FDCWD, w[1], 2u) < 0)
+            if (exchange(w) < 0)
                 return answer(-1);
     return turns;
 }
@@ -101,5 +103,5 @@ const struct attempt file_attempts[] = {
     {"rename", move}, {"mknod", make_zero_device}, {"chmod", change_mode}, {"setcap", set_capability_xattr},
     {"read-fd", read_descriptor}, {"read-below-fd", read_below_descriptor}, {"connect", connect_to},
     {"tiocsti", tiocsti}, {"tiocsti-high", tiocsti_high}, {"tioclinux", tioclinux},
-    {"tioclinux-high", tioclinux_high}, {"swap", swap_names}, {NULL, NULL},
+    {"tioclinux-high", tioclinux_high}, {"exchange", exchange}, {"swap", swap_names}, {NULL, NULL},
 };
