@@ -192,7 +192,7 @@ def _limits(identifier: str) -> Probe:
         return _ok(identifier, seen)
     without = {"memory": "memory per process only", "pids": "pids by RLIMIT_NPROC", "cpu": "no share of cpus"}
     seen += "; " + ", ".join(without[name] for name in missing)
-    fix = "run as root, or under: systemd-run --user --scope -p Delegate=yes"
+    fix = "run as root, or under: systemd-run --user --scope"
     return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root or a systemd session")
 
 

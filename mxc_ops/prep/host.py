@@ -69,13 +69,16 @@ def _helpers() -> dict[str, Helper]:
         "from pathlib import Path; from backends.inside import build;"
         f" build.build_launcher(Path({store.SYSTEM_STORE!r}))"
     )
-    command = ("env", f"PYTHONPATH={_SOURCES}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", program)
+    command = ("env", f"PYTHONPATH={_SOURCES}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-Pc", program)
     return {"launcher": Helper(f"{store.SYSTEM_STORE}/{store.source_key()}/{store.PROGRAM}", command)}
 
 
 @contextmanager
 def _worker() -> Generator[tuple[Popen[str], Callable[[str], None]]]:
-    """The worker process, in a session of its own so that all it started can be ended with it."""
+    """The worker process, in a session of its own so that all it started can be ended with it.
+
+    ``-P`` here and above: nothing is imported from the directory that we happen to be in.
+    """
     import subprocess
     import tempfile
 
@@ -84,7 +87,7 @@ def _worker() -> Generator[tuple[Popen[str], Callable[[str], None]]]:
     environment = {**os.environ, "PATH": _PATH, "PYTHONPATH": modules, "LC_ALL": "C.UTF-8"}
     with tempfile.TemporaryFile("w+") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "mxc_ops.prep.worker"],
+            [sys.executable, "-P", "-m", "mxc_ops.prep.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

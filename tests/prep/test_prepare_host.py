@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ def test_what_is_missing_is_made_and_the_second_run_changes_nothing() -> None:
     assert made == {"directory.helpers", "helper.launcher", "ids.workloads"}
     assert set(states(second).values()) == {"as wanted"}
     assert (first["state"], second["state"]) == ("ready", "ready")
+
+
+@needs_root
+def test_nothing_is_imported_from_the_directory_that_one_happens_to_be_in(tmp_path: Path) -> None:
+    for name in ("gevent", "pathlib", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from here')")
+    program = f"import sys; sys.path[0] = {str(CHECKOUT)!r}{PREPARE}"
+    script = f'{FRESH} cd {tmp_path}; "$0" -c "$1" yes'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(done.stdout)["hosts"][0]["state"] == "ready", done.stderr
 
 
 @needs_root
