@@ -140,25 +140,25 @@ def _check_backend_sections(body: Body, governing: Governing) -> Iterator[Proble
     for path, owners in _SECTION_OWNERS.items():
         if section(body, *path[:-1]).get(path[-1]) is None:
             continue
-        pointer = "/" + "/".join(path)
+        section_name, pointer = ".".join(path), "/" + "/".join(path)
         if containment not in owners:
             yield Problem(
                 "foreign_section",
                 pointer,
-                f"the section '{path[-1]}' is for another backend than 'containment' asks for",
+                f"the section '{section_name}' is for another backend than 'containment' asks for",
                 expected=f"only a section of {wording.shown(containment or 'process')}",
-                fix=f"remove '{path[-1]}', or set containment to '{owners[0]}'",
+                fix=f"remove '{section_name}', or set containment to '{owners[0]}'",
             )
-        elif own is not None and (own, path[-1]) not in SAME_SECTION:
+        elif own is not None and (own, section_name) not in SAME_SECTION:
             yield Problem(
                 "foreign_section",
                 pointer,
-                f"the sections '{own}' and '{path[-1]}' are both there",
+                f"the sections '{own}' and '{section_name}' are both there",
                 expected="one backend section",
-                fix=f"set containment, and remove '{own}' or '{path[-1]}'",
+                fix=f"set containment, and remove '{own}' or '{section_name}'",
             )
         else:
-            own = path[-1]
+            own = section_name
     yield from _check_moved_seatbelt(body, governing)
 
 
