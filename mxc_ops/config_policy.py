@@ -18,7 +18,7 @@ DOCUMENT_VERSION = "1.1.0-alpha"
 
 def policy_from_config(source: Any) -> Policy:
     """See `Policy.from_config`."""
-    request, _ = as_request(source)
+    request = as_request(source)
     check_features(request, registry.get(request.containment).capabilities)
     paths = {
         access: tuple(grant.path for grant in request.grants if grant.access is access) for access in Access

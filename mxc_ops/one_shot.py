@@ -109,18 +109,13 @@ class Prepared:
         )
 
 
-def prepare(request: SandboxRequest, warnings: tuple[str, ...] = ()) -> Prepared:
+def prepare(request: SandboxRequest) -> Prepared:
     """Look at the host and plan; nothing is started or changed.
-
-    Parameters
-    ----------
-    request: what to run.
-    warnings: what was noticed on the way to the request; the result repeats it.
 
     Raises `UnsupportedContainment`, `BackendUnavailable`, or `PolicyRefused` with every problem at once.
     """
     backend = registry.get(request.containment)
-    warnings = (*request.warnings, *warnings, *check_features(request, backend.capabilities))
+    warnings = (*request.warnings, *check_features(request, backend.capabilities))
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)
@@ -164,7 +159,7 @@ def run(
     never for what the workload does (see `Result.check`). KeyboardInterrupt, or any other error here, first
     kills the sandbox.
     """
-    request, warnings = as_request(source, command)
+    request = as_request(source, command)
     ends = Ends(input, stdin, stdout, stderr, on_stdout, on_stderr, max_output_bytes)
-    with prepare(request, warnings) as prepared:
+    with prepare(request) as prepared:
         return prepared.run(ends)

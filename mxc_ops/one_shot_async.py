@@ -58,8 +58,8 @@ class _Started:
     deadline: Deadline
 
     def __init__(self, source: Source, command: str | Sequence[str] | None, ends: Ends) -> None:
-        request, warnings = as_request(source, command)
-        with prepare(request, warnings) as self.prepared:
+        request = as_request(source, command)
+        with prepare(request) as self.prepared:
             self.wiring = connect(request, ends)
             try:
                 self.running = self.prepared.launch(self.wiring.streams)

@@ -21,25 +21,23 @@ else:
 _READ_AT_MOST = 1024 * 1024 + 1
 
 
-def as_request(
-    source: Source, command: str | Sequence[str] | None = None
-) -> tuple[SandboxRequest, tuple[str, ...]]:
-    """The request, and what should be said about it.
+def as_request(source: Source, command: str | Sequence[str] | None = None) -> SandboxRequest:
+    """The request that `source` (and `command`, for a policy) stands for.
 
     Raises `ConfigError` (also for a command where the document has one, or none where one is needed), and
     what building the request refuses.
     """
     if isinstance(source, SandboxRequest):
         _no_command(command)
-        return source, ()
+        return source
     if not isinstance(source, (Mapping, str, bytes, os.PathLike, Document)):
         if command is None:
             raise ConfigError(Problem("missing_command", "command", "a policy needs a command to run"))
-        return source.request(command), ()
+        return source.request(command)
     _no_command(command)
     from mxc_ops.config.request import build_request
 
-    return build_request(as_document(source)), ()
+    return build_request(as_document(source))
 
 
 def as_document(source: Document | Mapping[str, Any] | str | os.PathLike[str] | bytes) -> Document:

@@ -25,8 +25,8 @@ def _plan(options: Namespace) -> int:
     from mxc_ops.sources import as_request
 
     try:
-        request, warnings = as_request(read_source(options.config))
-        with prepare(request, warnings) as prepared:
+        request = as_request(read_source(options.config))
+        with prepare(request) as prepared:
             plan = prepared.plan.as_dict()
             hashes = {"documentHash": request.document_hash, "planHash": canonical_hash(plan)}
             print_document({"plan": plan, "warnings": list(prepared.warnings), **hashes})

@@ -45,8 +45,7 @@ def _run(options: Namespace) -> int:
     report = _Report(options)
     try:
         report.open()
-        request, warnings = _request(options)
-        result = _run_request(request, warnings, report)
+        result = _run_request(_request(options), report)
     except MxcError as error:
         error = name_flags(error) if options.command else error
         report.refused(error)
@@ -73,19 +72,19 @@ def _check_form(options: Namespace) -> None:
         raise UsageError(Problem("usage", "", "there is no command after --"))
 
 
-def _request(options: Namespace) -> tuple[SandboxRequest, tuple[str, ...]]:
+def _request(options: Namespace) -> SandboxRequest:
     if options.command:
-        return request_from_flags(options), ()
+        return request_from_flags(options)
     from mxc_ops.cli.source import read_source
     from mxc_ops.sources import as_request
 
     return as_request(read_source(options.config))
 
 
-def _run_request(request: SandboxRequest, warnings: tuple[str, ...], report: _Report) -> Result:
+def _run_request(request: SandboxRequest, report: _Report) -> Result:
     from mxc_ops.one_shot import prepare
 
-    with prepare(request, warnings) as prepared:
+    with prepare(request) as prepared:
         report.warnings(prepared.warnings)
         return run_in_foreground(prepared)
 
