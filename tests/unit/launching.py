@@ -137,14 +137,18 @@ def run_inside(*argv: str, pass_fds: Sequence[int] = (), **settings: object) -> 
         return launch.finish()
 
 
-def start_outside(argv: tuple[str, ...], *, pass_fds: Sequence[int] = (), **settings: object) -> Launch:
+def start_outside(
+    argv: tuple[str, ...], *, wrapper: Sequence[str] = (), pass_fds: Sequence[int] = (), **settings: object
+) -> Launch:
     """Start `argv` where bubblewrap would be; the recorded parent is this process unless given."""
     host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     spec = protocol.OutsideSpec(parent_pid=os.getpid(), control=launcher_end.fileno(), argv=argv)
     spec = replace(spec, **settings)
-    return Launch("outside", protocol.encode(spec), (), launcher_end, host, pass_fds)
+    return Launch("outside", protocol.encode(spec), wrapper, launcher_end, host, pass_fds)
 
 
-def run_outside(*argv: str, pass_fds: Sequence[int] = (), **settings: object) -> Finished:
-    with start_outside(argv, pass_fds=pass_fds, **settings) as launch:
+def run_outside(
+    *argv: str, wrapper: Sequence[str] = (), pass_fds: Sequence[int] = (), **settings: object
+) -> Finished:
+    with start_outside(argv, wrapper=wrapper, pass_fds=pass_fds, **settings) as launch:
         return launch.finish()

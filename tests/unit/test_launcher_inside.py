@@ -43,6 +43,14 @@ def await_line(launch: Launch) -> bytes:
     return launch.process.stdout.readline()
 
 
+def await_stopped(pid: int) -> None:
+    for _ in range(1000):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            return
+        select.select([], [], [], 0.01)
+    pytest.fail(f"{pid} never stopped")
+
+
 def test_streams_exit_code_and_messages_of_an_ordinary_run() -> None:
     run = run_inside("sh", "-c", "echo out; echo err >&2; exit 3")
     assert (run.stdout, run.stderr, run.exit_code) == (b"out\n", b"err\n", 3)
@@ -147,6 +155,7 @@ def test_messages_that_come_too_late_do_not_cost_the_end() -> None:
         process_1 = process_1_of(launch)
         [workload] = children_of(process_1)
         os.kill(process_1, signal.SIGSTOP)
+        await_stopped(process_1)
         os.kill(workload, signal.SIGKILL)
         for _ in range(5):
             launch.signal(signal.SIGWINCH)

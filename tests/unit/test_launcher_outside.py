@@ -104,7 +104,8 @@ def await_program(pid: int, name: str) -> None:
 
 @needs_root
 def test_the_identity_is_dropped_for_good() -> None:
-    run = run_outside("/bin/cat", "/proc/self/status", identity=IDENTITY)
+    with_groups = ("setpriv", "--groups=4,24", "--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--")
+    run = run_outside("/bin/cat", "/proc/self/status", wrapper=with_groups, identity=IDENTITY)
     status = status_of(run.stdout)
     assert status["Uid"].split() == [str(IDENTITY[0])] * 4
     assert status["Gid"].split() == [str(IDENTITY[1])] * 4
