@@ -12,11 +12,13 @@ import signal
 from _queue import SimpleQueue
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from backends.frozen import frozen
 
 _FIRST_FREE = 3
+_INTERRUPTED_ATTEMPTS = 50
 
 
 @frozen
@@ -53,8 +55,19 @@ class _SpawnThread:
             finally:
                 done.release()
 
-        self._jobs.put(work)
-        done.acquire()
+        try:
+            self._jobs.put(work)
+            done.acquire()
+        except BaseException:
+            # KeyboardInterrupt: the job runs all the same, and nobody would own what it starts.
+            attempts = _INTERRUPTED_ATTEMPTS
+            while attempts and not answer and not failure:
+                attempts -= 1
+                with suppress(KeyboardInterrupt):
+                    done.acquire(timeout=0.1)
+            for child in answer:
+                _discard(child)
+            raise
         if failure:
             raise failure[0]
         return answer[0]
@@ -62,6 +75,13 @@ class _SpawnThread:
     def _loop(self) -> None:
         while True:
             self._jobs.get()()
+
+
+def _discard(child: Spawned) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(child.pid, signal.SIGKILL)
+    reap(child)
+    os.close(child.pidfd)
 
 
 _thread = _SpawnThread()
