@@ -40,6 +40,7 @@ static void volunteer_for_oom(void)
     close(fd);
 }
 
+/* Ambient capabilities are always among the permitted ones. */
 static int has_no_capabilities(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -70,13 +71,11 @@ static struct failure drop_identity(const struct spec *spec)
     for (unsigned long capability = 0; capability < 64; capability++)
         if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno != EINVAL) /* EINVAL: beyond the last one */
             return FAILED(STEP_IDENTITY, 1);
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
-        return FAILED(STEP_IDENTITY, 2);
     if (setgroups(0, NULL) < 0 || setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
         setresuid(spec->uid, spec->uid, spec->uid) < 0)
-        return FAILED(STEP_IDENTITY, 3);
+        return FAILED(STEP_IDENTITY, 2);
     if (!has_no_capabilities() || !ids_are(spec->uid, spec->gid))
-        return FAILED(STEP_IDENTITY, 4);
+        return FAILED(STEP_IDENTITY, 3);
     return follow_parent(spec);
 }
 

@@ -43,12 +43,13 @@ def await_line(launch: Launch) -> bytes:
     return launch.process.stdout.readline()
 
 
-def await_stopped(pid: int) -> None:
+def await_state(pid: int, state: str) -> None:
+    """Wait for T (stopped) or Z (ended, not waited for)."""
     for _ in range(1000):
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == state:
             return
         select.select([], [], [], 0.01)
-    pytest.fail(f"{pid} never stopped")
+    pytest.fail(f"{pid} never came to state {state}")
 
 
 def test_streams_exit_code_and_messages_of_an_ordinary_run() -> None:
@@ -155,8 +156,9 @@ def test_messages_that_come_too_late_do_not_cost_the_end() -> None:
         process_1 = process_1_of(launch)
         [workload] = children_of(process_1)
         os.kill(process_1, signal.SIGSTOP)
-        await_stopped(process_1)
+        await_state(process_1, "T")
         os.kill(workload, signal.SIGKILL)
+        await_state(workload, "Z")
         for _ in range(5):
             launch.signal(signal.SIGWINCH)
         os.kill(process_1, signal.SIGCONT)
