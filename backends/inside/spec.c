@@ -150,8 +150,8 @@ static void take_rule(struct landlock_path *rule, char *payload)
     *rule = (struct landlock_path){head.access, head.optional, payload + sizeof(head)};
 }
 
-/* Store the `index`-th record of its tag. */
-static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *payload, uint32_t length)
+/* Store the `index`-th record of its tag: what only the outside has, … */
+static int take_outside(struct spec *spec, uint32_t tag, uint32_t index, char *payload)
 {
     switch (tag) {
     case TAG_PARENT:
@@ -171,6 +171,15 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         return 0;
     case TAG_KEEP:
         return read_fd(payload, &spec->keep[index]);
+    default:
+        return 0;
+    }
+}
+
+/* … and what the inside has. */
+static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *payload, uint32_t length)
+{
+    switch (tag) {
     case TAG_ARG:
         spec->argv[index] = payload;
         return 0;
@@ -204,7 +213,7 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         spec->masks[index].path = payload + sizeof(struct wire_mask);
         return read_fd(payload, &spec->masks[index].fd);
     default:
-        return 0;
+        return take_outside(spec, tag, index, payload);
     }
 }
 

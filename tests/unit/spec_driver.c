@@ -19,6 +19,8 @@ static size_t touch(struct spec *spec)
         total += strlen(spec->rules[i].path) + (size_t)spec->rules[i].access;
     for (uint32_t i = 0; i < spec->count[TAG_MOUNT]; i++)
         total += spec->mounts[i].fd + (size_t)spec->mounts[i].inode;
+    for (uint32_t i = 0; i < spec->count[TAG_MASK]; i++)
+        total += strlen(spec->masks[i].path) + (size_t)spec->masks[i].fd;
     for (size_t i = 0; i < spec->filter_bytes; i++)
         total += spec->filter[i];
     return total;
