@@ -57,6 +57,10 @@ def main() -> int:
     parser.add_argument("--soak", action="store_true", help="full counts and the long tests")
     soak: bool = parser.parse_args().soak
     os.chdir(CHECKOUT)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # started in the background, tests would inherit ignored signals
     if soak:
         os.environ["MXC_SOAK"] = "1"
     results = [_run_check(title, argv) for title, argv in CHECKS.items()]
