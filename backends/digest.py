@@ -10,11 +10,11 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def sha256() -> Digest:
-    """A new SHA-256: the interpreter's own implementation, else hashlib's."""
+def sha256(data: bytes = b"") -> Digest:
+    """A new SHA-256 over `data` so far: the interpreter's own implementation, else hashlib's."""
     for module in ("_sha256", "_sha2", "hashlib"):
         try:
-            return __import__(module).sha256()
+            return __import__(module).sha256(data)
         except ImportError:
             continue
     raise ImportError("this Python has no SHA-256")

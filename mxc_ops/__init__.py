@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
     from mxc_ops.policy_builder import Policy
-    from mxc_ops.result import CommandFailed, Provenance, Result
+    from mxc_ops.provenance import Provenance
+    from mxc_ops.result import CommandFailed, Result
     from mxc_ops.sandbox import Sandbox
     from mxc_ops.spawned import Process
 
@@ -74,7 +75,8 @@ _HOMES = {
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
     "mxc_ops.policy_builder": ("Policy",),
-    "mxc_ops.result": ("CommandFailed", "Provenance", "Result"),
+    "mxc_ops.provenance": ("Provenance",),
+    "mxc_ops.result": ("CommandFailed", "Result"),
     "mxc_ops.sandbox": ("Sandbox",),
     "mxc_ops.spawned": ("Process",),
     "mxc_ops.paths": ("private_tmp", "tool_paths", "user_profile_paths"),

@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends import registry
 from backends.base import Access, SecretSource, StdinMode
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
-from mxc_ops.policy_builder import Policy
 from mxc_ops.policy_checks import split_command
 from mxc_ops.sources import as_request
+
+if TYPE_CHECKING:
+    from mxc_ops.policy_builder import Policy
 
 DOCUMENT_VERSION = "1.1.0-alpha"
 
 
-def policy_from_config(source: Any) -> Policy:
-    """See `Policy.from_config`."""
+def policy_arguments(source: Any) -> dict[str, Any]:
+    """What `Policy` is made with to say the same as a document; see `Policy.from_config`."""
     request = as_request(source)
     check_features(request, registry.get(request.containment).capabilities)
     paths = {
         access: tuple(grant.path for grant in request.grants if grant.access is access) for access in Access
     }
     timeout = request.timeout
-    return Policy(
-        read_only=paths[Access.READ_ONLY],
-        read_write=paths[Access.READ_WRITE],
-        denied=paths[Access.DENIED],
-        optional=tuple(grant.path for grant in request.grants if grant.optional),
-        env=dict(request.environment.entries) | dict(request.environment.secrets),
-        limits=request.limits,
-        timeout_s=timeout.after_ms / 1000 if timeout.after_ms else None,
-        grace_s=timeout.grace_ms / 1000,
-        timeout_signal=timeout.signal,
-        cwd=request.cwd or "/",
-        seccomp=request.seccomp,
-        stdin=request.stdin,
-        tty=request.tty,
-        user=request.user,
-        group=request.group,
-        containment=request.containment,
-        name=request.container_id,
-    )
+    return {
+        "read_only": paths[Access.READ_ONLY],
+        "read_write": paths[Access.READ_WRITE],
+        "denied": paths[Access.DENIED],
+        "optional": tuple(grant.path for grant in request.grants if grant.optional),
+        "env": dict(request.environment.entries) | dict(request.environment.secrets),
+        "limits": request.limits,
+        "timeout_s": timeout.after_ms / 1000 if timeout.after_ms else None,
+        "grace_s": timeout.grace_ms / 1000,
+        "timeout_signal": timeout.signal,
+        "cwd": request.cwd or "/",
+        "seccomp": request.seccomp,
+        "stdin": request.stdin,
+        "tty": request.tty,
+        "user": request.user,
+        "group": request.group,
+        "containment": request.containment,
+        "name": request.container_id,
+    }
 
 
 def config_from_policy(policy: Policy, command: str | Sequence[str]) -> dict[str, Any]:

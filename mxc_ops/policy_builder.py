@@ -88,9 +88,9 @@ class Policy:
         Raises `ConfigError` for a malformed document, `PolicyRefused` when it asks for what a `Policy` cannot
         say (a network, the settings of another backend).
         """
-        from mxc_ops.config_policy import policy_from_config
+        from mxc_ops.config_policy import policy_arguments
 
-        return policy_from_config(source)
+        return cls(**policy_arguments(source))
 
     def replace(self, **changes: Any) -> Policy:
         """This policy with some arguments changed, checked again."""

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from mxc_ops.result import Origin, Provenance
+from backends.digest import sha256
+from backends.frozen import frozen
+
+
+@frozen
+class Provenance:
+    """What was run, so that a result can be traced: hashes are ``sha256:`` and hexadecimal digits.
+
+    Parameters
+    ----------
+    document_hash: over the canonical document.
+    plan_hash: over the plan's canonical JSON, i.e. over everything that was enforced.
+    versions: of mxc-ops, the kernel and the backend's helpers.
+    """
+
+    document_hash: str
+    plan_hash: str
+    versions: Mapping[str, str]
+
+
+class Origin:
+    """What provenance is computed from when somebody asks for it: hashing is not on the way of a run.
+
+    Not a data class: the plan stays out of the representation of a `Result`.
+    """
+
+    __slots__ = ("document_hash", "plan")
+
+    def __init__(self, document_hash: str, plan: Any) -> None:
+        self.document_hash = document_hash
+        self.plan = plan
 
 
 def trace(origin: Origin) -> Provenance:
@@ -32,4 +62,4 @@ def versions(plan: dict[str, Any]) -> dict[str, str]:
 def canonical_hash(value: Any) -> str:
     """``sha256:…`` over JSON with sorted keys and no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from backends.base import LimitOutcome, Outcome, Usage
 from backends.errors import MxcError, Problem
 from backends.frozen import frozen
+from mxc_ops.provenance import Origin, Provenance, trace
 
-RESULT_SCHEMA_VERSION = "1"
+RESULT_SCHEMA_VERSION = 1
 TIMED_OUT_EXIT_CODE = 124
 """As timeout(1) exits."""
 
@@ -23,35 +23,6 @@ class CommandFailed(MxcError):
     def __init__(self, problem: Problem, result: Result) -> None:
         super().__init__(problem)
         self.result = result
-
-
-@frozen
-class Provenance:
-    """What was run, so that a result can be traced: hashes are ``sha256:`` and hexadecimal digits.
-
-    Parameters
-    ----------
-    document_hash: over the canonical document.
-    plan_hash: over the plan's canonical JSON, i.e. over everything that was enforced.
-    versions: of mxc-ops, the kernel and the backend's helpers.
-    """
-
-    document_hash: str
-    plan_hash: str
-    versions: Mapping[str, str]
-
-
-class Origin:
-    """What provenance is computed from when somebody asks for it: hashing is not on the way of a run.
-
-    Not a data class: the plan stays out of the representation of a `Result`.
-    """
-
-    __slots__ = ("document_hash", "plan")
-
-    def __init__(self, document_hash: str, plan: Any) -> None:
-        self.document_hash = document_hash
-        self.plan = plan
 
 
 @frozen
@@ -103,8 +74,6 @@ class Result:
 
     @cached_property
     def provenance(self) -> Provenance:
-        from mxc_ops.provenance import trace
-
         return trace(self.origin)
 
     def check(self) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from backends.digest import sha256
 from mxc_ops.config.document import Document
 from mxc_ops.config.upgrades import upgrade
 
@@ -46,16 +47,4 @@ def policy_hash(canonical: Mapping[str, Any]) -> str:
     if "legacy" in policy:
         policy["legacy"] = {pointer: entry["value"] for pointer, entry in policy["legacy"].items()}
     text = json.dumps(policy, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{_sha256(text.encode()).hexdigest()}"
-
-
-def _sha256(data: bytes) -> Any:
-    # hashlib loads OpenSSL (4 ms); the interpreter's own module does not.
-    from importlib import import_module
-
-    for name in ("_sha2", "_sha256", "hashlib"):
-        try:
-            return import_module(name).sha256(data)
-        except ImportError:
-            continue
-    raise AssertionError("hashlib is part of the standard library")
+    return f"sha256:{sha256(text.encode()).hexdigest()}"

@@ -11,7 +11,7 @@ import pytest
 from backends.base import LimitOutcome, Outcome, Usage
 from backends.frozen import replace
 from mxc_ops import CommandFailed, Result
-from mxc_ops.result import Origin
+from mxc_ops.provenance import Origin
 
 
 class Plan:
@@ -49,7 +49,7 @@ def test_the_json_says_everything_and_can_be_written():
     assert told["enforced"] == [{"what": "network", "mechanism": "empty network namespace"}]
     assert told["provenance"]["documentHash"] == "sha256:d"
     assert told["provenance"]["versions"]["bubblewrap"] == "0.8.0"
-    assert told["schemaVersion"] == "1"
+    assert told["schemaVersion"] == 1
 
 
 def test_the_plans_hash_depends_on_the_plan_only():
