@@ -14,13 +14,14 @@ from backends import registry
 from backends.base import Backend, Ended, Handles, LimitOutcome, Outcome, Running, SandboxRequest, Streams
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Capture
 from mxc_ops.deadline import Deadline
+from mxc_ops.ends import Descriptor, Ends, OnChunk
 from mxc_ops.exchange import exchange, stop
 from mxc_ops.policy.features import check_features
 from mxc_ops.policy.filesystem import resolve_filesystem
 from mxc_ops.provenance import Origin
 from mxc_ops.result import TIMED_OUT_EXIT_CODE, Result
 from mxc_ops.sources import Source, as_request
-from mxc_ops.wiring import Descriptor, Ends, OnChunk, connect
+from mxc_ops.wiring import connect
 
 
 class Prepared:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from backends.base import Ended, Running
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Channel
 from mxc_ops.deadline import KILL_PATIENCE_S, Deadline
+from mxc_ops.ends import Descriptor, Ends, OnChunk, Wiring
 from mxc_ops.exchange import stop, wait_for_end
 from mxc_ops.one_shot import Prepared, prepare
 from mxc_ops.result import Result
 from mxc_ops.sources import Source, as_request
-from mxc_ops.wiring import Descriptor, Ends, OnChunk, Wiring, connect
+from mxc_ops.wiring import connect
 
 
 async def arun(

@@ -10,9 +10,9 @@ from mxc_ops.policy_builder import Policy
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from mxc_ops.ends import HandedOver, StreamArguments
     from mxc_ops.result import Result
     from mxc_ops.spawned import Process
-    from mxc_ops.wiring import HandedOver, StreamArguments
 
 
 class Sandbox:
@@ -44,8 +44,8 @@ class Sandbox:
 
         Raises what `run` raises before a command starts.
         """
+        from mxc_ops.ends import Ends
         from mxc_ops.one_shot import prepare
         from mxc_ops.spawned import Process
-        from mxc_ops.wiring import Ends
 
         return Process(prepare(self.policy.request(command)), Ends(**streams))

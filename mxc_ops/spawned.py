@@ -17,12 +17,12 @@ from backends.base import Running, SandboxRequest, StdinMode, Streams, Timeout
 from backends.errors import ConfigError, Problem
 from mxc_ops.channels import Capture, Reader
 from mxc_ops.deadline import Deadline
+from mxc_ops.ends import Descriptor, Ends, descriptor, open_input
 from mxc_ops.exchange import exchange, stop, turns
 from mxc_ops.one_shot import Prepared
 from mxc_ops.pipes import close_end, open_input_pipe, open_pipe
 from mxc_ops.result import Result
 from mxc_ops.watchdog import watchdog
-from mxc_ops.wiring import Descriptor, Ends, descriptor, open_input
 
 StreamName = Literal["stdout", "stderr"]
 

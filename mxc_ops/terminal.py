@@ -18,7 +18,7 @@ from typing import Any
 
 from backends.base import SandboxRequest, StdinMode, Streams
 from mxc_ops.channels import Capture, Channel, Feeder, Reader, Relay, close_once
-from mxc_ops.wiring import Ends, Wiring, descriptor, open_input
+from mxc_ops.ends import Ends, Wiring, descriptor, open_input
 
 _END_OF_FILE = b"\x04"  # the VEOF character of a fresh terminal
 _DEFAULT_SIZE = (24, 80)

@@ -25,6 +25,7 @@ def observe(request: SandboxRequest) -> Observed:
 
     Raises `BackendUnavailable` for what prep would install.
     """
+    _check_machine(os.uname().machine)
     helper = find_helper()
     check_helper(helper)
     launcher = find_launcher()
@@ -49,3 +50,15 @@ def observe(request: SandboxRequest) -> Observed:
     )
     paths, handles = observe_paths(request.grants, calling_user(), visible_trees=facts.baseline_trees)
     return Observed(facts, paths, handles)
+
+
+def _check_machine(machine: str) -> None:
+    if machine != "x86_64":
+        raise BackendUnavailable(
+            Problem(
+                "machine_not_supported",
+                machine,
+                "the seccomp filter that every sandbox gets is made for x86_64 alone",
+                expected="an x86_64 host",
+            )
+        )

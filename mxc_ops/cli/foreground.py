@@ -18,7 +18,7 @@ def run_in_foreground(prepared: Prepared) -> Result:
 
     Raises what `mxc_ops.one_shot.run` raises.
     """
-    from mxc_ops.wiring import Ends
+    from mxc_ops.ends import Ends
 
     sys.stdout.flush()
     sys.stderr.flush()
