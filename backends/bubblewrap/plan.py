@@ -222,7 +222,7 @@ def _isolation() -> tuple[str, ...]:
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
         *("--unshare-cgroup-try", "--disable-userns"),
         *("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", HOSTNAME),
-        *("--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"),
+        *("--new-session", "--as-pid-1", "--cap-drop", "ALL"),
     )
 
 
@@ -293,6 +293,10 @@ def _enforced(
     yield "filesystem", "mount namespace" + (" and Landlock" if facts.landlock_abi else "")
     if any(entry.effect in (Effect.MASK_FILE, Effect.MASK_DIRECTORY) for entry in view.entries):
         yield "filesystem.deniedPaths", "read-only masks without permissions"
+    if any(entry.effect is Effect.BIND_READ_WRITE for entry in view.entries):
+        size = request.limits.file_size_mib
+        held = f"each file at most {size} MiB (RLIMIT_FSIZE)" if size else "no limit asked for"
+        yield "disk in read-write grants", f"{held}; the total is not held"
     yield "network", "empty network namespace"
     yield "ui", "no display, bus or clipboard socket is reachable"
     yield "system calls", f"seccomp allow-list, profile {request.seccomp}"
