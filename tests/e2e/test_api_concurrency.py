@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,18 @@ def test_what_a_callback_raises_on_a_loop_ends_the_sandbox_and_reaches_the_calle
     with pytest.raises(LookupError, match="first"):
         asyncio.run(arun(Policy(), "echo first; sleep 60", on_stdout=refuse))
     assert children() == before
+
+
+def test_an_interrupt_at_any_moment_of_a_run_leaves_no_process(soak: bool):
+    before = children()
+    SANDBOX.run("true")
+    for moment in range(100 if soak else 25):
+        timer = threading.Timer(moment * 0.0003, os.kill, [os.getpid(), signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            SANDBOX.run("sleep 60")
+        timer.join()
+        assert children() <= before
 
 
 def test_threads_and_tasks_leave_no_descriptor_behind(many: int):

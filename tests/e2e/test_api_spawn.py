@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mxc_ops import ConfigError, Outcome, Policy, Sandbox, Stdin, StdinMode, run
+from mxc_ops import ConfigError, Outcome, Policy, Sandbox, Stdin, StdinMode, arun, run
 
 pytestmark = pytest.mark.backend("bubblewrap")
 
@@ -160,6 +161,38 @@ def test_our_own_terminal_is_raw_during_the_run_and_restored_after_it():
     assert result.exit_code == 0
     assert during[0] == 0
     assert after == before
+
+
+def test_a_change_of_our_window_reaches_the_workload():
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    seen: list[bytes] = []
+
+    def resize(chunk: bytes) -> None:
+        seen.append(chunk)
+        if chunk == b"up\r\n":
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+            signal.raise_signal(signal.SIGWINCH)
+
+    handler = signal.getsignal(signal.SIGWINCH)
+    line = "trap 'stty size; exit' WINCH; echo up; while :; do sleep 0.05; done"
+    result = run(Policy(tty=True, timeout_s=30), line, stdin=slave, on_stdout=resize)
+    os.close(master)
+    os.close(slave)
+    assert result.outcome is Outcome.EXITED
+    assert b"".join(seen).endswith(b"33 99\r\n")
+    assert signal.getsignal(signal.SIGWINCH) == handler
+
+
+def test_a_file_may_be_typed_into_a_tty_on_a_loop(tmp_path: Path):
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    with (tmp_path / "lines").open("rb") as lines:
+        result = asyncio.run(arun(Policy(tty=True, timeout_s=30), "stty -echo; cat", stdin=lines))
+    assert result.stdout.endswith(b"one\r\ntwo\r\n")
 
 
 def test_the_ttys_output_may_go_to_our_terminal(tmp_path: Path):
