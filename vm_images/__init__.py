@@ -1,1 +1,1 @@
-"""Images for virtual machines: recipes, builds and the store (see docs/roadmap in design; built by a later issue)."""
+"""Images for virtual machines: kernel, root filesystem and agent, packed for the backends that boot them."""

@@ -82,18 +82,16 @@ make_environment() {
 
 install_project() {
     say "installing the Python packages"
-    extras=prep
     requirements=.venv/requirements.txt
     : >"$requirements"
     if [ "$1" = dev ]; then
-        extras=prep,schema
         .venv/bin/python -c 'import pathlib, tomllib
 for line in tomllib.loads(pathlib.Path("pyproject.toml").read_text())["dependency-groups"]["dev"]: print(line)' >"$requirements"
     fi
     # The variable reaches pip's isolated build as well, so that the build back end is pinned too.
     logged "installing the Python packages" "see the messages of pip above; is the package index reachable?" \
         env PIP_CONSTRAINT="$PWD/constraints.txt" .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        -r "$requirements" -e ".[$extras]"
+        -r "$requirements" -e '.[prep,schema]'
     # A source without bytecode costs every start of the command 1 ms; some packages carry files that do not compile.
     .venv/bin/python -m compileall -q -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
 }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from backends.frozen import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from backends.base import (
 from backends.bubblewrap.facts import BaselineEntry, BubblewrapFacts, Helper
 from backends.bubblewrap.plan import make_plan
 from backends.errors import BackendUnavailable, PolicyRefused
+from backends.frozen import replace
 from backends.linux.cgroups import CgroupFacts
 from backends.linux.uid_range import UidRange
 

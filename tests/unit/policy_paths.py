@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import stat
 from collections.abc import Sequence
-from backends.frozen import replace
 
 import pytest
 
@@ -20,6 +19,7 @@ from backends.base import (
     SymlinkHop,
 )
 from backends.errors import PolicyRefused, Problem
+from backends.frozen import replace
 from mxc_ops.policy.filesystem import resolve_filesystem
 
 RO, RW, DENIED = Access.READ_ONLY, Access.READ_WRITE, Access.DENIED

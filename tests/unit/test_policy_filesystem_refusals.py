@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import stat
-from backends.frozen import replace
 
 import pytest
 
 from backends.base import Access, ObjectKind, SymlinkHop
+from backends.frozen import replace
 from mxc_ops.policy.filesystem import resolve_filesystem
 from tests.unit.policy_paths import DENIED, RO, RW, missing, refusal, refused, steps, there, unknown
 
