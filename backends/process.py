@@ -1,8 +1,7 @@
 """The only place that starts processes.
 
-All spawning happens on one thread that outlives every run: parent-death signals follow the spawning *thread*,
-so a caller's short-lived thread must not be the one that spawns (prctl(2), PR_SET_PDEATHSIG). Children start
-with an empty environment and with exactly the descriptors they are given.
+All spawning happens on one thread of our own, where no KeyboardInterrupt can come between the start of a
+child and the note of it. Children start with an empty environment and exactly the descriptors they are given.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ class _SpawnThread:
                 with suppress(KeyboardInterrupt):
                     done.acquire(timeout=0.1)
             for child in answer:
-                _discard(child)
+                # Not killed (see `kill_child_of`): it ends when our ends of its descriptors are closed.
+                start_new_thread(_bury, (child,))
             raise
         if failure:
             raise failure[0]
@@ -77,11 +77,31 @@ class _SpawnThread:
             self._jobs.get()()
 
 
-def _discard(child: Spawned) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(child.pid, signal.SIGKILL)
+def _bury(child: Spawned) -> None:
     reap(child)
     os.close(child.pidfd)
+
+
+def kill_child_of(supervisor: Spawned) -> None:
+    """Kill the one child of a process that ends with it; while it has none, do nothing.
+
+    The supervisor itself must not be killed: when that happens to bubblewrap between its clone and its
+    handshake, the child waits for ever.
+    """
+    listing = f"/proc/{supervisor.pid}/task/{supervisor.pid}/children"
+    with suppress(OSError):
+        for word in _read(listing).split():
+            pidfd = os.pidfd_open(int(word))
+            try:
+                if word in _read(listing).split():  # else the number may be somebody else's by now
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 _thread = _SpawnThread()

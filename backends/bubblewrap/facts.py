@@ -18,7 +18,6 @@ NEEDED_OPTIONS = (
     "--as-pid-1",
     "--bind-fd",
     "--cap-drop",
-    "--die-with-parent",
     "--disable-userns",
     "--perms",
     "--remount-ro",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from resource import RLIMIT_CPU
 from stat import S_IFMT
 
 from backends import process
@@ -168,13 +169,19 @@ def _inside_spec(
         env=plan.environment + secrets,
         cwd=plan.cwd,
         stderr=stderr,
+        caller=child_only.add(os.pidfd_open(os.getpid())),
         tty=streams.tty,
         hold=(taken.lock,) if taken else (),
-        rlimits=tuple((number, value, value) for number, value in plan.limits.rlimits),
+        rlimits=tuple((number, value, _hard_limit(number, value)) for number, value in plan.limits.rlimits),
         landlock=landlock.rules(plan.landlock_abi, readable=("/",), writable=plan.writable_trees),
         seccomp=seccomp.program(plan.seccomp),
         masks=tuple((handles.fileno(mask.slot), mask.path) for mask in plan.masks),
     )
+
+
+def _hard_limit(number: int, value: int) -> int:
+    """At its hard limit of CPU time a process is killed, at the soft one it gets SIGXCPU, which tells."""
+    return value + 1 if number == RLIMIT_CPU else value
 
 
 def _host_ids(plan: BubblewrapPlan, taken: Lease | None) -> tuple[int, int]:

@@ -67,13 +67,12 @@ class BubblewrapRunning:
             self._control.send(encode_signal(signal_number))
 
     def kill(self) -> None:
-        """End everything; a second call is for an init that did not obey, and kills bubblewrap itself."""
+        """End everything; a second call is for an init that does not obey, and kills that."""
         with self._lock:
             if self._finished():
                 return
             if self._killed:
-                with suppress(ProcessLookupError):
-                    os.kill(self._child.pid, SIGKILL)
+                process.kill_child_of(self._child)
             self._killed = True
             with suppress(OSError):
                 self._control.shutdown(SHUT_WR)

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -14,7 +15,7 @@
 #include "launcher.h"
 
 struct init {
-    int control, signals, error_fd;
+    int control, caller, signals, error_fd;
     pid_t workload;
     unsigned int abi;
     int status;
@@ -23,12 +24,14 @@ struct init {
 
 static struct failure keep_only_named(const struct spec *spec)
 {
-    int keep[MAX_HOLD + 2];
+    int keep[MAX_HOLD + 3];
     size_t count = spec->count[TAG_HOLD];
     memcpy(keep, spec->hold, count * sizeof(*keep));
     keep[count++] = spec->control;
     if (spec->stderr_fd >= 0)
         keep[count++] = spec->stderr_fd;
+    if (spec->caller >= 0)
+        keep[count++] = spec->caller;
     return keep_descriptors(keep, count, 0);
 }
 
@@ -146,9 +149,12 @@ static int finish(const struct init *init)
 static int watch(struct init *init)
 {
     while (!init->ended || init->error_fd >= 0) {
-        struct pollfd events[] = {{init->signals, POLLIN, 0}, {init->control, POLLIN, 0}, {init->error_fd, POLLIN, 0}};
-        if (poll(events, 3, -1) < 0 && errno != EINTR)
-            return EXIT_SETUP_FAILED;
+        struct pollfd events[] = {{init->signals, POLLIN, 0},
+                                  {init->control, POLLIN, 0},
+                                  {init->error_fd, POLLIN, 0},
+                                  {init->caller, POLLIN, 0}};
+        if ((poll(events, 4, -1) < 0 && errno != EINTR) || events[3].revents)
+            return EXIT_SETUP_FAILED; /* the caller has ended: nothing may outlive it */
         if (events[1].revents)
             take_message(init);
         if (events[0].revents)
@@ -166,7 +172,8 @@ static int watch(struct init *init)
 
 int run_inside(struct spec *spec)
 {
-    struct init init = {.control = spec->control, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
+    struct init init = {.control = spec->control, .caller = spec->caller, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* bubblewrap, which is on the host, waits for us */
     errno = ECHILD;
     struct failure failure = getpid() == 1 ? check_masks(spec) : FAILED(STEP_NOT_INIT, 0);
     if (!failure.step)

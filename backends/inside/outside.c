@@ -13,11 +13,10 @@
 
 #include "launcher.h"
 
-/* The kernel forgets the parent-death signal whenever ids change, so this runs again after that. */
-static struct failure follow_parent(const struct spec *spec)
+/* No parent-death signal from here on: bubblewrap's child waits for bubblewrap for ever if that is killed between
+ * clone and handshake. Process 1 looks after the caller instead, so that a set-up is always carried to its end. */
+static struct failure parent_is_there(const struct spec *spec)
 {
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-        return FAILED(STEP_PARENT_GONE, 0);
     errno = ESRCH;
     return getppid() == spec->parent ? NO_FAILURE : FAILED(STEP_PARENT_GONE, 0);
 }
@@ -76,7 +75,7 @@ static struct failure drop_identity(const struct spec *spec)
         return FAILED(STEP_IDENTITY, 2);
     if (!has_no_capabilities() || !ids_are(spec->uid, spec->gid))
         return FAILED(STEP_IDENTITY, 3);
-    return follow_parent(spec);
+    return NO_FAILURE;
 }
 
 static struct failure keep_only_named(struct spec *spec)
@@ -90,7 +89,7 @@ static struct failure keep_only_named(struct spec *spec)
 
 struct failure run_outside(struct spec *spec)
 {
-    struct failure failure = follow_parent(spec);
+    struct failure failure = parent_is_there(spec);
     if (failure.step)
         return failure;
     reset_signals();

@@ -49,6 +49,7 @@ _TAG_LANDLOCK = 22
 _TAG_LANDLOCK_PATH = 23
 _TAG_SECCOMP = 24
 _TAG_MASK = 25
+_TAG_CALLER = 26
 
 _MOUNT_READ_ONLY = 1
 _MOUNT_IDMAPPED = 2
@@ -133,10 +134,10 @@ class StageMount:
 class OutsideSpec:
     """What the launcher does on the host before it becomes `argv` (``argv[0]`` is an absolute path).
 
-    `parent_pid` is the process whose end ends the sandbox. `control` is the launcher's end of the control
-    socket, kept open for the inside. `cgroups` are descriptors, open for writing, of ``cgroup.procs`` or
-    ``tasks`` files. `stage` (root only) is an existing directory that a private tmpfs is mounted on.
-    `identity` is the host (uid, gid) to drop to. Only 0, 1, 2, `control` and `keep` survive.
+    `parent_pid` is the process that starts it: without it nothing is started. `control` is the launcher's end
+    of the control socket, kept open for the inside. `cgroups` are descriptors, open for writing, of
+    ``cgroup.procs`` or ``tasks`` files. `stage` (root only) is an existing directory that a private tmpfs is
+    mounted on. `identity` is the host (uid, gid) to drop to. Only 0, 1, 2, `control` and `keep` survive.
     """
 
     parent_pid: int
@@ -177,12 +178,12 @@ class LandlockRules:
 class InsideSpec:
     """What process 1 of the sandbox starts, and under which last restrictions.
 
-    `hold` are descriptors kept open until the sandbox ends and never seen by the workload. `stderr` becomes
-    its descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal.
-    `rlimits` are (resource, soft, hard); `seccomp` is a classic BPF program. ``argv[0]`` without a slash is
-    looked up in the PATH of `env`, whose entries are (name, value), given exactly as they are. `masks` are
-    (O_PATH descriptor, path) of every denied object: unless what is masked at the path is that object, the
-    workload is not started.
+    `caller` is a pidfd: when that process ends, so does the sandbox. `hold` are descriptors kept open until
+    then and never seen by the workload. `stderr` becomes its descriptor 2 (None: 2 as it is). With `tty`,
+    descriptor 0 becomes its controlling terminal. `rlimits` are (resource, soft, hard); `seccomp` is a BPF
+    program. ``argv[0]`` without a slash is looked up in the PATH of `env`, whose entries are (name, value),
+    given exactly as they are. `masks` are (O_PATH descriptor, path) of every denied object: unless that is
+    what is masked at the path, the workload is not started.
     """
 
     control: int
@@ -191,6 +192,7 @@ class InsideSpec:
     cwd: str = "/"
     umask: int = 0o022
     stderr: int | None = None
+    caller: int | None = None
     tty: bool = False
     hold: tuple[int, ...] = ()
     rlimits: tuple[tuple[int, int, int], ...] = ()
@@ -296,6 +298,8 @@ def _inside_records(spec: InsideSpec) -> list[bytes]:
     records += [_number(_TAG_HOLD, fd) for fd in spec.hold]
     if spec.stderr is not None:
         records.append(_number(_TAG_STDERR, spec.stderr))
+    if spec.caller is not None:
+        records.append(_number(_TAG_CALLER, spec.caller))
     if spec.tty:
         records.append(_record(_TAG_TTY, b""))
     records += [_number(_TAG_UMASK, spec.umask), _text(_TAG_CWD, spec.cwd)]

@@ -41,6 +41,7 @@ struct spec {
 
     int hold[MAX_HOLD];
     int stderr_fd;
+    int caller; /* pidfd, or -1 */
     mode_t umask;
     char *cwd;
     struct wire_rlimit rlimits[MAX_RLIMITS];

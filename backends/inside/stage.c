@@ -73,11 +73,13 @@ static int open_mapped_namespace(pid_t pid, const struct wire_mount *mount)
 /* A user namespace exists only through a process: one is born into it, and ends when the maps are written. */
 static int make_id_map(const struct wire_mount *mount)
 {
-    pid_t pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
+    pid_t launcher = getpid(), pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
     if (pid < 0)
         return -1;
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != launcher)
+            _exit(EXIT_SETUP_FAILED);
         for (;;)
             pause();
     }

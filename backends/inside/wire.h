@@ -30,6 +30,7 @@ enum wire_tag {
     TAG_LANDLOCK_PATH = 23,
     TAG_SECCOMP = 24,
     TAG_MASK = 25,
+    TAG_CALLER = 26,
     TAG_COUNT
 };
 

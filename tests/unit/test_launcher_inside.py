@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,17 @@ def test_the_sandbox_dies_when_the_host_closes_the_control_socket() -> None:
         pidfd = os.pidfd_open(workload)
         launch.control.close()
         assert select.select([pidfd], [], [], DEADLINE_S)[0], "the workload outlives its host"
+        os.close(pidfd)
+
+
+def test_the_sandbox_ends_with_the_process_it_was_told_to_watch() -> None:
+    """Also when a fork of that process still holds the control socket."""
+    with subprocess.Popen(["sleep", "100"]) as watched:
+        pidfd = os.pidfd_open(watched.pid)
+        with start_inside(inside_spec("sleep", "100", caller=pidfd), pass_fds=(pidfd,)) as launch:
+            assert isinstance(launch.message(), Started)
+            watched.kill()
+            assert launch.process.wait(DEADLINE_S) == protocol.EXIT_SETUP_FAILED
         os.close(pidfd)
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from backends.inside.protocol import Step
-from tests.unit.launching import DEADLINE_S, SANDBOX_UID, run_outside
+from tests.unit.launching import SANDBOX_UID, run_outside
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes identity: run as root")
 IDENTITY = (SANDBOX_UID, SANDBOX_UID + 1)
@@ -72,34 +69,6 @@ def test_another_parent_than_recorded_is_refused() -> None:
 def test_a_missing_program_is_reported() -> None:
     run = run_outside("/no/such/program")
     assert (run.failure.step, run.failure.errno, run.exit_code) == (Step.EXEC_SANDBOX, errno.ENOENT, 125)
-
-
-@pytest.mark.parametrize("identity", [None, pytest.param(IDENTITY, marks=needs_root)])
-def test_it_dies_with_its_parent(identity: tuple[int, int] | None, checkout: Path) -> None:
-    parent_source = (
-        "from tests.unit.launching import start_outside\n"
-        f"launch = start_outside(('/bin/sleep', '100'), identity={identity})\n"
-        "print(launch.process.pid, flush=True)\n"
-        "launch.process.wait()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", parent_source], cwd=checkout, stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        pidfd = os.pidfd_open(child)
-        await_program(child, "sleep")
-        parent.kill()
-        assert select.select([pidfd], [], [], DEADLINE_S)[0], "the sandbox program outlives its parent"
-        os.close(pidfd)
-
-
-def await_program(pid: int, name: str) -> None:
-    for _ in range(1000):
-        if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-            return
-        select.select([], [], [], 0.01)
-    pytest.fail(f"{pid} never became {name}")
 
 
 @needs_root

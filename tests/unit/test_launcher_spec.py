@@ -30,7 +30,8 @@ FULL_OUTSIDE = OutsideSpec(
 )  # fmt: skip
 FULL_INSIDE = InsideSpec(
     control=5, argv=("sh", "-c", "true"), env=(("A", "b"), ("C", "")), cwd="/tmp", stderr=6, tty=True,
-    hold=(7,), rlimits=((7, 10, 20),), seccomp=bytes(8) * 4, masks=((8, "/denied"), (9, "/also/denied")),
+    caller=10, hold=(7,), rlimits=((7, 10, 20),), seccomp=bytes(8) * 4,
+    masks=((8, "/denied"), (9, "/also/denied")),
     landlock=LandlockRules(0xFFFF, 0, 3, (LandlockPath("/", 13), LandlockPath("/tmp", 2, optional=True))),
 )  # fmt: skip
 
