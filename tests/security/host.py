@@ -55,20 +55,47 @@ def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.01)
 
 
-def namespaces() -> set[str]:
-    """Every namespace in which some process is."""
+def processes_saying(text: str) -> list[Process]:
+    """The processes with this text anywhere in their command line, apart from our own."""
+    return [p for p in processes() if p.pid != os.getpid() and any(text in word for word in p.words)]
+
+
+def orphans() -> list[Process]:
+    """Bubblewraps and launchers whose starter is gone."""
+    return [process for process in processes() if _is_helper(process.words) and _parent(process.pid) == 1]
+
+
+def namespaces(pid: int) -> set[str]:
+    """The namespaces this process is in."""
     found: set[str] = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            for kind in _NAMESPACES:
-                with suppress(OSError):
-                    found.add(os.readlink(f"/proc/{entry}/ns/{kind}"))
+    for kind in _NAMESPACES:
+        with suppress(OSError):
+            found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
     return found
 
 
-def mounts(pid: int | str = "self") -> list[str]:
-    """Mount points and sources that this process sees."""
-    return [" ".join(line.split()[3:5]) for line in _lines(f"/proc/{pid}/mountinfo")]
+def all_namespaces() -> set[str]:
+    """Every namespace in which some process is."""
+    return {name for entry in os.listdir("/proc") if entry.isdigit() for name in namespaces(int(entry))}
+
+
+def seen_in_mounts(path: Path) -> bool:
+    """Whether the mount table of any process names this path."""
+    for entry in os.listdir("/proc"):
+        with suppress(OSError):
+            if entry.isdigit() and f"{path} " in Path(f"/proc/{entry}/mountinfo").read_text(errors="replace"):
+                return True
+    return False
+
+
+def _is_helper(words: tuple[str, ...]) -> bool:
+    return words[0].endswith("/bwrap") or words[1:2] in (("inside",), ("outside",))
+
+
+def _parent(pid: int) -> int | None:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
 
 
 def _lines(path: str) -> list[str]:

@@ -115,7 +115,7 @@ _LAUNCH_WHILE_SWAPPING = """
 import os
 import subprocess
 from mxc_ops import MxcError, Policy, prepare
-from mxc_ops.wiring import Ends
+from mxc_ops.ends import Ends
 
 def main(probe, one, other, times, command, policy):
     answers, denied = [], os.lstat(one).st_ino
