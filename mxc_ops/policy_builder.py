@@ -69,7 +69,7 @@ class Policy:
     name: str = ""
 
     def __post_init__(self) -> None:
-        policy_checks.check(self)
+        policy_checks.check(vars(self))
         for name in ("read_only", "read_write", "denied", "optional"):
             paths: Sequence[Path] = getattr(self, name)
             object.__setattr__(self, name, tuple(os.fspath(path) for path in paths))

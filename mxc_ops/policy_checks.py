@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
 from mxc_ops.policy.features import LIMIT_FIELDS
-
-if TYPE_CHECKING:
-    from mxc_ops.policy_builder import Policy
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL")
 SECCOMP_PROFILES = ("default", "strict", "debug")
@@ -24,9 +21,11 @@ LEAST: Mapping[str, float] = {"open_files": 16}
 """Least value of a limit, by our field name; of the others it is 1, and ``cpus`` must exceed 0."""
 
 
-def check(policy: Policy) -> None:
-    """Raises `PolicyRefused` for a network, `ConfigError` with everything else that is wrong."""
-    given: dict[str, Any] = vars(policy)
+def check(given: Mapping[str, Any]) -> None:
+    """Check a policy's arguments, by name.
+
+    Raises `PolicyRefused` for a network, `ConfigError` with everything else that is wrong.
+    """
     if given["network"] is not None:
         message = "sandboxes have no network: nothing in this version can enforce rules for one"
         fix = "leave network out"

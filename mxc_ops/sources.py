@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from backends.base import SandboxRequest
 from backends.errors import ConfigError, Problem
 from mxc_ops.config.document import Document
 
-if TYPE_CHECKING:
-    from mxc_ops.policy_builder import Policy
 
-    Source = Policy | SandboxRequest | Document | Mapping[str, Any] | str | os.PathLike[str] | bytes
-else:
-    Source = object
+class MakesRequests(Protocol):
+    """What `mxc_ops.Policy` is to this module: given a command, it becomes a request."""
+
+    def request(self, command: str | Sequence[str]) -> SandboxRequest: ...
+
+
+Source = MakesRequests | SandboxRequest | Document | Mapping[str, Any] | str | os.PathLike[str] | bytes
 
 # One byte more than a document may have, so that the loader sees that it is too large.
 _READ_AT_MOST = 1024 * 1024 + 1
