@@ -86,16 +86,18 @@ def _walk(written: str) -> Arrival:
                 place.append(name)
             os.close(here)
             here = following
-        return Arrival(here, _canonical(here), tuple(hops))
+        return Arrival(here, _canonical(here, "/" + "/".join(place)), tuple(hops))
     except BaseException:
         if here >= 0:
             os.close(here)
         raise
 
 
-def _canonical(descriptor: int) -> str:
-    """The object's path as the kernel knows it, if that path leads to the same object."""
+def _canonical(descriptor: int, walked: str) -> str:
+    """The object's path as the kernel knows it, if that is where we went and it leads to the same object."""
     canonical = os.readlink(f"/proc/self/fd/{descriptor}")
+    if canonical.casefold() != walked.casefold():  # only the case may differ, where file systems ignore it
+        raise OSError(errno.ESTALE, "renamed while it was looked up")
     try:
         there = os.stat(canonical, follow_symlinks=False)
     except FileNotFoundError:
