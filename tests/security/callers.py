@@ -47,8 +47,7 @@ class Told:
     @property
     def results(self) -> dict[str, str]:
         """What the probe printed: attempt → "ok", an errno's name or a signal's."""
-        pairs = (line.split(" ") for line in self.stdout.splitlines() if line.count(" ") == 1)
-        return {name: result for name, result in pairs}
+        return dict(line.split(" ") for line in self.stdout.splitlines() if line.count(" ") == 1)
 
 
 class Pending:
@@ -66,7 +65,7 @@ class Pending:
 
 
 class Caller:
-    """Starts sandboxes, ours and bare ones, all from one long-lived process with a mount namespace of its own."""
+    """Starts sandboxes, ours and bare ones, from one long-lived process in a mount namespace of its own."""
 
     def __init__(self, name: str, user: User | None) -> None:
         self.name = name
@@ -74,11 +73,20 @@ class Caller:
         self.gid = user.gid if user else 0
         self.python = user.python if user else sys.executable
         self.environment = {
-            **(user.environment if user else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": str(CHECKOUT)}),
+            **(
+                user.environment
+                if user
+                else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": str(CHECKOUT)}
+            ),
             "CALLERS_SECRET": CALLERS_SECRET,
         }
         self._worker = subprocess.Popen(
-            [*self._become(own_mounts=True), self.python, "-c", (Path(__file__).with_name("worker.py")).read_text()],
+            [
+                *self._become(own_mounts=True),
+                self.python,
+                "-c",
+                (Path(__file__).with_name("worker.py")).read_text(),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self.environment,
@@ -125,7 +133,7 @@ class Caller:
         return self._bubblewrap(argv, ends=ends and isinstance(command, str))
 
     def bare(self, command: Command, *options: str, **policy: Any) -> Told:
-        """Attack from inside the weakest bubblewrap: the whole root, writable, with `options` and the policy."""
+        """Attack from inside the weakest one: the whole root, writable, with `options` and the policy."""
         argv = upstream.bare_argv(_shell_words(_marked(command)), *options, **policy)
         return self._bubblewrap(argv, ends=isinstance(command, str))
 
@@ -138,7 +146,7 @@ class Caller:
         return _told(self._ask("program_on_terminal", argv=[str(word) for word in argv]).value())
 
     def call(self, source: str, **arguments: Any) -> Any:
-        """Run ``main(**arguments)`` of some Python source inside the worker; it has `sandbox` and `program`."""
+        """Run ``main(**arguments)`` of some Python source in the worker; it has `sandbox` and `program`."""
         return self.begin_call(source, **arguments).value()
 
     def begin_call(self, source: str, **arguments: Any) -> Pending:
@@ -147,7 +155,7 @@ class Caller:
     def popen(self, argv: Sequence[str | Path], **settings: Any) -> subprocess.Popen[bytes]:
         """Start a process of its own as this caller; with ``@python`` as first word, this caller's Python."""
         words = [self.python if word == "@python" else str(word) for word in argv]
-        return subprocess.Popen([*self._become(), *words], env=self.environment, cwd="/", **settings)
+        return subprocess.Popen[bytes]([*self._become(), *words], env=self.environment, cwd="/", **settings)
 
     def bind(self, source: Path, target: Path) -> None:
         """Make a second mount, as root, that this caller sees; it goes with the worker at the latest."""

@@ -26,14 +26,13 @@ class Process:
 
 def processes() -> Iterator[Process]:
     """Every process of the host, as far as we may look."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with suppress(OSError):
-                words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
-                status = dict(line.split(":\t", 1) for line in _lines(f"/proc/{entry}/status") if ":\t" in line)
-                groups = tuple(int(group) for group in status["Groups"].split())
-                uid, gid = int(status["Uid"].split()[0]), int(status["Gid"].split()[0])
-                yield Process(int(entry), tuple(words), uid, gid, groups)
+    for pid in _pids():
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            pairs = (line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            status = {pair[0]: pair[-1].split() for pair in pairs}
+            groups = tuple(int(group) for group in status["Groups"])
+            yield Process(pid, tuple(words), int(status["Uid"][0]), int(status["Gid"][0]), groups)
 
 
 def with_word(word: str) -> list[Process]:
@@ -70,20 +69,20 @@ def namespaces(pid: int) -> set[str]:
     found: set[str] = set()
     for kind in _NAMESPACES:
         with suppress(OSError):
-            found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
+            found.add(str(Path(f"/proc/{pid}/ns/{kind}").readlink()))
     return found
 
 
 def all_namespaces() -> set[str]:
     """Every namespace in which some process is."""
-    return {name for entry in os.listdir("/proc") if entry.isdigit() for name in namespaces(int(entry))}
+    return {name for pid in _pids() for name in namespaces(pid)}
 
 
 def seen_in_mounts(path: Path) -> bool:
     """Whether the mount table of any process names this path."""
-    for entry in os.listdir("/proc"):
+    for pid in _pids():
         with suppress(OSError):
-            if entry.isdigit() and f"{path} " in Path(f"/proc/{entry}/mountinfo").read_text(errors="replace"):
+            if f"{path} " in Path(f"/proc/{pid}/mountinfo").read_text(errors="replace"):
                 return True
     return False
 
@@ -98,5 +97,5 @@ def _parent(pid: int) -> int | None:
     return None
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(errors="replace").splitlines()
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]

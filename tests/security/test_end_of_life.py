@@ -28,7 +28,9 @@ from tests.security.host import (
 pytestmark = pytest.mark.backend("bubblewrap")
 
 # A grandchild in a session of its own, whose parent is gone, and which ignores what can be ignored.
-DAEMON = "(setsid sh -c 'trap \"\" TERM HUP INT QUIT; sleep {nap}; sleep {nap}' &) > /dev/null 2>&1; sleep 0.1;"
+DAEMON = (
+    "(setsid sh -c 'trap \"\" TERM HUP INT QUIT; sleep {nap}; sleep {nap}' &) > /dev/null 2>&1; sleep 0.1;"
+)
 API = """
 import sys
 from mxc_ops import Policy, run
@@ -114,7 +116,9 @@ def test_nothing_is_left_when_the_caller_is_ended(
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_nothing_is_left_after_kills_at_any_moment(caller: Caller, place: Path, soak: bool, start: str) -> None:
+def test_nothing_is_left_after_kills_at_any_moment(
+    caller: Caller, place: Path, soak: bool, start: str
+) -> None:
     """Before the sandbox is there, while it is made, while it runs: SIGKILL cannot be prepared for."""
     (place / "no").touch()
     naps: list[str] = []
@@ -137,7 +141,8 @@ def test_the_stream_ends_are_closed_when_the_caller_is_killed(caller: Caller, pl
     nap = new_nap()
     source = API.replace("sys.argv[2]])", "sys.argv[2]], stdout=1)")
     child = caller.popen(
-        ["@python", "-c", source, place, f"(setsid sleep {nap} &); echo here; sleep {nap}"], stdout=subprocess.PIPE
+        ["@python", "-c", source, place, f"(setsid sleep {nap} &); echo here; sleep {nap}"],
+        stdout=subprocess.PIPE,
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"here\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,9 @@ def test_memory_over_the_limit_kills_the_workload_with_137(caller: Caller, probe
 def test_memory_of_a_process_by_rlimit(caller: Caller, probe: Path) -> None:
     if _in_control_group(caller, "memory_mib"):
         pytest.skip("a control group holds the whole sandbox, which is better")
-    told = caller.run([probe, "memory=20", "memory=200"], read_only=[probe.parent], limits={"memory_mib": 100})
+    told = caller.run(
+        [probe, "memory=20", "memory=200"], read_only=[probe.parent], limits={"memory_mib": 100}
+    )
     assert told.stdout.splitlines() == ["memory ok", "memory ENOMEM"]
     assert told.limits["memoryMib"][0] == "RLIMIT_AS"
 
@@ -121,7 +122,9 @@ def test_size_of_files(caller: Caller, probe: Path, place: Path, where: str) -> 
     policy: dict[str, Any] = {"read_only": [probe.parent], "read_write": [place]}
     assert caller.run([probe, f"fill={file},8"], **policy).results["fill"] == "ok"
     (place / "a").unlink(missing_ok=True)
-    told = caller.run(["sh", "-c", f"exec head -c 9M /dev/zero > {file}"], limits={"file_size_mib": 4}, **policy)
+    told = caller.run(
+        ["sh", "-c", f"exec head -c 9M /dev/zero > {file}"], limits={"file_size_mib": 4}, **policy
+    )
     assert told.outcome == "signalled" and told.exit_code == 128 + signal.SIGXFSZ
     assert told.limits["fileSizeMib"] == ("RLIMIT_FSIZE", True)
     if (place / "a").exists():
@@ -174,7 +177,8 @@ import resource
 from mxc_ops import Limits, Policy, run
 
 def main():
-    read = lambda: [resource.getrlimit(n) for n in (resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_AS)]
+    numbers = (resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_AS)
+    read = lambda: [resource.getrlimit(number) for number in numbers]
     before = read()
     run(Policy(limits=Limits(pids=20, file_size_mib=4, memory_mib=200)), "true")
     return before == read()
@@ -184,4 +188,4 @@ def main():
 
 def test_a_core_dump_is_never_written(caller: Caller, place: Path) -> None:
     caller.run(f"cd {place}; ulimit -c unlimited; sh -c 'kill -SEGV $$'", read_write=[place])
-    assert os.listdir(place) == []
+    assert list(place.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Reaching other processes: of the host, of other sandboxes, and the sandbox's own init (upstream-gaps.md P3)."""
+"""Reaching processes of the host and of other sandboxes, and the sandbox's own init (upstream-gaps.md P3)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,12 @@ def test_a_process_of_the_host(caller: Caller, probe: Path, victim: int, attempt
     # Bubblewrap puts a plain user into a user namespace, from where the kernel itself refuses to trace.
     control = caller.bare if caller.uid == 0 else caller.program
     assert control(attack).results[attempt] == "ok"
-    assert caller.run(attack, read_only=[probe.parent]).results[attempt] in ("ESRCH", "EPERM", "ENOSYS", "EACCES")
+    assert caller.run(attack, read_only=[probe.parent]).results[attempt] in (
+        "ESRCH",
+        "EPERM",
+        "ENOSYS",
+        "EACCES",
+    )
 
 
 @pytest.mark.parametrize("attempt", ("trace", "read-memory"))
@@ -85,7 +91,7 @@ def test_two_sandboxes_of_root_have_two_uids(caller: Caller) -> None:
 
 
 def test_using_up_its_processes_starves_no_neighbour(caller: Caller, probe: Path) -> None:
-    policy = {"read_only": [probe.parent], "limits": {"pids": 24}}
+    policy: dict[str, Any] = {"read_only": [probe.parent], "limits": {"pids": 24}}
     greedy = caller.begin([probe, "processes=200,3"], **policy, timeout_s=20)
     wait_for_process("processes=200,3")
     wait_until(lambda: len(with_word("processes=200,3")) > 15, "the fork bomb did not grow")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_raising_capabilities(caller: Caller, probe: Path) -> None:
 
 @pytest.mark.parametrize("way", ["unshare-user", "clone-user", "clone3-user"])
 def test_making_a_user_namespace(caller: Caller, probe: Path, way: str) -> None:
-    policy = {"read_only": [probe.parent]}
+    policy: dict[str, Any] = {"read_only": [probe.parent]}
     assert caller.upstream([probe, way], **policy).results[way] == "ok"
     assert caller.run([probe, way], **policy).results[way] in ("EPERM", "ENOSYS", "ENOSPC")
 
@@ -90,7 +91,9 @@ def test_all_namespaces_are_its_own(caller: Caller) -> None:
 def test_the_host_knows_it_by_a_uid_without_rights(caller: Caller) -> None:
     """Outside, too, the workload is nobody with rights: never root, also when root starts it."""
     if caller.uid == 0:
-        assert "0 0" in caller.upstream("cat /proc/self/uid_map | tr -s ' '").stdout, "upstream's is root's own"
+        assert "0 0" in caller.upstream("cat /proc/self/uid_map | tr -s ' '").stdout, (
+            "upstream's is root's own"
+        )
     nap = "31.0625"
     running = caller.begin(["sleep", nap], timeout_s=1)
     found = wait_for_process(nap)

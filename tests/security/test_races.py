@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ def tree(place: Path, caller: Caller) -> Tree:
 
 
 @contextmanager
-def swapping(caller: Caller, probe: Path, one: Path, other: Path) -> Iterator[None]:
+def swapping(caller: Caller, probe: Path, one: Path, other: Path) -> Generator[None]:
     """Two names exchanged, atomically and without a pause, from outside."""
     child = caller.popen([probe, f"swap={one},{other}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -77,7 +77,9 @@ def test_a_granted_directory_that_becomes_a_link_to_a_private_one(
     attack = f"cat {tree.work}/file"
     policy = {access: [tree.work], "denied": [tree.private]}
     with swapping(caller, probe, tree.work, tree.link):
-        leaks = sum(SECRET in caller.upstream(attack, ends=False, **{access: [tree.work]}).stdout for _ in range(40))
+        leaks = sum(
+            SECRET in caller.upstream(attack, ends=False, **{access: [tree.work]}).stdout for _ in range(40)
+        )
         answers = _race(caller, times, attack, **policy)
     assert leaks, "bare bubblewrap binds whatever the name means at that moment"
     assert set(answers) <= {"harmless\n", "", *CLEAR_ERRORS}, answers
@@ -104,7 +106,9 @@ def test_a_granted_file_that_becomes_a_link(caller: Caller, tree: Tree, probe: P
     os.chown(link, caller.uid, caller.gid, follow_symlinks=False)
     policy = {"read_only": [file], "denied": [tree.private / "file"]}
     with swapping(caller, probe, file, link):
-        leaks = sum(SECRET in caller.upstream(f"cat {file}", ends=False, read_only=[file]).stdout for _ in range(40))
+        leaks = sum(
+            SECRET in caller.upstream(f"cat {file}", ends=False, read_only=[file]).stdout for _ in range(40)
+        )
         answers = _race(caller, times, f"cat {file}", **policy)
     assert leaks
     assert set(answers) <= {"harmless\n", "", *CLEAR_ERRORS}, answers
@@ -121,7 +125,8 @@ def main(probe, one, other, times, command, policy):
     answers, denied = [], os.lstat(one).st_ino
     for _ in range(times):
         with prepare(Policy(**policy).request(command)) as prepared:
-            swapper = subprocess.Popen([probe, f"swap={one},{other}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            swap = [probe, f"swap={one},{other}"]
+            swapper = subprocess.Popen(swap, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             try:
                 answers.append(prepared.run(Ends()).stdout.decode())
             except MxcError as error:
@@ -139,14 +144,22 @@ def main(probe, one, other, times, command, policy):
 def test_a_denied_directory_that_changes_its_name(
     caller: Caller, tree: Tree, probe: Path, times: int, other: str
 ) -> None:
-    """Granted with its parent: were another object masked in its place, it would be readable by the other name."""
+    """Granted with its parent: were something else masked in its place, the other name would show it."""
     second = tree.top / "second"
     if other == "directory":
         second.mkdir()
     else:
         second.symlink_to("work")
     os.chown(second, caller.uid, caller.gid, follow_symlinks=False)
-    _launch_while_swapping(caller, probe, tree.private, second, times, "file", {"read_only": [tree.top], "denied": [tree.private]})
+    _launch_while_swapping(
+        caller,
+        probe,
+        tree.private,
+        second,
+        times,
+        "file",
+        {"read_only": [tree.top], "denied": [tree.private]},
+    )
 
 
 def test_a_denied_file_that_changes_its_name(caller: Caller, tree: Tree, probe: Path, times: int) -> None:
@@ -154,7 +167,9 @@ def test_a_denied_file_that_changes_its_name(caller: Caller, tree: Tree, probe: 
     second.write_text("harmless\n")
     os.chown(second, caller.uid, caller.gid)
     file = tree.private / "file"
-    _launch_while_swapping(caller, probe, file, second, times, "", {"read_only": [tree.private], "denied": [file]})
+    _launch_while_swapping(
+        caller, probe, file, second, times, "", {"read_only": [tree.private], "denied": [file]}
+    )
 
 
 def _launch_while_swapping(

@@ -15,7 +15,17 @@ REFUSED = ("EPERM", "ENOSYS")
 # `bare` bubblewrap as real root is the control: what the kernel refuses to plain users anyway proves nothing.
 CALLS = (
     *("io_uring_setup", "add_key", "keyctl", "request_key", "bpf", "userfaultfd", "perf_event_open"),
-    *("mount", "umount", "pivot_root", "open_tree", "move_mount", "fsopen", "fsmount", "fspick", "mount_setattr"),
+    *(
+        "mount",
+        "umount",
+        "pivot_root",
+        "open_tree",
+        "move_mount",
+        "fsopen",
+        "fsmount",
+        "fspick",
+        "mount_setattr",
+    ),
     *("process_vm_readv", "process_vm_writev", "ptrace", "pidfd_getfd", "open_by_handle_at"),
     *("reboot", "swapon", "acct", "chroot", "sethostname", "syslog", "unshare-mount", "setns"),
 )
@@ -23,7 +33,9 @@ CALLS_OF_SOME_KERNELS = ("kexec_load", "kexec_file_load", "init_module", "finit_
 
 
 def _control(root: Caller, probe: Path, *names: str) -> dict[str, str]:
-    return root.bare([probe, *names], "--unshare-uts", "--tmpfs", "/tmp", "--ro-bind", str(probe.parent), str(probe.parent)).results
+    return root.bare(
+        [probe, *names], "--unshare-uts", "--tmpfs", "/tmp", "--ro-bind", str(probe.parent), str(probe.parent)
+    ).results
 
 
 @pytest.mark.parametrize("profile", ["default", "strict"])
@@ -44,7 +56,11 @@ def test_calls_that_some_kernels_lack_are_refused(caller: Caller, probe: Path) -
 def test_the_debug_profile_lets_a_debugger_work_and_nothing_else(caller: Caller, probe: Path) -> None:
     allowed = ("ptrace", "process_vm_readv", "process_vm_writev")
     results = caller.run([probe, *CALLS], read_only=[probe.parent], seccomp="debug").results
-    assert {name for name, result in results.items() if result == "ok"} <= {*allowed, "perf_event_open", "pidfd_getfd"}
+    assert {name for name, result in results.items() if result == "ok"} <= {
+        *allowed,
+        "perf_event_open",
+        "pidfd_getfd",
+    }
     assert results["ptrace"] == results["process_vm_readv"] == "ok"
 
 

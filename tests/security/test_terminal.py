@@ -40,7 +40,9 @@ def test_nothing_can_be_typed_from_ours(caller: Caller, probe: Path, tty: str) -
     assert sorted(lines) == sorted(f"{attempt} EPERM" for attempt in ATTEMPTS)
 
 
-def test_a_command_typed_by_the_attack_is_run_by_the_callers_shell(caller: Caller, probe: Path, place: Path) -> None:
+def test_a_command_typed_by_the_attack_is_run_by_the_callers_shell(
+    caller: Caller, probe: Path, place: Path
+) -> None:
     """The whole way, as an attacker would go it: what is typed is read by the shell that comes next."""
     typed = "owned"
     theirs = upstream_argv([str(probe), f"tiocsti={typed}\n"], read_only=[probe.parent])

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,9 @@ def test_the_name_of_the_host(caller: Caller) -> None:
     assert name not in caller.run(attack).stdout.split()
 
 
-@pytest.mark.parametrize("file", ["passwd", "group", "shadow", "hosts", "fstab", "machine-id", "ssh", "ssl/private"])
+@pytest.mark.parametrize(
+    "file", ["passwd", "group", "shadow", "hosts", "fstab", "machine-id", "ssh", "ssl/private"]
+)
 def test_the_hosts_files_in_etc(caller: Caller, file: str) -> None:
     host = Path("/etc") / file
     attack = f"ls -d /etc/{file} && cat /etc/{file}"
@@ -69,7 +72,11 @@ def test_the_callers_environment(caller: Caller) -> None:
 
 def test_policy_and_environment_in_the_processes_inside(caller: Caller, place: Path) -> None:
     (place / "denied-name-77").mkdir()
-    policy = {"read_only": [place], "denied": [place / "denied-name-77"], "env": {"TOKEN": ENV_SECRET, "PATH": "/usr/bin"}}
+    policy: dict[str, Any] = {
+        "read_only": [place],
+        "denied": [place / "denied-name-77"],
+        "env": {"TOKEN": ENV_SECRET, "PATH": "/usr/bin"},
+    }
     attack = f"unset TOKEN; exec sh -c '{LOOK_EVERYWHERE}'"
     theirs = caller.upstream(attack, ends=False, **policy).stdout
     assert ENV_SECRET in theirs and "denied-name-77" in theirs
@@ -79,10 +86,12 @@ def test_policy_and_environment_in_the_processes_inside(caller: Caller, place: P
     assert "denied-name-77" not in ours
 
 
-def test_policy_and_environment_in_the_processes_outside(caller: Caller, root: Caller, place: Path, as_user: object) -> None:
+def test_policy_and_environment_in_the_processes_outside(
+    caller: Caller, root: Caller, place: Path, as_user: object
+) -> None:
     """Every user of the host can read command lines; the environment only its owner."""
     (place / "denied-name-78").mkdir()
-    policy = {
+    policy: dict[str, Any] = {
         "read_only": [place],
         "denied": [place / "denied-name-78"],
         "env": {"TOKEN": ENV_SECRET, "PATH": "/usr/bin"},
@@ -98,7 +107,7 @@ def test_policy_and_environment_in_the_processes_outside(caller: Caller, root: C
 
 
 def _look_at_ancestors(root: Caller, pid: int) -> str:
-    """Command lines and environments, as root reads them, from the workload up to, not including, the worker."""
+    """Command lines and environments, as root reads them, from the workload up to but not with the worker."""
     source = """
 from pathlib import Path
 
@@ -121,7 +130,9 @@ def test_a_stranger_sees_upstreams_policy_in_its_command_line(caller: Caller, pl
     from tests.security.upstream import upstream_argv
 
     nap = "33.03125"
-    argv = upstream_argv(f"exec sleep {nap}", read_only=[place], env={"TOKEN": ENV_SECRET, "PATH": "/usr/bin"})
+    argv = upstream_argv(
+        f"exec sleep {nap}", read_only=[place], env={"TOKEN": ENV_SECRET, "PATH": "/usr/bin"}
+    )
     child = caller.popen(argv)
     try:
         wait_for_process(nap)
@@ -138,7 +149,9 @@ def test_a_secret_variable_reaches_the_workload_alone(caller: Caller, place: Pat
     os.chown(secret, caller.uid, caller.gid)
     document = {
         "version": "1.1.0-alpha",
-        "process": {"commandLine": f"printenv TOKEN; unset TOKEN; exec sh -c '{LOOK_EVERYWHERE}; cat {secret}'"},
+        "process": {
+            "commandLine": f"printenv TOKEN; unset TOKEN; exec sh -c '{LOOK_EVERYWHERE}; cat {secret}'"
+        },
         "mxcOps": {"env": {"TOKEN": {"file": str(secret)}}},
     }
     source = """
@@ -147,7 +160,8 @@ from mxc_ops import run
 
 def main(document):
     result = run(document)
-    return {"stdout": result.stdout.decode(errors="replace"), "all": json.dumps(result.as_dict() | {"stdout": ""})}
+    rest = json.dumps(result.as_dict() | {"stdout": ""})
+    return {"stdout": result.stdout.decode(errors="replace"), "all": rest}
 """
     found = caller.call(source, document=document)
     assert found["stdout"].splitlines()[0] == ENV_SECRET

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,14 @@ KERNEL_FILES = (
     "/sys/fs/cgroup/memory/release_agent",
     "/sys/fs/cgroup/pids/release_agent",
     "/sys/fs/cgroup/unified/cgroup.procs",
+)
+
+# The sandbox's own: private directories, harmless devices, settings of its own ipc and pid namespaces.
+OWN_AND_WRITABLE = (
+    *("/tmp", "/dev/shm", "/dev/pts", "/dev/tty", "/dev/null", "/dev/zero", "/dev/full", "/dev/random"),
+    *("/dev/urandom", "/proc/sys/fs/mqueue/", "/proc/sys/kernel/msg", "/proc/sys/kernel/shm"),
+    *("/proc/sys/kernel/sem", "/proc/sys/kernel/auto_msgmni", "/proc/sys/kernel/ns_last_pid"),
+    *("/proc/sys/kernel/pid_max", "/proc/pressure/"),
 )
 
 
@@ -69,15 +79,26 @@ def test_writing_to_a_read_only_grant(caller: Caller, place: Path) -> None:
     attack = f"echo after > {place}/note; rm {place}/note; touch {place}/new; chmod 777 {place}"
     caller.run(attack, read_only=[place])
     assert (place / "note").read_text() == "before"
-    assert os.listdir(place) == ["note"]
+    assert [file.name for file in place.iterdir()] == ["note"]
     caller.upstream(attack, read_write=[place])
-    assert os.listdir(place) == ["new"], "the same attack writes where it may"
+    assert [file.name for file in place.iterdir()] == ["new"], "the same attack writes where it may"
 
 
-@pytest.mark.parametrize("remount", ["mount -o remount,rw,bind {}", "{probe} remount={}", "mount -o remount,rw {}"])
+def test_nothing_else_can_be_written(caller: Caller) -> None:
+    """Whatever a file's place, the kernel itself is asked whether it may be written."""
+    search = "find / -path '/proc/[0-9]*' -prune -o -writable -not -type l -print"
+    told = caller.run(["sh", "-c", f"{search} 2> /dev/null"])
+    found = {name for name in told.stdout.splitlines() if not name.startswith(OWN_AND_WRITABLE)}
+    assert found == set()
+    assert "/tmp" in told.stdout.splitlines(), "the search works"
+
+
+@pytest.mark.parametrize(
+    "remount", ["mount -o remount,rw,bind {}", "{probe} remount={}", "mount -o remount,rw {}"]
+)
 def test_by_making_a_read_only_grant_writable(caller: Caller, place: Path, probe: Path, remount: str) -> None:
     attack = f"{remount.format(place, probe=probe)}; touch {place}/new"
-    policy = {"read_only": [place, probe.parent]}
+    policy: dict[str, Any] = {"read_only": [place, probe.parent]}
     if "bind" in remount or "probe" in remount:
         if caller.uid == 0:
             caller.upstream(attack, **policy)
@@ -89,23 +110,32 @@ def test_by_making_a_read_only_grant_writable(caller: Caller, place: Path, probe
     assert not (place / "new").exists()
 
 
-def test_a_setuid_program_left_behind_in_a_read_write_grant(caller: Caller, place: Path) -> None:
-    """It would run as the sandbox's own user at most, and never as root."""
-    attack = f"cp /usr/bin/id {place}/id; chmod 4755 {place}/id; ls -ln {place}/id; {place}/id -u"
-    if caller.uid == 0:
-        caller.upstream(attack, read_write=[place])
-        left = (place / "id").stat()
-        assert (left.st_uid, left.st_mode & 0o4000) == (0, 0o4000), "upstream leaves a setuid-root program"
-        (place / "id").unlink()
-    told = caller.run(attack, read_write=[place])
-    left = (place / "id").stat()
-    assert not (left.st_uid == 0 and left.st_mode & 0o4000), told
+WAYS_TO_SET_MODES = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "open", "openat", "openat2", "creat", "mknod", "mknodat"),
+    "tmpfile",
+)
+
+
+def test_a_setuid_program_left_behind_in_a_read_write_grant(caller: Caller, place: Path, probe: Path) -> None:
+    """A grant's files keep their owner on the host: one of root's would be a door to root for everybody."""
+    attack = [probe, *(f"setuid-file={place}/{way},{way}" for way in WAYS_TO_SET_MODES)]
+    policy: dict[str, Any] = {"read_write": [place], "read_only": [probe.parent]}
+    caller.upstream(attack, **policy)
+    left = {file.name for file in place.iterdir() if file.stat().st_mode & stat.S_ISUID}
+    assert left >= {*WAYS_TO_SET_MODES} - {"fchmodat2", "tmpfile"}, "upstream leaves setuid programs"
+    for file in place.iterdir():
+        file.unlink()
+    told = caller.run(attack, **policy)
+    left = {file.name for file in place.iterdir() if file.stat().st_mode & (stat.S_ISUID | stat.S_ISGID)}
+    assert left == set(), told
 
 
 def test_a_setuid_program_of_the_system_gains_nothing(caller: Caller) -> None:
-    attack = "find / -xdev -perm -4000 -exec {} --version ';' > /dev/null 2>&1; grep NoNewPrivs /proc/self/status"
+    attack = (
+        "find / -xdev -perm -4000 -exec {} --version ';' > /dev/null 2>&1; grep NoNewPrivs /proc/self/status"
+    )
     assert "NoNewPrivs:\t1" in caller.run(attack).stdout
-    told = caller.run("su -c id; sudo -n id; id -u", **{})
+    told = caller.run("su -c id; sudo -n id; id -u")
     assert "uid=0" not in told.stdout
 
 
@@ -119,7 +149,9 @@ def test_making_device_nodes(caller: Caller, root: Caller, place: Path, probe: P
     assert not (place / "zero").exists()
 
 
-def test_devices_in_a_granted_directory_do_not_work(caller: Caller, root: Caller, place: Path, probe: Path) -> None:
+def test_devices_in_a_granted_directory_do_not_work(
+    caller: Caller, root: Caller, place: Path, probe: Path
+) -> None:
     device = place / "zero"
     os.mknod(device, 0o020666, os.makedev(1, 5))
     device.chmod(0o666)
@@ -136,7 +168,9 @@ def test_linking_what_is_read_only_into_what_is_writable(caller: Caller, place: 
     (fixed / "note").write_text("before")
     for path in (fixed, free, fixed / "note"):
         os.chown(path, caller.uid, caller.gid)
-    attack = f"{probe} link={fixed}/note,{free}/twin rename={fixed}/note,{free}/moved; echo after >> {free}/twin"
+    attack = (
+        f"{probe} link={fixed}/note,{free}/twin rename={fixed}/note,{free}/moved; echo after >> {free}/twin"
+    )
     ours = caller.run(attack, read_write=[free], read_only=[fixed, probe.parent])
     nested = caller.run(attack, read_write=[place], read_only=[fixed, probe.parent])
     for told in (ours, nested):
@@ -147,8 +181,10 @@ def test_linking_what_is_read_only_into_what_is_writable(caller: Caller, place: 
 
 
 @pytest.mark.parametrize("access", ["read_only", "denied"])
-def test_moving_the_parent_of_a_protected_path_out_of_the_way(caller: Caller, place: Path, access: str) -> None:
-    """Policies name paths: a directory that can be moved, and another put in its place, was never protected."""
+def test_moving_the_parent_of_a_protected_path_out_of_the_way(
+    caller: Caller, place: Path, access: str
+) -> None:
+    """Policies name paths: what can be moved away, with something else put there, was never protected."""
 
     def attack(project: Path, way: Callable[..., object]) -> str:
         hooks = project / "meta" / "hooks"
@@ -157,7 +193,8 @@ def test_moving_the_parent_of_a_protected_path_out_of_the_way(caller: Caller, pl
         for path in (project, hooks.parent, hooks, hooks / "run"):
             os.chown(path, caller.uid, caller.gid)
         replace = f"cd {project}; mv meta gone && mkdir -p meta/hooks && echo after > meta/hooks/run"
-        way(replace, read_write=[project], **{access: [hooks]})
+        policy: dict[str, Any] = {"read_write": [project], access: [hooks]}
+        way(replace, **policy)
         return (hooks / "run").read_text()
 
     assert attack(place / "theirs", caller.upstream) == "after\n"

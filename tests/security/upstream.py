@@ -1,7 +1,7 @@
-"""How upstream starts bubblewrap, and weaker ways, for showing that an attack works before it is shown to fail.
+"""How upstream starts bubblewrap, and weaker ways: there an attack works before it is shown to fail.
 
-The options and their order are a fact of upstream's executor 1.0.1 (bubblewrap backend, network isolated); none
-of its code is here.
+The options and their order are a fact of upstream's executor 1.0.1 (bubblewrap backend, network isolated);
+none of its code is here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BASELINE = (
 )
 _NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent")
 ALL_CAPABILITIES = ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "ALL")
-"""Options that make anybody's bubblewrap keep every capability in its user namespace, as upstream's does for root."""
+"""With these anybody keeps every capability in the user namespace, as root does with upstream's arguments."""
 
 
 def upstream_argv(

@@ -40,13 +40,18 @@ def program(
 ) -> dict[str, Any]:
     """Start a program directly, with this process's environment, and wait for it."""
     done = subprocess.run(
-        argv, input=stdin.encode(), capture_output=True, pass_fds=descriptors or (), timeout=timeout_s, check=False
+        argv,
+        input=stdin.encode(),
+        capture_output=True,
+        pass_fds=descriptors or (),
+        timeout=timeout_s,
+        check=False,
     )
     return _ended(done.returncode, done.stdout, done.stderr)
 
 
 def program_on_terminal(argv: list[str]) -> dict[str, Any]:
-    """Start a program with a new pty as its controlling terminal; afterwards `typed` is what waits in its input."""
+    """Start a program with a new pty as its controlling terminal."""
     pid, ours = pty.fork()
     if pid == 0:
         os.execvp(argv[0], argv)
@@ -67,7 +72,7 @@ def program_on_terminal(argv: list[str]) -> dict[str, Any]:
 def call(source: str, arguments: dict[str, Any]) -> Any:
     """Run ``main(**arguments)`` of some Python source in this process."""
     names: dict[str, Any] = {"sandbox": sandbox, "program": program}
-    exec(compile(source, "<attack>", "exec"), names)  # noqa: S102 - the source is a test's
+    exec(compile(source, "<attack>", "exec"), names)
     return names["main"](**arguments)
 
 

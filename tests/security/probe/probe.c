@@ -17,7 +17,7 @@ long answer(long result)
 
 static const struct attempt *find(const char *name)
 {
-    const struct attempt *tables[] = {call_attempts, file_attempts, process_attempts, use_attempts};
+    const struct attempt *tables[] = {call_attempts, file_attempts, process_attempts, use_attempts, mode_attempts};
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
         for (const struct attempt *attempt = tables[i]; attempt->name; attempt++)
             if (strcmp(attempt->name, name) == 0)

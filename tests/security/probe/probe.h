@@ -9,7 +9,7 @@ struct attempt {
     long (*make)(char **words); /* the words after `name=`, split at commas; missing ones are NULL */
 };
 
-extern const struct attempt call_attempts[], file_attempts[], process_attempts[], use_attempts[];
+extern const struct attempt call_attempts[], file_attempts[], process_attempts[], use_attempts[], mode_attempts[];
 
 long answer(long result); /* what the C library returned → result or -errno */
 
