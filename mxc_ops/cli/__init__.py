@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mxc_ops.cli.streams import answer_lost, fill_standard_descriptors
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
@@ -35,17 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the arguments after the program's name; by default the process's own.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    fill_standard_descriptors()
     try:
-        code = _run_command(arguments)
+        try:
+            code = _run_command(arguments)
+        except SystemExit as stop:  # argparse ends --help and usage errors so
+            code = stop.code if isinstance(stop.code, int) else EXIT_USAGE
         sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        from mxc_ops.cli.output import drop_stdout
-
-        return drop_stdout()
-    except SystemExit as stop:  # argparse ends --help, --version and usage errors so
-        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    except OSError as error:
+        lost = answer_lost(error, "mxc-ops")
+        if lost is None:
+            raise
+        return lost
     return code
 
 

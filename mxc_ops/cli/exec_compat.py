@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from backends.errors import ConfigError, MxcError, UnsupportedContainment
 from mxc_ops.cli.exec_flags import ExecOptions, FlagError, help_text, parse
-from mxc_ops.cli.foreground import fill_standard_descriptors
 from mxc_ops.cli.signals import Interrupted
+from mxc_ops.cli.streams import answer_lost, fill_standard_descriptors
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Interrupted as interrupted:
         return interrupted.exit_code
-    except BrokenPipeError:
-        from mxc_ops.cli.output import drop_stdout
-
-        return drop_stdout()
+    except OSError as error:
+        lost = answer_lost(error, "mxc-exec")
+        if lost is None:
+            raise
+        return lost
     return code
 
 

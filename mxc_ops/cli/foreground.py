@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,15 +23,3 @@ def run_in_foreground(prepared: Prepared) -> Result:
     sys.stderr.flush()
     raise_on_signals()
     return prepared.run(Ends(stdin=0, stdout=1, stderr=2))
-
-
-def fill_standard_descriptors() -> None:
-    """Open /dev/null where our caller closed 0, 1 or 2: the next file opened would take the number, and the
-    workload would get that file as its standard stream."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 EXIT_USAGE = 64
 _COLUMNS = 80
-EXIT_READER_GONE = 141  # 128 + SIGPIPE, what a shell reports for a writer whose reader left
 
 
 class Parser(ArgumentParser):
@@ -119,11 +118,3 @@ def problem_lines(problem: Problem) -> list[str]:
 
 def warn(text: str) -> None:
     print(f"mxc-ops: warning: {printable(text)}", file=sys.stderr)
-
-
-def drop_stdout() -> int:
-    """Our reader is gone: let nothing complain about it on the way out. Returns the exit code."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return EXIT_READER_GONE

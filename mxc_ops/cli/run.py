@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import ConfigError, MxcError, Problem, UsageError
-from mxc_ops.cli.foreground import fill_standard_descriptors, run_in_foreground
+from mxc_ops.cli.foreground import run_in_foreground
 from mxc_ops.cli.output import complete, document, report_error, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags, name_flags, request_from_flags
 from mxc_ops.cli.signals import Interrupted
@@ -40,7 +40,6 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def _run(options: Namespace) -> int:
-    fill_standard_descriptors()
     _check_form(options)
     report = _Report(options)
     try:

@@ -60,9 +60,11 @@ class Commands:
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start one of the two programs; the streams may be descriptors."""
-        return self.start_argv(
-            [str(self._user.tree / "bin" / program), *map(str, arguments)], stdin, stdout, stderr, env
-        )
+        return self.start_argv([self.program(program), *map(str, arguments)], stdin, stdout, stderr, env)
+
+    def program(self, name: str) -> str:
+        """Path of one of the two programs, where the caller may run it."""
+        return str(self._user.tree / "bin" / name)
 
     def start_argv(
         self,

@@ -95,7 +95,8 @@ def test_help_imports_argparse_and_our_own_few(tmp_path: Path, checkout: Path) -
     seen = imported_by(tmp_path, checkout, "mxc_ops.cli", ["--help"])
     ours = {name for name in seen if name.startswith(("mxc_ops.", "backends.", "vm_images"))}
     assert ours == {
-        *("mxc_ops.cli", "mxc_ops.cli.output", "mxc_ops.cli.text", "backends.errors"),
+        *("mxc_ops.cli", "mxc_ops.cli.output", "mxc_ops.cli.streams", "mxc_ops.cli.text"),
+        "backends.errors",
     }
     assert not seen & (HOT - {"argparse", "gettext"})
 
