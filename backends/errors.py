@@ -10,7 +10,7 @@
     ├── BackendUnavailable        the host lacks something the backend needs   backend_unavailable
     ├── LaunchFailed              the sandbox could not be set up              backend_error
     ├── PrepFailed                preparing a host went wrong                  prep_failed
-    └── CommandFailed             `Result.check`: the workload failed          command_failed  (mxc_ops.result)
+    └── CommandFailed             `Result.check`: the workload failed          command_failed
 
 Codes are stable: callers and monitoring may match on them. Where MXC has a code for the same situation
 (spec: lifecycle.md §5), ours is the same word.

@@ -9,25 +9,14 @@ _lock = allocate_lock()
 _input_ends: set[int] = set()
 
 
-def open_pipe() -> tuple[int, int]:
-    """(read end, write end) of a pipe that the workload may also open by name, as in ``echo >/dev/stderr``.
-
-    A root launch runs the workload under a uid of its own, to which a pipe of ours is closed by its mode.
-    Nobody else gets near it: it has no name outside /proc/PID/fd of the processes that hold it.
-    """
-    ends = os.pipe()
-    os.fchmod(ends[0], 0o666)
-    return ends
-
-
 def open_input_pipe() -> tuple[int, int]:
-    """The same for standard input: (the workload's end, ours, to be closed by `close_end` only).
+    """A pipe for standard input: (the workload's end, ours, to be closed by `close_end` only).
 
     The input ends when the last copy of our end is closed. A child that this process forks meanwhile would
     keep a copy for all its life, so there the number is made to stand for nothing.
     """
     with _lock:
-        theirs, ours = open_pipe()
+        theirs, ours = os.pipe()
         _input_ends.add(ours)
         return theirs, ours
 

@@ -20,7 +20,7 @@ from mxc_ops.deadline import Deadline
 from mxc_ops.ends import Descriptor, Ends, descriptor, open_input
 from mxc_ops.exchange import exchange, stop, turns
 from mxc_ops.one_shot import Prepared
-from mxc_ops.pipes import close_end, open_input_pipe, open_pipe
+from mxc_ops.pipes import close_end, open_input_pipe
 from mxc_ops.result import Result
 from mxc_ops.watchdog import watchdog
 
@@ -239,7 +239,7 @@ def _open_streams(request: SandboxRequest, ends: Ends, ours: dict[str, int], the
 def _open_output(name: str, given: Descriptor | None, ours: dict[str, int], theirs: list[int]) -> int:
     if given is not None:
         return descriptor(given, name)
-    ours[name], end = open_pipe()
+    ours[name], end = os.pipe()
     theirs.append(end)
     return end
 

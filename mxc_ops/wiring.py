@@ -5,10 +5,12 @@ What the caller hands over as a descriptor goes to the workload itself: nothing 
 
 from __future__ import annotations
 
+import os
+
 from backends.base import SandboxRequest, Streams
 from mxc_ops.channels import Capture, Feeder, Reader
 from mxc_ops.ends import Descriptor, Ends, OnChunk, Wiring, descriptor, input_of, open_input
-from mxc_ops.pipes import open_input_pipe, open_pipe
+from mxc_ops.pipes import open_input_pipe
 
 
 def connect(request: SandboxRequest, ends: Ends) -> Wiring:
@@ -53,7 +55,7 @@ def _connect_input(wiring: Wiring, request: SandboxRequest, ends: Ends, content:
 def _connect_output(wiring: Wiring, given: Descriptor | None, sink: OnChunk, name: str) -> int:
     if given is not None:
         return descriptor(given, name)
-    ours, theirs = open_pipe()
+    ours, theirs = os.pipe()
     wiring.workload_ends.append(theirs)
     wiring.channels.append(Reader(ours, sink))
     return theirs

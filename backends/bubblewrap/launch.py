@@ -10,7 +10,7 @@ import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from resource import RLIMIT_CPU
-from stat import S_IFMT
+from stat import S_IFMT, S_ISFIFO
 
 from backends import process
 from backends.base import Handles, Streams
@@ -74,6 +74,8 @@ def launch(
         control, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
         control_inside = child_only.add(theirs.detach())
         diagnostics, diagnostics_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if plan.identity.staged:
+            _let_reopen(streams, _host_ids(plan, taken)[0], os.fstat(diagnostics).st_dev)
         outside = _outside_spec(plan, handles, streams, secrets, child_only, group, taken, control_inside)
         argv = (plan.launcher, "outside", str(child_only.add(spec_memfd(encode(outside)))))
         keep = child_only.fds + ([taken.lock] if taken else [])
@@ -202,6 +204,23 @@ def _verify(grant: PlannedGrant, fd: int) -> None:
             Problem("object_changed", grant.pointer, f"{grant.path} is not the object that was checked"),
             retryable=True,
         )
+
+
+def _let_reopen(streams: Streams, uid: int, pipes: int) -> None:
+    """Let a workload that is not ours open its own streams by name, as in ``echo >/dev/stderr``.
+
+    Parameters
+    ----------
+    uid: the workload's, on the host.
+    pipes: device number of unnamed pipes. Those can be opened to all: nobody reaches one but through the
+        /proc/PID/fd of a process that holds it. Named pipes and the caller's own terminal stay as they are.
+    """
+    for fd in (streams.stdin, streams.stdout, streams.stderr):
+        status = os.fstat(fd)
+        if S_ISFIFO(status.st_mode) and status.st_dev == pipes:
+            os.fchmod(fd, 0o666)
+    if streams.tty:
+        os.fchown(streams.stdin, uid, -1)
 
 
 def _make_stage_directory() -> None:

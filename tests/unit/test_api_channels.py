@@ -15,14 +15,14 @@ from backends.errors import LaunchFailed
 from mxc_ops import deadline as deadline_module
 from mxc_ops.channels import Capture, Feeder, Reader, Relay
 from mxc_ops.deadline import KILL_PATIENCE_S, Deadline
-from mxc_ops.pipes import open_input_pipe, open_pipe
+from mxc_ops.pipes import open_input_pipe
 
 Pipe = tuple[int, int]
 
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    ends = open_pipe()
+    ends = os.pipe()
     yield ends
     for fd in ends:
         try:
@@ -93,7 +93,7 @@ def test_a_feeder_ends_quietly_when_nobody_reads():
 
 
 def test_a_relay_copies_in_both_moods_and_appends_its_end():
-    source, target = open_pipe(), open_pipe()
+    source, target = os.pipe(), os.pipe()
     for fd in (source[0], target[1]):
         os.set_blocking(fd, False)
     relay = Relay(source[0], target[1], at_end=b"\x04")
