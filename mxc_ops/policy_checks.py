@@ -10,15 +10,13 @@ from typing import Any, cast
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
 from mxc_ops.policy.features import LIMIT_FIELDS
+from mxc_ops.policy.limit_ranges import LIMIT_RANGES
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL")
 SECCOMP_PROFILES = ("default", "strict", "debug")
 MAX_TIMEOUT_S = (2**32 - 1) / 1000
 MAX_GRACE_S = 600.0
 MAX_ID = 4294967293
-
-LEAST: Mapping[str, float] = {"open_files": 16}
-"""Least value of a limit, by our field name; of the others it is 1, and ``cpus`` must exceed 0."""
 
 
 def check(given: Mapping[str, Any]) -> None:
@@ -102,13 +100,12 @@ def _limits(limits: Any) -> Iterator[Problem]:
     if not isinstance(limits, Limits):
         yield _problem("limits", "not Limits", "mxc_ops.Limits(...)")
         return
-    for name in LIMIT_FIELDS.values():
+    for spelled, name in LIMIT_FIELDS.items():
         value = getattr(limits, name)
-        least = LEAST.get(name, 1)
-        if value is None or (name == "cpus" and _is_number(value) and value > 0):
-            continue
-        if name == "cpus" or not _is_number(value, whole=True) or value < least:
-            expected = "more than 0" if name == "cpus" else f"a whole number, {least:g} or more"
+        least, greatest = LIMIT_RANGES[spelled]
+        whole = name != "cpus"
+        if value is not None and not (_is_number(value, whole=whole) and least <= value <= greatest):
+            expected = f"{'a whole number from ' if whole else ''}{least} to {greatest}"
             yield _problem(f"limits.{name}", f"{value!r} is out of range", expected)
     for unknown in sorted(limits.best_effort - LIMIT_FIELDS.keys()):
         yield _problem("limits.best_effort", f"no limit is called {unknown!r}", ", ".join(LIMIT_FIELDS))

@@ -128,7 +128,7 @@ def described(kind: Kind, edition: Edition) -> str:
                 return f"an integer of at least {kind.minimum}"
             return f"an integer from {kind.minimum} to {kind.maximum}"
         case Sort.NUMBER:
-            return f"a number above {kind.minimum}"
+            return f"a number from {kind.minimum} to {kind.maximum}"
         case Sort.TEXT:
             return "a string that is not empty" if kind.min_length else "a string"
         case Sort.LIST:

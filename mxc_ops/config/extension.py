@@ -17,22 +17,28 @@ from mxc_ops.config.models.kinds import (
     TEXTS,
     Kind,
     Shape,
-    Sort,
     choice,
     either,
     integer,
     list_of,
     named,
+    number,
     required,
     section,
     text,
 )
+from mxc_ops.policy.limit_ranges import LIMIT_RANGES
 
 KEY = "mxcOps"
 
-LIMITS = ("memoryMib", "pids", "cpus", "cpuSeconds", "fileSizeMib", "openFiles", "tmpMib")
+LIMITS = tuple(LIMIT_RANGES)
 
-_COUNT = integer(1, 2**63 - 1)
+
+def _limit(name: str) -> Kind:
+    least, greatest = LIMIT_RANGES[name]
+    return number(least, greatest) if name == "cpus" else integer(int(least), int(greatest))
+
+
 _ID = integer(1, 2**32 - 3)
 
 SHAPES: dict[str, Shape] = {
@@ -60,13 +66,7 @@ SHAPES: dict[str, Shape] = {
         ),
     },
     "MxcOpsLimits": {
-        "memoryMib": _COUNT,
-        "pids": _COUNT,
-        "cpus": Kind(Sort.NUMBER, minimum=0),
-        "cpuSeconds": _COUNT,
-        "fileSizeMib": _COUNT,
-        "openFiles": integer(16, 2**31 - 1),
-        "tmpMib": _COUNT,
+        **{name: _limit(name) for name in LIMITS},
         "bestEffort": either("true, false or an array of limit names", FLAG, list_of(choice(*LIMITS))),
     },
     "MxcOpsStdinFile": {"file": required(text(1))},

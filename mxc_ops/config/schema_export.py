@@ -152,10 +152,10 @@ def _kind(kind: Kind) -> dict[str, Any]:
         case Sort.INTEGER:
             return _with({"type": "integer"}, minimum=kind.minimum, maximum=kind.maximum)
         case Sort.NUMBER:
-            return _with({"type": "number"}, exclusiveMinimum=kind.minimum, exclusiveMaximum=kind.maximum)
+            return _with({"type": "number"}, minimum=kind.minimum, maximum=kind.maximum)
         case Sort.ANYTHING:
             return {}
 
 
-def _with(schema: dict[str, Any], **keywords: int | None) -> dict[str, Any]:
+def _with(schema: dict[str, Any], **keywords: float | None) -> dict[str, Any]:
     return schema | {name: value for name, value in keywords.items() if value is not None}

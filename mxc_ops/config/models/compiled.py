@@ -94,7 +94,7 @@ def _scalar(kind: Kind) -> dict[str, Any]:
         case Sort.INTEGER:
             return _bounded({"type": "int"}, ge=kind.minimum, le=kind.maximum)
         case Sort.NUMBER:
-            return _bounded({"type": "float", "allow_inf_nan": False}, gt=kind.minimum, lt=kind.maximum)
+            return _bounded({"type": "float", "allow_inf_nan": False}, ge=kind.minimum, le=kind.maximum)
         case Sort.CHOICE:
             literal = {"type": "literal", "expected": list(kind.choices)}
             # To Python 1 equals True, so a literal alone would take it.
@@ -107,5 +107,5 @@ def _scalar(kind: Kind) -> dict[str, Any]:
             return {"type": "any"}
 
 
-def _bounded(schema: dict[str, Any], **bounds: int | None) -> dict[str, Any]:
+def _bounded(schema: dict[str, Any], **bounds: float | None) -> dict[str, Any]:
     return schema | {name: bound for name, bound in bounds.items() if bound is not None}

@@ -32,7 +32,7 @@ class Kind:
     Parameters
     ----------
     choices: of a CHOICE.
-    minimum, maximum: of an INTEGER, inclusive; of a NUMBER, exclusive.
+    minimum, maximum: of an INTEGER or a NUMBER, inclusive.
     min_length: of a TEXT, in characters, or a LIST, in items.
     item: what a LIST or NAMED holds.
     section: the name of the shape that a SECTION has.
@@ -42,8 +42,8 @@ class Kind:
 
     sort: Sort
     choices: tuple[Any, ...] = ()
-    minimum: int | None = None
-    maximum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     min_length: int = 0
     item: Kind | None = None
     section: str = ""
@@ -70,6 +70,10 @@ def text(min_length: int) -> Kind:
 
 def integer(minimum: int, maximum: int | None = None) -> Kind:
     return Kind(Sort.INTEGER, minimum=minimum, maximum=maximum)
+
+
+def number(minimum: float, maximum: float) -> Kind:
+    return Kind(Sort.NUMBER, minimum=minimum, maximum=maximum)
 
 
 def choice(*choices: Any) -> Kind:
