@@ -61,9 +61,10 @@ class Prepared:
         secrets: tuple[tuple[str, str], ...] = ()
         try:
             if self.request.environment.secrets:
-                from mxc_ops.policy.environment import read_secrets
+                from mxc_ops.policy.environment import SECRETS_POINTER, read_secrets
 
-                secrets = read_secrets(self.request.environment)
+                place = self.request.pointers.get("secrets", SECRETS_POINTER)
+                secrets = read_secrets(self.request.environment, place)
             return self.backend.launch(self.plan, self.handles, streams, secrets)
         finally:
             self.close()

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
+from mxc_ops.policy.command import MAX_STRING_BYTES, check_command, too_long
 from mxc_ops.policy.features import LIMIT_FIELDS
 from mxc_ops.policy.limit_ranges import LIMIT_RANGES
 
@@ -46,7 +47,9 @@ def split_command(command: str | Sequence[str]) -> tuple[str | None, tuple[str, 
     ]
     if problems:
         raise ConfigError(problems)
-    return (command, ()) if isinstance(command, str) else (None, tuple(words))
+    shell, args = (command, ()) if isinstance(command, str) else (None, tuple(words))
+    check_command(shell, args, "command", "command")
+    return shell, args
 
 
 def _paths(given: Mapping[str, Any]) -> Iterator[Problem]:
@@ -85,6 +88,8 @@ def _environment(env: Any) -> Iterator[Problem]:
             yield from _secret(pointer, value)
         elif wrong := _text_fault(value):
             yield _problem(pointer, f"in the value: {wrong}", "text without NUL, or a SecretSource")
+        elif too_long(f"{name}={value}"):
+            yield _problem(pointer, "longer than the kernel takes", f"less than {MAX_STRING_BYTES} bytes")
 
 
 def _secret(pointer: str, source: SecretSource) -> Iterator[Problem]:
@@ -127,6 +132,8 @@ def _choices(given: Mapping[str, Any]) -> Iterator[Problem]:
     for name, value in (("cwd", cwd), ("containment", given["containment"]), ("name", given["name"])):
         if wrong := _text_fault(value):
             yield _problem(name, wrong, "text without NUL")
+    if given["containment"] == "":
+        yield _problem("containment", "it is empty", "a containment, e.g. 'process'")
     if isinstance(cwd, str) and not cwd.startswith("/"):
         yield _problem("cwd", f"the path {cwd!r} is relative", "an absolute path inside the sandbox")
 

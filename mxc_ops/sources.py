@@ -33,6 +33,10 @@ def as_request(source: Source, command: str | Sequence[str] | None = None) -> Sa
         _no_command(command)
         return source
     if not isinstance(source, (Mapping, str, bytes, os.PathLike, Document)):
+        if not hasattr(source, "request"):
+            wanted = "a Policy, a path, bytes, a dict, a Document or a SandboxRequest"
+            said = f"{type(source).__name__} says nothing to run"
+            raise ConfigError(Problem("wrong_type", "source", said, expected=wanted))
         if command is None:
             raise ConfigError(Problem("missing_command", "command", "a policy needs a command to run"))
         return source.request(command)

@@ -84,6 +84,10 @@ def parse(arguments: Sequence[str]) -> ExecOptions:
     if "--force" in given and "--setup-hyperlight" not in values:
         missing = "  --setup-hyperlight[=<RUNTIMES>]"
         raise _error(f"the following required arguments were not provided:\n{missing}")
+    if len(rest) == 1 and config_path is None and not values.keys() & {"--config", "--config-base64"}:
+        config_path = (
+            rest.pop()
+        )  # upstream's reading of `--`; without a config there is no command to replace
     return ExecOptions(frozenset(given), values, config_path, tuple(rest))
 
 

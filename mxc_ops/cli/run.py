@@ -46,7 +46,7 @@ def _run(options: Namespace) -> int:
         report.open()
         result = _run_request(_request(options), report)
     except MxcError as error:
-        error = name_flags(error) if options.command else error
+        error = name_flags(error, options) if options.command else error
         report.refused(error)
         return EXIT_USAGE if options.command and isinstance(error, ConfigError) else EXIT_REFUSED
     except Interrupted as interrupted:

@@ -29,12 +29,15 @@ _FLAGS = {
     "limits.tmp_mib": "--tmp",
     "command": "CMD",
     "/process/cwd": "--cwd",
+    "/containment": "--backend",
 }
 
 # Fields that the advice of errors speaks of → the flag that says the same.
 _FIELDS = {
     "an entry of mxcOps.optionalPaths": "--optional with the same path",
     "filesystem.readonlyPaths or readwritePaths": "--ro or --rw",
+    "in filesystem.readonlyPaths": "with --ro",
+    "a path of read_only or read_write": "a path of --ro or --rw",
     "mxcOps.limits.bestEffort": "--best-effort",
 }
 
@@ -110,12 +113,17 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
     return policy.request(options.command)
 
 
-def name_flags(error: MxcError) -> MxcError:
+def name_flags(error: MxcError, options: Namespace) -> MxcError:
     """The same error, with the flags instead of the arguments of `Policy` and the fields of documents."""
+    secrets = {
+        _variable(name): flag
+        for flag, pairs in (("--env-file", options.env_file), ("--env-fd", options.env_fd))
+        for name, _source in pairs or ()
+    }
     problems = [
         Problem(
             problem.code,
-            _flag(problem.path),
+            secrets.get(problem.path) or _flag(problem.path),
             problem.message,
             expected=_in_flags(problem.expected),
             fix=_in_flags(problem.fix),
@@ -129,6 +137,11 @@ def _in_flags(text: str) -> str:
     for field, flag in _FIELDS.items():
         text = text.replace(field, flag)
     return text
+
+
+def _variable(name: str) -> str:
+    """Where errors place the variable `name`."""
+    return f"env[{name!r}]"
 
 
 def _flag(path: str) -> str:

@@ -12,6 +12,7 @@ from backends.registry import resolve_intent
 from mxc_ops.config.asked import asked_features
 from mxc_ops.config.canonical import canonicalise, policy_hash
 from mxc_ops.config.document import Document, RequestKind
+from mxc_ops.policy.command import check_command
 from mxc_ops.policy.environment import resolve_environment
 from mxc_ops.policy.features import LIMIT_FIELDS
 from mxc_ops.policy.spelling import collapse, spelling
@@ -54,8 +55,9 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     document: as `loader.load` answers it.
     platform: as `sys.platform`; decides what ``process`` and an omitted containment mean.
 
-    `warnings` of the request start with the document's own. Raises `ConfigError` for a lifecycle document and
-    for bad environment entries, `UnsupportedContainment` for a containment that no version of MXC knows.
+    `warnings` of the request start with the document's own. Raises `ConfigError` for a lifecycle document,
+    for bad environment entries and for a command that is too long, `UnsupportedContainment` for a containment
+    that no version of MXC knows.
     """
     if document.kind is not RequestKind.ONE_SHOT:
         raise _lifecycle(document.kind)
@@ -68,13 +70,15 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         inherit_default=process.get("inheritDefaultEnv", False),
         secrets={name: SecretSource(**source) for name, source in ours.get("env", {}).items()},
     )
+    shell, args = process.get("commandLine"), tuple(ours.get("args", ()))
+    check_command(shell, args, POINTERS["shell"], POINTERS["args"])
     optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
     grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
     user: int | None = ours.get("user")
     return SandboxRequest(
         containment=containment,
-        shell=process.get("commandLine"),
-        args=tuple(ours.get("args", ())),
+        shell=shell,
+        args=args,
         cwd=process.get("cwd", "/"),
         environment=environment,
         grants=grants,

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from backends.base import Environment, SecretSource
 from backends.errors import ConfigError, Problem
+from mxc_ops.policy.command import MAX_STRING_BYTES, too_long
 
-__all__ = ["DEFAULT_ENVIRONMENT", "SecretValues", "read_secrets", "resolve_environment"]
+__all__ = ["DEFAULT_ENVIRONMENT", "SECRETS_POINTER", "SecretValues", "read_secrets", "resolve_environment"]
 
 DEFAULT_ENVIRONMENT = (
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -17,12 +18,10 @@ DEFAULT_ENVIRONMENT = (
 )
 """What the workload gets when nothing is said: the constants of upstream's 1.0.1."""
 
-ENTRY_LIMIT_BYTES = 128 * 1024
-"""Longest ``NAME=value`` with its final NUL that execve(2) takes (MAX_ARG_STRLEN)."""
 
 _DESCRIPTOR_DEADLINE_S = 10.0
 _ENV_POINTER = "/process/env"
-_SECRETS_POINTER = "/mxcOps/env"
+SECRETS_POINTER = "/mxcOps/env"
 
 
 class SecretValues(tuple[tuple[str, str], ...]):
@@ -85,22 +84,17 @@ def _what_is_wrong(name: str, equals: str, entry: str) -> str:
         return "the name before '=' is empty"
     if "\0" in entry:
         return "the entry holds a NUL character"
-    # Measured only when it can be too long: every character takes one to four bytes.
-    if len(entry) * 4 >= ENTRY_LIMIT_BYTES and _too_long(entry.encode("utf-8", "surrogateescape")):
-        return f"the entry is longer than the {ENTRY_LIMIT_BYTES} bytes that the kernel takes"
+    if too_long(entry):
+        return f"the entry is longer than the {MAX_STRING_BYTES} bytes that the kernel takes"
     return ""
-
-
-def _too_long(entry: bytes) -> bool:
-    return len(entry) + 1 > ENTRY_LIMIT_BYTES
 
 
 def _given_twice(pointer: str, name: str) -> Problem:
     return Problem(
         "environment_name_given_twice",
         pointer,
-        f"{_shown(name)} is also given as a secret in {_SECRETS_POINTER}",
-        fix=f"remove it from {_ENV_POINTER} or from {_SECRETS_POINTER}",
+        f"{_shown(name)} is also given as a secret in {SECRETS_POINTER}",
+        fix=f"remove it from {_ENV_POINTER} or from {SECRETS_POINTER}",
     )
 
 
@@ -113,11 +107,12 @@ def _shown(name: str) -> str:
 # --- secrets ---------------------------------------------------------------------------------------
 
 
-def read_secrets(environment: Environment) -> SecretValues:
+def read_secrets(environment: Environment, pointer: str = SECRETS_POINTER) -> SecretValues:
     """Read the values of `environment.secrets`, each to the end of its file or descriptor.
 
     A file must be a regular file that the calling user (behind sudo: the user who called it) can read. A
     descriptor is read from where it stands and stays the caller's to close. One trailing newline is dropped.
+    `pointer` is where the caller named the secrets: a JSON pointer, or an argument of `Policy`.
 
     Raises `ConfigError` with every secret that cannot be had: missing, unreadable, not a regular file, not
     ended within 10 s, holding a NUL, or too long for the kernel; `PolicyRefused` when the rights of the user
@@ -131,8 +126,8 @@ def read_secrets(environment: Environment) -> SecretValues:
         try:
             values.append((name, _value(name, source)))
         except _Unreadable as failure:
-            pointer = wording.pointer(("mxcOps", "env", name))
-            problems.append(Problem("secret_unreadable", pointer, str(failure), fix=failure.fix))
+            place = f"{pointer}[{name!r}]" if pointer.isidentifier() else pointer + wording.pointer((name,))
+            problems.append(Problem("secret_unreadable", place, str(failure), fix=failure.fix))
     if problems:
         raise ConfigError(problems)
     return SecretValues(values)
@@ -156,9 +151,10 @@ def _value(name: str, source: SecretSource) -> str:
     raw = raw.removesuffix(b"\n")
     if b"\0" in raw:
         raise _Unreadable("the value holds a NUL character, which no environment can carry")
-    if _too_long(f"{name}=".encode("utf-8", "surrogateescape") + raw):
-        raise _Unreadable(f"the value is longer than the {ENTRY_LIMIT_BYTES} bytes that the kernel takes")
-    return raw.decode("utf-8", "surrogateescape")
+    value = raw.decode("utf-8", "surrogateescape")
+    if too_long(f"{name}={value}"):
+        raise _Unreadable(f"the value is longer than the {MAX_STRING_BYTES} bytes that the kernel takes")
+    return value
 
 
 def _file_content(path: str) -> bytes:
@@ -206,11 +202,11 @@ def _read_to_end(descriptor: int) -> bytes:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     content = b""
-    while len(content) <= ENTRY_LIMIT_BYTES:
+    while len(content) <= MAX_STRING_BYTES:
         left_ms = (deadline - time.monotonic()) * 1000
         if left_ms <= 0 or not poll.poll(left_ms):
             raise _Unreadable(f"descriptor {descriptor} did not end within {_DESCRIPTOR_DEADLINE_S:.0f} s")
-        chunk = os.read(descriptor, ENTRY_LIMIT_BYTES + 2 - len(content))
+        chunk = os.read(descriptor, MAX_STRING_BYTES + 2 - len(content))
         if not chunk:
             break
         content += chunk

@@ -266,3 +266,8 @@ def test_preparing_plans_and_starts_nothing():
 def test_a_refused_policy_leaves_nothing_open():
     with pytest.raises(PolicyRefused, match="no-such-directory"):
         run(Policy(read_only=["/usr/share", "/no-such-directory"]), "true")
+
+
+def test_what_says_nothing_to_run_is_refused_by_its_type():
+    with pytest.raises(ConfigError, match="NoneType says nothing to run"):
+        run(None, "true")  # type: ignore[arg-type] - the mistake in question

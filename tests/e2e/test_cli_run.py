@@ -154,6 +154,28 @@ def test_a_wrong_command_line_is_64(somebody: Commands, arguments: tuple[str, ..
     assert said in done.stderr
 
 
+@pytest.mark.backend("bubblewrap")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--env-file", "A=/nonexistent"), "--env-file: cannot read /nonexistent"),
+        (("--env-fd", "A=99"), "--env-fd: cannot read descriptor 99"),
+        (("--env-fd", "A=2"), "--env-fd: the secret's descriptor is a standard stream"),
+        (("--backend", "jail"), "--backend: no containment is called 'jail'"),
+        (("--backend", ""), "--backend: it is empty"),
+        (("--optional", "/a"), "a path of --ro or --rw"),
+        (("--file-size", "99999999999999"), "--file-size: 99999999999999 is out of range"),
+    ],
+)
+def test_what_is_wrong_with_a_flag_is_told_by_its_name(
+    somebody: Commands, flags: tuple[str, ...], said: str
+) -> None:
+    done = somebody.run(MXC_OPS, "run", *flags, "--", "true")
+    assert done.returncode in (64, 125)
+    assert said in done.stderr
+    assert "/mxcOps" not in done.stderr
+
+
 def test_a_broken_document_is_refused_with_every_problem_and_its_place(somebody: Commands) -> None:
     config = somebody.config(one_shot(filesystem={"readonlyPath": []}, colour="red"))
     done = run(somebody, config)

@@ -108,6 +108,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "env name": ({"env": {"A=B": "c"}}, "env['A=B']"),
     "env value": ({"env": {"A": 1}}, "env['A']"),
     "env NUL": ({"env": {"A": "\0"}}, "env['A']"),
+    "env too long": ({"env": {"A": "x" * 2**17}}, "env['A']"),
     "env list": ({"env": ["A=b"]}, "env"),
     "secret of nothing": ({"env": {"A": SecretSource()}}, "env['A']"),
     "secret in a relative file": ({"env": {"A": SecretSource(file="x")}}, "env['A']"),
@@ -128,6 +129,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "grace": ({"grace_s": 601}, "grace_s"),
     "signal": ({"timeout_signal": "SIGTERM"}, "timeout_signal"),
     "seccomp": ({"seccomp": "off"}, "seccomp"),
+    "no containment": ({"containment": ""}, "containment"),
     "cwd": ({"cwd": "srv"}, "cwd"),
     "user": ({"user": 0}, "user"),
     "group": ({"group": 2**32}, "group"),
@@ -141,6 +143,14 @@ def test_a_malformed_argument_is_refused_by_name(arguments: dict[str, Any], poin
     with pytest.raises(ConfigError) as caught:
         Policy(**arguments)
     assert [problem.path for problem in caught.value.problems] == [pointer]
+
+
+def test_a_command_that_no_kernel_starts_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"^command: longer than the 131072 bytes"):
+        Policy().request("#" * 2**17)
+    with pytest.raises(ConfigError, match=r"^command\[1\]: longer than the 131072 bytes"):
+        Policy().request(["true", "x" * 2**17, "y"])
+    assert Policy().request("#" * (2**17 - 1)).shell
 
 
 def test_all_malformed_arguments_are_told_at_once():

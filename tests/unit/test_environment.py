@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from backends.base import Environment, SecretSource
 from backends.errors import ConfigError
+from mxc_ops.policy.command import MAX_STRING_BYTES
 from mxc_ops.policy.environment import (
     DEFAULT_ENVIRONMENT,
-    ENTRY_LIMIT_BYTES,
     read_secrets,
     resolve_environment,
 )
@@ -85,8 +85,8 @@ def test_every_bad_entry_is_named_and_no_value_is_printed() -> None:
 
 
 def test_the_longest_entry_is_the_kernels() -> None:
-    longest = "A=" + "x" * (ENTRY_LIMIT_BYTES - 3)
-    assert len(entries(longest)["A"]) == ENTRY_LIMIT_BYTES - 3
+    longest = "A=" + "x" * (MAX_STRING_BYTES - 3)
+    assert len(entries(longest)["A"]) == MAX_STRING_BYTES - 3
     with pytest.raises(ConfigError):
         resolve_environment([longest + "x"])
 

@@ -35,6 +35,12 @@ def test_all_after_two_dashes_is_the_command() -> None:
     assert (options.config_path, options.command) == ("a.json", ("ls", "--", "--help"))
 
 
+def test_a_single_word_after_two_dashes_is_the_config_when_there_is_no_other() -> None:
+    options = parse(["--debug", "--", "-a.json"])
+    assert (options.config_path, options.command) == ("-a.json", ())
+    assert parse(["--config", "a.json", "--", "true"]).command == ("true",)
+
+
 def test_help_wins_over_what_follows_it() -> None:
     assert parse(["-h", "--bogus"]).has("--help")
 

@@ -280,3 +280,18 @@ def test_every_document_that_loads_makes_a_request(body: dict[str, Any]) -> None
     assert built.document_hash.startswith("sha256:")
     for each in built.asked:
         look_up(body, each.pointer)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"process": {"commandLine": "é" * 2**16}}, "/process/commandLine"),
+        ({"process": {}, "mxcOps": {"args": ["true", "x" * 2**17]}}, "/mxcOps/args/1"),
+    ],
+)
+def test_a_command_that_no_kernel_starts_is_refused(fields: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        request(version="1.1.0-alpha", **fields)
+    assert [(problem.code, problem.path) for problem in caught.value.problems] == [
+        ("command_too_long", pointer)
+    ]
