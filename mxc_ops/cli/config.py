@@ -110,8 +110,11 @@ def _load(source: bytes, options: Namespace) -> Document:
 
 
 def _not_portable(body: Any) -> Iterator[Problem]:
-    for name in as_object((as_object(body) or {}).get("mxcOps")) or ():
-        yield Problem("not_portable", f"/mxcOps/{name}", "only mxc-ops understands this; upstream refuses it")
+    ours = (as_object(body) or {}).get("mxcOps")
+    if ours is None:
+        return
+    for pointer in [f"/mxcOps/{name}" for name in as_object(ours) or ()] or ["/mxcOps"]:
+        yield Problem("not_portable", pointer, "only mxc-ops understands this; upstream refuses it")
 
 
 def _print_verdict(verdict: dict[str, Any]) -> None:

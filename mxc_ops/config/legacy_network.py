@@ -149,6 +149,9 @@ def _move_proxy(up: Upgrade, network: dict[str, Any]) -> None:
     if endpoint is not None and network.get("blockedHosts"):
         reason = "dropped, because the blocked hosts could be reached through it"
         endpoint = None
+    elif endpoint is not None and network.get("allowedHosts") and network.get("defaultPolicy") != "allow":
+        reason = "dropped, because other hosts than the allowed ones could be reached through it"
+        endpoint = None
     if endpoint is None:
         up.lose(f"/network/proxy/{place}", proxy.get(place), reason)
     else:

@@ -219,11 +219,12 @@ def _text_findings(text: str, path: tuple[str | int, ...], what: str) -> Iterato
 
 
 def _syntax_message(error: json.JSONDecodeError) -> str:
-    return f"not valid JSON: {wording.escaped(error.msg)} at line {error.lineno} column {error.colno}"
+    reason = wording.escaped(error.msg.removesuffix(" at"))
+    return f"not valid JSON: {reason} at line {error.lineno} column {error.colno}"
 
 
 def _syntax_fix(error: json.JSONDecodeError, text: str) -> str:
-    if error.pos >= len(text.rstrip()):
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
         return "the text ends too early: complete it"
     if error.msg == "Extra data":
         return "remove what follows the JSON object"

@@ -64,6 +64,8 @@ def test_our_extension_is_refused_by_contract_and_named_by_portable(somebody: Co
     portable = config(somebody, "check", "--portable", path)
     assert portable.returncode == 0
     assert "warning: /mxcOps/seccomp: " in portable.stdout
+    empty = somebody.config(one_shot(mxcOps={}), "empty.json")
+    assert "warning: /mxcOps: " in config(somebody, "check", "--portable", empty).stdout
 
 
 def test_one_shot_refuses_lifecycle_documents(somebody: Commands) -> None:

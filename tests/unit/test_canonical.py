@@ -191,6 +191,14 @@ def test_blocked_hosts_cannot_be_reached_through_a_kept_proxy() -> None:
     assert "runtimeConfig" not in canonical
 
 
+def test_a_kept_proxy_does_not_reach_more_than_the_allowed_hosts() -> None:
+    canonical = canonical_network(allowedHosts=["192.0.2.7"], proxy={"localhost": 8080})
+    assert "runtimeConfig" not in canonical
+    assert legacy_pointers(canonical, "lossy") == {"/network/allowedHosts/0", "/network/proxy/localhost"}
+    opened = canonical_network(defaultPolicy="allow", allowedHosts=["192.0.2.7"], proxy={"localhost": 8080})
+    assert opened["runtimeConfig"] == {"networkProxy": "http://127.0.0.1:8080"}
+
+
 def test_wsl_containers_keep_a_proxy_elsewhere() -> None:
     canonical = canonicalise(
         loaded(

@@ -85,6 +85,9 @@ def test_a_truncated_document_is_said_to_end_too_early() -> None:
     (problem,) = problems(b'{"process": {"commandLine": "true"}')
     assert "line 1 column" in problem.message
     assert "too early" in problem.fix
+    (problem,) = problems(b'{"process": {"commandLine": "tr')
+    assert problem.message == "not valid JSON: Unterminated string starting at line 1 column 29"
+    assert "too early" in problem.fix
 
 
 def test_a_document_is_never_a_traceback_however_it_is_cut() -> None:

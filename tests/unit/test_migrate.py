@@ -244,6 +244,7 @@ def test_the_network_never_gets_wider(network: dict[str, Any], containment: str 
     if endpoint is not None:
         assert network.get("proxy")
         assert not network.get("blockedHosts")
+        assert network.get("defaultPolicy") == "allow" or not network.get("allowedHosts")
         assert not any(directional_reaches(body, address) for address in ADDRESSES)
 
 
