@@ -23,6 +23,8 @@ static long use_memory(char **w)
             return answer(-1);
         memset(part, 1, MIB);
     }
+    if (w[1])
+        sleep((unsigned int)atoi(w[1])); /* and keeps it */
     return 0;
 }
 
