@@ -46,7 +46,7 @@ def _move_local_network(up: Upgrade, network: dict[str, Any], directional: dict[
         return
     directional["ingress"] = {"default": "allow"}
     up.moved("/network/ingress/default", "/network/allowLocalNetwork")
-    if up.body.get("phase") == "provision" and up.body.get("containment") == "isolation_session":
+    if up.body.get("containment") == "isolation_session":
         # There the section is an acknowledgment that must be complete (config-schema.md §8).
         directional["ingress"]["hostLoopback"] = "allow"
         return

@@ -10,6 +10,7 @@ from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.losses import Loss, Severity, Upgrade
 from mxc_ops.config.models import editions
 from mxc_ops.config.models.kinds import Kind, Shape, Shapes, Sort
+from mxc_ops.config.rules_phase import lacks_acknowledgement
 from mxc_ops.config.upgrades import upgrade
 
 __all__ = ["TARGETS", "Loss", "Migration", "Severity", "migrate"]
@@ -62,6 +63,9 @@ def migrate(document: Document, to: str) -> Migration:
     shapes = editions.exact(to).shapes
     if document.kind is RequestKind.ONE_SHOT:
         _drop_unfit_proxy(up, document.body)
+        if lacks_acknowledgement(up.body):
+            reason = f"{to} wants the open network of an isolation session to be acknowledged"
+            up.lose("/network", document.body.get("network"), reason, Severity.REFUSED)
     body = _fit(up, shapes, document.kind, to)
     return Migration(body, tuple(up.losses.values()))
 

@@ -7,13 +7,13 @@ all its findings. Null counts as absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backends.errors import Problem
 from mxc_ops.config import extension, rules_network, rules_phase, wording
 from mxc_ops.config.document import RequestKind
-from mxc_ops.config.models.editions import PROCESS_CONTAINER, SEATBELT, Edition
+from mxc_ops.config.models.editions import EXACT, PROCESS_CONTAINER, SEATBELT, Edition
 from mxc_ops.config.reading import process_container, section
 from mxc_ops.config.versions import Governing
 
@@ -61,6 +61,8 @@ def contract_rules(body: Body, edition: Edition) -> Iterator[Problem]:
         yield from _check_one_proxy(proxy)
     for path, containments in edition.section_needs.items():
         yield from _check_section_needs(body, path, containments)
+    if edition.name in EXACT and rules_phase.lacks_acknowledgement(body):
+        yield rules_phase.missing_acknowledgement()
 
 
 def parser_rules(body: Body, governing: Governing, kind: RequestKind) -> Iterator[Problem]:
@@ -82,6 +84,9 @@ def parser_rules(body: Body, governing: Governing, kind: RequestKind) -> Iterato
         if kind is RequestKind.ONE_SHOT:
             yield from _check_backend_sections(body, governing)
         yield from _check_capture(body)
+        name, container = process_container(body)
+        enumerable = section(container, "filesystem").get("enumeratePaths")
+        yield from _check_paths(enumerable, f"/{name}/filesystem/enumeratePaths")
         yield from _check_port_mappings(body)
     if extension.KEY in body:
         yield from extension.check(body[extension.KEY] or {}, body)
@@ -206,14 +211,18 @@ def _bad_entry(index: int, why: str) -> Problem:
 
 def _check_filesystem(body: Body) -> Iterator[Problem]:
     for name in ("readwritePaths", "readonlyPaths", "deniedPaths"):
-        for index, path in enumerate(body["filesystem"].get(name) or ()):
-            if not path.strip():
-                why = "the path is empty"
-            elif '"' in path:
-                why = f"the path {wording.shown(path)} contains '\"'"
-            else:
-                continue
-            yield Problem("invalid_value", f"/filesystem/{name}/{index}", why, expected="an absolute path")
+        yield from _check_paths(body["filesystem"].get(name), f"/filesystem/{name}")
+
+
+def _check_paths(paths: Sequence[str] | None, pointer: str) -> Iterator[Problem]:
+    for index, path in enumerate(paths or ()):
+        if not path.strip():
+            why = "the path is empty"
+        elif '"' in path:
+            why = f"the path {wording.shown(path)} contains '\"'"
+        else:
+            continue
+        yield Problem("invalid_value", f"{pointer}/{index}", why, expected="an absolute path")
 
 
 def _check_capture(body: Body) -> Iterator[Problem]:

@@ -199,9 +199,11 @@ def check_runtime_proxy(body: Body, governing: Governing) -> Iterator[Problem]:
         yield from _check_too_new(body, governing)
     proxy = section(body, "runtimeConfig").get("networkProxy")
     name, container = process_container(body)
-    peer = section(container, "network").get("allowedProxyPeer")
-    peer = peer.strip() if peer else ""
+    written = section(container, "network").get("allowedProxyPeer")
+    peer = (written or "").strip()
     peer_pointer = f"/{name}/network/allowedProxyPeer"
+    if governing.contract is not None and written is not None and not peer:
+        yield Problem("empty_value", peer_pointer, "the peer is blank", fix="leave the field out instead")
     if peer.lower() == _RESERVED_PEER:
         yield Problem("reserved_name", peer_pointer, "the identity 'MXC-Loopback' is reserved")
     if proxy is None:

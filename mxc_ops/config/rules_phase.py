@@ -90,13 +90,27 @@ def _check_provision(body: Body, backend: str) -> Iterator[Problem]:
                 fix=f"remove '{name}'",
             )
     if backend == "isolation_session" and not _acknowledges_open_network(section(body, "network")):
-        yield Problem(
-            "missing_acknowledgement",
-            "/network",
-            "an isolation session cannot restrict the network; the request must acknowledge that",
-            expected='{"defaultPolicy": "allow", "allowLocalNetwork": true}, '
-            'or egress.default, ingress.default and ingress.hostLoopback "allow"',
-        )
+        yield missing_acknowledgement('{"defaultPolicy": "allow", "allowLocalNetwork": true}, or ')
+
+
+def lacks_acknowledgement(body: Body) -> bool:
+    """Whether a one-shot request for an isolation session does not say that its network is open.
+
+    The exact contracts want that; the ranged line leaves it to the backend (upstream's 1.0.1, observed).
+    """
+    if body.get("phase") is not None or body.get("containment") != "isolation_session":
+        return False
+    has_proxy = section(body, "runtimeConfig").get("networkProxy") is not None
+    return has_proxy or not _acknowledges_open_network(section(body, "network"))
+
+
+def missing_acknowledgement(legacy_form: str = "") -> Problem:
+    return Problem(
+        "missing_acknowledgement",
+        "/network",
+        "an isolation session cannot restrict the network; the request must acknowledge that",
+        expected=f'{legacy_form}egress.default, ingress.default and ingress.hostLoopback "allow", no rules',
+    )
 
 
 def _acknowledges_open_network(network: dict[str, Any]) -> bool:

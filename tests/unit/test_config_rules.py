@@ -296,3 +296,35 @@ def test_a_contract_does_not_apply_the_rules_of_parsers() -> None:
         process={"commandLine": " ", "env": ["A"]}, network={"egress": {}, "defaultPolicy": "block"}
     )
     assert accept(document, **CONTRACT) == ()
+
+
+OPEN: dict[str, Any] = {
+    "egress": {"default": "allow"},
+    "ingress": {"default": "allow", "hostLoopback": "allow"},
+}
+
+
+@pytest.mark.parametrize("version", ["0.9.0-alpha", "1.0.0", "1.1.0-alpha"])
+def test_the_exact_contracts_want_an_isolation_sessions_open_network_acknowledged(version: str) -> None:
+    accept(one_shot(version, containment="isolation_session", network=OPEN))
+    rule: dict[str, Any] = {**OPEN, "egress": {"default": "allow", "deny": [{}]}}
+    lacking: list[dict[str, Any]] = [{}, {"network": {}}, {"network": rule}]
+    for fields in (*lacking, {"network": OPEN, "runtimeConfig": PROXY}):
+        document = one_shot(version, containment="isolation_session", **fields)
+        assert ("missing_acknowledgement", "/network") in signs(document)
+        assert ("missing_acknowledgement", "/network") in signs(document, **CONTRACT)
+    accept(one_shot("0.9.0-dev", containment="isolation_session"))
+
+
+def test_a_blank_proxy_peer_is_none_in_the_ranged_line_and_refused_by_the_exact_contracts() -> None:
+    fields = {"containment": "processcontainer", "processContainer": {"network": {"allowedProxyPeer": " "}}}
+    accept(one_shot("0.9.0-dev", **fields))
+    pointer = "/processContainer/network/allowedProxyPeer"
+    assert signs(one_shot("1.0.0", **fields)) == {("empty_value", pointer)}
+
+
+@pytest.mark.parametrize("path", ["", " ", 'a"b'])
+def test_paths_to_enumerate_are_checked_as_all_paths(path: str) -> None:
+    container = {"filesystem": {"enumeratePaths": ["/a", path]}}
+    document = one_shot("1.0.0", containment="processcontainer", processContainer=container)
+    assert signs(document) == {("invalid_value", "/processContainer/filesystem/enumeratePaths/1")}

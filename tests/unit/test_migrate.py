@@ -110,6 +110,18 @@ def test_a_process_containers_proxy_does_not_open_inbound_traffic() -> None:
     assert [(loss.pointer, loss.value) for loss in migration.losses] == [("/network/proxy/localhost", 8080)]
 
 
+def test_an_isolation_session_that_acknowledges_no_open_network_is_a_refusal() -> None:
+    document = loaded(
+        version="0.9.0-dev", containment="isolation_session", network={"defaultPolicy": "allow"}
+    )
+    assert migrate(document, "1.0.0").body == {}
+    assert losses(document, "1.0.0") == {"/network": "refused"}
+    said = {"defaultPolicy": "allow", "allowLocalNetwork": True}
+    acknowledged = loaded(version="0.9.0-dev", containment="isolation_session", network=said)
+    assert migrate(acknowledged, "1.0.0").losses == ()
+    assert reloaded(migrate(acknowledged, "1.0.0").body).contract == "1.0.0"
+
+
 def test_lost_credentials_are_not_in_the_report() -> None:
     url = "http://me:hunter2@proxy.example:8080"
     document = loaded(version="0.7.0-alpha", network={"proxy": {"url": url}})
