@@ -6,7 +6,6 @@ was (the losses are on stderr), 1 refused; `schema` 0, 1 for a version that does
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import ConfigError, Problem, UsageError
 from mxc_ops.cli.output import Parser, complete, print_document, write_file
 from mxc_ops.cli.source import as_object, decode_base64, read_source
+from mxc_ops.cli.streams import tell
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _migrate(options: Namespace) -> int:
             print(_text(migration.body), end="")
         for loss in migration.losses:
             line = f"{loss.severity.value}: {loss.pointer}: {loss.reason}"
-            print(f"mxc-ops: {printable(line)}", file=sys.stderr)
+            tell(f"mxc-ops: {printable(line)}")
     if migration.refused:
         return EXIT_REFUSED
     return EXIT_LOSSY if any(loss.severity is loss.severity.LOSSY for loss in migration.losses) else 0
@@ -155,7 +155,10 @@ def _migrate(options: Namespace) -> int:
 def _text(body: Mapping[str, Any]) -> str:
     import json
 
-    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(body, indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():  # e.g. characters that turn a terminal's line around
+        text = json.dumps(body, indent=2)
+    return text + "\n"
 
 
 def _as_dict(loss: Loss) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import ConfigError, MxcError, UnsupportedContainment
 from mxc_ops.cli.exec_flags import ExecOptions, FlagError, help_text, parse
 from mxc_ops.cli.signals import Interrupted
-from mxc_ops.cli.streams import answer_lost, fill_standard_descriptors
+from mxc_ops.cli.streams import answer_lost, fill_standard_descriptors, tell
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(parse(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except FlagError as error:
-        print(error, file=sys.stderr)
+        tell(str(error))
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -152,7 +152,7 @@ def _run_one_shot(document: Document, options: ExecOptions, log: ExecLog) -> int
         return _request_error(error, log)
     except UnsupportedContainment as error:
         _complain(f"error: {printable(error.problems[0].message)}")
-        log.show(sys.stderr)
+        log.show(tell)
         return EXIT_FAILED
 
 
@@ -171,13 +171,13 @@ def _log_request(body: Mapping[str, Any], log: ExecLog) -> None:
 
 
 def _request_error(error: MxcError, log: ExecLog) -> int:
-    print("Request error", file=sys.stderr)
+    tell("Request error")
     for problem in error.problems:
         log.line(f"Configuration parse error: {problem}")
-    log.show(sys.stderr)
+    log.show(tell)
     return EXIT_FAILED
 
 
 def _complain(text: str) -> int:
-    print(text, file=sys.stderr)
+    tell(text)
     return EXIT_FAILED

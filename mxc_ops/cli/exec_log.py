@@ -6,11 +6,11 @@ Spec: cli-sdk.md §1.1, §1.2. Upstream discards the buffer when all went well, 
 from __future__ import annotations
 
 import os
-import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
 
+from mxc_ops.cli.streams import tell
 from mxc_ops.cli.text import printable
 
 
@@ -41,10 +41,10 @@ class ExecLog:
 
             self._append(json.dumps(content, separators=(",", ":")))
 
-    def show(self, stream: TextIO) -> None:
-        """Print what was buffered."""
+    def show(self, say: Callable[[str], object]) -> None:
+        """Print what was buffered, line by line with `say`."""
         for text in self._buffer:
-            print(text, file=stream)
+            say(text)
         self._buffer.clear()
 
     def close(self) -> None:
@@ -66,5 +66,5 @@ def _open(path: str) -> int | None:
         reason = f"{error.strerror} (os error {error.errno})"
     except ValueError as error:
         reason = str(error)
-    print(f"Warning: could not open log file '{printable(path)}': {reason}", file=sys.stderr, flush=True)
+    tell(f"Warning: could not open log file '{printable(path)}': {reason}")
     return None

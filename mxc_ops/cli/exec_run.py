@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backends import registry
 from backends.errors import ConfigError, MxcError, Problem, UnsupportedContainment
 from mxc_ops.cli.foreground import run_in_foreground
+from mxc_ops.cli.streams import tell
 from mxc_ops.cli.text import printable
 from mxc_ops.config.request import build_request
 from mxc_ops.one_shot import prepare
@@ -85,7 +86,7 @@ def _log_policy(document: Document, request: SandboxRequest, log: ExecLog) -> No
 
 def _tell_dry_run(failure: str, log: ExecLog) -> None:
     log.line(f"Dry run completed. Result: validation {f'failed: {failure}' if failure else 'passed'}")
-    log.show(sys.stdout)
+    log.show(print)
 
 
 def _tell_end(exit_code: int, failure: str, log: ExecLog) -> None:
@@ -101,6 +102,6 @@ def _tell_failure(failure: str, *, as_text: bool) -> None:
 
     message = printable(failure)
     if as_text:
-        print(message, file=sys.stderr)
+        tell(message)
     envelope = {"error": {"code": "backend_error", "message": message}}
-    print(json.dumps(envelope, separators=(",", ":")), file=sys.stderr)
+    tell(json.dumps(envelope, separators=(",", ":")))

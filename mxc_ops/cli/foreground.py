@@ -20,6 +20,5 @@ def run_in_foreground(prepared: Prepared) -> Result:
     from mxc_ops.ends import Ends
 
     sys.stdout.flush()
-    sys.stderr.flush()
     raise_on_signals()
     return prepared.run(Ends(stdin=0, stdout=1, stderr=2))

@@ -8,6 +8,7 @@ from argparse import ArgumentParser, HelpFormatter, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+from mxc_ops.cli.streams import tell
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def report_error(error: MxcError, *, as_json: bool, stream: IO[str] | None = Non
         return
     for problem in error.problems:
         for line in problem_lines(problem):
-            print(line, file=sys.stderr)
+            tell(line)
 
 
 def problem_lines(problem: Problem) -> list[str]:
@@ -117,4 +118,4 @@ def problem_lines(problem: Problem) -> list[str]:
 
 
 def warn(text: str) -> None:
-    print(f"mxc-ops: warning: {printable(text)}", file=sys.stderr)
+    tell(f"mxc-ops: warning: {printable(text)}")

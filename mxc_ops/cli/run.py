@@ -9,7 +9,6 @@ output, which is the workload's.
 from __future__ import annotations
 
 import os
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from mxc_ops.cli.foreground import run_in_foreground
 from mxc_ops.cli.output import complete, document, report_error, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags, name_flags, request_from_flags
 from mxc_ops.cli.signals import Interrupted
+from mxc_ops.cli.streams import tell
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
@@ -131,7 +131,7 @@ class _Report:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         if self._json:
-            print(document(content, indent=None), file=sys.stderr)
+            tell(document(content, indent=None))
         if self._file >= 0:
             with os.fdopen(self._file, "w", encoding="utf-8") as file:
                 print(document(content), file=file)

@@ -24,6 +24,15 @@ def fill_standard_descriptors() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
+def tell(text: str) -> None:
+    """Print a remark of ours on standard error. That nobody can read it must not change what we do."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # What is still buffered would fail again on the way out; the descriptor itself is the workload's too.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - stays open to the end
+
+
 def answer_lost(error: OSError, program: str) -> int | None:
     """What to exit with when `error` says that our standard output takes no more; None for another error.
 
@@ -37,5 +46,5 @@ def answer_lost(error: OSError, program: str) -> int | None:
     os.close(nowhere)
     if gone:
         return EXIT_READER_GONE
-    print(f"{program}: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+    tell(f"{program}: error: standard output cannot be written: {error.strerror}")
     return EXIT_FAILED

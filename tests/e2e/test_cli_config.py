@@ -161,3 +161,11 @@ def test_what_is_told_cannot_control_a_terminal(somebody: Commands) -> None:
     done = config(somebody, "check", path)
     assert done.returncode == 1
     assert "\x1b" not in done.stdout and "\u202e" not in done.stdout
+
+
+def test_a_migrated_document_keeps_letters_and_escapes_what_a_terminal_acts_upon(somebody: Commands) -> None:
+    for command, escaped in (("echo ä", False), ("echo \u202eä\x9b", True)):
+        path = somebody.config(one_shot(command), "text.json")
+        done = config(somebody, "migrate", path, "--to", "1.1.0-alpha")
+        assert json.loads(done.stdout)["process"]["commandLine"] == command
+        assert done.stdout.isascii() is escaped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.e2e.commands import DEADLINE_S, MXC_EXEC, MXC_OPS, Commands, one_shot
@@ -50,3 +52,17 @@ def test_a_closed_standard_input_is_an_empty_document(somebody: Commands) -> Non
 
 def test_a_closed_standard_error_moves_no_message_to_standard_output(somebody: Commands) -> None:
     assert shell(somebody, MXC_OPS, "plan missing.json", "2>&-") == (125, "", "")
+
+
+@pytest.mark.backend("bubblewrap")
+def test_remarks_that_nobody_can_read_change_nothing(somebody: Commands) -> None:
+    warned = somebody.config(one_shot("exit 3", ui={"disable": False}), "warned.json")
+    result = somebody.folder / "result.json"
+    code, _, _ = shell(somebody, MXC_OPS, f"run --result-file {result} {warned}", "2>/dev/full")
+    assert code == 3
+    assert json.loads(result.read_text())["exitCode"] == 3
+    assert shell(somebody, MXC_OPS, f"run --json {warned}", "2>/dev/full") == (3, "", "")
+    assert shell(somebody, MXC_OPS, "plan missing.json", "2>/dev/full") == (125, "", "")
+    assert shell(somebody, MXC_EXEC, "missing.json", "2>/dev/full") == (1, "", "")
+    late = somebody.config(one_shot(process={"commandLine": "sleep 9", "timeout": 100}), "late.json")
+    assert shell(somebody, MXC_EXEC, str(late), "2>/dev/full") == (255, "", "")
