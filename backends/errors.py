@@ -7,6 +7,7 @@
     ├── UsageError                the command line is wrong                    usage
     ├── UnsupportedContainment    known containment without a backend here     unsupported_containment
     ├── PolicyRefused             understood, but cannot be enforced/granted   policy_validation
+    ├── PolicyLost                the host undid it during the run, which ended policy_lost
     ├── BackendUnavailable        the host lacks something the backend needs   backend_unavailable
     ├── LaunchFailed              the sandbox could not be set up              backend_error
     ├── PrepFailed                preparing a host went wrong                  prep_failed
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "LaunchFailed",
     "MxcError",
+    "PolicyLost",
     "PolicyRefused",
     "PrepFailed",
     "Problem",
@@ -119,6 +121,10 @@ class UnsupportedContainment(MxcError):
 
 class PolicyRefused(MxcError):
     code = "policy_validation"
+
+
+class PolicyLost(MxcError):
+    code = "policy_lost"
 
 
 class BackendUnavailable(MxcError):

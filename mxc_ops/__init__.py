@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ConfigError,
         LaunchFailed,
         MxcError,
+        PolicyLost,
         PolicyRefused,
         PrepFailed,
         Problem,
@@ -44,6 +45,7 @@ __all__ = [
     "MxcError",
     "Outcome",
     "Policy",
+    "PolicyLost",
     "PolicyRefused",
     "PrepFailed",
     "Prepared",
@@ -69,7 +71,8 @@ __all__ = [
 _HOMES = {
     "backends.base": ("LimitOutcome", "Limits", "Outcome", "SecretSource", "Stdin", "StdinMode", "Usage"),
     "backends.errors": (
-        *("BackendUnavailable", "ConfigError", "LaunchFailed", "MxcError", "PolicyRefused", "PrepFailed"),
+        *("BackendUnavailable", "ConfigError", "LaunchFailed", "MxcError", "PolicyLost", "PolicyRefused"),
+        "PrepFailed",
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),

@@ -6,7 +6,7 @@ import errno
 import os
 
 from backends.bubblewrap.plan import BubblewrapPlan
-from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
+from backends.errors import LaunchFailed, MxcError, PolicyLost, PolicyRefused, Problem
 from backends.inside.protocol import Failed, Step
 
 _DOCTOR = "mxc-ops doctor --backend bubblewrap"
@@ -45,6 +45,8 @@ def explain(plan: BubblewrapPlan, failed: Failed | None, status: int | None, dia
         )
     if failed.step in _MOUNT_STEPS and failed.index < len(plan.grants):
         return _mount_failed(plan, failed, text)
+    if failed.step is Step.GUARD_LOST and failed.index < len(plan.guards):
+        return _lost(plan.guards[failed.index].pointer, plan.guards[failed.index].path)
     if failed.step is Step.MASK_CHANGED and failed.index < len(plan.masks):
         return _changed(plan.masks[failed.index].pointer, plan.masks[failed.index].path)
     name = failed.step.name.lower()
@@ -91,6 +93,19 @@ def _mount_failed(plan: BubblewrapPlan, failed: Failed, text: str) -> MxcError:
 def _changed(pointer: str, path: str) -> LaunchFailed:
     return LaunchFailed(
         Problem("object_changed", pointer, f"{path} changed between check and mount"), retryable=True
+    )
+
+
+def _lost(pointer: str, path: str) -> PolicyLost:
+    return PolicyLost(
+        Problem(
+            "policy_lost",
+            pointer,
+            f"{path} was replaced or moved on the host while the sandbox ran, which uncovered it;"
+            " the sandbox was ended",
+            fix="keep the path in place during runs, or grant the workload a copy without it",
+        ),
+        retryable=True,
     )
 
 

@@ -177,6 +177,7 @@ def _inside_spec(
         rlimits=tuple((number, value, _hard_limit(number, value)) for number, value in plan.limits.rlimits),
         landlock=landlock.rules(plan.landlock_abi, readable=("/",), writable=plan.writable_trees),
         seccomp=seccomp.program(plan.seccomp),
+        guards=tuple(guard.path for guard in plan.guards),
         masks=tuple((handles.fileno(mask.slot), mask.path) for mask in plan.masks),
     )
 

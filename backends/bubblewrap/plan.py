@@ -10,9 +10,11 @@ from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.linux.limits import LimitPlan, plan_limits
+from backends.pathnames import within
 
 HOSTNAME = "mxc-sandbox"
 INSIDE_ID = 1000
+_MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 OVERHEAD_PROCESSES = 2  # bwrap's monitor and our init share the sandbox's control group
 
 _PASSWD = (
@@ -68,6 +70,14 @@ class PlannedMask:
 
 
 @frozen
+class PlannedGuard:
+    """A path that something stricter covers; without it, the sandbox must not go on."""
+
+    path: str
+    pointer: str
+
+
+@frozen
 class BubblewrapPlan:
     """All that a launch does, as data. Options beginning with ``@`` stand for descriptors and stage paths.
 
@@ -82,6 +92,7 @@ class BubblewrapPlan:
     files: tuple[PlannedFile, ...]
     grants: tuple[PlannedGrant, ...]
     masks: tuple[PlannedMask, ...]
+    guards: tuple[PlannedGuard, ...]
     identity: Identity
     argv: tuple[str, ...]
     cwd: str
@@ -118,6 +129,7 @@ class BubblewrapPlan:
                 }
                 for grant in self.grants
             ],
+            "guards": [guard.path for guard in self.guards],
             "identity": {"kind": self.identity.kind, "uid": self.identity.uid, "gid": self.identity.gid},
             "argv": list(self.argv),
             "cwd": self.cwd,
@@ -155,7 +167,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
     identity = choose_identity(request, facts)
     limits = plan_limits(request.limits, facts.cgroups, OVERHEAD_PROCESSES)
     grants = tuple(_grants(view.entries, identity))
-    masks = [entry for entry in view.entries if entry.effect in (Effect.MASK_FILE, Effect.MASK_DIRECTORY)]
+    masks = [entry for entry in view.entries if entry.effect in _MASKS]
     files = [PlannedFile(f"@file:{path}", content) for path, content in ETC_FILES.items()]
     files += [PlannedFile(f"@mask:{entry.path}", "") for entry in masks if entry.effect is Effect.MASK_FILE]
     options = (
@@ -174,6 +186,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         files=tuple(files),
         grants=grants,
         masks=tuple(PlannedMask(m.slot, m.path, m.pointer) for m in masks if m.slot is not None),
+        guards=tuple(_guards(view.entries)),
         identity=identity,
         argv=request.args if request.args else ("/bin/sh", "-c", request.shell or ""),
         cwd=request.cwd or "/",
@@ -263,6 +276,17 @@ def _grants(entries: Iterable[ViewEntry], identity: Identity) -> Iterator[Planne
             )
 
 
+def _guards(entries: Iterable[ViewEntry]) -> Iterator[PlannedGuard]:
+    """Masks, and what is read-only below something read-write: the host can replace the names under them."""
+    writable: list[str] = []
+    for entry in entries:
+        if entry.effect is Effect.BIND_READ_WRITE:
+            writable.append(entry.path)
+        nested = any(within(entry.path, tree) for tree in writable)
+        if entry.effect in _MASKS or (entry.effect is Effect.BIND_READ_ONLY and nested):
+            yield PlannedGuard(entry.path, entry.pointer)
+
+
 def _policy(
     entries: Iterable[ViewEntry], grants: Iterable[PlannedGrant], identity: Identity
 ) -> Iterator[str]:
@@ -291,8 +315,8 @@ def _enforced(
     view: FilesystemView, facts: BubblewrapFacts, identity: Identity, request: SandboxRequest
 ) -> Iterator[tuple[str, str]]:
     yield "filesystem", "mount namespace" + (" and Landlock" if facts.landlock_abi else "")
-    if any(entry.effect in (Effect.MASK_FILE, Effect.MASK_DIRECTORY) for entry in view.entries):
-        yield "filesystem.deniedPaths", "read-only masks without permissions"
+    if any(entry.effect in _MASKS for entry in view.entries):
+        yield "filesystem.deniedPaths", "read-only masks without permissions, watched"
     if any(entry.effect is Effect.BIND_READ_WRITE for entry in view.entries):
         size = request.limits.file_size_mib
         held = f"each file at most {size} MiB (RLIMIT_FSIZE)" if size else "no limit asked for"

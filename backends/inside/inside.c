@@ -14,7 +14,11 @@
 
 #include "launcher.h"
 
+/* A name renamed away by the host makes no event; this often they are all looked at, in ms. */
+enum { GUARD_INTERVAL = 100 };
+
 struct init {
+    struct guards guards;
     int control, caller, signals, error_fd;
     pid_t workload;
     unsigned int abi;
@@ -152,9 +156,15 @@ static int watch(struct init *init)
         struct pollfd events[] = {{init->signals, POLLIN, 0},
                                   {init->control, POLLIN, 0},
                                   {init->error_fd, POLLIN, 0},
-                                  {init->caller, POLLIN, 0}};
-        if ((poll(events, 4, -1) < 0 && errno != EINTR) || events[3].revents)
+                                  {init->caller, POLLIN, 0},
+                                  {init->guards.mounts, POLLPRI, 0}};
+        if ((poll(events, 5, init->guards.count ? GUARD_INTERVAL : -1) < 0 && errno != EINTR) || events[3].revents)
             return EXIT_SETUP_FAILED; /* the caller has ended: nothing may outlive it */
+        struct failure lost = check_guards(&init->guards);
+        if (lost.step) {
+            report_failure(init->control, lost);
+            return EXIT_SETUP_FAILED;
+        }
         if (events[1].revents)
             take_message(init);
         if (events[0].revents)
@@ -172,12 +182,14 @@ static int watch(struct init *init)
 
 int run_inside(struct spec *spec)
 {
-    struct init init = {.control = spec->control, .caller = spec->caller, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
+    struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* bubblewrap, which is on the host, waits for us */
     errno = ECHILD;
     struct failure failure = getpid() == 1 ? check_masks(spec) : FAILED(STEP_NOT_INIT, 0);
     if (!failure.step)
         failure = keep_only_named(spec);
+    if (!failure.step)
+        failure = set_guards(spec, &init.guards);
     if (!failure.step)
         failure = start_workload(spec, &init);
     if (!failure.step)

@@ -2,6 +2,8 @@
 #ifndef MXC_LAUNCHER_H
 #define MXC_LAUNCHER_H
 
+#include <sys/types.h>
+
 #include "spec.h"
 
 /* Where something failed and why; `step` 0 is no failure. */
@@ -37,6 +39,24 @@ struct failure become_workload(struct spec *spec, int error_fd);
 
 /* masks.c: every mask covers the very object that was checked. */
 struct failure check_masks(const struct spec *spec);
+
+/* guards.c: names that must stay covered while the workload runs. */
+struct guard {
+    char *path;
+    uint32_t index;
+    dev_t device;
+    ino_t inode;
+    unsigned long flags;
+};
+
+struct guards {
+    struct guard *list;
+    uint32_t count;
+    int mounts; /* /proc/self/mountinfo: tells by poll(2) that mounts came or went */
+};
+
+struct failure set_guards(const struct spec *spec, struct guards *guards);
+struct failure check_guards(const struct guards *guards);
 
 /* landlock.c */
 unsigned int landlock_abi(void);

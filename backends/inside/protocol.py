@@ -50,6 +50,7 @@ _TAG_LANDLOCK_PATH = 23
 _TAG_SECCOMP = 24
 _TAG_MASK = 25
 _TAG_CALLER = 26
+_TAG_GUARD = 27
 
 _MOUNT_READ_ONLY = 1
 _MOUNT_IDMAPPED = 2
@@ -102,6 +103,7 @@ class Step(IntEnum):
     EXEC = 43
     EVENTS = 44
     MASK_CHANGED = 45
+    GUARD_LOST = 46
 
 
 @frozen
@@ -183,7 +185,8 @@ class InsideSpec:
     descriptor 0 becomes its controlling terminal. `rlimits` are (resource, soft, hard); `seccomp` is a BPF
     program. ``argv[0]`` without a slash is looked up in the PATH of `env`, whose entries are (name, value),
     given exactly as they are. `masks` are (O_PATH descriptor, path) of every denied object: unless that is
-    what is masked at the path, the workload is not started.
+    what is masked at the path, the workload is not started. `guards`
+    are paths whose covering mounts must stay: when one goes, the sandbox ends.
     """
 
     control: int
@@ -199,6 +202,7 @@ class InsideSpec:
     landlock: LandlockRules | None = None
     seccomp: bytes = b""
     masks: tuple[tuple[int, str], ...] = ()
+    guards: tuple[str, ...] = ()
 
 
 @frozen
@@ -311,6 +315,7 @@ def _inside_records(spec: InsideSpec) -> list[bytes]:
         records += [_landlock_path(path) for path in rules.paths]
     if spec.seccomp:
         records.append(_record(_TAG_SECCOMP, spec.seccomp))
+    records += [_text(_TAG_GUARD, path) for path in spec.guards]
     records += [_record(_TAG_MASK, _U32.pack(fd) + _terminated(path)) for fd, path in spec.masks]
     records += [_text(_TAG_ARG, argument) for argument in spec.argv]
     records += [_text(_TAG_ENV, f"{name}={value}") for name, value in spec.env]

@@ -39,6 +39,7 @@ static const struct rule {
     [TAG_SECCOMP] = {IN_INSIDE, SHAPE_BYTES, 8, 1, 0},
     [TAG_CALLER] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 0},
     [TAG_MASK] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_mask), MAX_MASKS, 0},
+    [TAG_GUARD] = {IN_INSIDE, SHAPE_TEXT, 0, MAX_GUARDS, 0},
 };
 
 enum { MAX_FILTER = 4096 * 8 };
@@ -134,7 +135,8 @@ static int allocate(struct spec *spec)
     spec->mounts = calloc((size_t)spec->count[TAG_MOUNT] + 1, sizeof(*spec->mounts));
     spec->rules = calloc((size_t)spec->count[TAG_LANDLOCK_PATH] + 1, sizeof(*spec->rules));
     spec->masks = calloc((size_t)spec->count[TAG_MASK] + 1, sizeof(*spec->masks));
-    return spec->argv && spec->env && spec->mounts && spec->rules && spec->masks ? 0 : ENOMEM;
+    spec->guards = calloc((size_t)spec->count[TAG_GUARD] + 1, sizeof(char *));
+    return spec->argv && spec->env && spec->mounts && spec->rules && spec->masks && spec->guards ? 0 : ENOMEM;
 }
 
 static uint32_t read_u32(const char *payload)
@@ -212,6 +214,9 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         spec->filter = (unsigned char *)payload;
         spec->filter_bytes = length;
         return 0;
+    case TAG_GUARD:
+        spec->guards[index] = payload;
+        return 0;
     case TAG_MASK:
         spec->masks[index].path = payload + sizeof(struct wire_mask);
         return read_fd(payload, &spec->masks[index].fd);
@@ -278,9 +283,11 @@ void spec_wipe(struct spec *spec)
     free(spec->mounts);
     free(spec->rules);
     free(spec->masks);
+    free(spec->guards);
     spec->buffer = NULL;
     spec->argv = spec->env = NULL;
     spec->mounts = NULL;
     spec->rules = NULL;
     spec->masks = NULL;
+    spec->guards = NULL;
 }

@@ -8,7 +8,7 @@
 #include "wire.h"
 
 enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_RLIMITS = 16 };
-enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096 };
+enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192 };
 
 struct landlock_path {
     uint64_t access;
@@ -48,6 +48,7 @@ struct spec {
     struct wire_landlock landlock;
     struct landlock_path *rules;
     struct mask *masks;
+    char **guards;
     unsigned char *filter;
     size_t filter_bytes;
 };

@@ -16,6 +16,7 @@ SYSTEM_STORE = "/usr/local/lib/mxc-ops/helpers"
 PROGRAM = "launcher"
 SOURCES = (
     "common.c",
+    "guards.c",
     "inside.c",
     "landlock.c",
     "launcher.c",

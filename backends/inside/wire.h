@@ -31,6 +31,7 @@ enum wire_tag {
     TAG_SECCOMP = 24,
     TAG_MASK = 25,
     TAG_CALLER = 26,
+    TAG_GUARD = 27,
     TAG_COUNT
 };
 
@@ -64,7 +65,8 @@ enum wire_step {
     STEP_SECCOMP = 42,
     STEP_EXEC = 43,
     STEP_EVENTS = 44,
-    STEP_MASK_CHANGED = 45
+    STEP_MASK_CHANGED = 45,
+    STEP_GUARD_LOST = 46
 };
 
 enum wire_kind { KIND_STARTED = 1, KIND_FAILED = 2, KIND_ENDED = 3, KIND_SIGNAL = 16 };
