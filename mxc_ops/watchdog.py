@@ -44,6 +44,9 @@ class Watchdog:
         """After this nothing more is done to the sandbox, not even by a deadline that is due right now."""
         with self._changed:
             watched.released = True
+            # A far deadline must not keep the sandbox's descriptors open until it is due.
+            self._heap = [entry for entry in self._heap if entry[2] is not watched]
+            heapq.heapify(self._heap)
 
     def _push(self, watched: Watched) -> None:
         due = watched.deadline.due

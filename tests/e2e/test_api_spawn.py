@@ -200,3 +200,17 @@ def test_the_ttys_output_may_go_to_our_terminal(tmp_path: Path):
         result = run(Policy(tty=True), "head -c 200000 /dev/zero | tr '\\0' x", stdout=out)
     assert result.stdout == b""
     assert (tmp_path / "out").read_bytes() == b"x" * 200_000
+
+
+def test_a_far_timeout_keeps_nothing_of_a_sandbox_that_is_gone():
+    sandbox = Sandbox(Policy(timeout_s=3600))
+
+    def spawn_and_wait() -> None:
+        with sandbox.spawn("true") as process:
+            assert process.wait().ok
+
+    spawn_and_wait()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        spawn_and_wait()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
