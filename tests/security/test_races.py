@@ -17,7 +17,7 @@ from tests.security.callers import Caller
 pytestmark = pytest.mark.backend("bubblewrap")
 
 SECRET = "the-secret-c2d7"
-CLEAR_ERRORS = ("object_changed", "path_unresolved")
+CLEAR_ERRORS = ("object_changed", "path_unresolved", "policy_lost")
 
 
 @dataclass(frozen=True)
