@@ -7,8 +7,7 @@ The way of one run (design §2)::
                    ─▶ backend.plan(request, facts, view) ─▶ plan          (pure)
                    ─▶ backend.launch(plan, handles, streams) ─▶ Running ─▶ Ended
 
-Pointers are JSON pointers into the user's own document, or API argument names; they exist so that a refusal
-deep inside a backend can still name the field that the user wrote.
+Pointers (JSON pointers, or API argument names) let a refusal deep inside name the field the user wrote.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from backends.features import Asked, Capabilities
 from backends.frozen import frozen
 
 
@@ -34,41 +34,6 @@ class Access(Enum):
 
 
 _STRICTNESS = {Access.READ_WRITE: 0, Access.READ_ONLY: 1, Access.DENIED: 2}
-
-
-class Feature(Enum):
-    """A thing a document can ask for beyond command, files, limits: answered by `Capabilities.support`."""
-
-    EGRESS = "outbound network"
-    INGRESS = "inbound network"
-    HOST_LOOPBACK = "access to the host's loopback"
-    NETWORK_PROXY = "a network proxy"
-    UI = "a user interface"
-    CLIPBOARD = "the clipboard"
-    INPUT_INJECTION = "input injection"
-    DACL_FALLBACK = "changing host access lists as a fallback"
-    TELEMETRY = "telemetry"
-    PRESERVE_POLICY = "keeping the policy after the run"
-    KEEP_CONTAINER = "keeping the container after the run"
-    BACKEND_SECTION = "settings of another backend"
-    EXPERIMENTAL = "an experimental setting"
-
-
-class Support(Enum):
-    """How a backend answers a `Feature` (design §2, Refusal)."""
-
-    GIVEN = "given"
-    NEVER_GIVEN = "never given"  # permits what the sandbox does not offer anyway: loads with a warning
-    REFUSED = "refused"
-
-
-@frozen
-class Asked:
-    """One field of the document that asks for a `Feature`; `value` is the field's own text, safe to print."""
-
-    feature: Feature
-    pointer: str
-    value: str
 
 
 @frozen
@@ -95,6 +60,9 @@ class Environment:
 
     entries: tuple[tuple[str, str], ...] = ()
     secrets: tuple[tuple[str, SecretSource], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Environment({', '.join(name for name, _ in (*self.entries, *self.secrets))})"
 
 
 @frozen
@@ -278,20 +246,6 @@ class FilesystemView:
     entries: tuple[ViewEntry, ...] = ()
     decisions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-@frozen
-class Capabilities:
-    """What a backend can hold, as data.
-
-    `support` answers each `Feature` (one that is absent is REFUSED); `reasons` says why.
-    """
-
-    containment: str
-    support: Mapping[Feature, Support]
-    reasons: Mapping[Feature, str]
-    limits: frozenset[str]
-    interactive_tty: bool
 
 
 @frozen

@@ -21,13 +21,15 @@ _set = object.__setattr__
 def frozen(cls: type[_T]) -> type[_T]:
     """Make `cls` immutable data: its annotations are its fields, in order; values given there are defaults.
 
-    Defaults must be immutable. Equality, hash and representation go by the fields. Fields are not inherited.
+    Defaults must be immutable. Equality, hash and representation (unless the class has its own) go by the
+    fields. Fields are not inherited.
     """
     names = tuple(vars(cls).get("__annotations__", ()))
     defaults = {name: vars(cls)[name] for name in names if name in vars(cls)}
     setattr(cls, _FIELDS, names)
     for name, method in _methods(cls.__qualname__, names, defaults).items():
-        setattr(cls, name, method)
+        if name != "__repr__" or name not in vars(cls):
+            setattr(cls, name, method)
     return cls
 
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backends.base import (
-    Capabilities,
-    Feature,
-    FilesystemView,
-    Handles,
-    Observed,
-    Running,
-    SandboxRequest,
-    Streams,
-    Support,
-)
+from backends.base import FilesystemView, Handles, Observed, Running, SandboxRequest, Streams
 from backends.bubblewrap.facts import BubblewrapFacts
 from backends.bubblewrap.plan import BubblewrapPlan, make_plan
+from backends.features import Capabilities, Feature, Support
 
 _NO_NETWORK = "bubblewrap sandboxes have no network in this version"
 

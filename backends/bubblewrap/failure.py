@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from backends.bubblewrap.plan import BubblewrapPlan
+from backends.bubblewrap.plan import SHELL, BubblewrapPlan
 from backends.errors import LaunchFailed, MxcError, PolicyLost, PolicyRefused, Problem
 from backends.inside.protocol import Failed, Step
 
@@ -114,9 +114,11 @@ def _not_executable(plan: BubblewrapPlan, failed: Failed) -> LaunchFailed:
     return LaunchFailed(
         Problem(
             "program_not_found" if missing else "program_not_executable",
-            plan.pointers.get("args", "/mxcOps/args"),
+            plan.pointers.get("shell" if plan.argv[:2] == SHELL else "args", "/mxcOps/args"),
             f"{plan.argv[0]!r} cannot be executed inside the sandbox: {os.strerror(failed.errno)}",
-            expected="a program that the policy makes visible",
+            expected="a shorter command or environment"
+            if failed.errno == errno.E2BIG
+            else "a program that the policy makes visible",
             fix="grant its directory in filesystem.readonlyPaths" if missing else "",
         )
     )

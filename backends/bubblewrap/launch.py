@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from resource import RLIMIT_CPU
+from resource import RLIM_INFINITY, RLIMIT_CPU, getrlimit
 from stat import S_IFMT, S_ISFIFO
 
 from backends import process
@@ -174,7 +174,7 @@ def _inside_spec(
         caller=child_only.add(os.pidfd_open(os.getpid())),
         tty=streams.tty,
         hold=(taken.lock,) if taken else (),
-        rlimits=tuple((number, value, _hard_limit(number, value)) for number, value in plan.limits.rlimits),
+        rlimits=tuple(_rlimit(number, value) for number, value in plan.limits.rlimits),
         landlock=landlock.rules(plan.landlock_abi, readable=("/",), writable=plan.writable_trees),
         seccomp=seccomp.program(plan.seccomp),
         guards=tuple(guard.path for guard in plan.guards),
@@ -182,9 +182,14 @@ def _inside_spec(
     )
 
 
-def _hard_limit(number: int, value: int) -> int:
-    """At its hard limit of CPU time a process is killed, at the soft one it gets SIGXCPU, which tells."""
-    return value + 1 if number == RLIMIT_CPU else value
+def _rlimit(number: int, value: int) -> tuple[int, int, int]:
+    """(number, soft, hard). Where our own hard limit is lower, it holds already, and cannot be raised.
+
+    At its hard limit of CPU time a process is killed; at the soft one it gets SIGXCPU, which tells.
+    """
+    soft, hard = value, value + 1 if number == RLIMIT_CPU else value
+    ours = getrlimit(number)[1]
+    return (number, soft, hard) if ours == RLIM_INFINITY else (number, min(soft, ours), min(hard, ours))
 
 
 def _host_ids(plan: BubblewrapPlan, taken: Lease | None) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from backends.linux.limits import LimitPlan, plan_limits
 from backends.pathnames import within
 
 HOSTNAME = "mxc-sandbox"
+SHELL = ("/bin/sh", "-c")
 INSIDE_ID = 1000
 _MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 OVERHEAD_PROCESSES = 2  # bwrap's monitor and our init share the sandbox's control group
@@ -112,6 +113,9 @@ class BubblewrapPlan:
     warnings: tuple[str, ...]
     pointers: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        return f"BubblewrapPlan({self.as_dict()!r})"  # without environment values: they may end up in a log
+
     def as_dict(self) -> dict[str, object]:
         """JSON-safe; environment values are left out, for a plan may be logged."""
         return {
@@ -188,7 +192,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         masks=tuple(PlannedMask(m.slot, m.path, m.pointer) for m in masks if m.slot is not None),
         guards=tuple(_guards(view.entries)),
         identity=identity,
-        argv=request.args if request.args else ("/bin/sh", "-c", request.shell or ""),
+        argv=request.args if request.args else (*SHELL, request.shell or ""),
         cwd=request.cwd or "/",
         environment=request.environment.entries,
         secret_names=tuple(name for name, _ in request.environment.secrets),

@@ -185,7 +185,7 @@ def limit_settings(
     if pids is not None:
         settings["pids"] = {"pids.max": str(pids)}
     if cpus is not None:
-        quota = max(1000, round(cpus * _CPU_PERIOD_US))
+        quota = round(cpus * _CPU_PERIOD_US)
         if v2:
             settings["cpu"] = {"cpu.max": f"{quota} {_CPU_PERIOD_US}"}
         else:

@@ -18,6 +18,8 @@ from backends.linux.cgroups import CgroupFacts, limit_settings
 MIB = 1024 * 1024
 DEFAULT_PIDS = 1024
 DEFAULT_TMP_MIB = 256
+LEAST_CPUS = 0.01  # the scheduler gives no less than 1 ms in 100
+_MOST = 2**40
 _POINTER = "/mxcOps/limits"
 
 
@@ -45,11 +47,12 @@ def plan_limits(limits: Limits, cgroups: CgroupFacts, overhead_processes: int) -
     cgroups: from `observe_cgroups`; `NO_CGROUPS` where the caller may not make groups.
     overhead_processes: processes of ours inside the group, which must not count as the workload's.
 
-    Raises `PolicyRefused` naming each limit that nothing here can hold.
+    Raises `PolicyRefused` naming a limit that nothing here can hold, or that no kernel can.
     """
+    _check_ranges(limits)
     groups = cgroups.parents
-    pids = limits.pids or DEFAULT_PIDS
-    tmp_mib = limits.tmp_mib or DEFAULT_TMP_MIB
+    pids = DEFAULT_PIDS if limits.pids is None else limits.pids
+    tmp_mib = DEFAULT_TMP_MIB if limits.tmp_mib is None else limits.tmp_mib
     rlimits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: pids + 1}  # + 1: init has the same uid
     outcomes: list[LimitOutcome] = []
     warnings: list[str] = []
@@ -88,6 +91,30 @@ def plan_limits(limits: Limits, cgroups: CgroupFacts, overhead_processes: int) -
     return LimitPlan(
         tuple(sorted(rlimits.items())), settings, tmp_mib * MIB, tuple(outcomes), tuple(warnings)
     )
+
+
+def _check_ranges(limits: Limits) -> None:
+    """Documents and `Policy` check ranges themselves; a request may come from elsewhere."""
+    asked = {
+        "memoryMib": limits.memory_mib,
+        "pids": limits.pids,
+        "cpus": limits.cpus,
+        "cpuSeconds": limits.cpu_seconds,
+        "fileSizeMib": limits.file_size_mib,
+        "openFiles": limits.open_files,
+        "tmpMib": limits.tmp_mib,
+    }
+    for name, value in asked.items():
+        least = LEAST_CPUS if name == "cpus" else 1
+        if value is not None and not least <= value <= _MOST:
+            raise PolicyRefused(
+                Problem(
+                    "limit_not_enforceable",
+                    f"{_POINTER}/{name}",
+                    f"no kernel holds a limit of {value}",
+                    expected=f"a number from {least} to {_MOST}",
+                )
+            )
 
 
 def _add_process_limits(limits: Limits, rlimits: dict[int, int], outcomes: list[LimitOutcome]) -> None:
@@ -133,6 +160,9 @@ def mark_hits(
     for controller, name in (("memory", "memoryMib"), ("pids", "pids"), ("cpu", "cpus")):
         if controller in group_hits:
             by_name[name] = group_hits[controller]
-    by_name["cpuSeconds"] = ended_by == signal.SIGXCPU
-    by_name["fileSizeMib"] = ended_by == signal.SIGXFSZ
+    # Only the workload's own end tells; what happened to its children does not reach us.
+    if ended_by == signal.SIGXCPU:
+        by_name["cpuSeconds"] = True
+    if ended_by == signal.SIGXFSZ:
+        by_name["fileSizeMib"] = True
     return tuple(replace(outcome, hit=by_name.get(outcome.name)) for outcome in outcomes)

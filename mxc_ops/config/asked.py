@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from backends.base import Asked, Feature
+from backends.features import Asked, Feature
 from mxc_ops.config.losses import Severity, origin_of
 from mxc_ops.config.redaction import redacted
 

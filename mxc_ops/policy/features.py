@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from backends.base import Asked, Capabilities, Feature, Limits, SandboxRequest, Support
+from backends.base import Limits, SandboxRequest
 from backends.errors import PolicyRefused, Problem
+from backends.features import Asked, Capabilities, Feature, Support
 
 __all__ = ["LIMIT_FIELDS", "check_features"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backends.base import Asked, Capabilities, Feature, Limits, SandboxRequest, Support
+from backends.base import Limits, SandboxRequest
 from backends.errors import PolicyRefused, Problem
+from backends.features import Asked, Capabilities, Feature, Support
 from mxc_ops.policy.features import check_features
 
 EGRESS = Asked(Feature.EGRESS, "/network/defaultPolicy", "allow")

@@ -7,18 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from backends.base import (
-    Access,
-    Feature,
-    Grant,
-    Limits,
-    SandboxRequest,
-    SecretSource,
-    Stdin,
-    StdinMode,
-    Timeout,
-)
+from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
 from backends.errors import ConfigError, UnsupportedContainment
+from backends.features import Feature
 from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.request import build_request
 from tests.unit.documents import loaded, look_up, ranged_bodies

@@ -1,0 +1,63 @@
+"""Where control groups may be made, read from made-up /proc files and directories: v1 and v2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
+
+
+def _proc(folder: Path, membership: str, mounts: str) -> str:
+    folder.mkdir()
+    (folder / "cgroup").write_text(membership)
+    (folder / "mountinfo").write_text(mounts)
+    return str(folder)
+
+
+def test_v2_uses_the_nearest_ancestor_that_hands_controllers_down(tmp_path: Path) -> None:
+    tree = tmp_path / "cg"
+    own = tree / "user.slice" / "app.slice" / "shell.scope"
+    own.mkdir(parents=True)
+    for directory, controllers in ((own, ""), (own.parent, "memory pids"), (tree, "memory pids cpu")):
+        (directory / "cgroup.subtree_control").write_text(controllers)
+        (directory / "cgroup.procs").write_text("")
+    proc = _proc(
+        tmp_path / "proc",
+        "0::/user.slice/app.slice/shell.scope\n",
+        f"30 1 0:26 / {tree} rw - cgroup2 cgroup2 rw\n",
+    )
+    facts = observe_cgroups(proc)
+    assert (facts.version, facts.parents) == ("v2", dict.fromkeys(("memory", "pids"), str(own.parent)))
+
+
+def test_v1_stays_below_our_own_group(tmp_path: Path) -> None:
+    own = tmp_path / "memory" / "ours"
+    own.mkdir(parents=True)
+    proc = _proc(
+        tmp_path / "proc", "4:memory:/ours\n", f"30 1 0:26 / {tmp_path}/memory rw - cgroup cgroup rw,memory\n"
+    )
+    facts = observe_cgroups(proc)
+    assert (facts.version, facts.parents) == ("v1", {"memory": str(own)})
+
+
+def test_without_any_hierarchy_there_are_no_groups(tmp_path: Path) -> None:
+    assert observe_cgroups(_proc(tmp_path / "proc", "0::/\n", "")) == NO_CGROUPS
+
+
+def test_what_a_dead_owner_left_behind_goes_at_the_next_start() -> None:
+    facts = observe_cgroups()
+    if "pids" not in facts.parents:
+        pytest.skip("this caller may make no control groups")
+    stale = Path(facts.parents["pids"]) / "mxc-ops-4194999-1-0"
+    stale.mkdir()
+    program = (
+        "from backends.linux.cgroups import SandboxCgroup, observe_cgroups, limit_settings as s\n"
+        "facts = observe_cgroups()\n"
+        "SandboxCgroup(facts, s(facts.version, None, 9, None)).remove()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    assert not stale.exists()
