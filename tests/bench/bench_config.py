@@ -17,14 +17,14 @@ TYPICAL = json.dumps(
         "containment": "bubblewrap",
         "process": {
             "commandLine": "make -j4 check",
-            "cwd": "/work",
+            "cwd": "/srv/app",
             "env": ["LANG=C.UTF-8", "PATH=/usr/bin:/bin", "CI=true"],
             "timeout": 600000,
         },
         "filesystem": {
             "readonlyPaths": ["/usr/share/dict", "/opt/toolchain"],
-            "readwritePaths": ["/work"],
-            "deniedPaths": ["/work/.git", "/work/secrets"],
+            "readwritePaths": ["/srv/app"],
+            "deniedPaths": ["/srv/app/.git", "/srv/app/secrets"],
         },
         "network": {"egress": {"default": "deny"}, "ingress": {"default": "deny", "hostLoopback": "deny"}},
         "ui": {"disable": True, "clipboard": "none"},

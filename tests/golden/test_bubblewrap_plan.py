@@ -53,25 +53,25 @@ VIEW = FilesystemView(
     (
         ViewEntry(
             Effect.BIND_READ_WRITE,
-            "/srv/work",
+            "/srv/project",
             "/filesystem/readwritePaths/0",
             slot=0,
             kind=ObjectKind.DIRECTORY,
             owner=(1001, 1001),
             object=(1, 10),
         ),
-        ViewEntry(Effect.MASK_DIRECTORY, "/srv/work/secret", "/filesystem/deniedPaths/0", traversable=True),
+        ViewEntry(Effect.MASK_DIRECTORY, "/srv/project/secret", "/filesystem/deniedPaths/0", traversable=True),
         ViewEntry(
             Effect.BIND_READ_ONLY,
-            "/srv/work/secret/public",
+            "/srv/project/secret/public",
             "/filesystem/readonlyPaths/0",
             slot=1,
             kind=ObjectKind.FILE,
             owner=(1001, 1001),
             object=(1, 11),
         ),
-        ViewEntry(Effect.MASK_FILE, "/srv/work/token", "/filesystem/deniedPaths/1"),
-        ViewEntry(Effect.SYMLINK, "/data", "/filesystem/readwritePaths/0", target="/srv/work"),
+        ViewEntry(Effect.MASK_FILE, "/srv/project/token", "/filesystem/deniedPaths/1"),
+        ViewEntry(Effect.SYMLINK, "/data", "/filesystem/readwritePaths/0", target="/srv/project"),
     )
 )
 
