@@ -60,7 +60,9 @@ VIEW = FilesystemView(
             owner=(1001, 1001),
             object=(1, 10),
         ),
-        ViewEntry(Effect.MASK_DIRECTORY, "/srv/project/secret", "/filesystem/deniedPaths/0", traversable=True),
+        ViewEntry(
+            Effect.MASK_DIRECTORY, "/srv/project/secret", "/filesystem/deniedPaths/0", traversable=True
+        ),
         ViewEntry(
             Effect.BIND_READ_ONLY,
             "/srv/project/secret/public",
