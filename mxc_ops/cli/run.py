@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from backends.errors import ConfigError, MxcError, Problem, UsageError
+from backends.errors import ConfigError, MxcError, PolicyLost, Problem, UsageError
 from mxc_ops.cli.foreground import run_in_foreground
 from mxc_ops.cli.output import complete, document, report_error, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags, name_flags, request_from_flags
@@ -113,7 +113,8 @@ class _Report:
     def refused(self, error: MxcError) -> None:
         if not self._json:
             report_error(error, as_json=False)
-        self._write({"outcome": "refused", "exitCode": None, "error": error.as_dict()})
+        outcome = "policy lost" if isinstance(error, PolicyLost) else "refused"
+        self._write({"outcome": outcome, "exitCode": None, "error": error.as_dict()})
 
     def interrupted(self, interrupted: Interrupted) -> None:
         self._write({"outcome": "killed", "exitCode": interrupted.exit_code, "signal": interrupted.number})

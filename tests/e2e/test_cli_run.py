@@ -272,3 +272,18 @@ def test_a_plan_that_is_refused_is_125(caller: Commands) -> None:
     done = caller.run(MXC_OPS, "plan", "--json", caller.config(body))
     assert done.returncode == 125
     assert json.loads(done.stdout)["error"]["code"] == "policy_validation"
+
+
+def test_a_policy_that_the_host_uncovers_is_told_apart_from_a_refusal(caller: Commands) -> None:
+    secret = caller.folder / "secret"
+    for path in (secret, caller.folder / "new"):
+        path.write_text("secret\n")
+    arguments = ("--json", "--rw", caller.folder, "--deny", secret, "--", "sh", "-c", "echo up; sleep 20")
+    child = caller.start(MXC_OPS, "run", *arguments)
+    assert child.stdout is not None
+    child.stdout.read(1)
+    (caller.folder / "new").rename(secret)
+    _, err = child.communicate(timeout=60)
+    document = json.loads(err.splitlines()[-1])
+    assert (child.returncode, document["outcome"]) == (125, "policy lost")
+    assert document["error"]["code"] == "policy_lost"
