@@ -13,7 +13,7 @@ from typing import Any
 from backends.errors import Problem
 from mxc_ops.config import extension, rules_network, rules_phase, wording
 from mxc_ops.config.document import RequestKind
-from mxc_ops.config.models.editions import EXACT, PROCESS_CONTAINER, SEATBELT, Edition
+from mxc_ops.config.models.editions import PROCESS_CONTAINER, SEATBELT, Edition
 from mxc_ops.config.reading import process_container, section
 from mxc_ops.config.versions import Governing
 
@@ -61,8 +61,6 @@ def contract_rules(body: Body, edition: Edition) -> Iterator[Problem]:
         yield from _check_one_proxy(proxy)
     for path, containments in edition.section_needs.items():
         yield from _check_section_needs(body, path, containments)
-    if edition.name in EXACT and rules_phase.lacks_acknowledgement(body):
-        yield rules_phase.missing_acknowledgement()
 
 
 def parser_rules(body: Body, governing: Governing, kind: RequestKind) -> Iterator[Problem]:
@@ -71,6 +69,8 @@ def parser_rules(body: Body, governing: Governing, kind: RequestKind) -> Iterato
         yield from _check_process(body)
     if kind is RequestKind.ONE_SHOT:
         yield from rules_phase.check_one_shot(body)
+        if governing.contract is not None and rules_phase.lacks_acknowledgement(body):
+            yield rules_phase.missing_acknowledgement()
     else:
         yield from rules_phase.check(body, governing, kind)
     if body.get("filesystem"):
