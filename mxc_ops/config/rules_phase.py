@@ -96,7 +96,7 @@ def _check_provision(body: Body, backend: str) -> Iterator[Problem]:
 def lacks_acknowledgement(body: Body) -> bool:
     """Whether a one-shot request for an isolation session does not say that its network is open.
 
-    The exact contracts' parser wants that (upstream's 1.0.1, observed); the ranged line leaves it to the backend.
+    The parser of the exact contracts wants that (upstream's 1.0.1, observed); the ranged line does not.
     """
     if body.get("phase") is not None or body.get("containment") != "isolation_session":
         return False
