@@ -24,7 +24,8 @@ static int look(const char *path, struct guard *seen)
     return 0;
 }
 
-/* A name that is hidden by another mask from the start needs no guard of its own. */
+/* To be called before the masks are checked: what is replaced earlier fails that check, what is replaced later is
+ * seen here. Whatever covers a name is read-only; a name that is closed to us is closed to the workload. */
 struct failure set_guards(const struct spec *spec, struct guards *guards)
 {
     *guards = (struct guards){.mounts = -1};
@@ -32,16 +33,18 @@ struct failure set_guards(const struct spec *spec, struct guards *guards)
     if (wanted == 0)
         return NO_FAILURE;
     guards->list = calloc(wanted, sizeof(*guards->list));
-    guards->mounts = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
-    if (!guards->list || guards->mounts < 0)
+    if (!guards->list)
         return FAILED(STEP_EVENTS, 3);
     for (uint32_t index = 0; index < wanted; index++) {
         struct guard *guard = &guards->list[guards->count];
         if (look(spec->guards[index], guard) < 0) {
-            if (errno == EACCES || errno == ENOENT || errno == ENOTDIR)
+            if (errno == EACCES)
                 continue;
             return FAILED(STEP_GUARD_LOST, index);
         }
+        errno = ESTALE;
+        if (!(guard->flags & ST_RDONLY))
+            return FAILED(STEP_GUARD_LOST, index);
         guard->index = index;
         guard->path = strdup(spec->guards[index]);
         if (!guard->path)
@@ -49,6 +52,14 @@ struct failure set_guards(const struct spec *spec, struct guards *guards)
         guards->count++;
     }
     return NO_FAILURE;
+}
+
+struct failure watch_guards(struct guards *guards)
+{
+    if (guards->count == 0)
+        return NO_FAILURE;
+    guards->mounts = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    return guards->mounts < 0 ? FAILED(STEP_EVENTS, 3) : NO_FAILURE;
 }
 
 struct failure check_guards(const struct guards *guards)

@@ -185,11 +185,13 @@ int run_inside(struct spec *spec)
     struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* bubblewrap, which is on the host, waits for us */
     errno = ECHILD;
-    struct failure failure = getpid() == 1 ? check_masks(spec) : FAILED(STEP_NOT_INIT, 0);
+    struct failure failure = getpid() == 1 ? set_guards(spec, &init.guards) : FAILED(STEP_NOT_INIT, 0);
+    if (!failure.step)
+        failure = check_masks(spec);
     if (!failure.step)
         failure = keep_only_named(spec);
     if (!failure.step)
-        failure = set_guards(spec, &init.guards);
+        failure = watch_guards(&init.guards);
     if (!failure.step)
         failure = start_workload(spec, &init);
     if (!failure.step)

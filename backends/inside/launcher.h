@@ -56,6 +56,7 @@ struct guards {
 };
 
 struct failure set_guards(const struct spec *spec, struct guards *guards);
+struct failure watch_guards(struct guards *guards);
 struct failure check_guards(const struct guards *guards);
 
 /* landlock.c */

@@ -20,7 +20,7 @@ _TELLING: Mapping[str, tuple[Any, ...]] = {
     "url": ("http://proxy.example:8080",),
     "readonlyPaths": ("/usr", "C:\\temp"),
     "readwritePaths": ("/work",),
-    "deniedPaths": ("/work/secret",),
+    "deniedPaths": ("/srv/secret",),
     "allowedHosts": ("192.0.2.1",),
     "blockedHosts": ("192.0.2.2",),
     "capabilities": ("internetClient",),
