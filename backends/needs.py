@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
+
+__all__ = ["BASE", "Health", "Need", "NeedKind", "Probe", "chosen"]
+
+BASE = "base"
 
 
 class NeedKind(Enum):
-    PACKAGE = "package"
-    KERNEL_SETTING = "kernel setting"
-    HELPER = "helper program"
-    ID_RANGE = "uid and gid range"
-    DIRECTORY = "directory"
-    APPARMOR_PROFILE = "AppArmor profile"
+    """What is needed. The keys of `Need.data` stand beside each."""
+
+    PACKAGE = "package"  # none: see `Need.packages`
+    KERNEL_SETTING = "kernel setting"  # key, wanted (a value or ">=N")
+    KERNEL_MODULE = "kernel module"  # module
+    HELPER = "helper program"  # store, program
+    ID_RANGE = "uid and gid range"  # path, wanted ("first:count")
+    SUBORDINATE_IDS = "subordinate ids"  # user, count
+    DIRECTORY = "directory"  # path
+    APPARMOR_PROFILE = "AppArmor profile"  # switch, path, program
+    BRIDGE = "network bridge"  # bridge, address ("10.0.0.1/24"), table (of nft, for its NAT)
+    IMAGE = "image"  # image (its name), path (where it is kept)
+    DEVICE = "device access"  # path, group
+    PYTHON_PACKAGES = "Python packages"  # environment (a path), requirements
+    SERVICE = "service"  # service
+    LIBVIRT_NETWORK = "libvirt network"  # network, xml
+    LIBVIRT_POOL = "libvirt storage pool"  # pool, path, xml
+    WINDOWS_EDITION = "Windows edition"  # build (the least), editions
+    WINDOWS_FEATURE = "Windows optional feature"  # feature
+    WSL_VERSION = "WSL version"  # version (the least)
+    DRIVE_ENTRIES = "system drive access entries"  # sids, mask
+    NULL_DEVICE = "null device descriptor"  # sddl
+    BOOT_TASK = "boot task"  # task, script
+    EXECUTOR = "MXC executor"  # path, package
 
 
 @dataclass(frozen=True)
 class Need:
     """One thing a backend needs.
 
-    `identifier` is stable (``bubblewrap.package.bwrap``). `packages` maps a distribution family (``debian``,
-    ``fedora``, ``alpine``, ``arch``, ``suse``) to package names. `value` depends on the kind: the sysctl's
-    wanted value, the helper's name, ``first:count`` of an id range, a path.
+    Parameters
+    ----------
+    identifier: stable, such as ``bubblewrap.package.bwrap``.
+    why: for people, half a sentence.
+    packages: distribution family (``debian``, ``fedora``, ``alpine``, ``arch``, ``suse``) → package names.
+    data: depends on the kind, see `NeedKind`.
+    feature: needed only for it (``landlock``, ``network``, ``sessions``, ``rootless``, ``libvirt`` …).
+    system: ``linux`` or ``windows``.
     """
 
     identifier: str
     kind: NeedKind
     why: str
-    packages: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    key: str = ""
-    value: str = ""
-    feature: str = "base"
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    feature: str = BASE
+    system: str = "linux"
+
+
+def chosen(needs: Iterable[Need], features: Iterable[str]) -> tuple[Need, ...]:
+    """Those that are always needed and those of the given features, in the same order."""
+    wanted = {BASE, *features}
+    return tuple(need for need in needs if need.feature in wanted)
 
 
 class Health(Enum):

@@ -26,23 +26,37 @@ _VM_BY_PLATFORM: Mapping[str, str] = {"win32": "windows_sandbox"}
 
 @frozen
 class Entry:
-    """One containment: `module` is None while mxc-ops has no backend for it, and `why` says so."""
+    """One containment: `module` is None while mxc-ops has no backend for it, and `why` says so.
+
+    `needs` is the module that lists what a host must have for it; None: there is nothing to prepare.
+    """
 
     module: str | None
     platforms: tuple[str, ...]
     why: str = ""
+    needs: str | None = None
 
 
 CONTAINMENTS: Mapping[str, Entry] = {
-    "bubblewrap": Entry("backends.bubblewrap", ("linux",)),
-    "lxc": Entry(None, ("linux",), "mxc-ops does not drive LXC yet"),
-    "microvm": Entry(None, ("linux",), "mxc-ops does not build or start microVMs yet"),
-    "vm": Entry(None, ("linux", "win32"), "mxc-ops does not start virtual machines yet"),
-    "hyperlight": Entry(None, ("linux", "win32"), "mxc-ops does not run Hyperlight yet"),
-    "wslc": Entry(None, ("win32",), "WSL containers exist on Windows only"),
-    "windows_sandbox": Entry(None, ("win32",), "Windows Sandbox exists on Windows only"),
-    "processcontainer": Entry(None, ("win32",), "AppContainer exists on Windows only"),
-    "isolation_session": Entry(None, ("win32",), "isolation sessions exist on Windows only"),
+    "bubblewrap": Entry("backends.bubblewrap", ("linux",), needs="backends.bubblewrap.needs"),
+    "lxc": Entry(None, ("linux",), "mxc-ops does not drive LXC yet", "backends.lxc.needs"),
+    "microvm": Entry(
+        None, ("linux",), "mxc-ops does not build or start microVMs yet", "backends.microvm.needs"
+    ),
+    "vm": Entry(None, ("linux", "win32"), "mxc-ops does not start virtual machines yet", "backends.vm.needs"),
+    "hyperlight": Entry(
+        None, ("linux", "win32"), "mxc-ops does not run Hyperlight yet", "backends.hyperlight.needs"
+    ),
+    "wslc": Entry(None, ("win32",), "WSL containers exist on Windows only", "backends.wslc.needs"),
+    "windows_sandbox": Entry(
+        None, ("win32",), "Windows Sandbox exists on Windows only", "backends.windows_sandbox.needs"
+    ),
+    "processcontainer": Entry(
+        None, ("win32",), "AppContainer exists on Windows only", "backends.processcontainer.needs"
+    ),
+    "isolation_session": Entry(
+        None, ("win32",), "isolation sessions exist on Windows only", "backends.isolation_session.needs"
+    ),
     "seatbelt": Entry(None, ("darwin",), "Seatbelt exists on macOS only"),
 }
 
@@ -74,6 +88,11 @@ def resolve_intent(containment: str | None, platform: str) -> str:
 def available() -> tuple[str, ...]:
     """Names of the containments that mxc-ops has a backend for."""
     return tuple(name for name, entry in CONTAINMENTS.items() if entry.module is not None)
+
+
+def preparable() -> tuple[str, ...]:
+    """Names of the containments that a host can be prepared for."""
+    return tuple(name for name, entry in CONTAINMENTS.items() if entry.needs is not None)
 
 
 def get(containment: str) -> Backend:

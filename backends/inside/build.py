@@ -44,6 +44,23 @@ def build_launcher(store: Path | None = None) -> Path:
     return target / PROGRAM
 
 
+def source_archive() -> str:
+    """The sources as a gzipped tar in base64, the same bytes each time: to be compiled on another host."""
+    import base64
+    import gzip
+    import io
+    import tarfile
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in SOURCES:
+            content = Path(SOURCE_FOLDER, name).read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return base64.b64encode(gzip.compress(packed.getvalue(), mtime=0)).decode()
+
+
 def _make_directories(target: Path) -> None:
     """Readable by the sandboxes' identities whatever our umask is; nothing that existed before is changed."""
     missing = [directory for directory in (target, *target.parents) if not directory.exists()]

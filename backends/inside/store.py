@@ -59,10 +59,16 @@ _MAX_SOURCE_BYTES = 1 << 16
 
 
 @cache
-def source_key() -> str:
-    """The launcher's identity: SHA-256, in hex, over sources, compiler flags and machine."""
+def source_key(machine: str = "") -> str:
+    """The launcher's identity: SHA-256, in hex, over sources, compiler flags and machine.
+
+    Parameters
+    ----------
+    machine: as ``uname -m``; by default this one's.
+    """
+    machine = machine or os.uname().machine
     digest = sha256()
-    for part in (os.uname().machine, *flags()):
+    for part in (machine, *flags(machine)):
         digest.update(part.encode() + b"\0")
     for name in SOURCES:
         fd = os.open(f"{SOURCE_FOLDER}/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -72,9 +78,9 @@ def source_key() -> str:
     return digest.hexdigest()
 
 
-def flags() -> tuple[str, ...]:
-    """Compiler and linker flags for this machine."""
-    return FLAGS + _FLAGS_BY_MACHINE.get(os.uname().machine, ())
+def flags(machine: str = "") -> tuple[str, ...]:
+    """Compiler and linker flags for a machine, by default this one."""
+    return FLAGS + _FLAGS_BY_MACHINE.get(machine or os.uname().machine, ())
 
 
 def user_store() -> str:

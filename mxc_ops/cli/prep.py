@@ -1,7 +1,8 @@
-"""`mxc-ops prep host`: make this host ready for a backend. Plan, confirm, change, report.
+"""`mxc-ops prep`: make hosts ready, look for drift, undo. Plan, confirm, change, report.
 
-Exit codes: 0 ready, 1 something failed, 3 changes are pending and were not made, 4 root's rights are missing,
-5 this distribution is not supported.
+Exit codes: 0 ready (as recorded, undone); 1 something failed or could not be reached; 3 changes are pending and
+were not made; 4 root's rights are missing; 5 not supported; 6 a restart is needed; 7 drifted; 8 another
+preparation holds the host; 64 wrong command line.
 """
 
 from __future__ import annotations
@@ -10,74 +11,133 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from mxc_ops.cli.output import Parser, complete, print_document, print_table
-from mxc_ops.cli.text import printable
+from mxc_ops.cli.output import Parser, complete
 
 if TYPE_CHECKING:
-    from mxc_ops.prep.report import HostReport, Report
+    from mxc_ops.prep.messages import Request, Task
+    from mxc_ops.prep.report import Report
 
 
 def configure(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    host = commands.add_parser("host", help="prepare this host")
-    host.add_argument("--backend", action="append", metavar="B", help="for this backend; by default for all")
-    host.add_argument("--yes", action="store_true", help="make the changes without asking")
-    host.add_argument("--diff", action="store_true", help="show what is and what would be, item by item")
+    host = commands.add_parser("host", help="prepare this host, or the hosts of an inventory")
+    host.add_argument(
+        "--backend", action="append", metavar="B", help="for this backend (default: the inventory's, or bubblewrap)"
+    )
+    host.add_argument("--feature", action="append", metavar="F", help="and what this feature needs")
+    host.add_argument("--launcher", choices=("build", "push"), help="compile it there, or bring ours")
+    add_targets(host)
+    _add_changes(host)
     complete(host, _host)
+    verify = commands.add_parser("verify", help="compare what was changed with what is there now")
+    add_targets(verify)
+    complete(verify, _verify)
+    undo = commands.add_parser("undo", help="take back what was changed")
+    undo.add_argument("--item", action="append", metavar="I", help="only this item (default: everything)")
+    undo.add_argument("--force", action="store_true", help="also where the host has drifted")
+    add_targets(undo)
+    _add_changes(undo)
+    complete(undo, _undo)
+
+
+def add_targets(parser: ArgumentParser) -> None:
+    """The flags that say which hosts."""
+    parser.add_argument("--inventory", metavar="FILE", help="a pyinfra inventory (default: this host)")
+    parser.add_argument("--limit", action="append", metavar="G", help="only this group or host (may be a pattern)")
+    parser.add_argument("--exclude", action="append", metavar="H", help="without this group or host")
+    parser.add_argument("--parallel", type=_count, default=0, metavar="N", help="so many hosts at once")
+    parser.add_argument("--ask-sudo-password", action="store_true", help="ask for the password that sudo wants")
+    parser.add_argument("--ask-ssh-password", action="store_true", help="ask for the password that SSH wants")
+
+
+def _add_changes(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--fail-percent", type=_percent, default=100, metavar="P", help="stop when more than so many percent failed"
+    )
+    parser.add_argument("--wait", type=_count, default=0, metavar="S", help="seconds to wait for another preparation")
+    parser.add_argument("--yes", action="store_true", help="make the changes without asking")
+    parser.add_argument("--diff", action="store_true", help="show what is and what would be, and text files")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _percent(text: str) -> int:
+    number = _count(text)
+    if number > 100:
+        raise ValueError(text)
+    return number
+
+
+def request_for(options: Namespace, task: Task) -> Request:
+    """What the flags ask for. Passwords are asked on the terminal."""
+    from getpass import getpass
+
+    from mxc_ops.prep.messages import Request
+
+    given = vars(options)
+    return Request(
+        task,
+        inventory=options.inventory or "",
+        limit=options.limit or (),
+        exclude=options.exclude or (),
+        parallel=options.parallel,
+        fail_percent=given.get("fail_percent", 100),
+        wait_s=given.get("wait", 0),
+        backends=given.get("backend") or (),
+        features=given.get("feature") or (),
+        launcher=given.get("launcher") or "",
+        items=given.get("item") or (),
+        insist=given.get("force", False),
+        sudo_password=getpass("password for sudo: ") if options.ask_sudo_password else "",
+        ssh_password=getpass("password for SSH: ") if options.ask_ssh_password else "",
+    )
 
 
 def _host(options: Namespace) -> int:
-    from backends.registry import available
-    from mxc_ops.prep.host import prepare_host
+    from mxc_ops.prep.messages import Task
 
-    def approve(plan: Report) -> bool:
-        return options.yes or (not options.json and _ask(plan, diff=options.diff))
+    return _carry_out(options, Task.PREPARE)
 
-    report = prepare_host(options.backend or list(available()), approve=approve)
-    if options.json:
-        print_document(report.as_dict())
-    else:
-        _print(report, diff=options.diff)
+
+def _verify(options: Namespace) -> int:
+    from mxc_ops.prep.messages import Task
+
+    options.yes = options.diff = False
+    return _carry_out(options, Task.VERIFY)
+
+
+def _undo(options: Namespace) -> int:
+    from mxc_ops.prep.messages import Task
+
+    return _carry_out(options, Task.UNDO)
+
+
+def _carry_out(options: Namespace, task: Task) -> int:
+    from mxc_ops.cli.prep_view import view
+    from mxc_ops.prep.controller import carry_out
+
+    with view(options) as shown:
+
+        def approve(plan: Report) -> bool:
+            return options.yes or (not options.json and _ask(plan, shown.plan))
+
+        report = carry_out(request_for(options, task), approve=approve, on_event=shown.event)
+    shown.report(report)
     return report.exit_code
 
 
-def _ask(plan: Report, *, diff: bool) -> bool:
+def _ask(plan: Report, show: object) -> bool:
     """Show the plan and ask, where there is somebody to ask."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    _print(plan, diff=diff)
+    assert callable(show)
+    show(plan)
     try:
         return input("Make these changes? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
-
-
-def _print(report: Report, *, diff: bool) -> None:
-    for host in report.hosts.values():
-        distribution = f" ({host.distribution})" if host.distribution else ""
-        print(f"{printable(host.name)}{printable(distribution)}: {host.state.value}")
-        _print_items(host, diff=diff)
-        _print_troubles(host)
-
-
-def _print_items(host: HostReport, *, diff: bool) -> None:
-    if not host.items:
-        return
-    headers = ("item", "state", "is", "wanted") if diff else ("item", "state")
-    rows = [
-        (item.identifier, item.state.value, item.before, item.after)[: len(headers)]
-        for item in host.items.values()
-    ]
-    print_table(headers, rows)
-
-
-def _print_troubles(host: HostReport) -> None:
-    troubles = [(host.problem, host.fix)]
-    troubles += [
-        (f"{item.identifier}: {item.message}", item.fix) for item in host.items.values() if item.message
-    ]
-    for problem, fix in troubles:
-        if problem:
-            print(f"  {printable(problem)}")
-        if fix:
-            print(f"    fix: {printable(fix)}")

@@ -1,51 +1,111 @@
 """The needs of backends, made into items for one host: pure data, no pyinfra.
 
-An item is one pyinfra operation with its arguments under the need's stable identifier.
+An item is one operation with its arguments under the need's stable identifier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from backends import registry
 from backends.errors import Problem, UnsupportedContainment
+from backends.inside.store import source_key
 from backends.needs import Need, NeedKind
+from mxc_ops.prep.rules.packages import MANAGERS
 
-_PACKAGE_MANAGERS = ("debian",)
-_BWRAP = "/usr/bin/bwrap"
-_FAMILIES: Mapping[str, tuple[str, ...]] = {
+__all__ = [
+    "FAMILIES",
+    "Choices",
+    "HostFacts",
+    "Item",
+    "distribution_family",
+    "items_for",
+    "needs_of",
+    "unsupported",
+]
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
     "debian": ("debian", "ubuntu"),
     "fedora": ("fedora", "rhel", "centos"),
     "alpine": ("alpine",),
     "arch": ("arch",),
     "suse": ("suse", "opensuse"),
 }
+COMPILER = "compiler"
+"""The feature of needs that only a host needs which compiles its helpers itself."""
+LINUX, WINDOWS = "linux", "windows"
+_OPERATIONS: Mapping[NeedKind, str] = {
+    NeedKind.PACKAGE: "packages.installed",
+    NeedKind.KERNEL_SETTING: "kernel.setting",
+    NeedKind.KERNEL_MODULE: "kernel.module",
+    NeedKind.HELPER: "helpers.built",
+    NeedKind.ID_RANGE: "ids.recorded_range",
+    NeedKind.SUBORDINATE_IDS: "ids.subordinate",
+    NeedKind.DIRECTORY: "files.root_directory",
+    NeedKind.APPARMOR_PROFILE: "apparmor.profile",
+    NeedKind.BRIDGE: "network.bridge",
+    NeedKind.IMAGE: "images.installed",
+    NeedKind.DEVICE: "devices.accessible",
+    NeedKind.PYTHON_PACKAGES: "python.environment",
+    NeedKind.SERVICE: "services.running",
+    NeedKind.LIBVIRT_NETWORK: "libvirt.network",
+    NeedKind.LIBVIRT_POOL: "libvirt.pool",
+    NeedKind.WINDOWS_EDITION: "windows.edition",
+    NeedKind.WINDOWS_FEATURE: "windows.feature",
+    NeedKind.WSL_VERSION: "windows.wsl",
+    NeedKind.DRIVE_ENTRIES: "windows.drive_entries",
+    NeedKind.NULL_DEVICE: "windows.null_device",
+    NeedKind.BOOT_TASK: "windows.boot_task",
+    NeedKind.EXECUTOR: "windows.executor",
+}
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What items depend on. `family`: of distributions, "" when unknown; `elevation`: root, sudo or none."""
+    """What items depend on.
+
+    Parameters
+    ----------
+    distribution: for people; on Windows the edition and build.
+    family: of distributions, "" when unknown.
+    elevation: root, sudo, sudo-password, doas, administrator or none.
+    machine: as ``uname -m``.
+    service_manager: systemd, openrc or none.
+    """
 
     name: str
     distribution: str
     family: str
     elevation: str
+    machine: str = "x86_64"
+    service_manager: str = "none"
+    system: str = LINUX
 
 
 @dataclass(frozen=True)
-class Helper:
-    """A program that is compiled on the host: where it will be, and the command that makes it."""
+class Choices:
+    """What is wanted on one host.
 
-    path: str
-    build: tuple[str, ...]
+    Parameters
+    ----------
+    backends: containment names.
+    features: see `backends.needs.Need`.
+    launcher: ``build``: compiled on the host; ``push``: this controller's own, no compiler is needed there.
+    images: by name, where the controller has one and its SHA-256: ``{"source", "sha256"}``.
+    """
+
+    backends: Sequence[str]
+    features: Sequence[str] = ()
+    launcher: str = "build"
+    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
 
 @dataclass(frozen=True)
 class Item:
-    """`operation` names an entry of `engine.OPERATIONS`; `arguments` are its keyword arguments."""
+    """`operation` names an operation of `mxc_ops.prep.operations`; `arguments` are JSON."""
 
     identifier: str
     kind: str
@@ -54,32 +114,33 @@ class Item:
     arguments: Mapping[str, Any]
 
 
-def needs_of(backends: Sequence[str]) -> tuple[Need, ...]:
+def needs_of(choices: Choices) -> tuple[Need, ...]:
     """What the backends need, each need once, in order.
 
-    Raises `UnsupportedContainment` for a name without a backend.
+    Raises `UnsupportedContainment` for a name that nothing can be prepared for.
     """
+    features = [*choices.features, *([COMPILER] if choices.launcher == "build" else [])]
     found: dict[str, Need] = {}
-    for name in backends:
+    for name in choices.backends:
         entry = registry.CONTAINMENTS.get(name)
-        if entry is None or entry.module is None:
+        if entry is None or entry.needs is None:
             why = entry.why if entry else "no version of MXC knows it"
             raise UnsupportedContainment(
                 Problem(
                     "containment_not_available",
                     "--backend",
                     f"{name!r} cannot be prepared: {why}",
-                    expected="one of " + ", ".join(registry.available()),
+                    expected="one of " + ", ".join(registry.preparable()),
                 )
             )
-        found.update({need.identifier: need for need in import_module(f"{entry.module}.needs").needs()})
+        found.update({need.identifier: need for need in import_module(entry.needs).needs(features)})
     return tuple(found.values())
 
 
 def distribution_family(os_release: Mapping[str, str]) -> str:
     """The family by os-release(5): its ID, else the first of ID_LIKE that is known; "" when none is."""
     for name in [os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()]:
-        for family, members in _FAMILIES.items():
+        for family, members in FAMILIES.items():
             if name in members or name.partition("-")[0] in members:
                 return family
     return ""
@@ -87,42 +148,58 @@ def distribution_family(os_release: Mapping[str, str]) -> str:
 
 def unsupported(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
     """Why this host cannot be prepared at all; None when it can."""
-    if facts.family in _PACKAGE_MANAGERS:
+    if needs and all(need.system != facts.system for need in needs):
+        return Problem(
+            "unsupported_system",
+            facts.name,
+            f"what is asked for exists on {needs[0].system} only, and this is {facts.distribution}",
+            fix="name other backends for this host: --backend, or mxc_backends in the inventory",
+        )
+    if facts.system == WINDOWS or facts.family in MANAGERS:
         return None
     names = [name for need in needs for name in need.packages.get(facts.family, ())]
     return Problem(
         "unsupported_distribution",
         facts.name,
         f"mxc-ops cannot install packages on {facts.distribution or 'this distribution'}",
-        expected="Debian or Ubuntu",
+        expected="a distribution of one of the families " + ", ".join(MANAGERS),
         fix=f"install {' '.join(names)} by hand, then: mxc-ops doctor" if names else "",
     )
 
 
-def items_for(needs: Sequence[Need], helpers: Mapping[str, Helper], facts: HostFacts) -> tuple[Item, ...]:
-    """One item for each need, in the order in which they must be carried out.
-
-    Parameters
-    ----------
-    helpers: by the name that a need of kind HELPER gives.
-    """
+def items_for(needs: Iterable[Need], facts: HostFacts, choices: Choices) -> tuple[Item, ...]:
+    """One item for each need of this host's system, in the order in which they must be carried out."""
     return tuple(
-        Item(need.identifier, need.kind.value, need.why, *_operation(need, helpers, facts)) for need in needs
+        Item(need.identifier, need.kind.value, need.why, *_operation(need, facts, choices))
+        for need in needs
+        if need.system == facts.system and _applies(need, facts)
     )
 
 
-def _operation(need: Need, helpers: Mapping[str, Helper], facts: HostFacts) -> tuple[str, dict[str, Any]]:
+def _applies(need: Need, facts: HostFacts) -> bool:
+    """A family that needs no package of its own for it names none."""
+    return need.kind is not NeedKind.PACKAGE or bool(need.packages.get(facts.family))
+
+
+def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:
+    operation = _OPERATIONS[need.kind]
     match need.kind:
         case NeedKind.PACKAGE:
-            return "packages.installed", {"packages": list(need.packages[facts.family])}
-        case NeedKind.KERNEL_SETTING:
-            return "kernel.setting", {"key": need.key, "wanted": need.value}
-        case NeedKind.DIRECTORY:
-            return "files.root_directory", {"path": need.value}
-        case NeedKind.ID_RANGE:
-            return "ids.recorded_range", {"path": need.key, "wanted": need.value}
+            return operation, {"packages": list(need.packages[facts.family]), "family": facts.family}
         case NeedKind.HELPER:
-            helper = helpers[need.value]
-            return "helpers.built", {"path": helper.path, "build": list(helper.build)}
-        case NeedKind.APPARMOR_PROFILE:
-            return "apparmor.profile", {"switch": need.key, "path": need.value, "program": _BWRAP}
+            return _helper(need, facts, choices)
+        case NeedKind.IMAGE:
+            return operation, {**need.data, **choices.images.get(need.data["image"], {})}
+        case NeedKind.BRIDGE | NeedKind.SERVICE:
+            return operation, {**need.data, "manager": facts.service_manager}
+        case _:
+            return operation, dict(need.data)
+
+
+def _helper(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:
+    arguments = {**need.data, "key": source_key(facts.machine)}
+    if choices.launcher == "push":
+        from mxc_ops.prep.pushing import own_launcher
+
+        return "helpers.pushed", {**arguments, **own_launcher(facts.machine)}
+    return "helpers.built", {**arguments, "machine": facts.machine}

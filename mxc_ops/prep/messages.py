@@ -1,7 +1,7 @@
 """What the prep worker and its parent say to each other: one JSON object a line, both ways.
 
-The parent sends one `Request`; the worker answers with `Message` objects, the last of the plan being ASK; the
-parent then names the hosts to be changed in one `Answer`; the worker ends with FINISHED.
+The parent sends one `Request`; the worker answers with `Message` objects. The last of the plan is ASK: the
+parent then names the hosts to be changed in one `Answer`. The worker ends with FINISHED.
 """
 
 from __future__ import annotations
@@ -12,21 +12,28 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from mxc_ops.prep.items import Helper
+__all__ = ["Answer", "Event", "Message", "Request", "Task"]
 
 
 class Event(Enum):
     """What a message tells. The keys of `Message.data` stand beside each."""
 
+    HOSTS = "hosts"  # names: all that were chosen, in order
     HOST = "host"  # distribution, elevation
-    UNREACHABLE = "unreachable"  # message
+    UNREACHABLE = "unreachable"  # message, fix
     UNSUPPORTED = "unsupported"  # message, fix
-    PLANNED = "planned"  # item, kind, why, before, after, changes, message, fix
+    INVALID = "invalid"  # message, fix: the host cannot be planned for
+    PLANNED = "planned"  # items: [{item, kind, why, before, after, changes, message, fix, notice, files}]
     ASK = "ask"
+    HELD = "held"  # message: who holds the host
     STARTED = "started"  # item
     CHANGED = "changed"  # item
     FAILED = "failed"  # item, message, fix
     CHECKED = "checked"  # item, settled, before
+    RESTART = "restart"  # message
+    STOPPED = "stopped"  # message: not begun or not finished, as too many hosts failed
+    PROBED = "probed"  # probes
+    LOG = "log"  # text: what a command printed
     FINISHED = "finished"
 
 
@@ -47,27 +54,56 @@ class Message:
         return Message(Event(data.pop("event")), data.pop("host"), data)
 
 
+class Task(Enum):
+    PREPARE = "prepare"
+    VERIFY = "verify"
+    UNDO = "undo"
+    EXAMINE = "examine"
+
+
 @dataclass(frozen=True)
 class Request:
-    """Which hosts (pyinfra names, ``@local`` is this one) to prepare for which backends.
+    """What is to be done, and where.
 
-    `helpers`: by name, what must be compiled there.
+    Parameters
+    ----------
+    inventory: a pyinfra inventory file; "" means the hosts named.
+    hosts: pyinfra names, ``@local`` is this one.
+    limit, exclude: names of groups or hosts; a pattern such as ``web-*`` matches host names.
+    parallel: hosts at once; 0: as many as pyinfra thinks right.
+    fail_percent: no further host is begun, and no further item, once more than so many percent have failed.
+    wait_s: seconds to wait for another preparation that holds a host.
+    backends, features, launcher: see `items.Choices`; no backends: what the inventory says for each host.
+    items: for UNDO, only these; none: all that is recorded.
+    insist: UNDO also where a host has drifted.
+    sudo_password, ssh_password: never stored, shown or logged.
+    controller: who asks, for receipts: ``user@host``.
     """
 
-    hosts: Sequence[str]
-    backends: Sequence[str]
-    helpers: Mapping[str, Helper]
+    task: Task = Task.PREPARE
+    inventory: str = ""
+    hosts: Sequence[str] = ("@local",)
+    limit: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    parallel: int = 0
+    fail_percent: int = 100
+    wait_s: int = 0
+    backends: Sequence[str] = ()
+    features: Sequence[str] = ()
+    launcher: str = ""
+    items: Sequence[str] = ()
+    insist: bool = False
+    sudo_password: str = field(default="", repr=False)
+    ssh_password: str = field(default="", repr=False)
+    controller: str = ""
 
     def encode(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
+        return json.dumps({**asdict(self), "task": self.task.value}) + "\n"
 
     @staticmethod
     def decode(line: str) -> Request:
         data: dict[str, Any] = json.loads(line)
-        helpers = {
-            name: Helper(helper["path"], tuple(helper["build"])) for name, helper in data["helpers"].items()
-        }
-        return Request(data["hosts"], data["backends"], helpers)
+        return Request(**{**data, "task": Task(data["task"])})
 
 
 @dataclass(frozen=True)

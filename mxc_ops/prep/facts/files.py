@@ -19,27 +19,51 @@ class Status(FactBase[dict[str, str] | None]):
     def command(self, path: str) -> str:
         return f"stat -c '%A %a %u' {quote(path)} 2>/dev/null || true"
 
+    @staticmethod
+    @override
+    def default() -> dict[str, str] | None:
+        return None
+
     @override
     def process(self, output: list[str]) -> dict[str, str]:
         rights, mode, owner = output[0].split()
         return {"kind": _KINDS.get(rights[0], "special file"), "mode": mode, "owner": owner}
 
 
-class Executable(FactBase[bool]):
-    """Whether a path is a program of root's that all may run and none may write."""
+class Checksum(FactBase[str]):
+    """SHA-256 of a program of root's that all may run and none may write; "" where there is no such."""
 
     @override
     def command(self, path: str) -> str:
-        return f"find {quote(path)} -maxdepth 0 -type f -uid 0 -perm -0555 ! -perm /0022 2>/dev/null || true"
+        name = quote(path)
+        return f"test -n \"$(find {name} -maxdepth 0 -type f -user 0 -perm -0555 ! -perm /0022)\" && sha256sum < {name}"
 
     @staticmethod
     @override
-    def default() -> bool:
-        return False
+    def default() -> str:
+        return ""
 
     @override
-    def process(self, output: list[str]) -> bool:
-        return True
+    def process(self, output: list[str]) -> str:
+        return output[0].split()[0]
+
+
+class Existing(FactBase[list[str]]):
+    """Those of the given paths where there is something, links included."""
+
+    @override
+    def command(self, paths: Sequence[str]) -> str:
+        names = " ".join(quote(path) for path in paths)
+        return f'for path in {names}; do if test -e "$path" || test -L "$path"; then echo "$path"; fi; done'
+
+    @staticmethod
+    @override
+    def default() -> list[str]:
+        return []
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return list(output)
 
 
 class Texts(FactBase[dict[str, str]]):

@@ -1,4 +1,4 @@
-"""Kernel settings."""
+"""Kernel settings and modules."""
 
 from __future__ import annotations
 
@@ -15,6 +15,35 @@ class Setting(FactBase[str | None]):
     def command(self, key: str) -> str:
         return f"cat {quote('/proc/sys/' + key.replace('.', '/'))} 2>/dev/null || true"
 
+    @staticmethod
+    @override
+    def default() -> str | None:
+        return None
+
     @override
     def process(self, output: list[str]) -> str:
         return output[0].strip()
+
+
+class Module(FactBase[str]):
+    """A kernel module: ``loaded``, ``built-in``, ``available`` (it can be loaded) or ``absent``."""
+
+    @override
+    def command(self, module: str) -> str:
+        # A built-in module without parameters has no directory in /sys (modules.builtin, kernel: kbuild).
+        tree = '"/lib/modules/$(uname -r)"'
+        listed = f"grep -qs '/{module.replace('_', '[-_]')}[.]ko' {tree}/modules"
+        return (
+            f"if grep -q '^{module} ' /proc/modules; then echo loaded;"
+            f" elif test -d /sys/module/{module} || {listed}.builtin; then echo built-in;"
+            f" elif {listed}.dep; then echo available; else echo absent; fi"
+        )
+
+    @staticmethod
+    @override
+    def default() -> str:
+        return "absent"
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return output[0]

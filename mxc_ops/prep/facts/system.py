@@ -31,12 +31,74 @@ class OsRelease(FactBase[dict[str, str]]):
 
 
 class Elevation(FactBase[str]):
-    """``root``: we are; ``sudo``: it works without a password; ``none``."""
+    """How root's rights can be had without a password: ``root`` (we are), ``sudo``, ``doas`` or ``none``."""
 
     @override
     def command(self) -> str:
-        return "test $(id -u) = 0 && echo root || { sudo -n true 2>/dev/null && echo sudo || echo none; }"
+        return (
+            "if test $(id -u) = 0; then echo root; elif sudo -n true 2>/dev/null; then echo sudo;"
+            " elif doas -n true 2>/dev/null; then echo doas; else echo none; fi"
+        )
+
+    @staticmethod
+    @override
+    def default() -> str:
+        return "none"
 
     @override
     def process(self, output: list[str]) -> str:
         return output[0]
+
+
+class Machine(FactBase[str]):
+    """The processor's kind, as ``uname -m`` names it."""
+
+    @override
+    def command(self) -> str:
+        return "uname -m"
+
+    @staticmethod
+    @override
+    def default() -> str:
+        return ""
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return output[0]
+
+
+class ServiceManager(FactBase[str]):
+    """Who starts services here: ``systemd``, ``openrc`` or ``none``."""
+
+    @override
+    def command(self) -> str:
+        return (
+            "if test -d /run/systemd/system; then echo systemd;"
+            " elif command -v openrc-run >/dev/null; then echo openrc; else echo none; fi"
+        )
+
+    @staticmethod
+    @override
+    def default() -> str:
+        return "none"
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return output[0]
+
+
+class RestartRequired(FactBase[str]):
+    """Why the host must be restarted: packages that asked for it; "" when it need not be."""
+
+    @override
+    def command(self) -> str:
+        return "test ! -e /run/reboot-required || { echo restart; cat /run/reboot-required.pkgs 2>/dev/null; }"
+
+    @staticmethod
+    @override
+    def default() -> str:
+        return ""
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return f"asked for by {', '.join(sorted(set(output[1:])))}" if len(output) > 1 else "asked for"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from mxc_ops.prep.decisions import APPARMOR_FILES, apparmor_profile
-from mxc_ops.prep.facts.files import Texts
-from mxc_ops.prep.operations.common import Commands, carry_out, operation, read
+from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def profile(switch: str, path: str, program: str) -> Commands:
+def profile(switch: str, path: str, program: str, item: str = "") -> Commands:
     """Have a profile that lets one program make user namespaces, where a switch restricts them."""
-    proc = "/proc/sys/" + switch.replace(".", "/")
-    seen = read(Texts, paths=[proc, path, *APPARMOR_FILES])
-    yield from carry_out(apparmor_profile(seen, switch, path, program))
+    yield from follow("apparmor.profile", item, switch=switch, path=path, program=program)

@@ -1,29 +1,66 @@
-"""What every operation here is made of: read a fact, decide, carry the decision out.
+"""What every operation here is made of: read facts, decide by the rule, carry the decision out.
 
+Under plain pyinfra, facts are read one by one and pyinfra's own ``_sudo`` applies. Under our engine, which sets
+`access`, all facts of a rule are read by one command, with the rights that were found on the host.
 pyinfra's own annotations are incomplete; this is where they get complete types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar, cast
+from dataclasses import dataclass, field
+from importlib import import_module
+from shlex import quote
+from typing import Any, ParamSpec, cast
 
 from pyinfra.api import operation as pyinfra_operation  # pyright: ignore[reportPrivateImportUsage, reportUnknownVariableType]
-from pyinfra.api.command import StringCommand
-from pyinfra.api.exceptions import OperationError
+from pyinfra.api.command import FileUploadCommand, StringCommand
+from pyinfra.api.exceptions import OperationError, PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import host
 
-from mxc_ops.prep.decisions import Decision
+from mxc_ops.prep.decision import Decision, Query, Upload
+from mxc_ops.prep.receipts import Receipt, merged
+from mxc_ops.prep.rules import rule
+from mxc_ops.prep.shells import Change, Shell
+from mxc_ops.prep.shells.sh import SHELL
+from mxc_ops.prep.undoing import reversal, reverse_queries
 
-__all__ = ["Commands", "carry_out", "latest_decision", "operation", "read"]
+__all__ = ["Access", "Commands", "access", "answers", "follow", "go_back", "operation"]
 
-Commands = Generator[StringCommand, None, None]
+Commands = Generator[StringCommand | FileUploadCommand, None, None]
 _Parameters = ParamSpec("_Parameters")
-_Answer = TypeVar("_Answer")
-_latest: ContextVar[Decision] = ContextVar("latest decision")
+SURVEY_DEADLINE_S = 60
+
+
+@dataclass(frozen=True)
+class Access:
+    """How commands reach root's rights on a host, and what is known there already.
+
+    Parameters
+    ----------
+    elevation: see `Shell.elevated`; ``none`` reads facts with the rights that there are.
+    password: for ``sudo-password``; handed over by standard input, never in a command.
+    receipts: by item.
+    """
+
+    shell: Shell = SHELL
+    elevation: str = "none"
+    password: str = field(default="", repr=False)
+    controller: str = ""
+    receipts: dict[str, Receipt] = field(default_factory=dict[str, Receipt])
+
+    def elevated(self, command: str) -> str:
+        return command if self.elevation == "none" else self.shell.elevated(command, self.elevation)
+
+    @property
+    def stdin(self) -> list[str] | None:
+        return [self.password] if self.elevation == "sudo-password" else None
+
+
+access: ContextVar[Access | None] = ContextVar("access", default=None)
 
 
 def operation(function: Callable[_Parameters, Commands]) -> Callable[_Parameters, OperationMeta]:
@@ -31,25 +68,100 @@ def operation(function: Callable[_Parameters, Commands]) -> Callable[_Parameters
     return cast(Callable[_Parameters, OperationMeta], pyinfra_operation()(function))
 
 
-def read(fact: type[FactBase[_Answer]], **arguments: Any) -> _Answer:
-    """A fact of the host that pyinfra is at."""
-    return host.get_fact(fact, **arguments)  # pyright: ignore[reportUnknownMemberType]
+def fact(name: str) -> type[FactBase[Any]]:
+    """The fact's class, by the name that a `Query` uses."""
+    area, _, kind = name.partition(".")
+    return getattr(import_module(f"mxc_ops.prep.facts.{area}"), kind)
 
 
-def carry_out(decision: Decision) -> Commands:
-    """The decision's commands, for an operation to yield.
+def answers(queries: Sequence[Query]) -> list[Any]:
+    """What the host that pyinfra is at answers to each query. Raises `PyinfraError` when it cannot be asked."""
+    current = access.get()
+    if current is None:
+        return [host.get_fact(fact(query.fact), **query.arguments) for query in queries]  # pyright: ignore[reportUnknownMemberType]
+    if not queries:
+        return []
+    facts = [(fact(query.fact)(), query.arguments) for query in queries]
+    commands = [_text(kind.command(**arguments)) for kind, arguments in facts]  # pyright: ignore[reportUnknownMemberType]
+    survey = current.elevated(current.shell.survey(commands, SURVEY_DEADLINE_S))
+    worked, output = host.run_shell_command(  # pyright: ignore[reportUnknownMemberType]
+        StringCommand(survey), _stdin=current.stdin, _timeout=SURVEY_DEADLINE_S + 10
+    )
+    if not worked:
+        raise PyinfraError(" | ".join(output.stderr_lines[-3:]) or "the host answered nothing")
+    try:
+        parts = current.shell.answers(output.stdout_lines, len(commands))
+    except ValueError as error:
+        raise PyinfraError(str(error)) from error
+    return [_answer(kind, lines) for (kind, _), lines in zip(facts, parts, strict=True)]
 
-    Raises `OperationError` when the decision is a refusal.
+
+def _text(command: str | StringCommand) -> str:
+    return command if isinstance(command, str) else command.get_raw_value()
+
+
+def _answer(kind: FactBase[Any], lines: list[str]) -> Any:
+    # As pyinfra does: a fact without output is its default.
+    return kind.process(lines) if lines else kind.default()
+
+
+def follow(name: str, item: str, **arguments: Any) -> Commands:
+    """The commands of an operation: none when the host is as wanted.
+
+    Parameters
+    ----------
+    name: of the operation, such as ``kernel.setting``.
+    item: an identifier under which a receipt is kept on the host; "" for none.
+
+    Raises `OperationError` when the rule refuses.
     """
-    _latest.set(decision)
+    kind = rule(name)
+    decision = kind.decide(*answers(kind.queries(**arguments)), **arguments)
     if decision.refusal:
         raise OperationError(f"{decision.refusal}; {decision.fix}")
-    if not decision.commands:
+    current = access.get() or Access()
+    earlier = current.receipts.get(item)
+    unfinished = earlier is not None and earlier.state != "complete"
+    if not decision.commands and not unfinished:
         host.noop(decision.before)
-    for command in decision.commands:
-        yield StringCommand(command)
+        return
+    receipt = Receipt(item, name, arguments, decision.prior, decision.made, by=current.controller)
+    change = Change(
+        merged(earlier, receipt),
+        decision.commands,
+        kind.snapshot(**arguments),
+        kind.measured(**arguments),
+        _uploads_folder(decision, item),
+        decision.deadline_s,
+    )
+    yield from _uploaded(decision.uploads, change.uploads)
+    script = current.shell.change(change) if item else " && ".join(decision.commands)
+    yield _command(current, script)
 
 
-def latest_decision() -> Decision:
-    """The decision of the operation that was prepared last in this greenlet: what was, what would be."""
-    return _latest.get()
+def go_back(receipt: Receipt, *, insist: bool) -> Commands:
+    """The commands that take a recorded change back. Raises `OperationError` when the rule refuses."""
+    decision = reversal(receipt, answers(reverse_queries(receipt)))
+    if decision.refusal and not (insist and decision.commands):
+        raise OperationError(f"{decision.refusal}; {decision.fix}")
+    current = access.get() or Access()
+    change = Change(receipt, decision.commands, deadline_s=decision.deadline_s)
+    yield _command(current, current.shell.reversal(change))
+
+
+def _command(current: Access, script: str) -> StringCommand:
+    if current.stdin is None:
+        return StringCommand(current.elevated(script))
+    return StringCommand(current.elevated(script), _stdin=current.stdin)  # pyright: ignore[reportArgumentType] - pyinfra takes a list
+
+
+def _uploads_folder(decision: Decision, item: str) -> str:
+    """Below /tmp, as whoever we are there; what arrives is checked before it is used."""
+    return f"/tmp/mxc-ops-{item}" if decision.uploads else ""  # noqa: S108
+
+
+def _uploaded(uploads: Sequence[Upload], folder: str) -> Commands:
+    if uploads:
+        yield StringCommand(f"umask 077 && rm -rf {quote(folder)} && mkdir {quote(folder)}")
+    for upload in uploads:
+        yield FileUploadCommand(upload.source, f"{folder}/{upload.name}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from mxc_ops.prep.decisions import root_directory as decide
-from mxc_ops.prep.facts.files import Status
-from mxc_ops.prep.operations.common import Commands, carry_out, operation, read
+from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def root_directory(path: str) -> Commands:
+def root_directory(path: str, item: str = "") -> Commands:
     """Have a directory that only root may write to."""
-    yield from carry_out(decide(read(Status, path=path), path))
+    yield from follow("files.root_directory", item, path=path)
+
+
+@operation
+def text(path: str, content: str, item: str = "") -> Commands:
+    """Have a text file of root's with exactly this content."""
+    yield from follow("files.text", item, path=path, content=content)

@@ -1,15 +1,19 @@
-"""Programs that are compiled on the host."""
+"""Programs of ours in the store of helpers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mxc_ops.prep.decisions import helper_program
-from mxc_ops.prep.facts.files import Executable
-from mxc_ops.prep.operations.common import Commands, carry_out, operation, read
+from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def built(path: str, build: Sequence[str]) -> Commands:
-    """Have a program at a path, compiled by a command; the path changes with the source."""
-    yield from carry_out(helper_program(read(Executable, path=path), path, build))
+def built(store: str, key: str, program: str, machine: str, item: str = "") -> Commands:
+    """Have a program compiled on the host from our sources; the key changes with the sources."""
+    yield from follow("helpers.built", item, store=store, key=key, program=program, machine=machine)
+
+
+@operation
+def pushed(store: str, key: str, program: str, source: str, sha256: str, item: str = "") -> Commands:
+    """Have a program that was compiled on the controller, at the path `source` there."""
+    yield from follow(
+        "helpers.pushed", item, store=store, key=key, program=program, source=source, sha256=sha256
+    )

@@ -1,13 +1,17 @@
-"""Kernel settings."""
+"""Kernel settings and modules."""
 
 from __future__ import annotations
 
-from mxc_ops.prep.decisions import kernel_setting
-from mxc_ops.prep.facts.kernel import Setting
-from mxc_ops.prep.operations.common import Commands, carry_out, operation, read
+from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def setting(key: str, wanted: str) -> Commands:
+def setting(key: str, wanted: str, item: str = "") -> Commands:
     """Have a sysctl at a value (``>=N``: at least), now and after a restart, where the kernel has it."""
-    yield from carry_out(kernel_setting(read(Setting, key=key), key, wanted))
+    yield from follow("kernel.setting", item, key=key, wanted=wanted)
+
+
+@operation
+def module(module: str, item: str = "") -> Commands:
+    """Have a kernel module loaded, now and after a restart."""
+    yield from follow("kernel.module", item, module=module)

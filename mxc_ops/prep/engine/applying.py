@@ -1,0 +1,111 @@
+"""Carry steps out on one host, one after another, until one fails; then look whether they hold."""
+
+# pyright: reportUnknownMemberType=false
+# pyinfra annotates states incompletely.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from shlex import quote
+from typing import Any
+
+from pyinfra.api.exceptions import OperationError, PyinfraError
+from pyinfra.api.operation import OperationMeta
+from pyinfra.context import state as pyinfra_state
+
+from mxc_ops.prep.engine.planning import Step, plan_items
+from mxc_ops.prep.engine.session import Session
+from mxc_ops.prep.engine.tell import Teller, last_words
+from mxc_ops.prep.messages import Event
+
+__all__ = ["apply"]
+
+# Beyond what the host itself allows a change: its deadline, and the wait for one that was interrupted.
+_PATIENCE_S = 1000
+_BY_HAND_LENGTH = 500
+
+
+def apply(session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Callable[[], bool]) -> bool:
+    """Carry out what changes. True when everything succeeded and holds.
+
+    Parameters
+    ----------
+    may_go_on: asked before each step; False stops this host as well.
+    """
+    name = session.host.name
+    changing = [step for step in steps if step.changes]
+    done: list[Step] = []
+    for step in changing:
+        if not may_go_on():
+            teller.tell(Event.STOPPED, name, message=f"stopped before {step.identifier}: too many hosts failed")
+            return False
+        teller.tell(Event.STARTED, name, item=step.identifier)
+        message = _carry_out(session, step, teller)
+        if message:
+            teller.tell(Event.FAILED, name, item=step.identifier, message=message, fix=_by_hand(step))
+            break
+        teller.tell(Event.CHANGED, name, item=step.identifier)
+        done.append(step)
+    held = _check(session, done, teller)
+    return len(done) == len(changing) and held
+
+
+def _carry_out(session: Session, step: Step, teller: Teller) -> str:
+    """Call the step's operation; "" when it succeeded, else what went wrong."""
+    operation, arguments = _operation(step)
+    host = session.host
+    deadline = step.decision.deadline_s * max(1, len(step.decision.commands)) + _PATIENCE_S
+    before = len(host.op_hash_order)
+    try:
+        operation(name=step.identifier, _ignore_errors=True, _timeout=deadline, **arguments)
+    except (OperationError, PyinfraError, OSError) as error:
+        return str(error) or type(error).__name__
+    meta: OperationMeta = pyinfra_state.ops[host][host.op_hash_order[before]].operation_meta
+    lines = meta.stdout_lines + meta.stderr_lines
+    teller.log(host.name, lines)
+    if meta.did_error():
+        return last_words(lines) or "it failed without a word, or the connection was lost"
+    return ""
+
+
+def _operation(step: Step) -> tuple[Callable[..., OperationMeta], dict[str, Any]]:
+    if step.item is None:
+        insist = step.decision.notice.startswith("drifted")
+        return operation_named("receipts.reversed_change"), {"receipt": step.receipt, "insist": insist}
+    return operation_named(step.item.operation), {**step.item.arguments, "item": step.identifier}
+
+
+def operation_named(name: str) -> Callable[..., OperationMeta]:
+    """The operation that carries a rule out, by the rule's name."""
+    area, _, kind = name.partition(".")
+    return getattr(import_module(f"mxc_ops.prep.operations.{area}"), kind)
+
+
+def _by_hand(step: Step) -> str:
+    """What a person can paste to see the failure for themselves, where that is short enough."""
+    command = f"sudo sh -c {quote(' && '.join(step.decision.commands))}"
+    if step.decision.uploads or len(command) > _BY_HAND_LENGTH:
+        return "mend what the message says, then the same command again"
+    return command
+
+
+def _check(session: Session, done: Sequence[Step], teller: Teller) -> bool:
+    """Decide again about what was changed: nothing must be left to do."""
+    items = [step.item for step in done if step.item is not None]
+    if not items:
+        return True
+    for item in items:
+        session.access.receipts.pop(item.identifier, None)  # as it was before: complete by now
+    held = True
+    for step in plan_items(session, items):
+        settled = not step.decision.commands and not step.decision.refusal
+        held = held and settled
+        teller.tell(
+            Event.CHECKED,
+            session.host.name,
+            item=step.identifier,
+            settled=settled,
+            before=step.decision.before,
+        )
+    return held

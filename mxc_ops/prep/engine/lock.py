@@ -1,0 +1,94 @@
+"""One preparation at a time on a host: a command there holds a lock for as long as we keep its input open.
+
+When this process dies, however it dies, the input ends and the host is free again.
+"""
+
+# pyright: reportUnknownMemberType=false
+# pyinfra annotates hosts incompletely.
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import PyinfraError
+
+from mxc_ops.prep.engine.session import Session
+from mxc_ops.prep.operations.common import access
+from mxc_ops.prep.shells import HELD_BY_ANOTHER
+
+__all__ = ["HeldByAnother", "holding"]
+
+_ASK_AGAIN_S = 0.05
+_GRACE_S = 30
+
+
+class HeldByAnother(Exception):
+    """Another preparation holds the host; the message says who."""
+
+
+class _OpenInput(list[str]):
+    """Standard input that ends only when `released` is set. pyinfra writes what it iterates over, then closes."""
+
+    def __init__(self, first: list[str], released: Event) -> None:
+        super().__init__(first)
+        self._released = released
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        self._released.wait()
+
+
+@contextmanager
+def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
+    """Hold the host.
+
+    Parameters
+    ----------
+    holder: what another preparation is told; it must be unique.
+    wait_s: seconds to wait for the other one.
+
+    Raises `HeldByAnother`, or `PyinfraError` when the host cannot be held at all.
+    """
+    rights, host = session.access, session.host
+    released = Event()
+    command = rights.elevated(rights.shell.hold(holder, wait_s))
+
+    def hold() -> Any:
+        access.set(rights)
+        return host.run_shell_command(
+            StringCommand(command), _stdin=_OpenInput(rights.stdin or [], released), _success_exit_codes=[0]
+        )
+
+    held = gevent.spawn(hold)
+    try:
+        with gevent.Timeout(wait_s + _GRACE_S, PyinfraError("the host does not let itself be held")):
+            while not _is_ours(session, holder):
+                if held.ready():
+                    raise _refusal(held)
+                gevent.sleep(_ASK_AGAIN_S)
+        yield
+    finally:
+        released.set()
+        held.join(timeout=_GRACE_S)
+
+
+def _is_ours(session: Session, holder: str) -> bool:
+    rights = session.access
+    _, output = session.host.run_shell_command(
+        StringCommand(rights.elevated(rights.shell.holder())), _stdin=rights.stdin, _timeout=_GRACE_S
+    )
+    return holder in output.stdout_lines
+
+
+def _refusal(held: gevent.Greenlet[Any, Any]) -> Exception:
+    if held.exception is not None:
+        return PyinfraError(str(held.exception))
+    _, output = held.value
+    if output.stdout_lines:
+        return HeldByAnother(f"another preparation is at work: {output.stdout_lines[0]}")
+    return PyinfraError(" | ".join(output.stderr_lines[-3:]) or f"it cannot be held (exit {HELD_BY_ANOTHER})")

@@ -1,0 +1,163 @@
+"""What would be done on one host: for each item, or for each receipt that is to be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pyinfra.api.exceptions import PyinfraError
+
+from mxc_ops.prep.decision import Decision
+from mxc_ops.prep.engine.session import Session, ask_all
+from mxc_ops.prep.items import Item
+from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt
+from mxc_ops.prep.rules import rule
+from mxc_ops.prep.undoing import Verdict, judge, reversal, reverse_queries, undo_order
+
+__all__ = ["Step", "plan_items", "plan_undo", "planned", "verify"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One item and the decision about it. `unfinished`: an earlier change was interrupted."""
+
+    identifier: str
+    kind: str
+    why: str
+    decision: Decision
+    unfinished: bool = False
+    item: Item | None = None
+    receipt: Receipt | None = None
+    verdict: str = ""
+
+    @property
+    def changes(self) -> bool:
+        """Whether something is to be done; a receipt of what is gone already is still to be removed."""
+        return bool(self.decision.commands) or self.unfinished or self.receipt is not None
+
+
+def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
+    """Decide about each item, from one survey. Raises `PyinfraError` when the host cannot be asked."""
+    told = ask_all([(item.identifier, rule(item.operation).queries(**item.arguments)) for item in items])
+    steps: list[Step] = []
+    for item in items:
+        decision = _decided(item.operation, rule(item.operation).decide, told[item.identifier], item.arguments)
+        receipt = session.access.receipts.get(item.identifier)
+        unfinished = receipt is not None and receipt.state != COMPLETE
+        trouble = session.unreadable.get(item.identifier)
+        if trouble:
+            decision, unfinished = _unreadable(item.identifier, trouble, decision), False
+        steps.append(Step(item.identifier, item.kind, item.why, decision, unfinished, item))
+    return steps
+
+
+def _unreadable(item: str, trouble: str, decision: Decision) -> Decision:
+    path = f"{DIRECTORY}/{item}.json"
+    return Decision(
+        decision.before,
+        decision.after,
+        refusal=f"the record of what was changed cannot be understood: {path}: {trouble}",
+        fix=f"look at it, then: rm {path}",
+    )
+
+
+def _decided(
+    operation: str, judge_by: Callable[..., Decision], told: Sequence[Any], arguments: Mapping[str, Any]
+) -> Decision:
+    try:
+        return judge_by(*told, **arguments)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise PyinfraError(f"{operation} does not understand the host's answer: {error!r}") from error
+
+
+def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[Step]:
+    """Decide how to take back what is recorded, in the order in which it must be done.
+
+    Parameters
+    ----------
+    wanted: items; none: everything.
+    insist: a refusal that can be overruled is no refusal.
+    """
+    recorded = undo_order(session.access.receipts.values(), wanted)
+    steps: list[Step] = []
+    for receipt, decision in _reversals(recorded):
+        if insist and decision.refusal and decision.commands:
+            decision = _overruled(decision)
+        elif decision.refusal:
+            fix = decision.fix or f"mxc-ops prep undo --item {receipt.item} --force"
+            decision = replace(decision, fix=fix)
+        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", decision, receipt=receipt))
+    for item in wanted:
+        if item in session.unreadable:
+            decision = _unreadable(item, session.unreadable[item], Decision("recorded", "as before"))
+        elif item not in session.access.receipts:
+            decision = Decision(
+                "not recorded",
+                "as before",
+                refusal="nothing is recorded of it: it was not changed by us",
+                fix="see what is recorded: mxc-ops prep verify",
+            )
+        else:
+            continue
+        steps.append(Step(item, "receipt", "asked for", decision))
+    return steps
+
+
+def _overruled(decision: Decision) -> Decision:
+    notice = f"drifted: {decision.refusal}"
+    return Decision(
+        decision.before,
+        decision.after,
+        decision.commands,
+        files=decision.files,
+        notice=notice,
+        deadline_s=decision.deadline_s,
+    )
+
+
+def _reversals(recorded: Sequence[Receipt]) -> list[tuple[Receipt, Decision]]:
+    told = ask_all([(receipt.item, reverse_queries(receipt)) for receipt in recorded])
+    return [(receipt, reversal(receipt, told[receipt.item])) for receipt in recorded]
+
+
+def verify(session: Session) -> list[Step]:
+    """Compare what is recorded with what is there; see `undoing.judge`."""
+    recorded = list(session.access.receipts.values())
+    told = ask_all(
+        [(receipt.item, rule(receipt.operation).queries(**receipt.arguments)) for receipt in recorded]
+    )
+    steps: list[Step] = []
+    for receipt, back in _reversals(recorded):
+        kind = rule(receipt.operation)
+        wanted = _decided(receipt.operation, kind.decide, told[receipt.item], receipt.arguments)
+        verdict, decision = judge(receipt, wanted, back)
+        steps.append(
+            Step(receipt.item, "receipt", f"changed {receipt.at}", decision, verdict=verdict.value)
+        )
+    for item, trouble in session.unreadable.items():
+        decision = _unreadable(item, trouble, Decision("recorded", "as recorded"))
+        steps.append(Step(item, "receipt", "recorded", decision, verdict=Verdict.UNKNOWN.value))
+    return steps
+
+
+def planned(step: Step) -> dict[str, Any]:
+    """A step as the parent is told of it."""
+    decision = step.decision
+    notice = "; ".join(
+        filter(None, [decision.notice, "completes an interrupted change" if step.unfinished else ""])
+    )
+    return {
+        "item": step.identifier,
+        "kind": step.kind,
+        "why": step.why,
+        "before": decision.before,
+        "after": decision.after,
+        "changes": step.changes,
+        "message": decision.refusal,
+        "fix": decision.fix,
+        "notice": notice,
+        "restart": decision.restart,
+        "verdict": step.verdict,
+        "files": [asdict(file) for file in decision.files] if step.changes else [],
+    }

@@ -1,0 +1,165 @@
+"""One request as a whole: all hosts at once, each in a greenlet; first the plans, then the changes."""
+
+# pyright: reportUnknownMemberType=false
+# pyinfra annotates states and contexts incompletely.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from gevent.pool import Pool
+from pyinfra.api.config import Config
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_config, ctx_host, ctx_state
+
+from backends.errors import MxcError
+from mxc_ops.prep.engine.applying import apply
+from mxc_ops.prep.engine.examining import examine
+from mxc_ops.prep.engine.inventory import InventoryUnusable, choose, load
+from mxc_ops.prep.engine.lock import HeldByAnother, holding
+from mxc_ops.prep.engine.planning import Step, plan_items, plan_undo, planned, verify
+from mxc_ops.prep.engine.session import Session, choices_for, open_session
+from mxc_ops.prep.engine.tell import Teller
+from mxc_ops.prep.items import items_for, needs_of, unsupported
+from mxc_ops.prep.messages import Answer, Event, Request, Task
+from mxc_ops.prep.operations.common import access
+
+__all__ = ["Work"]
+
+_DEFAULT_BACKENDS = ("bubblewrap",)
+_HOST_KEY_WORDS = ("host key", "known_hosts", "not found in")
+
+
+@dataclass
+class _Plan:
+    session: Session
+    steps: list[Step]
+
+
+class Work:
+    """Carries one request out; everything that happens is told."""
+
+    def __init__(self, request: Request, teller: Teller) -> None:
+        self._request = request
+        self._teller = teller
+        self._plans: dict[str, _Plan] = {}
+        self._failed: set[str] = set()
+        self._hosts: list[Host] = []
+
+    def run(self, ask: Callable[[], Answer]) -> None:
+        """Plan, ask, change. What is wrong with the inventory is told as INVALID, for no host."""
+        try:
+            inventory = load(self._request)
+            self._hosts = choose(inventory, self._request.limit, self._request.exclude)
+        except InventoryUnusable as error:
+            self._teller.tell(Event.INVALID, message=str(error), fix="see inventories/fleet.py for an example")
+            self._teller.tell(Event.FINISHED)
+            return
+        state = self._make_state(inventory)
+        with ctx_state.use(state):
+            self._teller.tell(Event.HOSTS, names=[host.name for host in self._hosts])
+            self._on_each(state, self._hosts, self._plan)
+            self._teller.tell(Event.ASK)
+            approved = set(ask().apply)
+            state.set_stage(StateStage.Execute)
+            state.is_executing = True
+            self._on_each(state, [host for host in self._hosts if host.name in approved], self._change)
+            for plan in self._plans.values():
+                plan.session.host.disconnect()
+        self._teller.tell(Event.FINISHED)
+
+    def _make_state(self, inventory: Inventory) -> State:
+        state = State(inventory, Config(), check_for_changes=False)
+        state.set_stage(StateStage.Connect)
+        state.set_stage(StateStage.Prepare)
+        return state
+
+    def _on_each(self, state: State, hosts: Iterable[Host], work: Callable[[Host], None]) -> None:
+        """Do the work for all hosts at once, no more than so many; what goes wrong stays with its host."""
+
+        def at(host: Host) -> None:
+            with ctx_state.use(state), ctx_config.use(state.config.copy()), ctx_host.use(host):
+                try:
+                    work(host)
+                except PyinfraError as error:
+                    self._fail(Event.UNREACHABLE, host, *_connection_trouble(str(error)))
+                except MxcError as error:
+                    self._fail(Event.INVALID, host, error.problems[0].message, error.fix)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the other hosts go on
+                    self._fail(Event.INVALID, host, f"{type(error).__name__}: {error}", "please report this")
+
+        pool = Pool(self._request.parallel or state.config.PARALLEL or len(self._hosts))
+        for _ in pool.imap_unordered(at, hosts):
+            pass
+
+    def _fail(self, event: Event, host: Host, message: str, fix: str = "") -> None:
+        self._failed.add(host.name)
+        self._teller.tell(event, host.name, message=message, fix=fix)
+
+    def _may_go_on(self) -> bool:
+        return len(self._failed) * 100 <= self._request.fail_percent * len(self._hosts)
+
+    def _plan(self, host: Host) -> None:
+        if not self._may_go_on():
+            self._teller.tell(Event.STOPPED, host.name, message="not begun: too many hosts failed")
+            return
+        session = open_session(host, self._request)
+        facts = session.facts
+        self._teller.tell(
+            Event.HOST, host.name, distribution=facts.distribution, elevation=facts.elevation
+        )
+        match self._request.task:
+            case Task.EXAMINE:
+                examine(session, choices_for(host, self._request, ()), self._teller)
+                return
+            case Task.VERIFY:
+                steps = verify(session)
+            case Task.UNDO:
+                steps = plan_undo(session, self._request.items, insist=self._request.insist)
+            case Task.PREPARE:
+                steps = self._wanted(session)
+        self._plans[host.name] = _Plan(session, steps)
+        self._teller.tell(Event.PLANNED, host.name, items=[planned(step) for step in steps])
+        if session.restart:
+            self._teller.tell(Event.RESTART, host.name, message=session.restart)
+
+    def _wanted(self, session: Session) -> list[Step]:
+        choices = choices_for(session.host, self._request, _DEFAULT_BACKENDS)
+        needs = needs_of(choices)
+        trouble = unsupported(needs, session.facts)
+        if trouble:
+            self._teller.tell(
+                Event.UNSUPPORTED, session.host.name, message=trouble.message, fix=trouble.fix
+            )
+            return []
+        return plan_items(session, items_for(needs, session.facts, choices))
+
+    def _change(self, host: Host) -> None:
+        plan = self._plans[host.name]
+        if not self._may_go_on():
+            self._teller.tell(Event.STOPPED, host.name, message="not begun: too many hosts failed")
+            return
+        access.set(plan.session.access)
+        holder = f"{self._request.controller} for {host.name}"
+        try:
+            with holding(plan.session, holder, self._request.wait_s):
+                succeeded = apply(plan.session, plan.steps, self._teller, self._may_go_on)
+        except HeldByAnother as error:
+            self._failed.add(host.name)
+            self._teller.tell(Event.HELD, host.name, message=str(error))
+            return
+        if not succeeded:
+            self._failed.add(host.name)
+        elif any(step.changes and step.decision.restart for step in plan.steps):
+            self._teller.tell(Event.RESTART, host.name, message="what was changed takes effect at the next start")
+
+
+def _connection_trouble(message: str) -> tuple[str, str]:
+    """What to tell of a connection that failed, and the fix."""
+    if any(word in message.lower() for word in _HOST_KEY_WORDS):
+        return message, "check the host's key, then add it: ssh-keyscan HOST >> ~/.ssh/known_hosts"
+    return message, ""

@@ -1,0 +1,26 @@
+"""What earlier preparations have recorded on the host."""
+
+from __future__ import annotations
+
+from pyinfra.api.facts import FactBase
+from typing_extensions import override
+
+from mxc_ops.prep.receipts import DIRECTORY
+
+
+class Receipts(FactBase[dict[str, str]]):
+    """The receipts' texts, by item; each is one line."""
+
+    @override
+    def command(self) -> str:
+        return f'for path in {DIRECTORY}/*.json; do test -e "$path" && echo "$path" && tr -d "\\n" < "$path" && echo; done'
+
+    @staticmethod
+    @override
+    def default() -> dict[str, str]:
+        return {}
+
+    @override
+    def process(self, output: list[str]) -> dict[str, str]:
+        names = [line.rpartition("/")[2].removesuffix(".json") for line in output[::2]]
+        return dict(zip(names, output[1::2], strict=True))

@@ -1,0 +1,32 @@
+"""Files of this controller's that are brought to hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+from backends.errors import PrepFailed, Problem
+from backends.inside.store import find_launcher
+
+__all__ = ["own_launcher"]
+
+
+@cache
+def own_launcher(machine: str) -> dict[str, str]:
+    """This controller's launcher: its path as `source`, and its `sha256`.
+
+    Parameters
+    ----------
+    machine: of the host that it is for.
+
+    Raises `PrepFailed` when the controller has none, or is another kind of machine.
+    """
+    ours = os.uname().machine
+    path = find_launcher()
+    if path is None or ours != machine:
+        message = "this controller has no launcher" if path is None else f"the host is {machine}, we are {ours}"
+        fix = "let the host compile it: --launcher build" if path else "mxc-ops prep host --backend bubblewrap --yes"
+        raise PrepFailed(Problem("launcher_not_here", "--launcher", message, fix=fix))
+    return {"source": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}

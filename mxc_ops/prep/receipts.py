@@ -1,0 +1,86 @@
+"""The receipt of an item: what we changed on a host and what was there before. One JSON file for each item.
+
+It is written before the first change, as pending, and completed after the last, by the very command that makes
+the change: a controller that dies in between leaves either kind, never a half-written one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic_core import SchemaValidator, ValidationError, core_schema
+
+__all__ = ["DIRECTORY", "WINDOWS_DIRECTORY", "Receipt", "Unreadable", "decode", "merged"]
+
+SCHEMA_VERSION = 1
+DIRECTORY = "/var/lib/mxc-ops/receipts"
+WINDOWS_DIRECTORY = r"$env:ProgramData\mxc-ops\receipts"
+PENDING, COMPLETE = "pending", "complete"
+
+
+class Unreadable(ValueError):
+    """A receipt that cannot be understood; it is left as it is."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """See `Decision` for `prior` and `made`. `at`: UTC, ISO 8601; `by`: who prepared, ``user@controller``."""
+
+    item: str
+    operation: str
+    arguments: Mapping[str, Any]
+    prior: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    made: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    state: str = COMPLETE
+    at: str = ""
+    by: str = ""
+
+    def encode(self) -> str:
+        return json.dumps({"schemaVersion": SCHEMA_VERSION, **asdict(self)})
+
+
+_TEXT = core_schema.str_schema(strict=True)
+_OBJECT = core_schema.dict_schema(_TEXT, core_schema.any_schema())
+_VALIDATOR = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {
+            "schemaVersion": core_schema.typed_dict_field(core_schema.literal_schema([SCHEMA_VERSION])),
+            "state": core_schema.typed_dict_field(core_schema.literal_schema([PENDING, COMPLETE])),
+            **{name: core_schema.typed_dict_field(_TEXT) for name in ("item", "operation", "at", "by")},
+            **{name: core_schema.typed_dict_field(_OBJECT) for name in ("arguments", "prior", "made")},
+        },
+        extra_behavior="forbid",
+    )
+)
+
+
+def decode(text: str) -> Receipt:
+    """A receipt as it stands on a host. Raises `Unreadable`, saying what is wrong with it."""
+    try:
+        document: dict[str, Any] = _VALIDATOR.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "/" + "/".join(str(step) for step in first["loc"])
+        raise Unreadable(f"{place}: {first['msg']}") from None
+    del document["schemaVersion"]
+    return Receipt(**document)
+
+
+def merged(earlier: Receipt | None, new: Receipt) -> Receipt:
+    """The receipt after a further change to the same item.
+
+    The way back leads to before our first change, so `prior` stays; lists in `made` are united, everything
+    else in it is replaced.
+    """
+    if earlier is None:
+        return new
+    made = dict(earlier.made) | dict(new.made)
+    for name, value in earlier.made.items():
+        if isinstance(value, list) and name in new.made:
+            known: list[Any] = value
+            made[name] = [*known, *(entry for entry in new.made[name] if entry not in known)]
+    prior = earlier.prior or new.prior
+    return Receipt(new.item, new.operation, new.arguments, prior, made, new.state, new.at, new.by)

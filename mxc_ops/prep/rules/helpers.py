@@ -1,0 +1,120 @@
+"""Programs of ours in the store: compiled on the host, or brought there, found by the hash of their source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from shlex import quote
+from typing import Any
+
+from backends.inside.build import COMPILERS, source_archive
+from backends.inside.store import SOURCES, flags
+from mxc_ops.prep.decision import Decision, Query, Rule, Upload, nothing_to_do
+from mxc_ops.prep.rules.files import remove_empty
+
+_COMPILE_S = 120
+
+
+def _queries(store: str, key: str, program: str, **_rest: Any) -> tuple[Query, ...]:
+    path = f"{store}/{key}/{program}"
+    return Query("files.Checksum", {"path": path}), Query("helpers.Stored", {"store": store})
+
+
+def decide_built(
+    checksum: str, stored: list[str], *, store: str, key: str, program: str, machine: str
+) -> Decision:
+    """A program compiled on the host from our sources, which the command carries.
+
+    Parameters
+    ----------
+    checksum: SHA-256 of the program in its place, "" when it is not there or not safely root's.
+    stored: keys that the store holds; all but `key` are of other versions.
+    machine: as ``uname -m`` of the host.
+    """
+    if checksum:
+        return _stays(stored, key)
+    options = " ".join(quote(flag) for flag in [*flags(machine), f'-DMXC_KEY="{key}"'])
+    sources = " ".join(f'"$work/{name}"' for name in SOURCES if name.endswith(".c"))
+    return _stored_as(
+        store,
+        key,
+        program,
+        (
+            f'printf %s {source_archive()} | base64 -d | tar -xzf - -C "$work"',
+            f"for name in {' '.join(COMPILERS)}; do compiler=$(command -v $name) && break; done"
+            f' && "$compiler" {options} -o "$work/{program}" {sources}',
+        ),
+        "not built from these sources",
+    )
+
+
+def decide_pushed(
+    checksum: str, stored: list[str], *, store: str, key: str, program: str, source: str, sha256: str
+) -> Decision:
+    """A program that was compiled on the controller, checked before it takes its place.
+
+    Parameters
+    ----------
+    source: its path on the controller.
+    """
+    if checksum == sha256:
+        return _stays(stored, key)
+    copy = f'cp "$uploads/{program}" "$work/{program}"'
+    check = f"printf '%s  %s\\n' {sha256} \"$work/{program}\" | sha256sum -c - >/dev/null"
+    decision = _stored_as(store, key, program, (copy, check), "not there, or another one")
+    return replace(decision, uploads=(Upload(source, program),))
+
+
+def _stays(stored: list[str], key: str) -> Decision:
+    others = len([name for name in stored if name != key])
+    notice = f"{others} of other versions are kept beside it" if others else ""
+    return nothing_to_do("built from these sources", notice=notice)
+
+
+def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before: str) -> Decision:
+    folder = f"{store}/{key}"
+    path = f"{folder}/{program}"
+    # It must say its own key before it takes its place: a compiler that misbuilds it is found out here.
+    install = (
+        f"chmod 0755 \"$work/{program}\" && test \"$(\"$work/{program}\" --version)\" = {key}"
+        f" && mkdir -p {quote(folder)} && chmod 0755 {quote(folder)}"
+        f" && cp \"$work/{program}\" {quote(folder)}/.new && mv -f {quote(folder)}/.new {quote(path)}"
+    )
+    commands = " && ".join(["umask 022", *make, install])
+    return Decision(
+        before,
+        path,
+        # In the store rather than in /tmp, which may be mounted noexec.
+        (f"work=$(mktemp -d {quote(store)}/.build-XXXXXX) && trap 'rm -rf \"$work\"' EXIT && {commands}",),
+        made={"folders": [folder]},
+        deadline_s=_COMPILE_S,
+    )
+
+
+def reverse(
+    checksum: str,
+    stored: list[str],
+    *,
+    store: str,
+    program: str,
+    prior: Mapping[str, Any],
+    made: Mapping[str, Any],
+    **_rest: Any,
+) -> Decision:
+    """What we put into the store gone, of earlier versions too."""
+    del checksum, prior
+    folders: list[str] = [folder for folder in made["folders"] if folder.removeprefix(f"{store}/") in stored]
+    if not folders:
+        return nothing_to_do("not there, as before")
+    remove = [command for folder in folders for command in _remove(folder, program)]
+    return Decision(" ".join(folders), "not there, as before", tuple(remove))
+
+
+def _remove(folder: str, program: str) -> tuple[str, ...]:
+    return (f"rm -f {quote(folder)}/{program}", *remove_empty([folder]))
+
+
+RULES = {
+    "built": Rule(_queries, decide_built, reverse),
+    "pushed": Rule(_queries, decide_pushed, reverse),
+}

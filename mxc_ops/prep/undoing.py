@@ -1,0 +1,114 @@
+"""Undo and verify: from receipts to an order and to verdicts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from backends import registry
+from mxc_ops.prep.decision import Decision, Query
+from mxc_ops.prep.receipts import COMPLETE, Receipt
+from mxc_ops.prep.rules import rule
+
+__all__ = ["Verdict", "judge", "reversal", "reverse_queries", "undo_order"]
+
+_PACKAGES = "packages.installed"
+
+
+class Verdict(Enum):
+    """What `verify` says about one recorded change."""
+
+    AS_RECORDED = "as recorded"
+    DRIFTED = "drifted"
+    MISSING = "missing"
+    UNFINISHED = "unfinished"
+    UNKNOWN = "unknown"
+
+
+def reverse_queries(receipt: Receipt) -> tuple[Query, ...]:
+    """What must be known to take a recorded change back."""
+    kind = rule(receipt.operation)
+    if kind.reverse_queries is None:
+        return kind.queries(**receipt.arguments)
+    return kind.reverse_queries(prior=receipt.prior, made=receipt.made, **receipt.arguments)
+
+
+def reversal(receipt: Receipt, told: Sequence[Any]) -> Decision:
+    """How to take a recorded change back, from the answers to `reverse_queries`."""
+    kind = rule(receipt.operation)
+    return kind.reverse(*told, prior=receipt.prior, made=receipt.made, **receipt.arguments)
+
+
+def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, Decision]:
+    """Compare what is recorded with what is there.
+
+    Parameters
+    ----------
+    wanted: the rule's decision now; commands mean that the host is not as the item wants it.
+    back: the decision to reverse; a refusal means that somebody changed what we made, nothing to do that it
+        is gone.
+
+    Returns the verdict, and a decision without commands that says what is, what was recorded, and the fix.
+    """
+    again = f"mend it: mxc-ops prep host --backend {receipt.item.partition('.')[0]}"
+    if receipt.state != COMPLETE:
+        return Verdict.UNFINISHED, Decision(
+            wanted.before, wanted.after, refusal="the change was interrupted", fix=again
+        )
+    if wanted.refusal:
+        return Verdict.DRIFTED, replace(wanted, commands=())
+    if not back.commands and not back.refusal:
+        if not wanted.commands:
+            return Verdict.AS_RECORDED, Decision(wanted.before, wanted.after)
+        return Verdict.MISSING, Decision(
+            wanted.before, wanted.after, refusal=f"gone: {back.before}", fix=again, files=wanted.files
+        )
+    if back.refusal or wanted.commands:
+        difference = back.refusal or f"{wanted.before}; recorded was {wanted.after}"
+        return Verdict.DRIFTED, Decision(
+            wanted.before, wanted.after, refusal=difference, fix=again, files=wanted.files
+        )
+    return Verdict.AS_RECORDED, Decision(wanted.before, wanted.after)
+
+
+@cache
+def _order() -> dict[str, int]:
+    """Every item that we know, in the order in which items are carried out."""
+    names: list[str] = []
+    for containment in registry.preparable():
+        module = registry.CONTAINMENTS[containment].needs
+        assert module is not None
+        names += [need.identifier for need in import_module(module).NEEDS]
+    return {name: place for place, name in enumerate(names)}
+
+
+def undo_order(recorded: Iterable[Receipt], wanted: Sequence[str]) -> list[Receipt]:
+    """The receipts to be reversed, the last item first; of items that we do not know the newest first.
+
+    Packages that go later in the same undo may need those that go first, so each receipt of packages is told
+    of the others, as ``made["together"]``.
+
+    Parameters
+    ----------
+    wanted: items; none: all.
+    """
+    order = _order()
+    chosen = [receipt for receipt in recorded if not wanted or receipt.item in wanted]
+    chosen.sort(key=lambda receipt: receipt.at, reverse=True)
+    chosen.sort(key=lambda receipt: order.get(receipt.item, len(order)), reverse=True)
+    together = [
+        name
+        for receipt in chosen
+        if receipt.operation == _PACKAGES
+        for name in receipt.made.get("added", [])
+    ]
+    return [
+        replace(receipt, made={**receipt.made, "together": together})
+        if receipt.operation == _PACKAGES
+        else receipt
+        for receipt in chosen
+    ]
