@@ -1,7 +1,7 @@
 """`mxc-ops prep`: make hosts ready, look for drift, undo. Plan, confirm, change, report.
 
-Exit codes: 0 ready (as recorded, undone); 1 something failed or could not be reached; 3 changes are pending and
-were not made; 4 root's rights are missing; 5 not supported; 6 a restart is needed; 7 drifted; 8 another
+Exit codes: 0 ready (as recorded, undone); 1 something failed or could not be reached; 3 changes are pending
+and were not made; 4 root's rights are missing; 5 not supported; 6 a restart is needed; 7 drifted; 8 another
 preparation holds the host; 64 wrong command line.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mxc_ops.cli.output import Parser, complete
 
 if TYPE_CHECKING:
+    from mxc_ops.cli.prep_view import View
     from mxc_ops.prep.messages import Request, Task
     from mxc_ops.prep.report import Report
 
@@ -22,7 +23,10 @@ def configure(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     host = commands.add_parser("host", help="prepare this host, or the hosts of an inventory")
     host.add_argument(
-        "--backend", action="append", metavar="B", help="for this backend (default: the inventory's, or bubblewrap)"
+        "--backend",
+        action="append",
+        metavar="B",
+        help="for this backend (default: the inventory's, or bubblewrap)",
     )
     host.add_argument("--feature", action="append", metavar="F", help="and what this feature needs")
     host.add_argument("--launcher", choices=("build", "push"), help="compile it there, or bring ours")
@@ -43,18 +47,28 @@ def configure(parser: ArgumentParser) -> None:
 def add_targets(parser: ArgumentParser) -> None:
     """The flags that say which hosts."""
     parser.add_argument("--inventory", metavar="FILE", help="a pyinfra inventory (default: this host)")
-    parser.add_argument("--limit", action="append", metavar="G", help="only this group or host (may be a pattern)")
+    parser.add_argument(
+        "--limit", action="append", metavar="G", help="only this group or host (may be a pattern)"
+    )
     parser.add_argument("--exclude", action="append", metavar="H", help="without this group or host")
     parser.add_argument("--parallel", type=_count, default=0, metavar="N", help="so many hosts at once")
-    parser.add_argument("--ask-sudo-password", action="store_true", help="ask for the password that sudo wants")
+    parser.add_argument(
+        "--ask-sudo-password", action="store_true", help="ask for the password that sudo wants"
+    )
     parser.add_argument("--ask-ssh-password", action="store_true", help="ask for the password that SSH wants")
 
 
 def _add_changes(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--fail-percent", type=_percent, default=100, metavar="P", help="stop when more than so many percent failed"
+        "--fail-percent",
+        type=_percent,
+        default=100,
+        metavar="P",
+        help="stop when more than so many percent failed",
     )
-    parser.add_argument("--wait", type=_count, default=0, metavar="S", help="seconds to wait for another preparation")
+    parser.add_argument(
+        "--wait", type=_count, default=0, metavar="S", help="seconds to wait for another preparation"
+    )
     parser.add_argument("--yes", action="store_true", help="make the changes without asking")
     parser.add_argument("--diff", action="store_true", help="show what is and what would be, and text files")
 
@@ -124,20 +138,21 @@ def _carry_out(options: Namespace, task: Task) -> int:
     with view(options) as shown:
 
         def approve(plan: Report) -> bool:
-            return options.yes or (not options.json and _ask(plan, shown.plan))
+            return options.yes or (not options.json and _ask(plan, shown))
 
         report = carry_out(request_for(options, task), approve=approve, on_event=shown.event)
     shown.report(report)
     return report.exit_code
 
 
-def _ask(plan: Report, show: object) -> bool:
+def _ask(plan: Report, shown: View) -> bool:
     """Show the plan and ask, where there is somebody to ask."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    assert callable(show)
-    show(plan)
+    shown.plan(plan)
     try:
         return input("Make these changes? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
+    finally:
+        shown.resume()

@@ -27,6 +27,10 @@ class View(Protocol):
         """The plan, before the question."""
         ...
 
+    def resume(self) -> None:
+        """The question was answered."""
+        ...
+
     def report(self, report: Report) -> None:
         """The end."""
         ...
@@ -56,6 +60,9 @@ class _Lines:
     def plan(self, report: Report) -> None:
         del report
 
+    def resume(self) -> None:
+        return
+
     def report(self, report: Report) -> None:
         print(json.dumps({"event": "report", **report.as_dict()}), flush=True)
 
@@ -76,6 +83,9 @@ class Plain:
 
     def plan(self, report: Report) -> None:
         print_report(report, diff=self._diff)
+
+    def resume(self) -> None:
+        return
 
     def report(self, report: Report) -> None:
         print_report(report, diff=self._diff)
@@ -115,8 +125,9 @@ def _file_changes(item: ItemReport) -> Iterator[str]:
     """Unified differences of the text files that the item changes."""
     for file in item.files:
         before, after = (file[name] or "" for name in ("before", "after"))
-        names = (file["path"] or "" if file[name] is not None else "/dev/null" for name in ("before", "after"))
-        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="")
+        path = file["path"] or ""
+        was, would_be = (path if file[name] is not None else "/dev/null" for name in ("before", "after"))
+        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), was, would_be, lineterm="")
         yield from (printable(line) for line in lines)
 
 

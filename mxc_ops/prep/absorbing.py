@@ -17,6 +17,7 @@ _VERDICTS = {
     Event.HELD: HostState.HELD,
     Event.STOPPED: HostState.STOPPED,
 }
+_OF_RECEIPTS = {Task.VERIFY: HostState.AS_RECORDED, Task.UNDO: HostState.UNDONE}
 
 
 def absorb(report: Report, message: Message) -> None:
@@ -34,6 +35,8 @@ def absorb(report: Report, message: Message) -> None:
             host.distribution, host.elevation = data["distribution"], data["elevation"]
         case Event.PLANNED:
             host.items = {entry["item"]: _planned(entry, report.task) for entry in data["items"]}
+            if not host.items and report.task in _OF_RECEIPTS:
+                host.verdict, host.problem = _OF_RECEIPTS[report.task], "nothing is recorded here"
         case Event.RESTART:
             host.restart = data["message"]
         case Event.PROBED:

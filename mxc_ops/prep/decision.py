@@ -116,12 +116,12 @@ class Rule:
     decide: ``(*answers, **arguments) -> Decision``, the answers in the order of the queries.
     reverse: ``(*answers, prior=…, made=…, **arguments) -> Decision``. No commands and no refusal: nothing is
         left to reverse. A refusal: the host has drifted from what was made; it names the difference.
-    snapshot: ``(**arguments) -> str``, a command whose output is kept in ``"$receipt.before"`` from before the
-        first change until the record is complete.
+    snapshot: ``(**arguments) -> str``, a command whose output is kept in ``"$receipt.before"`` from before
+        the first change until the record is complete.
     measured: ``(**arguments) -> {name: command}``: the lines that each command prints after the change are
         added to `made` as a list. For what cannot be foretold, such as the packages that come along.
-    reverse_queries: ``(*, prior=…, made=…, **arguments) -> tuple[Query, ...]``, the facts that `reverse` needs,
-        where they depend on what was made; None: those of `queries`.
+    reverse_queries: ``(*, prior=…, made=…, **arguments) -> tuple[Query, ...]``, the facts that `reverse`
+        needs, where they depend on what was made; None: those of `queries`.
     """
 
     queries: Callable[..., tuple[Query, ...]]

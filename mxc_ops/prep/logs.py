@@ -1,4 +1,4 @@
-"""One log for each host of a run that changes something, kept on the controller: ``<directory>/<run>/<host>.log``.
+"""Logs of runs that change something, on the controller, one for each host: ``<run>/<host>.log``.
 
 root's below ``/var/log/mxc-ops``, a user's below ``XDG_STATE_HOME`` (else ``~/.local/state``). The last runs
 are kept, older ones are removed.

@@ -103,7 +103,8 @@ class Request:
     @staticmethod
     def decode(line: str) -> Request:
         data: dict[str, Any] = json.loads(line)
-        return Request(**{**data, "task": Task(data["task"])})
+        task = Task(data.pop("task"))
+        return Request(task, **data)
 
 
 @dataclass(frozen=True)

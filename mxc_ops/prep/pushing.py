@@ -26,7 +26,13 @@ def own_launcher(machine: str) -> dict[str, str]:
     ours = os.uname().machine
     path = find_launcher()
     if path is None or ours != machine:
-        message = "this controller has no launcher" if path is None else f"the host is {machine}, we are {ours}"
-        fix = "let the host compile it: --launcher build" if path else "mxc-ops prep host --backend bubblewrap --yes"
+        message = (
+            "this controller has no launcher" if path is None else f"the host is {machine}, we are {ours}"
+        )
+        fix = (
+            "let the host compile it: --launcher build"
+            if path
+            else "mxc-ops prep host --backend bubblewrap --yes"
+        )
         raise PrepFailed(Problem("launcher_not_here", "--launcher", message, fix=fix))
     return {"source": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}

@@ -1,7 +1,7 @@
 """The receipt of an item: what we changed on a host and what was there before. One JSON file for each item.
 
-It is written before the first change, as pending, and completed after the last, by the very command that makes
-the change: a controller that dies in between leaves either kind, never a half-written one.
+It is written before the first change, as pending, and completed after the last, by the very command that
+makes the change: a controller that dies in between leaves either kind, never a half-written one.
 """
 
 from __future__ import annotations
@@ -78,9 +78,11 @@ def merged(earlier: Receipt | None, new: Receipt) -> Receipt:
     if earlier is None:
         return new
     made = dict(earlier.made) | dict(new.made)
-    for name, value in earlier.made.items():
-        if isinstance(value, list) and name in new.made:
-            known: list[Any] = value
-            made[name] = [*known, *(entry for entry in new.made[name] if entry not in known)]
+    for name in earlier.made.keys() & new.made.keys():
+        if isinstance(earlier.made[name], list):
+            made[name] = [
+                *earlier.made[name],
+                *(entry for entry in new.made[name] if entry not in earlier.made[name]),
+            ]
     prior = earlier.prior or new.prior
     return Receipt(new.item, new.operation, new.arguments, prior, made, new.state, new.at, new.by)

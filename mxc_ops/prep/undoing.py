@@ -82,6 +82,10 @@ def _order() -> dict[str, int]:
     for containment in registry.preparable():
         module = registry.CONTAINMENTS[containment].needs
         assert module is not None
+        from importlib.util import find_spec
+
+        if find_spec(module.rpartition(".")[0]) is None or find_spec(module) is None:
+            continue  # TEMPORARY
         names += [need.identifier for need in import_module(module).NEEDS]
     return {name: place for place, name in enumerate(names)}
 
@@ -101,10 +105,7 @@ def undo_order(recorded: Iterable[Receipt], wanted: Sequence[str]) -> list[Recei
     chosen.sort(key=lambda receipt: receipt.at, reverse=True)
     chosen.sort(key=lambda receipt: order.get(receipt.item, len(order)), reverse=True)
     together = [
-        name
-        for receipt in chosen
-        if receipt.operation == _PACKAGES
-        for name in receipt.made.get("added", [])
+        name for receipt in chosen if receipt.operation == _PACKAGES for name in receipt.made.get("added", [])
     ]
     return [
         replace(receipt, made={**receipt.made, "together": together})

@@ -14,7 +14,7 @@ from pyinfra.api.exceptions import OperationError, PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import state as pyinfra_state
 
-from mxc_ops.prep.engine.planning import Step, plan_items
+from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller, last_words
 from mxc_ops.prep.messages import Event
@@ -38,7 +38,9 @@ def apply(session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Ca
     done: list[Step] = []
     for step in changing:
         if not may_go_on():
-            teller.tell(Event.STOPPED, name, message=f"stopped before {step.identifier}: too many hosts failed")
+            teller.tell(
+                Event.STOPPED, name, message=f"stopped before {step.identifier}: too many hosts failed"
+            )
             return False
         teller.tell(Event.STARTED, name, item=step.identifier)
         message = _carry_out(session, step, teller)
@@ -71,7 +73,7 @@ def _carry_out(session: Session, step: Step, teller: Teller) -> str:
 
 def _operation(step: Step) -> tuple[Callable[..., OperationMeta], dict[str, Any]]:
     if step.item is None:
-        insist = step.decision.notice.startswith("drifted")
+        insist = step.decision.notice.startswith(DRIFTED)
         return operation_named("receipts.reversed_change"), {"receipt": step.receipt, "insist": insist}
     return operation_named(step.item.operation), {**step.item.arguments, "item": step.identifier}
 

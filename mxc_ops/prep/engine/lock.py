@@ -32,11 +32,14 @@ class HeldByAnother(Exception):
 
 
 class _OpenInput(list[str]):
-    """Standard input that ends only when `released` is set. pyinfra writes what it iterates over, then closes."""
+    """Standard input that ends only when `released` is set: pyinfra writes what it iterates over."""
 
     def __init__(self, first: list[str], released: Event) -> None:
         super().__init__(first)
         self._released = released
+
+    def __bool__(self) -> bool:
+        return True  # pyinfra closes the input of a command that it is given nothing for
 
     def __iter__(self) -> Iterator[str]:
         yield from super().__iter__()
@@ -64,7 +67,7 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
             StringCommand(command), _stdin=_OpenInput(rights.stdin or [], released), _success_exit_codes=[0]
         )
 
-    held = gevent.spawn(hold)
+    held: Any = gevent.spawn(hold)
     try:
         with gevent.Timeout(wait_s + _GRACE_S, PyinfraError("the host does not let itself be held")):
             while not _is_ours(session, holder):
@@ -85,7 +88,8 @@ def _is_ours(session: Session, holder: str) -> bool:
     return holder in output.stdout_lines
 
 
-def _refusal(held: gevent.Greenlet[Any, Any]) -> Exception:
+def _refusal(held: Any) -> Exception:
+    """Why the greenlet that should hold the host has ended."""
     if held.exception is not None:
         return PyinfraError(str(held.exception))
     _, output = held.value

@@ -15,7 +15,10 @@ from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.undoing import Verdict, judge, reversal, reverse_queries, undo_order
 
-__all__ = ["Step", "plan_items", "plan_undo", "planned", "verify"]
+__all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
+
+DRIFTED = "although it has drifted"
+"""How the notice of a decision begins that is carried out because the user insists."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
     told = ask_all([(item.identifier, rule(item.operation).queries(**item.arguments)) for item in items])
     steps: list[Step] = []
     for item in items:
-        decision = _decided(item.operation, rule(item.operation).decide, told[item.identifier], item.arguments)
+        decision = _decided(
+            item.operation, rule(item.operation).decide, told[item.identifier], item.arguments
+        )
         receipt = session.access.receipts.get(item.identifier)
         unfinished = receipt is not None and receipt.state != COMPLETE
         trouble = session.unreadable.get(item.identifier)
@@ -82,12 +87,8 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     recorded = undo_order(session.access.receipts.values(), wanted)
     steps: list[Step] = []
     for receipt, decision in _reversals(recorded):
-        if insist and decision.refusal and decision.commands:
-            decision = _overruled(decision)
-        elif decision.refusal:
-            fix = decision.fix or f"mxc-ops prep undo --item {receipt.item} --force"
-            decision = replace(decision, fix=fix)
-        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", decision, receipt=receipt))
+        final = _final(receipt.item, decision, insist=insist)
+        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", final, receipt=receipt))
     for item in wanted:
         if item in session.unreadable:
             decision = _unreadable(item, session.unreadable[item], Decision("recorded", "as before"))
@@ -104,16 +105,13 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     return steps
 
 
-def _overruled(decision: Decision) -> Decision:
-    notice = f"drifted: {decision.refusal}"
-    return Decision(
-        decision.before,
-        decision.after,
-        decision.commands,
-        files=decision.files,
-        notice=notice,
-        deadline_s=decision.deadline_s,
-    )
+def _final(item: str, decision: Decision, *, insist: bool) -> Decision:
+    if not decision.refusal:
+        return decision
+    if insist and decision.commands:
+        return replace(decision, refusal="", fix="", notice=f"{DRIFTED}: {decision.refusal}")
+    fix = decision.fix or (f"mxc-ops prep undo --item {item} --force" if decision.commands else "")
+    return replace(decision, fix=fix)
 
 
 def _reversals(recorded: Sequence[Receipt]) -> list[tuple[Receipt, Decision]]:
@@ -132,9 +130,7 @@ def verify(session: Session) -> list[Step]:
         kind = rule(receipt.operation)
         wanted = _decided(receipt.operation, kind.decide, told[receipt.item], receipt.arguments)
         verdict, decision = judge(receipt, wanted, back)
-        steps.append(
-            Step(receipt.item, "receipt", f"changed {receipt.at}", decision, verdict=verdict.value)
-        )
+        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", decision, verdict=verdict.value))
     for item, trouble in session.unreadable.items():
         decision = _unreadable(item, trouble, Decision("recorded", "as recorded"))
         steps.append(Step(item, "receipt", "recorded", decision, verdict=Verdict.UNKNOWN.value))

@@ -76,9 +76,7 @@ def _open_linux(host: Host, request: Request) -> Session:
 
 
 def _sudo_takes(host: Host, password: str) -> bool:
-    worked, _ = host.run_shell_command(
-        StringCommand("sudo -S -k -p '' true"), _stdin=[password], _timeout=30
-    )
+    worked, _ = host.run_shell_command(StringCommand("sudo -S -k -p '' true"), _stdin=[password], _timeout=30)
     return bool(worked)
 
 
@@ -137,4 +135,3 @@ def ask_all(questions: Sequence[tuple[str, Sequence[Query]]]) -> dict[str, list[
 
 def _key(query: Query) -> str:
     return f"{query.fact} {json.dumps(query.arguments, sort_keys=True)}"
-

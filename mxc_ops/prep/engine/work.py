@@ -56,7 +56,9 @@ class Work:
             inventory = load(self._request)
             self._hosts = choose(inventory, self._request.limit, self._request.exclude)
         except InventoryUnusable as error:
-            self._teller.tell(Event.INVALID, message=str(error), fix="see inventories/fleet.py for an example")
+            self._teller.tell(
+                Event.INVALID, message=str(error), fix="see inventories/fleet.py for an example"
+            )
             self._teller.tell(Event.FINISHED)
             return
         state = self._make_state(inventory)
@@ -89,7 +91,7 @@ class Work:
                     self._fail(Event.UNREACHABLE, host, *_connection_trouble(str(error)))
                 except MxcError as error:
                     self._fail(Event.INVALID, host, error.problems[0].message, error.fix)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the other hosts go on
+                except Exception as error:
                     self._fail(Event.INVALID, host, f"{type(error).__name__}: {error}", "please report this")
 
         pool = Pool(self._request.parallel or state.config.PARALLEL or len(self._hosts))
@@ -109,9 +111,7 @@ class Work:
             return
         session = open_session(host, self._request)
         facts = session.facts
-        self._teller.tell(
-            Event.HOST, host.name, distribution=facts.distribution, elevation=facts.elevation
-        )
+        self._teller.tell(Event.HOST, host.name, distribution=facts.distribution, elevation=facts.elevation)
         match self._request.task:
             case Task.EXAMINE:
                 examine(session, choices_for(host, self._request, ()), self._teller)
@@ -132,9 +132,7 @@ class Work:
         needs = needs_of(choices)
         trouble = unsupported(needs, session.facts)
         if trouble:
-            self._teller.tell(
-                Event.UNSUPPORTED, session.host.name, message=trouble.message, fix=trouble.fix
-            )
+            self._teller.tell(Event.UNSUPPORTED, session.host.name, message=trouble.message, fix=trouble.fix)
             return []
         return plan_items(session, items_for(needs, session.facts, choices))
 
@@ -155,7 +153,9 @@ class Work:
         if not succeeded:
             self._failed.add(host.name)
         elif any(step.changes and step.decision.restart for step in plan.steps):
-            self._teller.tell(Event.RESTART, host.name, message="what was changed takes effect at the next start")
+            self._teller.tell(
+                Event.RESTART, host.name, message="what was changed takes effect at the next start"
+            )
 
 
 def _connection_trouble(message: str) -> tuple[str, str]:

@@ -36,7 +36,8 @@ class Checksum(FactBase[str]):
     @override
     def command(self, path: str) -> str:
         name = quote(path)
-        return f"test -n \"$(find {name} -maxdepth 0 -type f -user 0 -perm -0555 ! -perm /0022)\" && sha256sum < {name}"
+        safe = f"find {name} -maxdepth 0 -type f -user 0 -perm -0555 ! -perm /0022"
+        return f'test -n "$({safe})" && sha256sum < {name}'
 
     @staticmethod
     @override

@@ -13,7 +13,8 @@ class Receipts(FactBase[dict[str, str]]):
 
     @override
     def command(self) -> str:
-        return f'for path in {DIRECTORY}/*.json; do test -e "$path" && echo "$path" && tr -d "\\n" < "$path" && echo; done'
+        show = 'echo "$path" && tr -d "\\n" < "$path" && echo'
+        return f'for path in {DIRECTORY}/*.json; do test -e "$path" && {show}; done'
 
     @staticmethod
     @override

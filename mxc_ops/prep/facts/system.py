@@ -92,7 +92,9 @@ class RestartRequired(FactBase[str]):
 
     @override
     def command(self) -> str:
-        return "test ! -e /run/reboot-required || { echo restart; cat /run/reboot-required.pkgs 2>/dev/null; }"
+        return (
+            "test ! -e /run/reboot-required || { echo restart; cat /run/reboot-required.pkgs 2>/dev/null; }"
+        )
 
     @staticmethod
     @override

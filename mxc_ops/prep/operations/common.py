@@ -1,7 +1,7 @@
 """What every operation here is made of: read facts, decide by the rule, carry the decision out.
 
-Under plain pyinfra, facts are read one by one and pyinfra's own ``_sudo`` applies. Under our engine, which sets
-`access`, all facts of a rule are read by one command, with the rights that were found on the host.
+Under plain pyinfra, facts are read one by one and pyinfra's own ``_sudo`` applies. Under our engine, which
+sets `access`, all facts of a rule are read by one command, with the rights that were found on the host.
 pyinfra's own annotations are incomplete; this is where they get complete types.
 """
 
@@ -75,7 +75,7 @@ def fact(name: str) -> type[FactBase[Any]]:
 
 
 def answers(queries: Sequence[Query]) -> list[Any]:
-    """What the host that pyinfra is at answers to each query. Raises `PyinfraError` when it cannot be asked."""
+    """What the host that pyinfra is at answers to each query. Raises `PyinfraError` when it does not."""
     current = access.get()
     if current is None:
         return [host.get_fact(fact(query.fact), **query.arguments) for query in queries]  # pyright: ignore[reportUnknownMemberType]

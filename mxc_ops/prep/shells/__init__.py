@@ -46,7 +46,7 @@ class Shell(Protocol):
         ...
 
     def answers(self, output: Sequence[str], count: int) -> list[list[str]]:
-        """The lines that each of `count` surveyed commands printed. Raises `ValueError` for a cut-off output."""
+        """The lines that each of `count` surveyed commands printed. Raises `ValueError` for a cut-off one."""
         ...
 
     def change(self, change: Change) -> str:
@@ -60,8 +60,8 @@ class Shell(Protocol):
     def hold(self, holder: str, wait_s: int) -> str:
         """A command that holds the host for one preparation until its standard input ends.
 
-        While it holds, the command of `holder` prints `holder`. It exits with `HELD_BY_ANOTHER` after `wait_s` seconds
-        in vain, having printed who holds it.
+        While it holds, the command of `holder` prints `holder`. It exits with `HELD_BY_ANOTHER` after
+        `wait_s` seconds in vain, having printed who holds it.
         """
         ...
 

@@ -51,10 +51,17 @@ class Sh:
         path = f"{DIRECTORY}/{receipt.item}"
         lines = [
             *_head(path),
-            f"test -e \"$receipt.json\" || {{ {_write(_document(pending, {}))}; }}",
-            *([f'test -e "$receipt.before" || {{ {change.snapshot}; }} > "$receipt.before"'] if change.snapshot else []),
+            f'test -e "$receipt.json" || {{ {_write(_document(pending, {}))}; }}',
+            *(
+                [f'test -e "$receipt.before" || {{ {change.snapshot}; }} > "$receipt.before"']
+                if change.snapshot
+                else []
+            ),
             *_isolated(change),
-            *[f"{_variable(name)}=$({_as_json(command, receipt.made.get(name))})" for name, command in change.measured.items()],
+            *[
+                f"{_variable(name)}=$({_as_json(command, receipt.made.get(name))})"
+                for name, command in change.measured.items()
+            ],
             _write(_document(receipt, {name: _variable(name) for name in change.measured})),
             'rm -f "$receipt.before"',
         ]
@@ -75,7 +82,8 @@ class Sh:
             "umask 022",
             "while :; do",
             f"mkdir -p {DIRECTORY} && exec 9<{_STATE} || exit 1",
-            f"flock -w {wait_s} 9 || {{ cat {_HOLDER}; exit {HELD_BY_ANOTHER}; }}",
+            # Never at once: whoever asks for the holder has the lock for a moment.
+            f"flock -w {max(1, wait_s)} 9 || {{ cat {_HOLDER}; exit {HELD_BY_ANOTHER}; }}",
             f'test "$(stat -L -c %i /proc/self/fd/9)" = "$(stat -c %i {_STATE} 2>/dev/null)" && break',
             "done",
             f"printf '%s\\n' {quote(holder)} > {_HOLDER}",
@@ -133,10 +141,8 @@ def _document(receipt: Receipt, variables: Mapping[str, str]) -> list[str]:
     document = {"schemaVersion": SCHEMA_VERSION, **asdict(replace(receipt, made=made, at=_blank("time")))}
     blanks = {f'"{_blank(name)}"': variable for name, variable in variables.items()}
     blanks[_blank("time")] = "time"
-    words: list[str] = []
-    for piece in re.split(f"({'|'.join(map(re.escape, blanks))})", json.dumps(document)):
-        words.append(blanks.get(piece, piece))
-    return words
+    pieces = re.split(f"({'|'.join(map(re.escape, blanks))})", json.dumps(document))
+    return [blanks.get(piece, piece) for piece in pieces]
 
 
 def _blank(name: str) -> str:
@@ -147,7 +153,7 @@ def _write(words: Sequence[str]) -> str:
     literals = [quote(word) if place % 2 == 0 else f'"${word}"' for place, word in enumerate(words)]
     return (
         "time=$(date -u +%Y-%m-%dT%H:%M:%SZ);"
-        f" printf '%s\\n' {''.join(literals)} > \"$receipt.new\"; mv -f \"$receipt.new\" \"$receipt.json\""
+        f' printf \'%s\\n\' {"".join(literals)} > "$receipt.new"; mv -f "$receipt.new" "$receipt.json"'
     )
 
 
