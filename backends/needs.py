@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-__all__ = ["BASE", "Health", "Need", "NeedKind", "Probe", "chosen"]
+__all__ = ["BASE", "FEATURES", "Health", "Need", "NeedKind", "Probe", "chosen"]
 
 BASE = "base"
+FEATURES = ("build", "compiler", "image", "landlock", "libvirt", "network", "rootless", "sessions")
+"""Every feature that a need may be for, and that a user may ask for."""
 
 
 class NeedKind(Enum):
@@ -49,7 +51,7 @@ class Need:
     why: for people, half a sentence.
     packages: distribution family (``debian``, ``fedora``, ``alpine``, ``arch``, ``suse``) → package names.
     data: depends on the kind, see `NeedKind`.
-    feature: needed only for it (``landlock``, ``network``, ``sessions``, ``rootless``, ``libvirt`` …).
+    feature: `BASE`, or the one of `FEATURES` that alone needs it.
     system: ``linux`` or ``windows``.
     """
 

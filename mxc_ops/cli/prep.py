@@ -42,6 +42,10 @@ def configure(parser: ArgumentParser) -> None:
     add_targets(undo)
     _add_changes(undo)
     complete(undo, _undo)
+    needs = commands.add_parser("needs", help="what each backend needs of a host")
+    needs.add_argument("--backend", action="append", metavar="B", help="of this backend (default: all)")
+    needs.add_argument("--markdown", action="store_true", help="as the document that docs/needs.md is")
+    complete(needs, _needs)
 
 
 def add_targets(parser: ArgumentParser) -> None:
@@ -129,6 +133,28 @@ def _undo(options: Namespace) -> int:
     from mxc_ops.prep.messages import Task
 
     return _carry_out(options, Task.UNDO)
+
+
+def _needs(options: Namespace) -> int:
+    from dataclasses import asdict
+
+    from mxc_ops.cli.output import print_document, print_table
+    from mxc_ops.prep.choices import Choices
+    from mxc_ops.prep.items import needs_of
+    from mxc_ops.prep.needs_table import markdown, rows
+
+    needs_of(Choices(options.backend or ()))
+    found = rows(options.backend or ())
+    if options.json:
+        print_document({"needs": [asdict(row) for row in found]})
+    elif options.markdown:
+        print(markdown(), end="")
+    else:
+        print_table(
+            ("item", "kind", "feature", "what"),
+            [(row.item, row.kind, row.feature, row.what) for row in found],
+        )
+    return 0
 
 
 def _carry_out(options: Namespace, task: Task) -> int:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from backends.errors import PrepFailed, Problem
 from mxc_ops.prep.absorbing import absorb
-from mxc_ops.prep.items import Choices, needs_of
+from mxc_ops.prep.choices import Choices
+from mxc_ops.prep.items import needs_of
 from mxc_ops.prep.logs import HostLogs
 from mxc_ops.prep.messages import Answer, Event, Message, Request, Task
 from mxc_ops.prep.report import HostReport, HostState, Report
@@ -45,7 +46,7 @@ def carry_out(
     Raises `UnsupportedContainment` for a backend that cannot be prepared, `PrepFailed` when the worker breaks
     or pyinfra is not installed. What goes wrong on a host stands in the report.
     """
-    needs_of(Choices(request.backends))
+    needs_of(Choices(request.backends, request.features))
     request = replace(request, controller=request.controller or _ourselves())
     report = Report(request.task)
     logs = HostLogs()

@@ -6,19 +6,19 @@ An item is one operation with its arguments under the need's stable identifier.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from backends import registry
-from backends.errors import Problem, UnsupportedContainment
+from backends.errors import Problem, UnsupportedContainment, UsageError
 from backends.inside.store import source_key
-from backends.needs import Need, NeedKind
+from backends.needs import FEATURES, Need, NeedKind
+from mxc_ops.prep.choices import Choices
 from mxc_ops.prep.rules.packages import MANAGERS
 
 __all__ = [
     "FAMILIES",
-    "Choices",
     "HostFacts",
     "Item",
     "distribution_family",
@@ -86,24 +86,6 @@ class HostFacts:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What is wanted on one host.
-
-    Parameters
-    ----------
-    backends: containment names.
-    features: see `backends.needs.Need`.
-    launcher: ``build``: compiled on the host; ``push``: this controller's own, no compiler is needed there.
-    images: by name, where the controller has one and its SHA-256: ``{"source", "sha256"}``.
-    """
-
-    backends: Sequence[str]
-    features: Sequence[str] = ()
-    launcher: str = "build"
-    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
-
-
-@dataclass(frozen=True)
 class Item:
     """`operation` names an operation of `mxc_ops.prep.operations`; `arguments` are JSON."""
 
@@ -117,8 +99,19 @@ class Item:
 def needs_of(choices: Choices) -> tuple[Need, ...]:
     """What the backends need, each need once, in order.
 
-    Raises `UnsupportedContainment` for a name that nothing can be prepared for.
+    Raises `UnsupportedContainment` for a name that nothing can be prepared for, `UsageError` for a feature
+    that no backend knows.
     """
+    for feature in choices.features:
+        if feature not in FEATURES:
+            raise UsageError(
+                Problem(
+                    "unknown_feature",
+                    "--feature",
+                    f"no backend knows a feature {feature!r}",
+                    expected="one of " + ", ".join(FEATURES),
+                )
+            )
     features = [*choices.features, *([COMPILER] if choices.launcher == "build" else [])]
     found: dict[str, Need] = {}
     for name in choices.backends:

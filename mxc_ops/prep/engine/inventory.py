@@ -38,7 +38,7 @@ def load(request: Request) -> Inventory:
 
 
 def _from_file(name: str, override: dict[str, Any]) -> Inventory:
-    from pyinfra_cli.inventory import make_inventory_from_files
+    from pyinfra_cli.inventory import make_inventory_from_files  # pyright: ignore[reportMissingTypeStubs]
 
     if not Path(name).is_file():
         raise InventoryUnusable(f"{name} is not a file")

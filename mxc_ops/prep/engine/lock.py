@@ -3,7 +3,7 @@
 When this process dies, however it dies, the input ends and the host is free again.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyinfra annotates hosts incompletely.
 
 from __future__ import annotations

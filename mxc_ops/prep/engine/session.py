@@ -14,8 +14,9 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.host import Host
 
 from mxc_ops.prep import receipts
+from mxc_ops.prep.choices import Choices, choices_from
 from mxc_ops.prep.decision import Query
-from mxc_ops.prep.items import LINUX, WINDOWS, Choices, HostFacts, distribution_family
+from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, distribution_family
 from mxc_ops.prep.messages import Request
 from mxc_ops.prep.operations.common import Access, access, answers
 from mxc_ops.prep.receipts import Receipt
@@ -106,17 +107,17 @@ def _decoded(texts: dict[str, str]) -> tuple[dict[str, Receipt], dict[str, str]]
 
 
 def choices_for(host: Host, request: Request, default: Sequence[str]) -> Choices:
-    """What is wanted on a host: the command line first, then the inventory's data, then the default."""
+    """What is wanted on a host: the command line first, then the inventory's data, then the default.
 
-    def told(name: str, otherwise: Any) -> Any:
-        value = host.data.get(f"mxc_{name}")
-        return otherwise if value is None else value
-
+    Raises `PrepFailed` for data that cannot be meant.
+    """
+    given = {name: host.data.get(f"mxc_{name}") for name in ("backends", "features", "launcher", "images")}
+    told = choices_from({name: value for name, value in given.items() if value is not None})
     return Choices(
-        tuple(request.backends or told("backends", default)),
-        tuple(request.features or told("features", ())),
-        request.launcher or told("launcher", "build"),
-        told("images", {}),
+        tuple(request.backends) or told.backends or tuple(default),
+        tuple(request.features) or told.features,
+        request.launcher or told.launcher,
+        told.images,
     )
 
 
