@@ -161,12 +161,17 @@ def _refuse_unprivileged(report: Report, request: Request) -> None:
     for host in report.hosts.values():
         if host.state is HostState.CHANGES_PENDING and host.elevation == "none":
             names = ", ".join(item.identifier for known, item in report.pending() if known is host)
-            host.problem = f"root is needed for: {names}; 'sudo -n' does not work there"
+            refused = (
+                "sudo refuses the password" if request.sudo_password else "'sudo -n' does not work there"
+            )
+            host.problem = f"root is needed for: {names}; {refused}"
             host.fix = _elevated_command(host, request)
             host.verdict = HostState.NEEDS_PRIVILEGE
 
 
 def _elevated_command(host: HostReport, request: Request) -> str:
+    if host.name.startswith("@mxcwin/"):
+        return "let ssh_user in the inventory be an administrator of that host"
     task = "undo" if request.task is Task.UNDO else "host"
     options = [f"--backend {name}" for name in request.backends]
     if host.name == THIS_HOST:

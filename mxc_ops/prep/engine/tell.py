@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from mxc_ops.prep.messages import Event, Message
@@ -12,6 +11,7 @@ __all__ = ["Teller", "last_words"]
 
 _LAST_LINES = 5
 _LOG_CHARACTERS = 20_000
+_FREE_TEXTS = ("after", "before", "fix", "message", "notice", "seen", "text")
 
 
 class Teller:
@@ -24,14 +24,22 @@ class Teller:
 
     def __init__(self, events: TextIO, secrets: Iterable[str]) -> None:
         self._events = events
-        # As they stand in JSON. A host that echoes its input would otherwise have it recorded.
-        self._secrets = [json.dumps(secret)[1:-1] for secret in secrets if secret]
+        self._secrets = [secret for secret in secrets if secret]
 
     def tell(self, event: Event, host: str = "", **data: Any) -> None:
-        line = Message(event, host, data).encode()
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        self._events.write(line)
+        told = self._without_secrets(data) if self._secrets else data
+        self._events.write(Message(event, host, told).encode())
+
+    def _without_secrets(self, told: Any, name: str = "") -> Any:
+        """A host that echoes its input would otherwise have it recorded. Names of things stay as they are."""
+        if isinstance(told, Mapping):
+            return {key: self._without_secrets(value, key) for key, value in told.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
+        if isinstance(told, list):
+            return [self._without_secrets(value, name) for value in told]  # pyright: ignore[reportUnknownVariableType] - JSON
+        if isinstance(told, str) and name in _FREE_TEXTS:
+            for secret in self._secrets:
+                told = told.replace(secret, "***")
+        return told  # pyright: ignore[reportUnknownVariableType] - JSON
 
     def log(self, host: str, lines: Sequence[str]) -> None:
         """What a command printed, for the host's log."""
