@@ -29,6 +29,7 @@ def configure(parser: ArgumentParser) -> None:
         help="for this backend (default: the inventory's, or bubblewrap)",
     )
     host.add_argument("--feature", action="append", metavar="F", help="and what this feature needs")
+    host.add_argument("--item", action="append", metavar="I", help="only this item (may be a pattern)")
     host.add_argument("--launcher", choices=("build", "push"), help="compile it there, or bring ours")
     add_targets(host)
     _add_changes(host)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "Item",
     "distribution_family",
     "items_for",
+    "named",
     "needs_of",
     "unsupported",
 ]
@@ -166,6 +168,23 @@ def items_for(needs: Iterable[Need], facts: HostFacts, choices: Choices) -> tupl
         Item(need.identifier, need.kind.value, need.why, *_operation(need, facts, choices))
         for need in needs
         if need.system == facts.system and _applies(need, facts)
+    )
+
+
+def named(items: Sequence[Item], patterns: Sequence[str]) -> tuple[Item, ...]:
+    """Those that one of the patterns names (``lxc.package.*``), in the same order; without patterns all.
+
+    Raises `UsageError` for a pattern that names none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(item.identifier, pattern) for item in items):
+            known = ", ".join(item.identifier for item in items)
+            message = f"no item of what is to be prepared is called {pattern!r}"
+            raise UsageError(Problem("unknown_item", "--item", message, expected=f"one of {known}"))
+    if not patterns:
+        return tuple(items)
+    return tuple(
+        item for item in items if any(fnmatchcase(item.identifier, pattern) for pattern in patterns)
     )
 
 

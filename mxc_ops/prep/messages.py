@@ -74,7 +74,8 @@ class Request:
     fail_percent: no further host is begun, and no further item, once more than so many percent have failed.
     wait_s: seconds to wait for another preparation that holds a host.
     backends, features, launcher: see `items.Choices`; no backends: what the inventory says for each host.
-    items: for UNDO, only these; none: all that is recorded.
+    items: for PREPARE and UNDO, only these; none: all that is needed, or recorded. For PREPARE a pattern such
+        as ``lxc.package.*`` will do.
     insist: UNDO also where a host has drifted.
     sudo_password, ssh_password: never stored, shown or logged.
     controller: who asks, for receipts: ``user@host``.

@@ -24,7 +24,7 @@ from mxc_ops.prep.engine.lock import HeldByAnother, holding
 from mxc_ops.prep.engine.planning import Step, plan_items, plan_undo, planned, verify
 from mxc_ops.prep.engine.session import Session, choices_for, open_session
 from mxc_ops.prep.engine.tell import Teller
-from mxc_ops.prep.items import items_for, needs_of, unsupported
+from mxc_ops.prep.items import items_for, named, needs_of, unsupported
 from mxc_ops.prep.messages import Answer, Event, Request, Task
 from mxc_ops.prep.operations.common import access
 
@@ -134,7 +134,8 @@ class Work:
         if trouble:
             self._teller.tell(Event.UNSUPPORTED, session.host.name, message=trouble.message, fix=trouble.fix)
             return []
-        return plan_items(session, items_for(needs, session.facts, choices))
+        items = items_for(needs, session.facts, choices)
+        return plan_items(session, named(items, self._request.items))
 
     def _change(self, host: Host) -> None:
         plan = self._plans[host.name]
