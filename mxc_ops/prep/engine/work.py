@@ -90,7 +90,9 @@ class Work:
                 except PyinfraError as error:
                     self._fail(Event.UNREACHABLE, host, *_connection_trouble(str(error)))
                 except MxcError as error:
-                    self._fail(Event.INVALID, host, error.problems[0].message, error.fix)
+                    problem = error.problems[0]
+                    expected = f"; expected: {problem.expected}" if problem.expected else ""
+                    self._fail(Event.INVALID, host, problem.message + expected, problem.fix)
                 except Exception as error:
                     self._fail(Event.INVALID, host, f"{type(error).__name__}: {error}", "please report this")
 
