@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from mxc_ops.cli.prep_view import print_report
+from mxc_ops.cli.prep_report import print_report
 from mxc_ops.cli.text import printable
 from mxc_ops.prep.messages import Event, Message
 from mxc_ops.prep.report import Report
