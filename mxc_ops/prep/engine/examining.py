@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mxc_ops.prep.choices import Choices
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller
-from mxc_ops.prep.items import Choices
 
 
 def examine(session: Session, choices: Choices, teller: Teller) -> None:

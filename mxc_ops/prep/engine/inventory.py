@@ -12,6 +12,8 @@ from typing import Any
 
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
+from pyinfra.context import ctx_state
 
 from mxc_ops.prep.messages import Request
 
@@ -43,7 +45,8 @@ def _from_file(name: str, override: dict[str, Any]) -> Inventory:
     if not Path(name).is_file():
         raise InventoryUnusable(f"{name} is not a file")
     try:
-        inventory, *_ = _as_tuple(make_inventory_from_files(name, override))
+        with ctx_state.use(State()):  # pyinfra notes there which file it executes
+            inventory: Inventory = make_inventory_from_files(name, override)
     except (Exception, SystemExit) as error:
         # The file is a program of the user's: anything can go wrong in it.
         cause = error.__cause__ or error
@@ -51,10 +54,6 @@ def _from_file(name: str, override: dict[str, Any]) -> Inventory:
     if not len(inventory):
         raise InventoryUnusable(f"{name} names no hosts")
     return inventory
-
-
-def _as_tuple(made: Any) -> tuple[Inventory, ...]:
-    return made if isinstance(made, tuple) else (made,)
 
 
 def choose(inventory: Inventory, limit: Sequence[str], exclude: Sequence[str]) -> list[Host]:
