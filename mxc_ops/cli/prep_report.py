@@ -62,6 +62,7 @@ def _troubles(host: HostReport) -> Iterator[str]:
             told.append((f"{item.identifier}: note: {item.notice}", ""))
         if item.message:
             told.append((f"{item.identifier}: {item.message}", item.fix))
+    told += [(f"{probe['identifier']}: {probe['seen']}", probe["fix"]) for probe in host.broken]
     for problem, fix in told:
         if problem:
             yield f"  {printable(problem)}"

@@ -95,7 +95,8 @@ class ItemReport:
 class HostReport:
     """One host. `problem` and `fix` speak of the host as a whole; `elevation` see `items.HostFacts`.
 
-    `verdict` is set by what befell the host as a whole; without one, the state follows from the items.
+    `probes` are what was tried out after a change, see `backends.needs.Probe`. `verdict` is set by what befell
+    the host as a whole; without one, the state follows from the items.
     """
 
     name: str
@@ -109,6 +110,11 @@ class HostReport:
     probes: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     log: str = ""
 
+    @property
+    def broken(self) -> list[dict[str, str]]:
+        """The probes that failed."""
+        return [probe for probe in self.probes if probe["health"] == "failed"]
+
     def in_state(self, *states: ItemState) -> list[ItemReport]:
         return [item for item in self.items.values() if item.state in states]
 
@@ -117,6 +123,8 @@ class HostReport:
         if self.verdict is not None:
             return self.verdict
         if self.in_state(ItemState.FAILED, ItemState.REFUSED, ItemState.NOT_SETTLED):
+            return HostState.FAILED
+        if self.broken:
             return HostState.FAILED
         if self.in_state(ItemState.WOULD_CHANGE, ItemState.WOULD_UNDO):
             return HostState.CHANGES_PENDING
