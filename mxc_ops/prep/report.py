@@ -95,8 +95,8 @@ class ItemReport:
 class HostReport:
     """One host. `problem` and `fix` speak of the host as a whole; `elevation` see `items.HostFacts`.
 
-    `probes` are what was tried out after a change, see `backends.needs.Probe`. `verdict` is set by what befell
-    the host as a whole; without one, the state follows from the items.
+    `probes` are what was tried out after a change, see `backends.needs.Probe`. `verdict` is set by what
+    befell the host as a whole; without one, the state follows from the items.
     """
 
     name: str
