@@ -1,24 +1,17 @@
-"""Packages of Debian's package database."""
+"""Packages, as each family's package manager knows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import quote
 
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
+from mxc_ops.prep.rules.package_managers import MANAGERS, joined
 
-class Missing(FactBase[list[str]]):
-    """Those of the given packages that are not installed."""
 
-    @override
-    def command(self, packages: Sequence[str]) -> str:
-        names = " ".join(quote(name) for name in packages)
-        return (
-            f"for name in {names}; do dpkg-query -W -f='${{db:Status-Status}}' \"$name\" 2>/dev/null"
-            ' | grep -qx installed || echo "$name"; done'
-        )
+class _Names(FactBase[list[str]]):
+    """Names of packages, one a line."""
 
     @staticmethod
     @override
@@ -28,3 +21,61 @@ class Missing(FactBase[list[str]]):
     @override
     def process(self, output: list[str]) -> list[str]:
         return [line for line in output if line]
+
+
+class Missing(_Names):
+    """Those of the given packages that are not installed; all, where we know no package manager."""
+
+    @override
+    def command(self, packages: Sequence[str], family: str) -> str:
+        if family not in MANAGERS:
+            return f"printf '%s\\n' {joined(packages)}"
+        return MANAGERS[family].missing(packages)
+
+
+class Removal(_Names):
+    """Those of the given packages that are there, and all that would have to go with them.
+
+    Parameters
+    ----------
+    kept: further packages, whose configuration would stay.
+    """
+
+    @override
+    def command(self, packages: Sequence[str], kept: Sequence[str], family: str) -> str:
+        return MANAGERS[family].removal(packages, kept) if packages or kept else "true"
+
+
+class Wanted(_Names):
+    """Those of the given packages that an administrator asked for, rather than that came along."""
+
+    @override
+    def command(self, packages: Sequence[str], family: str) -> str:
+        return MANAGERS[family].wanted(packages) if packages else "true"
+
+
+class Tool(FactBase[str]):
+    """The program that installs packages: of the family's the first that is there; "" when none is.
+
+    Where the system is an image: ``rpm-ostree`` or ``transactional-update``.
+    """
+
+    @override
+    def command(self, family: str) -> str:
+        tools = MANAGERS[family].tools if family in MANAGERS else ()
+        read_only = "grep -q '^[^ ]* / [^ ]* ro[ ,]' /proc/mounts"
+        return (
+            "if test -e /run/ostree-booted; then echo rpm-ostree;"
+            f" elif command -v transactional-update >/dev/null && {read_only}; then echo transactional-update;"
+            f" else for tool in {joined(tools)}; do if command -v $tool >/dev/null; then echo $tool; break; fi;"
+            " done; fi"
+        )
+
+    @staticmethod
+    @override
+    def default() -> str:
+        return ""
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return output[0]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mxc_ops.prep.decisions import installed_packages
-from mxc_ops.prep.facts.packages import Missing
-from mxc_ops.prep.operations.common import Commands, carry_out, operation, read
+from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def installed(packages: Sequence[str]) -> Commands:
-    """Have packages installed, without what they merely recommend."""
-    yield from carry_out(installed_packages(read(Missing, packages=packages), packages))
+def installed(packages: Sequence[str], family: str = "debian", item: str = "") -> Commands:
+    """Have packages installed, without what they merely recommend.
+
+    Parameters
+    ----------
+    family: of distributions: whose package manager is used.
+    """
+    yield from follow("packages.installed", item, packages=list(packages), family=family)
