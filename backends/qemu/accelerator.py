@@ -1,0 +1,146 @@
+"""Whether an accelerator really carries virtual machines, found out by booting a tiny guest under a deadline.
+
+An openable /dev/kvm proves nothing: the KVM below may refuse a virtual CPU, or merely interpret the guest.
+A verdict holds until the next boot of the host and for one QEMU program, so callers may keep it that long.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import time
+
+from backends.frozen import frozen
+from backends.process import Spawned, reap, spawn
+from backends.qemu import tiny_guest
+
+__all__ = [
+    "ACCELERATORS",
+    "DEADLINE_S",
+    "PROGRAMS",
+    "Verdict",
+    "command",
+    "find_qemu",
+    "judge",
+    "try_accelerator",
+]
+
+ACCELERATORS = ("kvm", "tcg")
+PROGRAMS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
+"""Names of QEMU for x86_64: a path as the Red Hat family has it, which keeps it off the search path."""
+
+DEADLINE_S = 5.0
+_SAID_BYTES = 4096
+_SHOWN_LETTERS = 300
+# QEMU is ended by `timeout` should we be killed ourselves; a guest's memory is not worth a core file.
+_BOUNDED = 'ulimit -c 0; exec timeout -s KILL "$@"'
+
+
+@frozen
+class Verdict:
+    """`why` is "" when it works; `took_ms` is from the start of QEMU to its end, the guest's answer."""
+
+    accelerator: str
+    works: bool
+    why: str
+    took_ms: int
+
+
+def find_qemu() -> str | None:
+    """The absolute path of QEMU for x86_64; None without one."""
+    import shutil
+
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+def command(qemu: str, accelerator: str, guest: str, machine: str = "microvm") -> list[str]:
+    """The command line that boots the tiny guest. Pure.
+
+    Parameters
+    ----------
+    guest: path of the file made by `tiny_guest.kernel`.
+    machine: ``microvm``, ``q35`` or ``pc``.
+    """
+    return [
+        *(qemu, "-M", machine, "-accel", accelerator, "-cpu", "max", "-m", "32", "-smp", "1"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", guest),
+        *("-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
+    ]
+
+
+def try_accelerator(
+    qemu: str, accelerator: str, *, machine: str = "microvm", deadline_s: float = DEADLINE_S
+) -> Verdict:
+    """Boot the tiny guest; nothing of it is left when this returns, however it returns.
+
+    Parameters
+    ----------
+    qemu: absolute path of the program.
+    accelerator: one of `ACCELERATORS`.
+    deadline_s: seconds after which the guest counts as stuck.
+
+    Raises `OSError` when the system refuses even to start a process.
+    """
+    guest = os.memfd_create("mxc-ops-tiny-guest")
+    said = os.memfd_create("mxc-ops-qemu-stderr")
+    nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with open(guest, "wb", closefd=False) as file:
+            file.write(tiny_guest.kernel())
+        limit = str(math.ceil(deadline_s) + 1)
+        argv = command(qemu, accelerator, f"/proc/self/fd/{guest}", machine)
+        started = time.monotonic()
+        child = spawn(["/bin/sh", "-c", _BOUNDED, "sh", limit, *argv], (nothing, nothing, said), (guest,))
+        status = _end_of(child, deadline_s)
+        took_ms = round((time.monotonic() - started) * 1000)
+        text = os.pread(said, _SAID_BYTES, 0).decode(errors="replace")
+        return judge(accelerator, status, text, took_ms=took_ms, deadline_s=deadline_s)
+    finally:
+        for fd in (guest, said, nothing):
+            os.close(fd)
+
+
+def _end_of(child: Spawned, deadline_s: float) -> int | None:
+    """The status that the child ended with, None when it had to be ended; its whole group is gone then."""
+    poll = select.poll()
+    poll.register(child.pidfd, select.POLLIN)
+    try:
+        ended = bool(poll.poll(deadline_s * 1000))
+    finally:
+        # Not reaped yet, so the group's number is still its own.
+        os.killpg(child.pid, signal.SIGKILL)
+        status = reap(child)
+        os.close(child.pidfd)
+    return status if ended else None
+
+
+def judge(accelerator: str, status: int | None, said: str, *, took_ms: int, deadline_s: float) -> Verdict:
+    """What an attempt says about an accelerator. Pure.
+
+    Parameters
+    ----------
+    status: QEMU's exit status, minus the signal that ended it, or None when it had to be ended.
+    said: what QEMU wrote to standard error.
+    """
+    if status == tiny_guest.ANSWER:
+        return Verdict(accelerator, True, "", took_ms)
+    complaint = _complaint(said)
+    if status is None:
+        why = f"the guest gave no answer within {deadline_s:g} s"
+    elif status < 0:
+        why = f"QEMU was ended by {signal.Signals(-status).name}"
+    elif status == 0:
+        why = "the guest died: its virtual CPU was reset"
+    elif complaint:
+        why = f"QEMU ended with {status}"
+    else:
+        why = f"the guest answered {status} instead of {tiny_guest.ANSWER}"
+    return Verdict(accelerator, False, f"{why}: {complaint}" if complaint else why, took_ms)
+
+
+def _complaint(said: str) -> str:
+    """The first line that is more than a warning, without the program's name."""
+    lines = [line.partition(": ")[2] or line for line in said.splitlines() if ": warning: " not in line]
+    return lines[0].strip()[:_SHOWN_LETTERS] if lines else ""
