@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
-from mxc_ops.prep.rules.package_managers import MANAGERS, joined
+from mxc_ops.prep.rules.package_managers import MANAGERS, joined, only
 
 
 class _Names(FactBase[list[str]]):
@@ -51,7 +51,7 @@ class Wanted(_Names):
 
     @override
     def command(self, packages: Sequence[str], family: str) -> str:
-        return MANAGERS[family].wanted(packages) if packages else "true"
+        return f"{MANAGERS[family].wanted} | {only(packages)} || true" if packages else "true"
 
 
 class Tool(FactBase[str]):
@@ -63,12 +63,12 @@ class Tool(FactBase[str]):
     @override
     def command(self, family: str) -> str:
         tools = MANAGERS[family].tools if family in MANAGERS else ()
-        read_only = "grep -q '^[^ ]* / [^ ]* ro[ ,]' /proc/mounts"
+        image = "command -v transactional-update >/dev/null && grep -q '^[^ ]* / [^ ]* ro[ ,]' /proc/mounts"
         return (
             "if test -e /run/ostree-booted; then echo rpm-ostree;"
-            f" elif command -v transactional-update >/dev/null && {read_only}; then echo transactional-update;"
-            f" else for tool in {joined(tools)}; do if command -v $tool >/dev/null; then echo $tool; break; fi;"
-            " done; fi"
+            f" elif {image}; then echo transactional-update;"
+            f" else for tool in {joined(tools)}; do"
+            " if command -v $tool >/dev/null; then echo $tool; break; fi; done; fi"
         )
 
     @staticmethod

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-__all__ = ["IMAGE_BASED", "MANAGERS", "Manager", "joined"]
+__all__ = ["IMAGE_BASED", "MANAGERS", "Manager", "joined", "only"]
 
 _LOCK_S = 60
 IMAGE_BASED: Mapping[str, str] = {
@@ -32,7 +32,8 @@ class Manager:
     missing: (names) prints those that are not installed; what an installed package provides counts as such.
     install: (tool, names) commands. That the index cannot be refreshed is only a warning: it may still do.
     removal: (names, kept) prints which of them are there, and all that must go with them; changes nothing.
-    wanted: (names) prints those that an administrator asked for, as far as the manager keeps a record of that.
+    wanted: prints what was asked for by name, rather than that it came along; nothing where no such record is
+        kept.
     remove: (names, kept, others) commands that remove exactly these: `names` with their configuration, `kept`
         and `others` without.
     """
@@ -42,7 +43,7 @@ class Manager:
     missing: Callable[[Sequence[str]], str]
     install: Callable[[str, Sequence[str]], tuple[str, ...]]
     removal: Callable[[Sequence[str], Sequence[str]], str]
-    wanted: Callable[[Sequence[str]], str]
+    wanted: str
     remove: Callable[[Sequence[str], Sequence[str], Sequence[str]], tuple[str, ...]]
 
 
@@ -51,7 +52,7 @@ def joined(names: Sequence[str]) -> str:
     return " ".join(quote(name) for name in names)
 
 
-def _only(names: Sequence[str]) -> str:
+def only(names: Sequence[str]) -> str:
     """A filter that lets just these lines through."""
     return f"grep -xF{''.join(f' -e {quote(name)}' for name in names)}"
 
@@ -69,16 +70,17 @@ def _each(names: Sequence[str], installed: str) -> str:
 
 _APT = (
     "env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l"  # l: needrestart(1) restarts no services
-    f" apt-get -q -y -o DPkg::Lock::Timeout={_LOCK_S} -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=false"
+    f" apt-get -q -y -o DPkg::Lock::Timeout={_LOCK_S} -o Acquire::Retries=3"
+    " -o APT::Keep-Downloaded-Packages=false"
     " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 )
-# Services must not be started in a chroot, nor stopped: its processes are the host's. Debian Policy 9.3.3 gives
-# policy-rc.d for that; an administrator's own stays, and one of ours that a kill left behind is taken over.
+# Services must not be started in a chroot, nor stopped: its processes are the host's. policy-rc.d is for that
+# (invoke-rc.d(8)); an administrator's own stays, and one of ours that a kill left behind is taken over.
 _NO_SERVICES_IN_A_CHROOT = (
     "policy=/usr/sbin/policy-rc.d;"
     ' if ischroot -t && { test ! -e "$policy" || grep -qs "mxc-ops prep host" "$policy"; }; then'
     " trap 'rm -f \"$policy\"' EXIT; trap 'exit 1' HUP INT TERM;"
-    " printf '#!/bin/sh\\n# mxc-ops prep host: no services while packages change\\nexit 101\\n' > \"$policy\";"
+    " printf '#!/bin/sh\\n# mxc-ops prep host: while packages change\\nexit 101\\n' > \"$policy\";"
     ' chmod 0755 "$policy"; fi;'
 )
 
@@ -134,7 +136,7 @@ _DEBIAN = Manager(
         _apt(f"--no-install-recommends --no-remove install {joined(names)}"),
     ),
     removal=_apt_removal,
-    wanted=lambda names: f"apt-mark showmanual | {_only(names)} || true",
+    wanted="apt-mark showmanual",
     remove=_apt_remove,
 )
 
@@ -174,7 +176,7 @@ def _rpm(tools: tuple[str, ...], install: Callable[[str, Sequence[str]], tuple[s
         missing=lambda names: _each(names, 'rpm -q --whatprovides "$name" >/dev/null 2>&1'),
         install=install,
         removal=_rpm_removal,
-        wanted=lambda _names: "true",  # rpm keeps no such record
+        wanted="true",  # rpm keeps no such record
         remove=_rpm_remove,
     )
 
@@ -207,7 +209,7 @@ _WORLD = "sed 's/[<>=~@!].*//' /etc/apk/world"
 def _apk_removal(names: Sequence[str], kept: Sequence[str]) -> str:
     purged = "sed -n 's/^( *[0-9]*\\/[0-9]*) Purging \\([^ ]*\\) .*/\\1/p'"
     return (
-        f"set -- $(apk info 2>/dev/null | {_only([*names, *kept])}); test $# = 0"
+        f"set -- $(apk info 2>/dev/null | {only([*names, *kept])}); test $# = 0"
         f' || {{ printf \'%s\\n\' "$@"; apk del --simulate --rdepends "$@" | {purged}; }} | LC_ALL=C sort -u'
     )
 
@@ -217,7 +219,7 @@ def _apk_remove(names: Sequence[str], kept: Sequence[str], others: Sequence[str]
     ours = [*names, *kept]
     return (
         *([f"{_APK} del {joined(others)}"] if others else []),
-        f"set -- $({{ apk info 2>/dev/null; {_WORLD}; }} | {_only(ours)} | LC_ALL=C sort -u);"
+        f"set -- $({{ apk info 2>/dev/null; {_WORLD}; }} | {only(ours)} | LC_ALL=C sort -u);"
         f' test $# = 0 || {_APK} del --purge "$@"',
     )
 
@@ -225,12 +227,13 @@ def _apk_remove(names: Sequence[str], kept: Sequence[str], others: Sequence[str]
 _ALPINE = Manager(
     tools=("apk",),
     listing=(
-        "apk info -v 2>/dev/null | sed 's/-\\([0-9][^-]*\\(-r[0-9][0-9]*\\)\\{0,1\\}\\)$/ \\1/' | LC_ALL=C sort"
+        "apk info -v 2>/dev/null"
+        " | sed 's/-\\([0-9][^-]*\\(-r[0-9][0-9]*\\)\\{0,1\\}\\)$/ \\1/' | LC_ALL=C sort"
     ),
     missing=lambda names: _each(names, 'apk info -e "$name" >/dev/null 2>&1'),
     install=lambda _tool, names: (_refreshed(f"{_APK} update"), f"{_APK} add {joined(names)}"),
     removal=_apk_removal,
-    wanted=lambda names: f"{_WORLD} | {_only(names)} || true",
+    wanted=_WORLD,
     remove=_apk_remove,
 )
 
@@ -245,7 +248,7 @@ _PACMAN = (
 
 def _pacman_removal(names: Sequence[str], kept: Sequence[str]) -> str:
     return (
-        f"set -- $(pacman -Qq | {_only([*names, *kept])}); test $# = 0"
+        f"set -- $(pacman -Qq | {only([*names, *kept])}); test $# = 0"
         ' || { printf \'%s\\n\' "$@"; pacman -Rcp --noconfirm --print-format %n "$@"; } | LC_ALL=C sort -u'
     )
 
@@ -262,11 +265,13 @@ def _pacman_install(_tool: str, names: Sequence[str]) -> tuple[str, ...]:
 
     Arch supports none (ArchWiki, System maintenance). Only where there is no index at all one is fetched.
     """
-    stale = "an index older than the mirrors: bring the host up to date first, with: pacman -Syu"
+    stale = (
+        "if a package was not found, the index of this host is older than its mirrors:"
+        " bring the host up to date first, with: pacman -Syu"
+    )
     return (
         'ls "$(pacman-conf DBPath)"sync/*.db >/dev/null 2>&1 || ' + _refreshed(f"{{ {_PACMAN} -Sy; }}"),
-        f"{_PACMAN} -S --needed --noprogressbar {joined(names)}"
-        f" || {{ echo 'where packages were not found (404), this host has {stale}' >&2; exit 1; }}",
+        f"{_PACMAN} -S --needed --noprogressbar {joined(names)} || {{ echo '{stale}' >&2; exit 1; }}",
     )
 
 
@@ -276,7 +281,7 @@ _ARCH = Manager(
     missing=lambda names: f"pacman -T {joined(names)} || true",
     install=_pacman_install,
     removal=_pacman_removal,
-    wanted=lambda names: f"pacman -Qqe | {_only(names)} || true",
+    wanted="pacman -Qqe",
     remove=_pacman_remove,
 )
 

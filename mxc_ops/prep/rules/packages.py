@@ -1,7 +1,7 @@
 """Packages of the distribution, through its own package manager.
 
-What an installation brings along cannot be foretold, so it is measured: the list of packages before and after.
-The way back removes exactly what was added.
+What an installation brings along cannot be foretold, so it is measured, by the list of packages before and
+after. The way back removes exactly what was added.
 """
 
 from __future__ import annotations
@@ -78,19 +78,25 @@ def _snapshot(packages: Sequence[str], family: str) -> str:
 
 
 def _measured(packages: Sequence[str], family: str) -> Mapping[str, str]:
-    """Names that are new, names that are gone, and ``NAME OLD NEW`` of those with another version."""
+    """Names that are new, of these those that were installed by name, names that are gone, and versions.
+
+    A version that has changed, of a package that was there before, is told as ``NAME OLD NEW``.
+    """
     del packages
     if family not in MANAGERS:
         return {}
     listing, name = MANAGERS[family].listing, "s/ .*//"
+    earlier = f"sed '{name}p' \"$receipt.before\""
     # What one list has twice, and the other not at all, is no single line of both together.
-    added = f"{{ sed '{name}p' \"$receipt.before\"; {listing} | sed '{name}' | sort -u; }} | sort | uniq -u"
+    added = f"{{ {earlier}; {listing} | sed '{name}' | sort -u; }} | sort | uniq -u"
+    chosen = f"{{ {earlier}; {MANAGERS[family].wanted} | sort -u; }} | sort | uniq -u"
     gone = f"{{ {listing} | sed '{name}p'; sed '{name}' \"$receipt.before\" | sort -u; }} | sort | uniq -u"
     pairs = (
         "sed -e 's/^\t\\([^ ]*\\) /\\1 2 /' -e t -e 's/ / 1 /' | sort"
         " | sed -n -e '$!N' -e 's/^\\([^ ]*\\) 1 \\(.*\\)\\n\\1 2 \\(.*\\)$/\\1 \\2 \\3/p' -e D"
     )
-    return {"added": added, "removed": gone, "upgraded": f'{listing} | comm -3 "$receipt.before" - | {pairs}'}
+    changed = f'{listing} | comm -3 "$receipt.before" - | {pairs}'
+    return {"added": added, "chosen": chosen, "removed": gone, "upgraded": changed}
 
 
 def _split(made: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
@@ -106,7 +112,8 @@ def _reverse_queries(
 ) -> tuple[Query, ...]:
     del packages, prior
     added, kept, _ = _split(made)
-    brought = [name for name in [*added, *kept] if name not in made.get("asked", [])]
+    by_name = [*made.get("asked", []), *made.get("chosen", [])]
+    brought = [name for name in [*added, *kept] if name not in by_name]
     return (
         Query("packages.Removal", {"packages": added, "kept": kept, "family": family}),
         Query("packages.Wanted", {"packages": brought, "family": family}),
@@ -128,9 +135,11 @@ def reverse(
     ----------
     removal: those of ours that are there, and all that must go with them.
     wanted: those that came along with ours and that somebody has asked for since.
-    made: ``asked``, ``added``, ``removed``, ``upgraded``; ``together``: of others that are reversed as well.
+    made: ``asked``, and what was measured; ``together``: what goes with other receipts at the same time.
     """
-    del packages, prior
+    del prior
+    if "added" not in made:
+        return _reverse_interrupted(packages, family)
     added, kept, upgraded = _split(made)
     there = [name for name in removal if name in {*added, *kept}]
     if not there:
@@ -152,6 +161,22 @@ def reverse(
         refusal="; ".join(drift),
         notice="; ".join(stays),
         deadline_s=DEADLINE_S,
+    )
+
+
+def _reverse_interrupted(packages: Sequence[str], family: str) -> Decision:
+    """An installation that was never measured: its record goes, once it is sure that it has added nothing."""
+    added = _measured(packages, family)["added"]
+    left = (
+        "the interrupted installation has added packages: have it completed by mxc-ops prep host, then undo:"
+    )
+    return Decision(
+        f"the installation of {' '.join(packages)} was interrupted",
+        "as before, if it has added nothing",
+        (
+            f'test ! -e "$receipt.before" || {{ added=$({added}); test -z "$added"'
+            f' || {{ echo "{left}" $added >&2; exit 1; }}; }}',
+        ),
     )
 
 
