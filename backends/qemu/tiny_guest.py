@@ -5,7 +5,7 @@ The guest then does what each 64-bit kernel must: it enters long mode with pagin
 its memory, sleeps until the local APIC's timer wakes it, and computes for some 30 million instructions, which
 an accelerator that merely interprets them cannot do in time. Its answer is the status that QEMU exits with.
 
-In memory, from `BASE` on: code, descriptors, four page tables, a word to compute in, the stack.
+In memory, from `BASE` on: code and descriptors, four page tables, a word to compute in, the stack.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ ANSWER = 107
 """QEMU's status when all went well: twice (the result's top 7 bits + the interrupts seen) + 1, in 8 bits."""
 
 BASE = 0x10_0000
-_LONG_MODE, _ON_TIMER = 0x100, 0x200  # offsets of code
-_GDT, _GDT_POINTER, _IDT_POINTER, _IDT = 0x1000, 0x1020, 0x1030, 0x1100
-_TABLES, _FILE_SIZE, _MEMORY_SIZE = 0x2000, 0x6000, 0x8000
+_LONG_MODE, _ON_TIMER, _GDT, _GDT_POINTER, _IDT_POINTER, _GATE = 0x100, 0x200, 0x240, 0x260, 0x270, 0x280
+_FILE_OFFSET, _IMAGE_SIZE, _MEMORY_SIZE = 0x100, 0x290, 0x8000
 _TIMER_VECTOR = 0x20
-_PAGE = 0x1000
 
 _PROTECTED_MODE = bytes.fromhex(
     "fa"  # cli
-    "0f0115 20101000"  # lgdt [0x101020]
+    "0f0115 60021000"  # lgdt [0x100260]
+    # Page tables (Intel SDM 3A, 4.5), zeroed by the loader: memory at 0 and again at 0xffff800000000000.
+    "c705 00101000 03201000"  # mov dword [0x101000], 0x102003: level 4, at 0
+    "c705 00181000 03201000"  # mov dword [0x101800], 0x102003: level 4, the alias
+    "c705 00201000 03301000"  # mov dword [0x102000], 0x103003: level 3, the first GiB
+    "c705 18201000 03401000"  # mov dword [0x102018], 0x104003: level 3, the fourth GiB
+    "c705 00301000 83000000"  # mov dword [0x103000], 0x83: 2 MiB of memory
+    "c705 b84f1000 9b00e0fe"  # mov dword [0x104fb8], 0xfee0009b: 2 MiB with the local APIC, not cached
     "b8 20000000 0f22e0"  # mov eax, 0x20; mov cr4, eax: physical address extension
-    "b8 00201000 0f22d8"  # mov eax, 0x102000; mov cr3, eax: the page tables
+    "b8 00101000 0f22d8"  # mov eax, 0x101000; mov cr3, eax
     "b9 800000c0 0f32"  # mov ecx, 0xc0000080; rdmsr: EFER
     "0d 00010000 0f30"  # or eax, 0x100; wrmsr: long mode
     "0f20c0 0d 00000080 0f22c0"  # or cr0, 0x80000000: paging
@@ -38,7 +43,7 @@ _PROTECTED_MODE = bytes.fromhex(
 _LONG_MODE_CODE = bytes.fromhex(
     "b8 10000000 8ed0"  # mov ss, 0x10
     "48bc 0080100000 80ffff"  # mov rsp, 0xffff800000108000: the stack, through the alias
-    "0f011c25 30101000"  # lidt [0x101030]
+    "0f011c25 70021000"  # lidt [0x100270]
     "b0ff e621 e6a1"  # out 0x21, 0xff; out 0xa1, 0xff: no old-style interrupts
     "bf 0000e0fe"  # mov edi, 0xfee00000: the local APIC
     "c787 f0000000 ff010000"  # mov dword [rdi + 0xf0], 0x1ff: enabled
@@ -71,43 +76,30 @@ def kernel() -> bytes:
     identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")  # 64 bits, little-endian
     executable, x86_64 = 2, 62
     head = identity + struct.pack("<2HI3QI6H", executable, x86_64, 1, BASE, 64, 0, 0, 64, 56, 2, 0, 0, 0)
-    load, all_rights = 1, 7
-    segments = struct.pack(
-        "<2I6Q", load, all_rights, _PAGE, BASE, BASE, len(image), _MEMORY_SIZE, _PAGE
-    ) + struct.pack("<2I6Q", 4, 4, 64 + 2 * 56, 0, 0, len(note), len(note), 4)
-    return (head + segments + note).ljust(_PAGE, b"\0") + image
+    load, all_rights, annotation, readable = 1, 7, 4, 4
+    sizes = (len(image), _MEMORY_SIZE)
+    segments = struct.pack("<2I6Q", load, all_rights, _FILE_OFFSET, BASE, BASE, *sizes, _FILE_OFFSET)
+    place = len(head) + 2 * len(segments)
+    segments += struct.pack("<2I6Q", annotation, readable, place, 0, 0, len(note), len(note), 4)
+    return (head + segments + note).ljust(_FILE_OFFSET, b"\0") + image
 
 
 def _image() -> bytes:
-    image = bytearray(_FILE_SIZE)
-
-    def put(offset: int, content: bytes) -> None:
+    image = bytearray(_IMAGE_SIZE)
+    first_gate = BASE + _GATE - _TIMER_VECTOR * 16  # those below the timer's are never used
+    for offset, content in (
+        (0, _PROTECTED_MODE),
+        (_LONG_MODE, _LONG_MODE_CODE),
+        (_ON_TIMER, _ON_TIMER_CODE),
+        (_GDT, struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)),  # none, 64-bit code, data
+        (_GDT_POINTER, struct.pack("<HI", 3 * 8 - 1, BASE + _GDT)),
+        (_IDT_POINTER, struct.pack("<HQ", (_TIMER_VECTOR + 1) * 16 - 1, first_gate)),
+        (_GATE, _interrupt_gate(BASE + _ON_TIMER)),
+    ):
         image[offset : offset + len(content)] = content
-
-    put(0, _PROTECTED_MODE)
-    put(_LONG_MODE, _LONG_MODE_CODE)
-    put(_ON_TIMER, _ON_TIMER_CODE)
-    put(_GDT, struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF))  # none, 64-bit code, data
-    put(_GDT_POINTER, struct.pack("<HI", 3 * 8 - 1, BASE + _GDT))
-    put(_IDT_POINTER, struct.pack("<HQ", (_TIMER_VECTOR + 1) * 16 - 1, BASE + _IDT))
-    put(_IDT + _TIMER_VECTOR * 16, _gate(BASE + _ON_TIMER))
-    put(_TABLES, b"".join(_tables()))
     return bytes(image)
 
 
-def _gate(handler: int) -> bytes:
-    """An interrupt gate (Intel SDM 3A, 6.14.1)."""
+def _interrupt_gate(handler: int) -> bytes:
+    """Intel SDM 3A, 6.14.1."""
     return struct.pack("<4H2I", handler & 0xFFFF, 0x08, 0x8E00, handler >> 16, 0, 0)
-
-
-def _tables() -> list[bytes]:
-    """Four levels (Intel SDM 3A, 4.5): memory at 0 and again at 0xffff800000000000, and the local APIC."""
-    present, large, uncached = 0x03, 0x80, 0x18
-    pointers, memory, devices = (BASE + _TABLES + place * _PAGE for place in (1, 2, 3))
-    entries = (
-        {0: pointers | present, 256: pointers | present},
-        {0: memory | present, 3: devices | present},
-        {0: present | large},
-        {0x1F7: 0xFEE0_0000 | present | large | uncached},
-    )
-    return [struct.pack("<512Q", *(table.get(place, 0) for place in range(512))) for table in entries]

@@ -1,0 +1,75 @@
+"""What a host must have for microVMs, as data (host-prep.md §1, §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backends.needs import Need, NeedKind, chosen
+
+__all__ = ["NEEDS", "needs"]
+
+NEEDS: tuple[Need, ...] = (
+    Need(
+        "microvm.package.qemu",
+        NeedKind.PACKAGE,
+        "QEMU runs the machines, with its firmware for the machine type microvm",
+        packages={
+            "debian": ("qemu-system-x86",),
+            # The one name that Fedora and RHEL share; RHEL's QEMU has q35 but not microvm.
+            "fedora": ("qemu-kvm-core",),
+            "alpine": ("qemu-system-x86_64",),
+            "arch": ("qemu-system-x86",),
+            "suse": ("qemu-x86", "qemu-microvm"),
+        },
+    ),
+    Need(
+        "microvm.device.kvm",
+        NeedKind.DEVICE,
+        "members of the group kvm may use the processor's virtualisation, where it works",
+        data={"path": "/dev/kvm", "group": "kvm"},
+    ),
+    Need(
+        "microvm.package.image-tools",
+        NeedKind.PACKAGE,
+        "kernel, initrd and root file system of an image are packed from Debian packages",
+        packages={
+            "debian": ("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "xz-utils", "zstd"),
+            "fedora": ("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "xz", "zstd"),
+            "alpine": (
+                *("debootstrap", "debian-archive-keyring", "dpkg"),
+                *("erofs-utils", "squashfs-tools", "kmod", "lz4", "xz", "zstd"),
+            ),
+            "arch": (
+                *("debootstrap", "debian-archive-keyring", "dpkg"),
+                *("erofs-utils", "squashfs-tools", "kmod", "lz4", "xz", "zstd"),
+            ),
+            "suse": ("debootstrap", "dpkg", "erofs-utils", "squashfs", "kmod", "lz4", "xz", "zstd"),
+        },
+        feature="build",
+    ),
+    Need(
+        "microvm.package.compiler",
+        NeedKind.PACKAGE,
+        "the agent inside an image is compiled when the image is built",
+        packages={
+            "debian": ("gcc", "libc6-dev", "musl-tools"),
+            "fedora": ("gcc", "glibc-headers", "kernel-headers", "musl-gcc", "musl-libc-static"),
+            "alpine": ("gcc", "musl-dev", "linux-headers"),
+            "arch": ("gcc", "linux-api-headers", "musl"),
+            "suse": ("gcc", "glibc-devel", "glibc-devel-static", "linux-glibc-devel"),
+        },
+        feature="build",
+    ),
+    Need(
+        "microvm.image.debian",
+        NeedKind.IMAGE,
+        "kernel, initrd and root file system that the machines start from",
+        data={"image": "microvm-debian", "path": "/var/lib/mxc-ops/images/microvm-debian"},
+        feature="image",
+    ),
+)
+
+
+def needs(features: Iterable[str] = ()) -> tuple[Need, ...]:
+    """What is always needed and what the features need, in the order in which it must be satisfied."""
+    return chosen(NEEDS, features)

@@ -1,0 +1,160 @@
+"""What microVMs need, tried out on this host: QEMU, each accelerator by booting a guest, image tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from backends.linux.virtualisation import Virtualisation, login, observe, remedy
+from backends.needs import Health, Probe
+from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, try_accelerator
+
+__all__ = ["accelerator_probes", "device_probe", "image_tools_probe", "probe"]
+
+FIX = "mxc-ops prep host --backend microvm --yes"
+_BUILD_FIX = "mxc-ops prep host --backend microvm --feature build --yes"
+_DEADLINE_S = 10
+_WHY_ACCELERATOR = "something must execute the guest: KVM on the processor itself, else TCG by translating it"
+_COST = (
+    "TCG carries the machines instead: a cold start takes one to two seconds, computing many times as long"
+)
+IMAGE_TOOLS: Mapping[str, Sequence[str]] = {
+    "root file systems": ("mmdebstrap", "debootstrap"),
+    "erofs": ("mkfs.erofs",),
+    "squashfs": ("mksquashfs",),
+    "kernel modules": ("depmod",),
+    "the agent": ("musl-gcc", "gcc", "cc"),
+}
+"""What is made → the programs that make it, one of which is enough."""
+
+
+def probe() -> list[Probe]:
+    """Try out everything that a microVM stands on. Takes 5 s for each accelerator that hangs."""
+    qemu = find_qemu()
+    host = observe()
+    version = _qemu_probe(qemu)
+    if qemu is None or version.health is Health.FAILED:
+        return [
+            version,
+            device_probe(host, kvm_works=None),
+            _virtualisation(host),
+            image_tools_probe(_tools()),
+        ]
+    machine = _machine(qemu)
+    verdicts = {name: try_accelerator(qemu, name, machine=machine) for name in ACCELERATORS}
+    return [
+        version,
+        *accelerator_probes(verdicts, host),
+        device_probe(host, kvm_works=verdicts["kvm"].works),
+        _virtualisation(host),
+        image_tools_probe(_tools()),
+    ]
+
+
+def _qemu_probe(qemu: str | None) -> Probe:
+    identifier, why = "microvm.qemu", "it runs the machines"
+    if os.uname().machine != "x86_64":
+        seen = f"this is {os.uname().machine}; microVMs are for x86_64"
+        return Probe(identifier, Health.FAILED, seen, why, "use an x86_64 host", "none")
+    if qemu is None:
+        return Probe(identifier, Health.FAILED, "QEMU for x86_64 is not installed", why, FIX, "root")
+    status, said = _ask(qemu, "--version")
+    if status != 0 or not said:
+        return Probe(identifier, Health.FAILED, f"{qemu} does not start: {said[:300]}", why, FIX, "root")
+    return Probe(identifier, Health.OK, f"{said.splitlines()[0]} at {qemu}", why)
+
+
+def _machine(qemu: str) -> str:
+    """The machine type to try with: RHEL's QEMU has no microvm."""
+    listed = {line.split()[0] for line in _ask(qemu, "-machine", "help")[1].splitlines() if line.strip()}
+    return "microvm" if "microvm" in listed else "q35"
+
+
+def _ask(*argv: str) -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_DEADLINE_S,
+            env={},
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return 1, str(error)
+    return done.returncode, done.stdout.strip()
+
+
+def accelerator_probes(verdicts: Mapping[str, Verdict], host: Virtualisation) -> list[Probe]:
+    """One probe for each accelerator; one that fails while the other works is a warning. Pure."""
+    one_works = any(verdict.works for verdict in verdicts.values())
+    found: list[Probe] = []
+    for name, verdict in verdicts.items():
+        identifier = f"microvm.accelerator.{name}"
+        if verdict.works:
+            seen = f"a guest booted and answered in {verdict.took_ms} ms"
+            found.append(Probe(identifier, Health.OK, seen, _WHY_ACCELERATOR))
+            continue
+        health = Health.WARNING if one_works else Health.FAILED
+        fix, privilege = remedy(host, FIX) if name == "kvm" else (f"reinstall QEMU: {FIX}", "root")
+        why = _COST if name == "kvm" and one_works else _WHY_ACCELERATOR
+        found.append(Probe(identifier, health, f"no guest boots: {verdict.why}", why, fix, privilege))
+    return found
+
+
+def device_probe(host: Virtualisation, *, kvm_works: bool | None) -> Probe:
+    """Whether those who should may open /dev/kvm. Pure.
+
+    Parameters
+    ----------
+    kvm_works: None when that could not be tried.
+    """
+    identifier, why = "microvm.device", "KVM serves whoever may open its device"
+    if not host.device:
+        return Probe(identifier, Health.OK, "there is no /dev/kvm: TCG is used", why)
+    if kvm_works is False and host.accessible:
+        return Probe(identifier, Health.OK, f"{host.device}, of no use while KVM does not work", why)
+    if host.shared and host.accessible:
+        return Probe(identifier, Health.OK, host.device, why)
+    seen = f"{host.device}: {'other users may not open it' if host.accessible else 'you may not open it'}"
+    fix = f"usermod -aG kvm {login()}, then log in again" if host.shared else FIX
+    return Probe(identifier, Health.WARNING, seen, why, fix, "root")
+
+
+def _virtualisation(host: Virtualisation) -> Probe:
+    """For the reader: what it means for KVM is told by booting a guest."""
+    place = "a virtual machine" if host.below else "a machine of its own"
+    modules = [
+        f"{name} (nested: {host.nested[name]})" if name in host.nested else name for name in host.modules
+    ]
+    seen = f"{host.flag or 'neither vmx nor svm'} on {place}; modules: {', '.join(modules) or 'none'}"
+    why = "without it a processor cannot run guests itself"
+    return Probe("microvm.virtualisation", Health.OK, seen, why)
+
+
+def _tools() -> dict[str, str]:
+    """What is made → the program found for it, "" when there is none."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return {
+        made: next((name for name in names if shutil.which(name, path=path)), "")
+        for made, names in IMAGE_TOOLS.items()
+    }
+
+
+def image_tools_probe(tools: Mapping[str, str]) -> Probe:
+    """Whether images can be built here. Pure.
+
+    Parameters
+    ----------
+    tools: as `IMAGE_TOOLS`, with the program found for each; "" for none.
+    """
+    identifier, why = "microvm.image-tools", "images are built here, or brought from a host that can"
+    missing = [f"{made} ({' or '.join(IMAGE_TOOLS[made])})" for made, name in tools.items() if not name]
+    if not missing:
+        return Probe(identifier, Health.OK, f"{', '.join(tools.values())} are here", why)
+    return Probe(identifier, Health.WARNING, f"missing for {', '.join(missing)}", why, _BUILD_FIX, "root")
