@@ -1,11 +1,14 @@
 """Whether this host is ready, found out by doing it: each backend's own probes, then whole sandboxes.
 
-A sandbox is run as the caller and, when that is root, by an unprivileged caller as well.
+Every containment that exists on this platform can be probed. Whole sandboxes are run where mxc-ops has a
+backend: as the caller and, when that is root, by an unprivileged caller as well. Other hosts are examined by
+`mxc_ops.prep.engine.examining`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -16,7 +19,7 @@ from backends.base import Limits, SandboxRequest, Timeout
 from backends.errors import MxcError, Problem, UnsupportedContainment
 from backends.needs import Health, Probe
 
-__all__ = ["Report", "examine"]
+__all__ = ["Report", "examine", "obstacle"]
 
 _DEADLINE_MS = 20_000
 _TESTIMONY = (
@@ -24,6 +27,7 @@ _TESTIMONY = (
     " echo Leak: ${leak:-none}; echo Interfaces: $(grep -c : /proc/net/dev)"
 )
 _WHY_UNPRIVILEGED = "users without root's rights can run sandboxes"
+_PLATFORMS = {"linux": "Linux", "win32": "Windows", "darwin": "macOS"}
 _PROMISES = {
     "CapEff": "0000000000000000",
     "CapBnd": "0000000000000000",
@@ -50,33 +54,57 @@ class Report:
 
 
 def examine(backends: Sequence[str] = ()) -> Report:
-    """Probe the given backends, or all that mxc-ops has for this platform.
+    """Probe the given backends, or all that mxc-ops can run sandboxes in.
 
-    Raises `UnsupportedContainment` for a name without a backend. Everything else that goes wrong is a probe.
+    Raises `UnsupportedContainment` for a name that cannot be examined here. Everything else that goes wrong
+    is a probe.
     """
-    for name in backends:
-        _check_known(name)
-    names = backends or registry.available()
+    names = tuple(dict.fromkeys(backends)) or registry.available()
+    for name in names:
+        _check(name)
     return Report(tuple(probe for name in names for probe in _examine(name)))
 
 
-def _check_known(name: str) -> None:
-    if name not in registry.available():
-        entry = registry.CONTAINMENTS.get(name)
-        why = entry.why if entry else "no version of MXC knows it"
-        raise UnsupportedContainment(
-            Problem(
-                "containment_not_available",
-                "--backend",
-                f"{name!r} cannot be examined: {why}",
-                expected="one of " + ", ".join(registry.available()),
-            )
+def obstacle(name: str, platform: str) -> str:
+    """Why a containment cannot be examined on a platform (as `sys.platform`); "" when it can."""
+    entry = registry.CONTAINMENTS.get(name)
+    if entry is None:
+        return "no version of MXC knows it"
+    if platform not in entry.platforms:
+        return entry.why or f"it exists on {' and '.join(_PLATFORMS[one] for one in entry.platforms)} only"
+    return "" if _package(name) else entry.why
+
+
+def _package(name: str) -> str:
+    """The package that has the containment's probes; "" when mxc-ops has nothing of it."""
+    entry = registry.CONTAINMENTS[name]
+    return entry.module or (entry.needs or "").rpartition(".")[0]
+
+
+def _check(name: str) -> None:
+    trouble = obstacle(name, sys.platform)
+    if not trouble:
+        return
+    entry = registry.CONTAINMENTS.get(name)
+    there = (
+        f"mxc-ops doctor --inventory FILE --backend {name}" if entry and "win32" in entry.platforms else ""
+    )
+    here = [known for known in registry.CONTAINMENTS if not obstacle(known, sys.platform)]
+    raise UnsupportedContainment(
+        Problem(
+            "containment_not_available",
+            "--backend",
+            f"{name!r} cannot be examined: {trouble}",
+            expected="one of " + ", ".join(here),
+            fix=there,
         )
+    )
 
 
 def _examine(name: str) -> list[Probe]:
-    module = registry.CONTAINMENTS[name].module
-    probes: list[Probe] = import_module(f"{module}.probe").probe()
+    probes = _own_probes(name)
+    if registry.CONTAINMENTS[name].module is None:
+        return probes
     if os.geteuid() != 0:
         return [*probes, _run_sandbox(name, f"{name}.sandbox.caller")]
     return [
@@ -84,6 +112,18 @@ def _examine(name: str) -> list[Probe]:
         _run_sandbox(name, f"{name}.sandbox.root"),
         _run_unprivileged(name, f"{name}.sandbox.unprivileged"),
     ]
+
+
+def _own_probes(name: str) -> list[Probe]:
+    try:
+        probes: list[Probe] = import_module(f"{_package(name)}.probe").probe()
+    except Exception as error:
+        # What is wrong with one backend must not hide what the others have to tell.
+        seen = f"the probes broke: {type(error).__name__}: {error}"
+        why = "nothing is known of this backend without them"
+        fix = f"please report this, with what this prints: mxc-ops doctor --backend {name} --json"
+        return [Probe(f"{name}.probes", Health.FAILED, seen, why, fix)]
+    return probes
 
 
 def _run_sandbox(name: str, identifier: str) -> Probe:
@@ -100,7 +140,7 @@ def _run_sandbox(name: str, identifier: str) -> Probe:
     try:
         result = run(request)
     except (MxcError, OSError) as error:
-        return _failed(identifier, error, why)
+        return _failed(name, identifier, error, why)
     testimony = read_testimony(result.stdout.decode(errors="replace"))
     broken = [
         f"{key} is {testimony.get(key, 'not told')}, not {promised}"
@@ -110,7 +150,8 @@ def _run_sandbox(name: str, identifier: str) -> Probe:
     if broken:
         said = result.stderr.decode(errors="replace").strip()
         seen = "; ".join(broken) + (f"; it said: {said[:300]}" if said else "")
-        return Probe(identifier, Health.FAILED, seen, why, "please report this: a promise does not hold here")
+        fix = f"please report this, with what this prints: mxc-ops doctor --backend {name} --json"
+        return Probe(identifier, Health.FAILED, seen, why, fix)
     held = ", ".join(f"{limit.name} by {limit.mechanism}" for limit in result.limits[:2])
     identity = dict(result.enforced)["identity"]
     seen = f"ran as {identity}, without capabilities, network or the host's secrets; {held}"
@@ -136,18 +177,19 @@ def _run_unprivileged(name: str, identifier: str) -> Probe:
             )
         held = lease(uids)
     except (MxcError, OSError) as error:
-        return _failed(identifier, error, why)
+        return _failed(name, identifier, error, why)
     try:
         return _in_child(held.uid, name, identifier)
     finally:
         os.close(held.lock)
 
 
-def _failed(identifier: str, error: MxcError | OSError, why: str) -> Probe:
+def _failed(name: str, identifier: str, error: MxcError | OSError, why: str) -> Probe:
     if isinstance(error, OSError):
-        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why)
+        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why, _look_closer(name))
     privilege = "root" if "prep host" in error.fix else "none"
-    return Probe(identifier, Health.FAILED, error.problems[0].message, why, error.fix, privilege)
+    fix = error.fix or _look_closer(name)
+    return Probe(identifier, Health.FAILED, error.problems[0].message, why, fix, privilege)
 
 
 def _in_child(uid: int, name: str, identifier: str) -> Probe:
@@ -172,7 +214,8 @@ def _in_child(uid: int, name: str, identifier: str) -> Probe:
         answer = pipe.read()
     os.waitpid(child, 0)
     if not answer:
-        return Probe(identifier, Health.FAILED, "the attempt ended without an answer", _WHY_UNPRIVILEGED)
+        seen = "the attempt ended without an answer"
+        return Probe(identifier, Health.FAILED, seen, _WHY_UNPRIVILEGED, _look_closer(name))
     fields: dict[str, Any] = json.loads(answer)
     fields["health"] = Health(fields["health"])
     return Probe(**fields)
@@ -180,3 +223,7 @@ def _in_child(uid: int, name: str, identifier: str) -> Probe:
 
 def _prepare(name: str) -> str:
     return f"mxc-ops prep host --backend {name} --yes"
+
+
+def _look_closer(name: str) -> str:
+    return f"see what it fails at: mxc-ops run --backend {name} --json -- true"

@@ -41,6 +41,8 @@ def absorb(report: Report, message: Message) -> None:
             host.restart = data["message"]
         case Event.PROBED:
             host.probes = data["probes"]
+            if report.task is Task.EXAMINE and host.probes_of("warning") and not host.broken:
+                host.verdict = HostState.READY_WITH_WARNINGS
         case event if event in _VERDICTS:
             host.verdict, host.problem, host.fix = _VERDICTS[event], data["message"], data.get("fix", "")
         case _:

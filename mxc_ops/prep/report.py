@@ -36,6 +36,7 @@ class HostState(Enum):
     """The outcome for one host; `exit_code` is the command's. Higher codes are not worse, only different."""
 
     READY = "ready"
+    READY_WITH_WARNINGS = "ready with warnings"
     AS_RECORDED = "as recorded"
     UNDONE = "undone"
     FAILED = "failed"
@@ -55,6 +56,7 @@ class HostState(Enum):
 
 _EXIT_CODES = {
     HostState.READY: 0,
+    HostState.READY_WITH_WARNINGS: 2,
     HostState.AS_RECORDED: 0,
     HostState.UNDONE: 0,
     HostState.FAILED: 1,
@@ -95,8 +97,8 @@ class ItemReport:
 class HostReport:
     """One host. `problem` and `fix` speak of the host as a whole; `elevation` see `items.HostFacts`.
 
-    `probes` are what was tried out after a change, see `backends.needs.Probe`. `verdict` is set by what
-    befell the host as a whole; without one, the state follows from the items.
+    `probes` are what was tried out, see `backends.needs.Probe`. `verdict` is set by what befell the host as a
+    whole; without one, the state follows from the items.
     """
 
     name: str
@@ -113,7 +115,11 @@ class HostReport:
     @property
     def broken(self) -> list[dict[str, str]]:
         """The probes that failed."""
-        return [probe for probe in self.probes if probe["health"] == "failed"]
+        return self.probes_of("failed")
+
+    def probes_of(self, health: str) -> list[dict[str, str]]:
+        """The probes of one `backends.needs.Health`, by its value."""
+        return [probe for probe in self.probes if probe["health"] == health]
 
     def in_state(self, *states: ItemState) -> list[ItemReport]:
         return [item for item in self.items.values() if item.state in states]
@@ -148,8 +154,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 ready, as recorded, undone; 1 failed or unreachable; 3 changes pending; 4 root's rights missing;
-        5 not supported; 6 restart needed; 7 drifted; 8 held by another preparation.
+        """0 ready, as recorded, undone; 1 failed or unreachable; 2 examined, ready with warnings; 3 changes
+        pending; 4 root's rights missing; 5 not supported; 6 restart needed; 7 drifted; 8 held by another
+        preparation.
 
         Of several hosts with different troubles, a failure comes first, then the highest code.
         """

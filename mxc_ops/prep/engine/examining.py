@@ -1,12 +1,139 @@
-"""Functional probes on a host, by our own doctor, brought there for the purpose."""
+"""Functional probes on a host, by our own doctor.
+
+Linux: our sources are brought to a directory of their own, run there with root's rights where these can be
+had, and removed again. Windows: no Python is assumed there, so each item that the backends need is decided
+from facts, as a plan decides it: that tells what is missing, and nothing is tried out.
+"""
+
+# pyright: reportUnknownMemberType=false
+# pyinfra annotates hosts incompletely.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from shlex import quote
+
+from pyinfra.api.command import StringCommand
+from pyinfra.connectors.util import CommandOutput
+
+from backends import registry
+from backends.needs import Health, Probe
+from mxc_ops.doctor import obstacle
+from mxc_ops.prep import remote_doctor
 from mxc_ops.prep.choices import Choices
-from mxc_ops.prep.engine.session import Session
-from mxc_ops.prep.engine.tell import Teller
+from mxc_ops.prep.engine.planning import Step, plan_items
+from mxc_ops.prep.engine.session import Session, choices_for
+from mxc_ops.prep.engine.tell import Teller, last_words
+from mxc_ops.prep.items import WINDOWS, Item, items_for, needs_of
+from mxc_ops.prep.messages import Event, Request
+from mxc_ops.prep.remote_doctor import Place
+
+__all__ = ["examine"]
+
+_PATIENCE_S = 30
+_ANSWER_S = 60
+_PREPARE = "mxc-ops prep host"
+_PLATFORMS = {"windows": "win32", "linux": "linux"}
 
 
-def examine(session: Session, choices: Choices, teller: Teller) -> None:
-    """Run the doctor there and tell its probes."""
-    raise NotImplementedError
+def examine(session: Session, request: Request, teller: Teller) -> None:
+    """Examine a host for the backends asked for, else the inventory's, else all that mxc-ops has.
+
+    Raises `PyinfraError` when the host cannot be asked, `PrepFailed` for data in the inventory that cannot be
+    meant.
+    """
+    choices = choices_for(session.host, request, registry.available())
+    platform = _PLATFORMS[session.facts.system]
+    misplaced = {name: obstacle(name, platform) for name in choices.backends}
+    found = [_misplaced(name, trouble, session) for name, trouble in misplaced.items() if trouble]
+    wanted = replace(choices, backends=[name for name, trouble in misplaced.items() if not trouble])
+    if wanted.backends:
+        by_facts = session.facts.system == WINDOWS
+        found += _by_facts(session, wanted) if by_facts else _by_doctor(session, wanted.backends)
+    told = [_as_told(probe, session, request) for probe in found]
+    teller.tell(Event.PROBED, session.host.name, probes=told)
+
+
+def _misplaced(name: str, trouble: str, session: Session) -> Probe:
+    return Probe(
+        f"{name}.platform",
+        Health.FAILED,
+        f"{trouble}, and this is {session.facts.distribution or session.facts.system}",
+        "it was asked for",
+        "name other backends for this host: --backend, or mxc_backends in the inventory",
+    )
+
+
+def _as_told(probe: Probe, session: Session, request: Request) -> dict[str, str]:
+    """A fix is told as the command for whoever asked: from here, for that host."""
+    fix = probe.fix
+    if request.inventory:
+        password = " --ask-sudo-password" if session.access.elevation in ("none", "sudo-password") else ""
+        there = f"--inventory {quote(request.inventory)} --limit {quote(session.host.name)}{password}"
+        fix = fix.replace(_PREPARE, f"{_PREPARE} {there}")
+    return {**asdict(probe), "health": probe.health.value, "fix": fix}
+
+
+def _by_doctor(session: Session, backends: Sequence[str]) -> list[Probe]:
+    made = _ask(session, remote_doctor.preparation())
+    where = remote_doctor.place(made.stdout_lines)
+    if where is None:
+        return [remote_doctor.failure(last_words(made.stdout_lines + made.stderr_lines))]
+    try:
+        if not where.python:
+            return [remote_doctor.python_missing(where, session.facts.family)]
+        return _visit(session, where, backends)
+    finally:
+        # Of a host that is lost, or that we are told to leave, nothing more can be asked.
+        with suppress(Exception):
+            _ask(session, remote_doctor.removal(where))
+
+
+def _visit(session: Session, where: Place, backends: Sequence[str]) -> list[Probe]:
+    sources = remote_doctor.sources()
+    try:
+        session.host.put_file(io.BytesIO(sources.packed), f"{where.folder}/{remote_doctor.ARCHIVE}")
+    except OSError as error:
+        return [remote_doctor.failure(str(error))]
+    command = session.access.elevated(remote_doctor.examination(where, sources.digest, backends))
+    deadline = remote_doctor.DEADLINE_S + _PATIENCE_S
+    answer = _ask(session, command, session.access.stdin, deadline)
+    probes = remote_doctor.probes(answer.stdout_lines)
+    said = last_words(answer.stdout_lines + answer.stderr_lines)
+    return [remote_doctor.failure(said)] if probes is None else probes
+
+
+def _ask(
+    session: Session, command: str, stdin: list[str] | None = None, deadline_s: int = _ANSWER_S
+) -> CommandOutput:
+    _, output = session.host.run_shell_command(StringCommand(command), _stdin=stdin, _timeout=deadline_s)
+    return output
+
+
+def _by_facts(session: Session, choices: Choices) -> list[Probe]:
+    wanted: dict[str, tuple[Item, str]] = {}
+    for name in choices.backends:
+        one = replace(choices, backends=[name])
+        for item in items_for(needs_of(one), session.facts, one):
+            wanted.setdefault(item.identifier, (item, name))
+    steps = plan_items(session, [item for item, _ in wanted.values()])
+    return [*[_decided(step, wanted[step.identifier][1]) for step in steps], *_restart(session)]
+
+
+def _decided(step: Step, backend: str) -> Probe:
+    decision = step.decision
+    if not decision.refusal and not step.changes:
+        return Probe(step.identifier, Health.OK, decision.before, step.why)
+    seen = f"{decision.before}; {decision.refusal or f'wanted: {decision.after}'}"
+    fix = (decision.refusal and decision.fix) or f"{_PREPARE} --backend {backend} --yes"
+    return Probe(step.identifier, Health.FAILED, seen, step.why, fix, "administrator")
+
+
+def _restart(session: Session) -> Iterator[Probe]:
+    if session.restart:
+        why = "what was changed takes effect at the next start"
+        fix = "Restart-Computer, when nobody needs the host"
+        yield Probe("host.restart", Health.WARNING, session.restart, why, fix, "administrator")

@@ -11,7 +11,7 @@ __all__ = ["Teller", "last_words"]
 
 _LAST_LINES = 5
 _LOG_CHARACTERS = 20_000
-_FREE_TEXTS = ("after", "before", "fix", "message", "notice", "seen", "text")
+_FREE_TEXTS = ("after", "before", "fix", "message", "notice", "privilege", "seen", "text", "why")
 
 
 class Teller:

@@ -116,7 +116,7 @@ class Work:
         self._teller.tell(Event.HOST, host.name, distribution=facts.distribution, elevation=facts.elevation)
         match self._request.task:
             case Task.EXAMINE:
-                examine(session, choices_for(host, self._request, ()), self._teller)
+                examine(session, self._request, self._teller)
                 return
             case Task.VERIFY:
                 steps = verify(session)
