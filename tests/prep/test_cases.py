@@ -26,7 +26,7 @@ CASES = Path(__file__).parent / "cases"
 STATES = ("fresh", "present", "drifted", "invalid")
 FACTS = sorted(CASES.glob("facts/*/*.json"))
 OPERATIONS = sorted(CASES.glob("operations/*/*.json"))
-SOURCES = "@the launcher's sources@"
+SOURCES = "@launcher-sources@"
 
 Case = dict[str, Any]
 
@@ -209,8 +209,9 @@ def test_the_commands_of_an_operation_are_plain_sh(path: Path) -> None:
 
 
 def _rules() -> list[str]:
-    areas = [area for area in AREAS if find_spec(f"mxc_ops.prep.rules.{area}")]
-    return [f"{area}.{name}" for area in areas for name in import_module(f"mxc_ops.prep.rules.{area}").RULES]
+    modules = {area: f"mxc_ops.prep.rules.{area}" for area in AREAS}
+    found = {area: import_module(module) for area, module in modules.items() if find_spec(module)}
+    return [f"{area}.{name}" for area, module in found.items() for name in getattr(module, "RULES", ())]
 
 
 @pytest.mark.parametrize("state", STATES)
