@@ -1,0 +1,362 @@
+"""Rules of preparation: there, at rest, and back, with their commands run in a throw-away folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.linux.id_ranges import overlaps
+from mxc_ops.prep.decision import Decision, Query
+from mxc_ops.prep.rules import rule
+
+SWITCH = "kernel.apparmor_restrict_unprivileged_userns"
+SWITCH_FILE = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+KEY = "0123abcd"
+PROGRAM = f"#!/bin/sh\necho {KEY}\n"
+
+
+@dataclass
+class Host:
+    """A folder that stands for a host: it answers queries, and runs commands.
+
+    `given`: texts of files outside the folder.
+    """
+
+    folder: Path
+    given: dict[str, str] = field(default_factory=dict[str, str])
+
+    def answer(self, query: Query) -> Any:
+        match query.fact:
+            case "files.Texts":
+                return {**self.given, **self._texts(query.arguments["paths"])}
+            case "files.Existing":
+                return [path for path in query.arguments["paths"] if os.path.lexists(path)]
+            case "files.Status":
+                return self._status(Path(query.arguments["path"]))
+            case "files.Checksum":
+                path = Path(query.arguments["path"])
+                return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+            case "helpers.Stored":
+                return sorted(path.name for path in Path(query.arguments["store"]).glob("*"))
+            case _:
+                raise AssertionError(query.fact)
+
+    def _texts(self, paths: Sequence[str]) -> dict[str, str]:
+        ours = [Path(path) for path in paths if path.startswith(f"{self.folder}/")]
+        return {str(path): path.read_text() for path in ours if path.exists()}
+
+    def _status(self, path: Path) -> dict[str, str] | None:
+        if not path.exists():
+            return None
+        return {
+            "kind": "directory" if path.is_dir() else "file",
+            "mode": f"{path.stat().st_mode & 0o7777:o}",
+            "owner": "0",
+        }
+
+    def run(self, decision: Decision) -> None:
+        environment = {
+            **os.environ,
+            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+            "uploads": f"{self.folder}/up",
+        }
+        for command in decision.commands:
+            subprocess.run(["sh", "-c", f"set -e; {command}"], check=True, env=environment)
+
+    def tree(self) -> dict[str, tuple[int, str]]:
+        places = sorted(path for path in self.folder.rglob("*") if "log" not in path.name)
+        return {
+            str(path): (path.stat().st_mode, path.read_text() if path.is_file() else "") for path in places
+        }
+
+
+@dataclass
+class Attempt:
+    """One operation on a host; `first` is what was decided about it there."""
+
+    host: Host
+    operation: str
+    arguments: Mapping[str, Any]
+    first: Decision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first = self.decide()
+
+    def decide(self) -> Decision:
+        kind = rule(self.operation)
+        answers = [self.host.answer(query) for query in kind.queries(**self.arguments)]
+        return kind.decide(*answers, **self.arguments)
+
+    def reverse(self) -> Decision:
+        kind = rule(self.operation)
+        answers = [self.host.answer(query) for query in kind.queries(**self.arguments)]
+        record = {"prior": self.first.prior, "made": self.first.made}
+        return kind.reverse(*answers, **record, **self.arguments)
+
+
+def at_rest(decision: Decision) -> bool:
+    return not decision.commands and not decision.refusal
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    (tmp_path / "store/older").mkdir(parents=True)
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/launcher").write_text(PROGRAM)
+    (tmp_path / "bin").mkdir()
+    parser = tmp_path / "bin/apparmor_parser"
+    parser.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/log\n')
+    parser.chmod(0o755)
+    (tmp_path / "theirs").write_text('{"site": "a\'b $HOME"}')
+    return Host(tmp_path, {SWITCH_FILE: "1\n", "/etc/passwd": "root:x:0:0::/root:/bin/sh\n"})
+
+
+def arguments(operation: str, folder: Path, name: str) -> dict[str, Any]:
+    """Arguments for an operation that makes `name` in the folder."""
+    place = f"{folder}/{name}"
+    return {
+        "files.root_directory": {"path": place},
+        "files.text": {"path": place, "content": "it's\n  $HOME\n"},
+        "ids.recorded_range": {"path": place, "wanted": "1900000000:4096"},
+        "apparmor.profile": {"switch": SWITCH, "path": place, "program": "/usr/lib/x/*/launcher"},
+        "helpers.pushed": {
+            "store": f"{folder}/store",
+            "key": KEY,
+            "program": "launcher",
+            "source": "/of/the/controller",
+            "sha256": hashlib.sha256(PROGRAM.encode()).hexdigest(),
+        },
+    }[operation]
+
+
+@pytest.mark.parametrize("name", ["new", "a b/it's/new", "theirs"])
+@pytest.mark.parametrize("operation", ["files.text", "ids.recorded_range", "apparmor.profile"])
+def test_a_file_is_made_once_and_the_way_back_leads_to_what_was_there(
+    host: Host, operation: str, name: str
+) -> None:
+    before = host.tree()
+    attempt = Attempt(host, operation, arguments(operation, host.folder, name))
+    host.run(attempt.first)
+    assert host.tree() != before
+    assert at_rest(attempt.decide())
+    host.run(attempt.reverse())
+    assert host.tree() == before
+    assert at_rest(attempt.reverse())
+
+
+@pytest.mark.parametrize("operation", ["files.root_directory", "helpers.pushed"])
+def test_a_directory_or_program_is_made_once_and_goes_again(host: Host, operation: str) -> None:
+    before = host.tree()
+    attempt = Attempt(host, operation, arguments(operation, host.folder, "a/b/c"))
+    host.run(attempt.first)
+    assert at_rest(attempt.decide())
+    host.run(attempt.reverse())
+    assert host.tree() == before
+    assert at_rest(attempt.reverse())
+
+
+@pytest.mark.parametrize("name", ["new", "theirs"])
+@pytest.mark.parametrize("operation", ["files.text", "ids.recorded_range", "apparmor.profile"])
+def test_a_file_that_somebody_has_edited_since_is_taken_back_on_request_only(
+    host: Host, operation: str, name: str
+) -> None:
+    before = host.tree()
+    attempt = Attempt(host, operation, arguments(operation, host.folder, name))
+    host.run(attempt.first)
+    (host.folder / name).write_text("edited")
+    back = attempt.reverse()
+    assert f"{host.folder}/{name} is no longer what we made it" in back.refusal
+    host.run(back)
+    assert host.tree() == before
+
+
+def test_what_others_put_into_our_directories_stays(host: Host) -> None:
+    attempt = Attempt(host, "files.text", arguments("files.text", host.folder, "a/b/new"))
+    host.run(attempt.first)
+    (host.folder / "a/others").write_text("x")
+    host.run(attempt.reverse())
+    assert [path.name for path in (host.folder / "a").iterdir()] == ["others"]
+
+
+def test_a_directory_in_which_others_keep_something_cannot_be_taken_back(host: Host) -> None:
+    attempt = Attempt(host, "files.root_directory", arguments("files.root_directory", host.folder, "d"))
+    host.run(attempt.first)
+    (host.folder / "d/others").write_text("x")
+    with pytest.raises(subprocess.CalledProcessError):
+        host.run(attempt.reverse())
+    assert (host.folder / "d/others").exists()
+
+
+def test_a_pushed_program_with_another_sum_never_takes_its_place(host: Host) -> None:
+    attempt = Attempt(host, "helpers.pushed", arguments("helpers.pushed", host.folder, ""))
+    assert [(upload.source, upload.name) for upload in attempt.first.uploads] == [
+        ("/of/the/controller", "launcher")
+    ]
+    (host.folder / "up/launcher").write_text(PROGRAM + "# another\n")
+    before = host.tree()
+    with pytest.raises(subprocess.CalledProcessError):
+        host.run(attempt.first)
+    assert host.tree() == before
+
+
+def test_a_program_with_another_key_never_takes_its_place(host: Host) -> None:
+    program = "#!/bin/sh\necho another\n"
+    (host.folder / "up/launcher").write_text(program)
+    wanted = arguments("helpers.pushed", host.folder, "")
+    attempt = Attempt(
+        host, "helpers.pushed", {**wanted, "sha256": hashlib.sha256(program.encode()).hexdigest()}
+    )
+    before = host.tree()
+    with pytest.raises(subprocess.CalledProcessError):
+        host.run(attempt.first)
+    assert host.tree() == before
+
+
+def test_a_profile_is_loaded_and_unloaded_again(host: Host) -> None:
+    attempt = Attempt(host, "apparmor.profile", arguments("apparmor.profile", host.folder, "new"))
+    host.run(attempt.first)
+    host.run(attempt.reverse())
+    assert (host.folder / "log").read_text() == f"-r {host.folder}/new\n-R {host.folder}/new\n"
+
+
+@pytest.mark.parametrize("seen", [{}, {SWITCH_FILE: "0\n"}])
+def test_without_the_restriction_no_profile_is_written(host: Host, seen: dict[str, str]) -> None:
+    host.given = seen
+    assert at_rest(Attempt(host, "apparmor.profile", arguments("apparmor.profile", host.folder, "new")).first)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"uidRange": {"first": "x", "count": 1}}', '{"uidRange": {}}'])
+def test_a_host_file_that_cannot_be_understood_is_refused(host: Host, text: str) -> None:
+    (host.folder / "host.json").write_text(text)
+    decision = Attempt(
+        host, "ids.recorded_range", arguments("ids.recorded_range", host.folder, "host.json")
+    ).first
+    assert decision.refusal and decision.fix and not decision.commands
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/etc/passwd", "eve:x:1900000001:100::/:/bin/sh"),
+        ("/etc/group", "eves:x:1900004095:"),
+        ("/etc/subuid", "eve:1899990000:65536"),
+        ("/etc/subgid", "eve:1900004000:65536"),
+    ],
+)
+def test_ids_that_somebody_has_are_refused_by_name(host: Host, path: str, line: str) -> None:
+    host.given = {path: line}
+    decision = Attempt(host, "ids.recorded_range", arguments("ids.recorded_range", host.folder, "new")).first
+    assert decision.refusal.startswith(f"{path} gives eve")
+    assert not decision.commands
+
+
+def test_neighbours_of_the_range_do_not_overlap() -> None:
+    texts = {"/etc/subuid": "a:1899934464:65536\nb:1900004096:65536", "/etc/passwd": "c:x:1900004096:1::/:"}
+    assert overlaps(texts, 1900000000, 4096) == []
+
+
+def test_lines_that_are_no_entries_are_passed_over() -> None:
+    assert overlaps({"/etc/passwd": "+::::::\n\n# x", "/etc/subuid": "a:b:c\na:1"}, 1, 100) == []
+
+
+def subordinate(texts: dict[str, str]) -> Decision:
+    return rule("ids.subordinate").decide(texts, user="mxc", count=65536)
+
+
+def applied(texts: dict[str, str], decision: Decision) -> dict[str, str]:
+    """The texts after a decision about files."""
+    after = {**texts, **{change.path: change.after for change in decision.files}}
+    return {path: text for path, text in after.items() if text is not None}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {},
+        {"/etc/subuid": "eve:100000:65536\n", "/etc/subgid": "eve:100000:65536\n"},
+        {"/etc/subuid": "eve:100000:65536", "/etc/subgid": ""},
+        {"/etc/subuid": "mxc:300000:65536", "/etc/subgid": "eve:165536:65536\n"},
+    ],
+)
+def test_subordinate_ids_are_free_ones_and_go_again_by_the_line(texts: dict[str, str]) -> None:
+    decision = subordinate(texts)
+    after = applied(texts, decision)
+    assert at_rest(subordinate(after))
+    (line,) = decision.made["lines"]
+    assert overlaps(texts, int(line.split(":")[1]), 65536) == []
+    later = {path: text.rstrip("\n") + "\nlater:1:1\n" for path, text in after.items()}
+    record = {"prior": decision.prior, "made": decision.made}
+    back = rule("ids.subordinate").reverse(later, **record, user="mxc", count=65536)
+    assert not back.refusal
+    assert applied(later, back) == {path: text.replace(f"{line}\n", "") for path, text in later.items()}
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"), [(None, "1"), ("1", "1"), ("96365", ">=1024"), ("1024", ">=1024")]
+)
+def test_a_kernel_setting_that_is_absent_or_right_is_left_alone(seen: str | None, wanted: str) -> None:
+    assert at_rest(rule("kernel.setting").decide(seen, {}, [], key="a.b", wanted=wanted))
+
+
+@pytest.mark.parametrize("earlier", [None, "# by hand\n"])
+def test_a_kernel_setting_lasts_and_its_way_back_restores_value_and_file(earlier: str | None) -> None:
+    kind, named = rule("kernel.setting"), {"key": "a.b", "wanted": ">=1024"}
+    drop_in = "/etc/sysctl.d/90-mxc-ops-a.b.conf"
+    texts = {} if earlier is None else {drop_in: earlier}
+    first = kind.decide("0", texts, ["/etc/sysctl.d", "/etc"], **named)
+    after = applied(texts, first)
+    assert after[drop_in].endswith("a.b = 1024\n")
+    assert at_rest(kind.decide("1024", after, [], **named))
+    record = {"prior": first.prior, "made": first.made}
+    back = kind.reverse("1024", after, [], **record, **named)
+    assert applied(after, back) == texts
+    assert back.commands[-1] == "printf '%s\\n' 0 > /proc/sys/a/b"
+    assert at_rest(kind.reverse("0", texts, [], **record, **named))
+    drifted = kind.reverse("77", after, [], **record, **named)
+    assert "a.b is now '77', we made it '1024'" in drifted.refusal
+
+
+@pytest.mark.parametrize(("seen", "unloads"), [("available", True), ("loaded", False)])
+def test_a_module_that_others_loaded_stays(seen: str, unloads: bool) -> None:
+    kind, named = rule("kernel.module"), {"module": "br_netfilter"}
+    first = kind.decide(seen, {}, ["/etc"], **named)
+    after = applied({}, first)
+    assert at_rest(kind.decide("loaded", after, [], **named))
+    back = kind.reverse("loaded", after, [], prior=first.prior, made=first.made, **named)
+    assert any("modprobe -r" in command for command in back.commands) == unloads
+    assert at_rest(kind.reverse("loaded", {}, [], prior=first.prior, made=first.made, **named))
+    edited = dict.fromkeys(after, "others\n")
+    assert kind.reverse("loaded", edited, [], prior=first.prior, made=first.made, **named).refusal
+
+
+def test_a_module_that_the_kernel_lacks_is_refused() -> None:
+    decision = rule("kernel.module").decide("absent", {}, [], module="br_netfilter")
+    assert "no module br_netfilter" in decision.refusal and not decision.commands
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"kind": "directory", "mode": "777", "owner": "0"},
+        {"kind": "directory", "mode": "755", "owner": "1000"},
+        {"kind": "symbolic link", "mode": "777", "owner": "0"},
+        {"kind": "file", "mode": "644", "owner": "0"},
+    ],
+)
+def test_a_place_that_others_can_change_is_refused(seen: dict[str, str]) -> None:
+    decision = rule("files.root_directory").decide(seen, [], path="/usr/local/lib/x")
+    assert decision.refusal and not decision.commands
+    assert "rm -r /usr/local/lib/x" in decision.fix
+
+
+@pytest.mark.parametrize("name", ["kernel", "nothing.at_all", "kernel.nothing"])
+def test_an_operation_that_no_area_has_is_told_by_name(name: str) -> None:
+    with pytest.raises(KeyError):
+        rule(name)
