@@ -1,0 +1,184 @@
+"""What LXC needs, tried out on this host: each probe says what was seen, why it matters, the fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+from backends.linux import cgroups
+from backends.lxc.needs import ADDRESS, BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
+from backends.lxc.trial import Trial, said
+from backends.needs import Health, Probe
+
+__all__ = ["probe"]
+
+_FIX = "mxc-ops prep host --backend lxc --yes"
+_CHECK = f"{_FIX}; when that finds nothing to do: lxc-checkconfig"
+_TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
+_OLDEST = (5, 0)
+_WHY = {
+    "lxc.tools": "they drive every container; idmapped root filesystems came with LXC 5.0",
+    "lxc.ids": "started by root, a container's ids are mapped to ids that are nobody's",
+    "lxc.container": "whether a container runs is only told by running one",
+    "lxc.limits": "a limit that nothing holds is refused by name",
+    "lxc.bridge": "containers with a network are attached to it",
+    "lxc.nat": "containers reach other networks under the host's address",
+}
+
+
+def probe(image: str = IMAGE) -> list[Probe]:
+    """Try everything that a container stands on, with the rights of the caller; what takes root's says so.
+
+    Parameters
+    ----------
+    image: the directory of a root filesystem image, as prep installs it.
+    """
+    ids = _ids("lxc.ids")
+    return [
+        _tools("lxc.tools"),
+        ids,
+        *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids),
+        _bridge("lxc.bridge"),
+        _nat("lxc.nat"),
+    ]
+
+
+def _ok(identifier: str, seen: str) -> Probe:
+    return Probe(identifier, Health.OK, seen, _WHY[identifier])
+
+
+def _failed(identifier: str, seen: str, fix: str = _FIX) -> Probe:
+    return Probe(identifier, Health.FAILED, seen, _WHY[identifier], fix, "root")
+
+
+def _warning(identifier: str, seen: str, fix: str = _FIX) -> Probe:
+    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root")
+
+
+def _not_tried(identifier: str) -> Probe:
+    return _warning(identifier, "not tried: it takes root's rights", "sudo mxc-ops doctor --backend lxc")
+
+
+def _tools(identifier: str) -> Probe:
+    missing = [name for name in _TOOLS if shutil.which(name) is None]
+    if missing:
+        return _failed(identifier, f"{', '.join(missing)} not found")
+    version = said(["lxc-start", "--version"]).strip()
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < _OLDEST:
+        return _failed(identifier, f"LXC {version or 'without a version'}", "install LXC 5.0 or later")
+    return _ok(identifier, f"LXC {version}")
+
+
+def _ids(identifier: str) -> Probe:
+    if os.geteuid() != 0:
+        return _ok(identifier, "not needed: containers that a user starts have the ids of that user")
+    ranges = _root_ranges()
+    if ranges is None:
+        return _failed(identifier, f"root has no {SUBORDINATE_COUNT} ids in /etc/subuid and /etc/subgid")
+    if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
+        return _failed(identifier, "newuidmap and newgidmap not found")
+    uid, gid = ranges
+    return _ok(identifier, f"root's containers have uids from {uid} on, gids from {gid} on")
+
+
+def _root_ranges() -> tuple[int, int] | None:
+    """Where root's subordinate uids and gids begin (subuid(5)); None when either are too few."""
+    found = [_first_range(path) for path in ("/etc/subuid", "/etc/subgid")]
+    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+
+
+def _first_range(path: str) -> int | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = [line.strip().split(":") for line in file]
+    except OSError:
+        return None
+    return next(
+        (
+            int(fields[1])
+            for fields in entries
+            if len(fields) == 3
+            and fields[0] in ("root", "0")
+            and fields[1].isdigit()
+            and fields[2].isdigit()
+            and int(fields[2]) >= SUBORDINATE_COUNT
+        ),
+        None,
+    )
+
+
+def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Probe]:
+    """One container for both: it starts, does as it is told, is limited, and ends."""
+    if os.geteuid() != 0:
+        return [_not_tried(container), _not_tried(limits)]
+    ranges = _root_ranges()
+    why_not = ""
+    if not os.path.isdir(rootfs):
+        why_not = f"there is no image at {os.path.dirname(rootfs)}"
+    elif ids.health is not Health.OK or ranges is None:
+        why_not = ids.seen
+    elif shutil.which("lxc-start") is None:
+        why_not = "lxc-start not found"
+    if why_not or ranges is None:
+        return [_failed(container, f"not tried: {why_not}"), _failed(limits, f"not tried: {why_not}")]
+    groups = cgroups.observe_cgroups()
+    with Trial(rootfs, ranges, groups.version, groups.parents) as trial:
+        if trial.refused:
+            seen = f"a container from {rootfs} does not start: {trial.refused}"
+            return [_failed(container, seen, _CHECK), _failed(limits, "not tried: no container", _CHECK)]
+        identity, bitten = trial.identity(), trial.bitten()
+    return [_started(container, identity, ranges, trial.left_behind), _limited(limits, bitten)]
+
+
+def _started(identifier: str, identity: str, ranges: tuple[int, int], left_behind: Sequence[str]) -> Probe:
+    if identity != f"0 {ranges[0]}":
+        seen = f"its root is told as {identity or 'nothing'}, not as 0 mapped to {ranges[0]}"
+        return _failed(identifier, seen, "please report this: ids are not mapped as they were asked to be")
+    if left_behind:
+        fix = f"lxc-stop --kill; then remove {' '.join(left_behind)}"
+        return _warning(identifier, f"it ran, but {', '.join(left_behind)} stayed behind", fix)
+    return _ok(
+        identifier, f"started, its root being uid {ranges[0]} here; stopped, and nothing stayed behind"
+    )
+
+
+def _limited(identifier: str, bitten: Sequence[str]) -> Probe:
+    missing = [name for name in ("memory", "pids") if name not in bitten]
+    if not missing:
+        return _ok(identifier, f"{' and '.join(bitten)} are held by control groups")
+    seen = f"no limit of {' or '.join(missing)} holds inside"
+    return _warning(identifier, seen, "boot with cgroup_enable=memory, or mount the control groups missing")
+
+
+def _bridge(identifier: str) -> Probe:
+    """By /sys and /proc, which everybody may read."""
+    device = f"/sys/class/net/{BRIDGE}"
+    if not os.path.isdir(f"{device}/bridge"):
+        return _warning(identifier, f"no bridge {BRIDGE}: containers have no network")
+    if not int(_read(f"{device}/flags"), 16) & 1:  # IFF_UP, netdevice(7)
+        return _warning(identifier, f"{BRIDGE} is down")
+    if f" {ADDRESS.partition('/')[0]}\n" not in _read("/proc/net/fib_trie"):
+        return _warning(identifier, f"{BRIDGE} has no address {ADDRESS}")
+    return _ok(identifier, f"{BRIDGE} is up, with {ADDRESS}")
+
+
+def _nat(identifier: str) -> Probe:
+    if _read("/proc/sys/net/ipv4/ip_forward").strip() != "1":
+        return _warning(identifier, "net.ipv4.ip_forward is off: the host forwards nothing")
+    if os.geteuid() != 0:
+        return _not_tried(identifier)
+    if shutil.which("nft") is None:
+        return _warning(identifier, "nft not found")
+    if "masquerade" not in said(["nft", "list", "table", "inet", TABLE]):
+        return _warning(identifier, f"nftables has no NAT in a table inet {TABLE}")
+    return _ok(identifier, f"table inet {TABLE} translates what leaves {BRIDGE}")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return "0"

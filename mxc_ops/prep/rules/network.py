@@ -1,0 +1,314 @@
+"""Bridges of our own, with NAT in a table of our own, now and after a restart.
+
+Nothing of lxc-net, libvirt or iptables is used or changed. A bridge of ours is known by its alias; one of the
+same name without it is somebody else's, and refused: it could not be taken back to what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Interface, IPv4Network
+from shlex import quote
+from typing import Any
+
+from mxc_ops.prep.decision import Decision, FileChange, Query, Rule, nothing_to_do, write_file
+from mxc_ops.prep.rules.boot import BOOT, BootFile
+from mxc_ops.prep.rules.files import parents_of, put_back, remove_empty
+
+_Device = Mapping[str, Any] | None
+_Texts = Mapping[str, str]
+
+ALIAS = "mxc-ops prep host"
+
+
+def ruleset(bridge: str, address: str, table: str) -> str:
+    """The table, just as nft(8) lists it.
+
+    What is attached may reach other networks, under the host's address. From there nothing comes in but
+    answers: a host that forwards would otherwise let its neighbours in.
+    """
+    subnet = IPv4Interface(address).network
+    return (
+        f"table inet {table} {{\n"
+        "\tchain forward {\n"
+        "\t\ttype filter hook forward priority filter; policy accept;\n"
+        f'\t\tiifname "{bridge}" accept\n'
+        f'\t\toifname "{bridge}" ct state established,related accept\n'
+        f'\t\toifname "{bridge}" drop\n'
+        "\t}\n\n"
+        "\tchain postrouting {\n"
+        "\t\ttype nat hook postrouting priority srcnat; policy accept;\n"
+        f'\t\tip saddr {subnet} oifname != "{bridge}" masquerade\n'
+        "\t}\n}"
+    )
+
+
+def bring_up(bridge: str, address: str, table: str) -> str:
+    """Shell commands that make the bridge and its table, or mend them; what is right stays as it is.
+
+    The bridge gets its name last, so that none without our alias is left behind by a kill. The host speaks no
+    IPv6 on it: whatever is attached could announce itself as its router (CVE-2020-13401).
+    """
+    new = f"{bridge}-new"
+    no_ipv6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
+    return (
+        f"ip link show dev {bridge} >/dev/null 2>&1 || {{\n"
+        f"\tip link delete dev {new} 2>/dev/null || true\n"
+        f"\tip link add name {new} type bridge\n"
+        f"\tip link set dev {new} alias {quote(ALIAS)}\n"
+        f"\tip link set dev {new} name {bridge}\n"
+        "}\n"
+        f"! test -e {no_ipv6.format(bridge)} || echo 1 > {no_ipv6.format(bridge)}\n"
+        f"ip address replace {address} dev {bridge}\n"
+        f"ip link set dev {bridge} up\n"
+        # Named before it is deleted, so that there is something to delete; nft(8) does all of it or nothing.
+        f"nft -f - <<'END'\ntable inet {table}\ndelete table inet {table}\n"
+        f"{ruleset(bridge, address, table)}\nEND\n"
+    )
+
+
+def _boot_files(bridge: str, address: str, table: str, manager: str) -> tuple[BootFile, ...]:
+    script = f"/usr/local/lib/mxc-ops/network/{bridge}.sh"
+    if manager not in BOOT:
+        return ()
+    text = f"# mxc-ops prep host: makes the bridge {bridge} and its NAT, also when they are there.\nset -e\n"
+    service = BOOT[manager].file(f"mxc-ops-{bridge}", f"network bridge {bridge} and its NAT", script)
+    return BootFile(script, text + bring_up(bridge, address, table)), service
+
+
+def _queries(bridge: str, address: str, table: str, manager: str) -> tuple[Query, ...]:
+    paths = [file.path for file in _boot_files(bridge, address, table, manager)]
+    places = list(dict.fromkeys(above for path in paths for above in parents_of(path)))
+    links = [BOOT[manager].link(f"mxc-ops-{bridge}")] if manager in BOOT else []
+    return (
+        Query("network.Bridge", {"bridge": bridge}),
+        Query("network.Subnets", {"around": str(IPv4Interface(address).network)}),
+        Query("network.Table", {"table": table}),
+        Query("network.ForwardChains"),
+        Query("files.Texts", {"paths": paths}),
+        Query("files.Existing", {"paths": [*links, *places]}),
+    )
+
+
+def decide(
+    device: _Device,
+    subnets: Sequence[Mapping[str, str]],
+    listed: str,
+    chains: Sequence[Mapping[str, str]],
+    texts: _Texts,
+    existing: list[str],
+    *,
+    bridge: str,
+    address: str,
+    table: str,
+    manager: str,
+) -> Decision:
+    """A bridge that is up, with its address, its NAT, and what brings it back after a restart.
+
+    Parameters
+    ----------
+    device: see `facts.network.Bridge`.
+    subnets: networks of the host's, with the device that leads there.
+    listed: our table as it is, "" when there is none.
+    chains: those that judge what is forwarded.
+    texts, existing: of the files that bring it back.
+    """
+    after = f"{bridge} with {address}, NAT in table {table}"
+    refusal, fix = _in_the_way(device, subnets, listed, bridge=bridge, address=address, table=table)
+    if refusal:
+        return Decision(_state(device, bridge), after, refusal=refusal, fix=fix)
+    files = _boot_files(bridge, address, table, manager)
+    missing = _missing_now(device, listed, address=address, ruleset=ruleset(bridge, address, table))
+    stale = [file for file in files if texts.get(file.path) != file.text]
+    unlinked = manager in BOOT and BOOT[manager].link(f"mxc-ops-{bridge}") not in existing
+    if stale or unlinked:
+        missing.append("not kept over restarts")
+    notice = _notice(chains, bridge=bridge, table=table, manager=manager)
+    if not missing:
+        return nothing_to_do(after, notice=notice)
+    service = (BOOT[manager].enable(f"mxc-ops-{bridge}"),) if stale or unlinked else ()
+    return Decision(
+        _state(device, bridge) if device is None else f"{bridge}: {', '.join(missing)}",
+        after,
+        (
+            bring_up(bridge, address, table),
+            *(write_file(file.path, file.text, mode=file.mode) for file in stale),
+            *service,
+        ),
+        prior={
+            "files": {file.path: _earlier(texts, file) for file in files},
+            "directories": _absent_parents(files, existing),
+        },
+        made={
+            "address": address,
+            "ruleset": ruleset(bridge, address, table),
+            "files": {file.path: file.text for file in files},
+        },
+        files=tuple(FileChange(file.path, texts.get(file.path), file.text) for file in stale),
+        notice=notice,
+    )
+
+
+def _state(device: _Device, bridge: str) -> str:
+    return f"no bridge {bridge}" if device is None else f"{bridge} is there"
+
+
+def _in_the_way(
+    device: _Device,
+    subnets: Sequence[Mapping[str, str]],
+    listed: str,
+    *,
+    bridge: str,
+    address: str,
+    table: str,
+) -> tuple[str, str]:
+    """What of somebody else's has the name or the addresses, and what can be done about it."""
+    kind = "" if device is None else device["kind"]
+    ours = device is not None and device["alias"] == ALIAS
+    if device is not None and kind != "unreadable" and not (ours and kind == "bridge"):
+        what = f"{bridge} is there, and not of our making"
+        return what, f"if nothing needs it: ip link delete dev {bridge}"
+    wanted = IPv4Interface(address).network
+    for entry in subnets:
+        if entry["device"] != bridge and IPv4Network(entry["subnet"]).overlaps(wanted):
+            where = f", by {entry['device']}" if entry["device"] else ""
+            return (
+                f"{wanted} overlaps {entry['subnet']}, which this host has{where}",
+                f"if that can go: ip route show root {wanted}; ip route show match {wanted}",
+            )
+    if listed and not ours and not _lines(listed) <= _lines(ruleset(bridge, address, table)):
+        what = f"nftables has a table inet {table} that is not of our making"
+        return what, f"if nothing needs it: nft delete table inet {table}"
+    return "", ""
+
+
+def _lines(text: str) -> set[str]:
+    return {line.strip() for line in text.splitlines() if line.strip()}
+
+
+def _missing_now(device: _Device, listed: str, *, address: str, ruleset: str) -> list[str]:
+    if device is None:
+        return ["not there"]
+    if device["kind"] == "unreadable":
+        return ["cannot be told without iproute2"]
+    wrong = {
+        f"has no address {address}": address not in device["addresses"],
+        "is down": not device["up"],
+        "speaks IPv6": device["ipv6"],
+        "no NAT": not listed,
+        "another NAT": listed and listed != ruleset,
+    }
+    return [what for what, is_so in wrong.items() if is_so]
+
+
+def _notice(chains: Sequence[Mapping[str, str]], *, bridge: str, table: str, manager: str) -> str:
+    """What we cannot do: come back without a service manager, overrule what others drop (nft(8), accept)."""
+    told = [] if manager in BOOT else ["it will not come back after a restart: no service manager here"]
+    for chain in chains:
+        # What firewalld does not know ends in a reject at its chain's end.
+        drops = chain["policy"] == "drop" or chain["table"] == "firewalld"
+        if drops and chain["table"] != table and chain["family"] in _LET_THROUGH:
+            command = _FIREWALLD if chain["table"] == "firewalld" else _LET_THROUGH[chain["family"]]
+            told.append(
+                f"table {chain['table']} drops what is forwarded unless it is told otherwise; to let {bridge}"
+                f" through: {command.format(bridge=bridge, **chain)}"
+            )
+    return "; ".join(told)
+
+
+_FIREWALLD = "firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload"
+_NFT = (
+    "nft insert rule {family} {table} {chain} iifname {bridge} accept &&"
+    " nft insert rule {family} {table} {chain} oifname {bridge} ct state established,related accept"
+)
+_LEGACY = (
+    "iptables-legacy -I FORWARD -i {bridge} -j ACCEPT &&"
+    " iptables-legacy -I FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+)
+_LET_THROUGH = {"inet": _NFT, "ip": _NFT, "legacy": _LEGACY}
+
+
+def _earlier(texts: _Texts, file: BootFile) -> str | None:
+    """What was there before us: never what is ours by its content."""
+    found = texts.get(file.path)
+    return None if found == file.text else found
+
+
+def _absent_parents(files: Sequence[BootFile], existing: Sequence[str]) -> list[str]:
+    above = dict.fromkeys(place for file in files for place in parents_of(file.path))
+    return sorted((place for place in above if place not in existing), key=len, reverse=True)
+
+
+def reverse(
+    device: _Device,
+    subnets: Sequence[Mapping[str, str]],
+    listed: str,
+    chains: Sequence[Mapping[str, str]],
+    texts: _Texts,
+    existing: list[str],
+    *,
+    bridge: str,
+    address: str,
+    table: str,
+    manager: str,
+    prior: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> Decision:
+    """Bridge, table and files of ours gone; refused while something is attached to the bridge."""
+    del subnets, chains, address, existing
+    ours = device is not None and device["alias"] == ALIAS
+    touched = [path for path in made["files"] if texts.get(path) != prior["files"][path]]
+    if not ours and not listed and not touched:
+        return nothing_to_do("not there, as before")
+    service = (BOOT[manager].disable(f"mxc-ops-{bridge}"),) if touched else ()
+    return Decision(
+        f"{bridge} is there" if ours else f"what belongs to {bridge} is there",
+        "not there, as before",
+        (
+            *service,
+            *(
+                command
+                for path in touched
+                for command in put_back(path, {"text": prior["files"][path], "directories": []})
+            ),
+            *remove_empty(prior["directories"]),
+            *([f"nft delete table inet {quote(table)}"] if listed else []),
+            *([f"ip link delete dev {quote(bridge)}"] if ours else []),
+        ),
+        refusal="; ".join(
+            _drifted(device, listed, texts, bridge=bridge, table=table, prior=prior, made=made)
+        ),
+        fix=f"see what is attached: ip link show master {bridge}",
+        files=tuple(FileChange(path, texts.get(path), prior["files"][path]) for path in touched),
+    )
+
+
+def _drifted(
+    device: _Device,
+    listed: str,
+    texts: _Texts,
+    *,
+    bridge: str,
+    table: str,
+    prior: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> list[str]:
+    """What others have made of it."""
+    found: list[str] = []
+    if device is not None and device["alias"] != ALIAS:
+        found.append(f"{bridge} is no longer of our making")
+    elif device is not None:
+        found += [f"{port} is attached to {bridge}" for port in device["ports"]]
+        others = [entry for entry in device["addresses"] if entry != made["address"]]
+        found += [f"{bridge} has an address {entry} that is not ours" for entry in others]
+    if listed and not _lines(listed) <= _lines(made["ruleset"]):
+        found.append(f"table inet {table} has rules that are not ours")
+    found += [
+        f"{path} is no longer what we made it"
+        for path, text in made["files"].items()
+        if texts.get(path) not in (text, prior["files"][path])
+    ]
+    return found
+
+
+RULES = {"bridge": Rule(_queries, decide, reverse)}
