@@ -62,12 +62,18 @@ def _troubles(host: HostReport) -> Iterator[str]:
             told.append((f"{item.identifier}: note: {item.notice}", ""))
         if item.message:
             told.append((f"{item.identifier}: {item.message}", item.fix))
-    told += [(f"{probe['identifier']}: {probe['seen']}", probe["fix"]) for probe in host.broken]
+    told += [
+        (f"{probe['identifier']}: {probe['health']}: {probe['seen']}", probe["fix"])
+        for probe in host.probes
+        if probe["health"] != "ok"
+    ]
     for problem, fix in told:
         if problem:
             yield f"  {printable(problem)}"
         if fix:
             yield f"    fix: {printable(fix)}"
+    if host.probes and not host.broken:
+        yield f"  tried out: {len(host.probes)} checks"
     if host.log:
         yield f"  log: {printable(host.log)}"
 

@@ -79,6 +79,11 @@ def _lines(message: Message) -> list[str]:
         ]
     if message.event is Event.LOG:
         return [f"    {line}" for line in message.data["text"].splitlines()]
+    if message.event is Event.PROBED:
+        return [
+            f"{now} tried out {probe['identifier']}: {probe['health']}: {probe['seen']}"
+            for probe in message.data["probes"]
+        ]
     if message.event in _QUIET:
         return []
     told = " ".join(f"{name}={value}" for name, value in message.data.items() if value not in ("", []))

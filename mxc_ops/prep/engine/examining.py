@@ -39,8 +39,14 @@ _PREPARE = "mxc-ops prep host"
 _PLATFORMS = {"windows": "win32", "linux": "linux"}
 
 
-def examine(session: Session, request: Request, teller: Teller) -> None:
+def examine(
+    session: Session, request: Request, teller: Teller, *, without_python: Health = Health.FAILED
+) -> None:
     """Examine a host for the backends asked for, else the inventory's, else all that mxc-ops has.
+
+    Parameters
+    ----------
+    without_python: what it is that a Linux host without Python cannot be examined.
 
     Raises `PyinfraError` when the host cannot be asked, `PrepFailed` for data in the inventory that cannot be
     meant.
@@ -52,7 +58,9 @@ def examine(session: Session, request: Request, teller: Teller) -> None:
     wanted = replace(choices, backends=[name for name, trouble in misplaced.items() if not trouble])
     if wanted.backends:
         by_facts = session.facts.system == WINDOWS
-        found += _by_facts(session, wanted) if by_facts else _by_doctor(session, wanted.backends)
+        found += (
+            _by_facts(session, wanted) if by_facts else _by_doctor(session, wanted.backends, without_python)
+        )
     told = [_as_told(probe, session, request) for probe in found]
     teller.tell(Event.PROBED, session.host.name, probes=told)
 
@@ -77,14 +85,15 @@ def _as_told(probe: Probe, session: Session, request: Request) -> dict[str, str]
     return {**asdict(probe), "health": probe.health.value, "fix": fix}
 
 
-def _by_doctor(session: Session, backends: Sequence[str]) -> list[Probe]:
+def _by_doctor(session: Session, backends: Sequence[str], without_python: Health) -> list[Probe]:
     made = _ask(session, remote_doctor.preparation())
     where = remote_doctor.place(made.stdout_lines)
     if where is None:
         return [remote_doctor.failure(last_words(made.stdout_lines + made.stderr_lines))]
     try:
         if not where.python:
-            return [remote_doctor.python_missing(where, session.facts.family)]
+            missing = remote_doctor.python_missing(where, session.facts.family)
+            return [replace(missing, health=without_python)]
         return _visit(session, where, backends)
     finally:
         # Of a host that is lost, or that we are told to leave, nothing more can be asked.

@@ -17,6 +17,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
 from backends.errors import MxcError
+from backends.needs import Health
 from mxc_ops.prep.engine.applying import apply
 from mxc_ops.prep.engine.examining import examine
 from mxc_ops.prep.engine.inventory import InventoryUnusable, choose, load
@@ -31,6 +32,7 @@ from mxc_ops.prep.operations.common import access
 __all__ = ["Work"]
 
 _DEFAULT_BACKENDS = ("bubblewrap",)
+_CHROOTS = "@chroot/"
 _HOST_KEY_WORDS = ("host key", "known_hosts", "not found in")
 
 
@@ -155,10 +157,23 @@ class Work:
             return
         if not succeeded:
             self._failed.add(host.name)
-        elif any(step.changes and step.decision.restart for step in plan.steps):
+            return
+        self._prove(plan)
+        if any(step.changes and step.decision.restart for step in plan.steps):
             self._teller.tell(
                 Event.RESTART, host.name, message="what was changed takes effect at the next start"
             )
+
+    def _prove(self, plan: _Plan) -> None:
+        """Try out what was prepared.
+
+        A chroot has no kernel of its own to try it on, and a part of what is needed proves nothing.
+        """
+        session, request = plan.session, self._request
+        changed = any(step.changes for step in plan.steps)
+        whole = request.task is Task.PREPARE and not request.items
+        if changed and whole and not session.host.name.startswith(_CHROOTS):
+            examine(session, request, self._teller, without_python=Health.WARNING)
 
 
 def _connection_trouble(message: str) -> tuple[str, str]:
