@@ -108,7 +108,7 @@ def decide_subordinate(seen: _Texts, *, user: str, count: int) -> Decision:
         f"{wanted}, from {first} on",
         tuple(write_file(path, text) for path, text in texts.items()),
         prior={"absent": [path for path in missing if path not in seen]},
-        made={"lines": [line]},
+        made={"lines": [line], "files": missing},
         files=tuple(FileChange(path, seen.get(path), text) for path, text in texts.items()),
     )
 
@@ -140,9 +140,9 @@ def reverse_subordinate(
     ours: list[str] = made["lines"]
     texts = {path: seen.get(path, "") for path in _SUBORDINATE}
     rest = {path: _without(text, ours) for path, text in texts.items()}
-    touched = [path for path in _SUBORDINATE if rest[path] != texts[path]]
+    touched = [path for path, text in texts.items() if not set(ours).isdisjoint(text.splitlines())]
     if not touched:
-        changed = [path for path, text in texts.items() if _has_range(text, user, 1)]
+        changed = [path for path in made["files"] if _has_range(texts[path], user, 1)]
         if changed:
             missing = f"{' and '.join(changed)}: {' and '.join(ours)} is no longer there"
             return Decision(missing, "as before", refusal=missing)
@@ -151,12 +151,8 @@ def reverse_subordinate(
     return Decision(
         " and ".join(ours),
         "not there, as before",
-        tuple(
-            f"rm -f {quote(path)}" if path in gone else write_file(path, rest[path]) for path in touched
-        ),
-        files=tuple(
-            FileChange(path, texts[path], None if path in gone else rest[path]) for path in touched
-        ),
+        tuple(f"rm -f {quote(path)}" if path in gone else write_file(path, rest[path]) for path in touched),
+        files=tuple(FileChange(path, texts[path], None if path in gone else rest[path]) for path in touched),
     )
 
 
