@@ -1,0 +1,130 @@
+"""Python environments of our own, each with an exact set of packages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import Any
+
+from mxc_ops.prep.decision import Decision, Query, Rule, nothing_to_do
+from mxc_ops.prep.rules.files import parents_of, remove_empty
+
+__all__ = ["ABSENT", "MARKER", "OURS", "RULES", "listing"]
+
+DEADLINE_S = 900
+MARKER = ".mxc-ops"
+"""The file that tells an environment of ours, also one that is only half made, from everybody else's."""
+
+ABSENT, OURS = "absent", "ours"
+_PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_COME_ALONG = ("pip", "setuptools", "wheel")  # with every environment, as venv(1) makes it
+_LIST = """\
+from importlib.metadata import distributions
+for found in distributions(): print(found.metadata["Name"] + "==" + found.version)"""
+
+
+def listing(environment: str) -> str:
+    """A command that prints ``NAME==VERSION`` of each package in an environment; it changes nothing."""
+    return f"{quote(f'{environment}/bin/python3')} -I -B -c {quote(_LIST)} | LC_ALL=C sort"
+
+
+def _queries(environment: str, requirements: Sequence[str]) -> tuple[Query, ...]:
+    del requirements
+    return (
+        Query("python.Environment", {"environment": environment}),
+        Query("files.Existing", {"paths": parents_of(environment)}),
+    )
+
+
+def decide(
+    seen: Mapping[str, Any], existing: list[str], *, environment: str, requirements: Sequence[str]
+) -> Decision:
+    """An environment made by the host's own python3, with these packages and no others.
+
+    Parameters
+    ----------
+    seen: ``{"state": "absent" | "ours" | what else it is, "packages": ["NAME==VERSION", …]}``.
+    requirements: each ``NAME==VERSION``; everything that they need must be among them.
+    """
+    after = f"{' '.join(requirements)} in {environment}"
+    unpinned = [text for text in requirements if not _PINNED.fullmatch(text)]
+    if unpinned:
+        refusal = f"{' '.join(unpinned)} does not name one version"
+        return Decision("not looked at", after, refusal=refusal, fix="write NAME==VERSION")
+    if seen["state"] not in (ABSENT, OURS):
+        refusal = f"{environment} is {seen['state']}, and was not made by mxc-ops"
+        fix = f"look at what it is for, then: rm -r {quote(environment)}"
+        return Decision(str(seen["state"]), after, refusal=refusal, fix=fix)
+    found = _versions(seen["packages"])
+    missing = [text for text in requirements if _versions([text]).items() - found.items()]
+    if seen["state"] == OURS and not missing:
+        return nothing_to_do(after)
+    missing_parents = [above for above in parents_of(environment) if above not in existing]
+    return Decision(
+        "not there" if seen["state"] == ABSENT else f"without {' '.join(missing)}",
+        after,
+        _make(environment, requirements),
+        prior={"directories": missing_parents},
+        made={"packages": list(requirements)},
+        deadline_s=DEADLINE_S,
+    )
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Name → version, names as PyPI normalises them."""
+    parts = (text.partition("==") for text in packages)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in parts}
+
+
+def _make(environment: str, requirements: Sequence[str]) -> tuple[str, ...]:
+    place = quote(environment)
+    pip = f"{quote(f'{environment}/bin/python3')} -I -m pip --disable-pip-version-check --no-input"
+    # Wheels only: nothing of a package is executed while it is installed by root.
+    options = "--no-cache-dir --no-deps --only-binary :all:"
+    return (
+        f"umask 022 && export PYTHONDONTWRITEBYTECODE=1 && mkdir -p {place}"
+        f" && touch {place}/{MARKER} && python3 -m venv {place}",
+        f"umask 022 && {pip} install {options} {' '.join(quote(text) for text in requirements)}",
+    )
+
+
+def _measured(environment: str, requirements: Sequence[str]) -> Mapping[str, str]:
+    del requirements
+    return {"packages": listing(environment)}
+
+
+def reverse(
+    seen: Mapping[str, Any],
+    existing: list[str],
+    *,
+    environment: str,
+    requirements: Sequence[str],
+    prior: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> Decision:
+    """The environment gone, with the directories that were made for it; never one that is not ours."""
+    del existing, requirements
+    if seen["state"] == ABSENT:
+        return nothing_to_do("not there, as before")
+    after = "not there, as before"
+    if seen["state"] != OURS:
+        refusal = f"{environment} is {seen['state']}, not the environment that we made"
+        return Decision(
+            str(seen["state"]), after, refusal=refusal, fix=f"look at it: ls -la {quote(environment)}"
+        )
+    ours = [_versions([text]) for text in made["packages"]]
+    others = [
+        f"{name}=={version}"
+        for name, version in _versions(seen["packages"]).items()
+        if name not in _COME_ALONG and {name: version} not in ours
+    ]
+    return Decision(
+        environment,
+        after,
+        (f"rm -rf {quote(environment)}", *remove_empty(prior["directories"])),
+        refusal=f"somebody has put {' '.join(others)} into {environment}" if others else "",
+    )
+
+
+RULES = {"environment": Rule(_queries, decide, reverse, measured=_measured)}
