@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from backends.needs import Health
-from mxc_ops.doctor import examine
+from backends.registry import CONTAINMENTS
+from mxc_ops.doctor import examine, obstacle
 from tests.conftest import User
+from tests.e2e.commands import MXC_OPS, Commands
 
 pytestmark = pytest.mark.backend("bubblewrap")
 
@@ -30,8 +33,13 @@ def test_sandboxes_run_here_for_the_caller_and_for_a_user_without_rights() -> No
     assert {healths[f"bubblewrap.sandbox.{name}"] for name in who} == {Health.OK}
 
 
-def test_every_probe_says_why_it_matters() -> None:
-    assert [probe.identifier for probe in examine(["bubblewrap"]).probes if not probe.why] == []
+@pytest.mark.parametrize("name", [name for name in CONTAINMENTS if not obstacle(name, sys.platform)])
+def test_every_probe_says_what_was_seen_why_it_matters_and_how_it_is_mended(name: str) -> None:
+    probes = examine([name]).probes
+    assert f"{name}.probes" not in {probe.identifier for probe in probes}, probes
+    assert all(probe.identifier.startswith(f"{name}.") for probe in probes)
+    assert [probe for probe in probes if not (probe.seen and probe.why and probe.privilege)] == []
+    assert [probe for probe in probes if probe.health is not Health.OK and not probe.fix] == []
 
 
 def test_a_user_is_told_that_limits_hold_less(as_user: User) -> None:
@@ -63,3 +71,36 @@ def test_a_missing_launcher_is_found(checkout: Path) -> None:
     assert "bubblewrap.launcher failed" in done.stdout, done.stderr
     assert "bubblewrap.sandbox.root failed" in done.stdout
     assert done.stdout.endswith("exit 1\n")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--limit", "web"),
+        ("--exclude", "web"),
+        ("--parallel", "2"),
+        ("--ask-sudo-password",),
+        ("--inventory",),
+        ("--parallel", "-1"),
+    ],
+)
+def test_flags_of_inventories_without_one_are_a_wrong_command_line(
+    somebody: Commands, flags: tuple[str, ...]
+) -> None:
+    done = somebody.run(MXC_OPS, "doctor", *flags)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert flags[0] in done.stderr
+
+
+def test_the_doctor_needs_no_package_of_others(checkout: Path) -> None:
+    # -S: nothing that is installed can be imported.
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-m", "mxc_ops.cli", "doctor", "--json"],
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    healths = {probe["identifier"]: probe["health"] for probe in json.loads(done.stdout)["probes"]}
+    who = "root" if os.geteuid() == 0 else "caller"
+    assert healths[f"bubblewrap.sandbox.{who}"] == "ok", done.stdout + done.stderr

@@ -1,0 +1,256 @@
+"""`mxc-ops doctor --inventory`: hosts that are reached by SSH, and one by chroot, as they really are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.commands import wait_until
+from tests.prep.loopback import USER, Sshd, missing
+
+pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
+
+MXC_OPS = str(Path(sys.executable).with_name("mxc-ops"))
+REPLACE_PYTHON = """
+for name in python3 python3.11 python3.12 python3.13 python3.14; do
+    for path in "/usr/local/bin/$name" "/usr/bin/$name"; do
+        if test -x "$path"; then mount --bind /run/instead "$(readlink -f "$path")"; fi
+    done
+done
+"""
+NO_PYTHON = f"touch /run/instead; {REPLACE_PYTHON}"
+OLD_PYTHON = f"""
+printf '#!/bin/sh\\ntest "$1" = -V && echo Python 3.9.2 || exit 1\\n' > /run/instead
+chmod 755 /run/instead
+{REPLACE_PYTHON}
+"""
+NO_LAUNCHER = "mount -t tmpfs tmpfs /usr/local/lib/mxc-ops"
+# A Python that begins with the doctor when it is told to.
+PATIENT_PYTHON = f"""
+cp "$(readlink -f /usr/bin/python3)" /run/real
+cat > /run/instead <<'END'
+#!/bin/sh
+if test "$1" = -P; then
+    touch /run/ops/begun
+    until test -e /run/ops/go; do sleep 0.02; done
+fi
+exec /run/real "$@"
+END
+chmod 755 /run/instead
+{REPLACE_PYTHON}
+"""
+# A sudo that takes any password, gives no rights for it, and blurts it out; the doctor never gets to speak.
+BLABBING_SUDO = r"""
+mkdir /run/bin
+cat > /run/bin/sudo <<'END'
+#!/bin/sh
+test "$1" = -S || exit 1
+read -r password
+echo "this is it: $password"
+echo "this is it: $password" >&2
+test "$2" = -k
+END
+chmod 755 /run/bin/sudo
+mount --bind /run/bin /usr/local/bin
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Sshd]:
+    """This machine, over SSH."""
+    with Sshd() as running:
+        yield running
+
+
+def run(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [MXC_OPS, "doctor", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,  # so that passwords are not asked for on somebody's terminal
+        env={**os.environ, "TERM": "xterm", "COLORTERM": "truecolor"},
+    )
+
+
+def inventory(folder: Path, hosts: Mapping[str, dict[str, Any]]) -> Path:
+    path = folder / "inventory.py"
+    path.write_text(f"hosts = {list(hosts.items())!r}\n")
+    return path
+
+
+def examined(path: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit code, and each host of the answer by its name."""
+    done = run("--inventory", path, "--json", *arguments)
+    answer = json.loads(done.stdout)
+    assert answer["schemaVersion"] == 1
+    assert answer["exitCode"] == done.returncode
+    assert all(set(host) == {"host", "state", "probes", "problem", "fix"} for host in answer["hosts"])
+    return done.returncode, {host["host"]: host for host in answer["hosts"]}
+
+
+def probes(host: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    return {probe["identifier"]: probe for probe in host["probes"]}
+
+
+def steady(host: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The probes without what differs from run to run: each sandbox has a uid of its own."""
+    return [
+        {**probe, "seen": "" if ".sandbox." in name else probe["seen"]}
+        for name, probe in probes(host).items()
+    ]
+
+
+def test_the_same_is_found_from_afar_as_on_the_host_itself(host: Sshd, tmp_path: Path) -> None:
+    code, hosts = examined(inventory(tmp_path, {"one": host.data()}))
+    there = subprocess.run(
+        host.inside([MXC_OPS, "doctor", "--json"]), capture_output=True, text=True, timeout=120
+    )
+    assert steady(hosts["one"]) == steady(json.loads(there.stdout)), there.stderr
+    assert (code, hosts["one"]["state"]) == (there.returncode, "ready")
+    assert probes(hosts["one"])["bubblewrap.sandbox.unprivileged"]["health"] == "ok"
+
+
+def test_nothing_stays_on_the_host(host: Sshd, tmp_path: Path) -> None:
+    examined(inventory(tmp_path, {"root": host.data(), "user": host.data(USER)}))
+    assert host.names_in("/tmp") == []
+    assert host.names_in("/run/ops") == []
+
+
+def test_without_roots_rights_it_examines_as_whoever_it_is(host: Sshd, tmp_path: Path) -> None:
+    code, hosts = examined(inventory(tmp_path, {"one": host.data(USER)}))
+    found = probes(hosts["one"])
+    assert found["bubblewrap.sandbox.caller"]["health"] == "ok", found
+    assert found["bubblewrap.limits"]["health"] == "warning"
+    assert (code, hosts["one"]["state"]) == (2, "ready with warnings")
+
+
+def test_one_command_tells_each_host_as_it_is(host: Sshd, tmp_path: Path) -> None:
+    with Sshd(NO_PYTHON) as bare, Sshd(OLD_PYTHON) as old, Sshd(NO_LAUNCHER) as broken:
+        gone = host.data(ssh_port=1)
+        data = {"one": host.data(), "bare": bare.data(), "old": old.data(), "broken": broken.data()}
+        path = inventory(tmp_path, {**data, "gone": gone})
+        code, hosts = examined(path)
+        assert code == 1
+        assert {name: entry["state"] for name, entry in hosts.items()} == {
+            **{"one": "ready", "bare": "failed", "old": "failed", "broken": "failed"},
+            "gone": "unreachable",
+        }
+        assert hosts["gone"]["probes"] == []
+        assert hosts["gone"]["problem"]
+        (python,) = hosts["bare"]["probes"]
+        assert (python["identifier"], python["seen"]) == ("host.python", "there is no python3")
+        assert (python["fix"], python["privilege"]) == ("apt-get install -y python3", "root")
+        (python,) = hosts["old"]["probes"]
+        assert python["seen"] == "python3 is Python 3.9.2"
+        launcher = probes(hosts["broken"])["bubblewrap.launcher"]
+        assert launcher["fix"] == (
+            f"mxc-ops prep host --inventory {path} --limit broken --backend bubblewrap --yes"
+        )
+        assert [server.names_in("/tmp") for server in (bare, old, broken)] == [[], [], []]
+
+
+def test_people_get_a_table_for_each_host_and_a_summary(host: Sshd, tmp_path: Path) -> None:
+    path = inventory(tmp_path, {"one": host.data(), "gone": host.data(ssh_port=1)})
+    done = run("--inventory", path)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("one (") and line.endswith("): ready") for line in lines)
+    assert "gone: unreachable" in lines
+    assert any(line.split()[:2] == ["bubblewrap.sandbox.root", "ok"] for line in lines)
+    summary = [line.split() for line in lines[-3:]]
+    assert summary[0] == ["host", "state", "ok", "warning", "failed"]
+    assert summary[1][:2] == ["one", "ready"]
+    assert summary[2] == ["gone", "unreachable", "0", "0", "0"]
+    assert "\x1b" not in done.stdout
+
+
+def test_limit_and_exclude_choose_the_hosts(host: Sshd, tmp_path: Path) -> None:
+    hosts = {name: host.data() for name in ("web-1", "web-2", "db-1")}
+    _, found = examined(inventory(tmp_path, hosts), "--limit", "web-*", "--exclude", "web-1")
+    assert list(found) == ["web-2"]
+
+
+def test_the_inventory_names_the_backends_and_what_exists_elsewhere_is_said(
+    host: Sshd, tmp_path: Path
+) -> None:
+    data = host.data(mxc_backends=["wslc", "bubblewrap"])
+    code, hosts = examined(inventory(tmp_path, {"one": data}))
+    found = probes(hosts["one"])
+    assert code == 1
+    assert found["wslc.platform"]["seen"].startswith("WSL containers exist on Windows only, and this is ")
+    assert found["bubblewrap.sandbox.root"]["health"] == "ok"
+
+
+def test_a_password_is_shown_nowhere_even_if_the_host_blurts_it_out(tmp_path: Path) -> None:
+    secret = "correct-horse"
+    with Sshd(BLABBING_SUDO) as server:
+        path = inventory(tmp_path, {"one": server.data(USER)})
+        for form in ("--json", "--parallel=1"):
+            done = run("--inventory", path, "--ask-sudo-password", form, stdin=f"{secret}\n")
+            assert "host.doctor" in done.stdout, done.stderr
+            assert "this is it: ***" in done.stdout
+            assert secret not in done.stdout + done.stderr
+        assert server.names_in("/tmp") == []
+
+
+def test_a_controller_that_is_killed_leaves_nothing_on_the_host(tmp_path: Path) -> None:
+    with Sshd(PATIENT_PYTHON) as server:
+        path = inventory(tmp_path, {"one": server.data()})
+        command = [MXC_OPS, "doctor", "--inventory", str(path)]
+        controller = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: "begun" in server.names_in("/run/ops"), "the doctor did not begin")
+            assert server.names_in("/tmp") != []
+            children = Path(f"/proc/{controller.pid}/task/{controller.pid}/children").read_text()
+            for pid in map(int, children.split()):
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            controller.kill()
+            controller.wait()
+        subprocess.run(server.inside(["touch", "/run/ops/go"]), check=True)
+        wait_until(lambda: server.names_in("/tmp") == [], "what was brought stayed there")
+
+
+def test_a_root_of_busybox_without_python_is_told_what_to_install(tmp_path: Path) -> None:
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox is missing: apt-get install busybox-static")
+    root = tmp_path / "root"
+    for folder in ("bin", "etc", "tmp", "dev"):
+        (root / folder).mkdir(parents=True)
+    os.mknod(root / "dev/null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    libraries = subprocess.run(["ldd", busybox], capture_output=True, text=True, check=False).stdout.split()
+    for library in filter(lambda word: word.startswith("/"), libraries):
+        target = root / library[1:]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
+    shutil.copy(busybox, root / "bin/busybox")
+    for applet in subprocess.run(
+        [busybox, "--list"], capture_output=True, text=True, check=True
+    ).stdout.split():
+        if not (root / "bin" / applet).exists():
+            (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/os-release").write_text("ID=alpine\nPRETTY_NAME=Alpine\n")
+    code, hosts = examined(inventory(tmp_path, {f"@chroot/{root}": {}}))
+    ((_, told),) = hosts.items()
+    (python,) = told["probes"]
+    assert (code, python["identifier"], python["fix"]) == (1, "host.python", "apk add python3")
+    assert list((root / "tmp").iterdir()) == []
+
+
+def test_an_inventory_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    done = run("--inventory", tmp_path / "missing.py", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["problems"][0]["message"].endswith("missing.py is not a file")
