@@ -1,0 +1,1 @@
+"""Isolation sessions: a Windows session of an account of its own."""

@@ -1,0 +1,1 @@
+"""Process containers: app containers of Windows."""

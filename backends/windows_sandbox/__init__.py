@@ -1,0 +1,1 @@
+"""Windows Sandbox: a throw-away Windows in a virtual machine."""

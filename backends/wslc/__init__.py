@@ -1,0 +1,1 @@
+"""WSL containers: Linux containers of Windows' own."""
