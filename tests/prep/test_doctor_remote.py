@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.commands import wait_until
+from tests.fleet.fleet import NO_SUDO, PASSWORD_SUDO, Fleet, Machine
+from tests.fleet.fleet import missing as no_fleet
+from tests.fleet.image import package_source
+from tests.fleet.inventory import Group, write_inventory
 from tests.prep.loopback import USER, Sshd, missing
 
 pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -203,6 +207,33 @@ def test_a_password_is_shown_nowhere_even_if_the_host_blurts_it_out(tmp_path: Pa
             assert "this is it: ***" in done.stdout
             assert secret not in done.stdout + done.stderr
         assert server.names_in("/tmp") == []
+
+
+@pytest.mark.skipif(bool(no_fleet()), reason=no_fleet())
+def test_roots_rights_are_used_where_sudo_gives_them(tmp_path: Path) -> None:
+    machines = [Machine("free"), Machine("asks", sudo=PASSWORD_SUDO), Machine("never", sudo=NO_SUDO)]
+    with Fleet(machines, package_source(["bubblewrap"])) as fleet:
+        names = [machine.name for machine in machines]
+        group = Group(names, {"mxc_backends": ["bubblewrap"]})
+        path = write_inventory(tmp_path / "fleet.py", fleet, {"all": group})
+        done = subprocess.run(
+            fleet.command([MXC_OPS, "doctor", "--inventory", str(path), "--ask-sudo-password", "--json"]),
+            input=f"{fleet.sudo_password}\n",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            start_new_session=True,
+        )
+        found = {host["host"]: probes(host) for host in json.loads(done.stdout)["hosts"]}
+        as_root = {name for name in names if "bubblewrap.sandbox.root" in found[name]}
+        assert as_root == {"free", "asks"}, done.stderr
+        assert "bubblewrap.sandbox.caller" in found["never"]
+        needs_password = {
+            name: "--ask-sudo-password" in found[name]["bubblewrap.launcher"]["fix"] for name in names
+        }
+        assert needs_password == {"free": False, "asks": True, "never": True}
+        assert fleet.sudo_password not in done.stdout + done.stderr
+        assert [fleet.inside(name, "ls -A /tmp") for name in names] == ["", "", ""]
 
 
 def test_a_controller_that_is_killed_leaves_nothing_on_the_host(tmp_path: Path) -> None:
