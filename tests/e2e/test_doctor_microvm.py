@@ -1,0 +1,122 @@
+"""What microVMs and Hyperlight stand on, tried out on this very host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from backends.hyperlight import probe as hyperlight
+from backends.microvm import probe as microvm
+from backends.needs import Health, Probe
+from backends.qemu.accelerator import find_qemu
+from tests.conftest import User
+
+needs_qemu = pytest.mark.skipif(find_qemu() is None, reason="needs QEMU: apt-get install qemu-system-x86")
+PROBE = """
+from backends.microvm.probe import probe
+for found in probe():
+    print(found.identifier, found.health.value, found.seen, "FIX", found.fix)
+"""
+
+
+def by_name(probes: Sequence[Probe]) -> dict[str, Probe]:
+    return {probe.identifier: probe for probe in probes}
+
+
+@pytest.fixture(scope="module")
+def probes() -> dict[str, Probe]:
+    return by_name(microvm.probe())
+
+
+@needs_qemu
+@pytest.mark.backend("microvm")
+def test_guests_boot_here_and_the_accelerators_that_boot_none_are_told(probes: dict[str, Probe]) -> None:
+    assert probes["microvm.qemu"].health is Health.OK
+    assert probes["microvm.accelerator.tcg"].health is Health.OK
+    kvm = probes["microvm.accelerator.kvm"]
+    assert kvm.health is Health.OK or (kvm.health is Health.WARNING and kvm.fix and kvm.privilege != "none")
+
+
+@pytest.mark.backend("microvm")
+def test_every_probe_says_why_it_matters_and_every_fault_how_to_mend_it(probes: dict[str, Probe]) -> None:
+    assert [name for name, probe in probes.items() if not probe.why] == []
+    assert [name for name, probe in probes.items() if probe.health is not Health.OK and not probe.fix] == []
+
+
+@needs_qemu
+@pytest.mark.backend("microvm")
+def test_a_user_without_rights_boots_guests_too(as_user: User) -> None:
+    done = as_user(PROBE)
+    assert "microvm.accelerator.tcg ok" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_host_without_qemu_is_told_what_to_do(checkout: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env={**os.environ, "PATH": str(tmp_path)},
+        check=False,
+    )
+    assert "microvm.qemu failed" in done.stdout, done.stderr
+    assert "FIX mxc-ops prep host --backend microvm --yes" in done.stdout
+    assert "microvm.accelerator" not in done.stdout
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A Python environment whose packages pretend to be Hyperlight's, and whose sandboxes always fail."""
+    folder = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    for requirement in hyperlight.REQUIREMENTS:
+        name, _, version = requirement.partition("==")
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (site / "hyperlight_sandbox_backend_wasm.py").touch()
+    (site / "hyperlight_sandbox.py").write_text("def Sandbox(**_): raise RuntimeError('no hypervisor')\n")
+    return folder
+
+
+def test_hyperlights_own_failure_is_told(environment: Path) -> None:
+    probes = by_name(hyperlight.probe(str(environment)))
+    assert probes["hyperlight.packages"].health is Health.OK
+    failed = probes["hyperlight.hypervisor"]
+    assert failed.health is Health.FAILED
+    assert "RuntimeError: no hypervisor" in failed.seen or "/dev/kvm nor /dev/mshv" in failed.seen
+
+
+def test_another_version_of_hyperlight_is_not_taken_for_ours(environment: Path) -> None:
+    (info,) = environment.glob("lib/python3*/site-packages/hyperlight_sandbox_python_guest*")
+    info.rename(info.with_name("other-1.dist-info"))
+    (info.with_name("other-1.dist-info") / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other\nVersion: 1\n"
+    )
+    probe = by_name(hyperlight.probe(str(environment)))["hyperlight.packages"]
+    assert probe.health is Health.FAILED
+    assert "lacks hyperlight-sandbox-python-guest==" in probe.seen
+
+
+def test_an_environment_that_others_may_write_to_is_not_run(environment: Path, tmp_path: Path) -> None:
+    (environment / "bin/python3").unlink()
+    (environment / "bin/python3").write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
+    (environment / "bin/python3").chmod(0o755)
+    environment.chmod(0o777)
+    probe = by_name(hyperlight.probe(str(environment)))["hyperlight.packages"]
+    assert probe.health is Health.FAILED
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.backend("hyperlight")
+def test_hyperlight_runs_here_or_says_that_it_cannot() -> None:
+    probe = by_name(hyperlight.probe())["hyperlight.hypervisor"]
+    if probe.health is not Health.OK:
+        pytest.skip(f"Hyperlight: {probe.seen}")
+    assert probe.seen == "a sandbox ran and answered"
