@@ -80,6 +80,7 @@ class Decision:
     notice: what the reader of the plan must know, e.g. that a second run may change it again.
     restart: the host must be restarted before this takes effect.
     deadline_s: seconds after which the commands are killed, on the host.
+    in_use: it must not be reversed only because somebody uses it; what was made is as it was made.
     """
 
     before: str
@@ -94,6 +95,7 @@ class Decision:
     notice: str = ""
     restart: bool = False
     deadline_s: int = DEFAULT_DEADLINE_S
+    in_use: bool = False
 
 
 def no_snapshot(**_arguments: Any) -> str:
@@ -140,13 +142,17 @@ def nothing_to_do(state: str, *, notice: str = "") -> Decision:
 def write_file(path: str, content: str, *, mode: str = "0644") -> str:
     """A command that puts a text in place in one step, its directory made if need be.
 
+    A file that is there already keeps its mode and owner.
+
     Parameters
     ----------
-    mode: octal, as for chmod(1).
+    mode: of a new file; octal, as for chmod(1).
     """
     folder, _, name = path.rpartition("/")
-    temporary = quote(f"{folder}/.{name}.new")
+    place, temporary = quote(path), quote(f"{folder}/.{name}.new")
+    new = f": > {temporary} && chmod {mode} {temporary}"
     return (
-        f"umask 022 && mkdir -p {quote(folder)} && printf %s {quote(content)} > {temporary}"
-        f" && chmod {mode} {temporary} && mv -f {temporary} {quote(path)}"
+        f"umask 022 && mkdir -p {quote(folder)} && rm -f {temporary}"
+        f" && if test -f {place}; then cp -p {place} {temporary}; else {new}; fi"
+        f" && printf %s {quote(content)} > {temporary} && mv -f {temporary} {place}"
     )

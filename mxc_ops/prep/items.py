@@ -183,9 +183,7 @@ def named(items: Sequence[Item], patterns: Sequence[str]) -> tuple[Item, ...]:
             raise UsageError(Problem("unknown_item", "--item", message, expected=f"one of {known}"))
     if not patterns:
         return tuple(items)
-    return tuple(
-        item for item in items if any(fnmatchcase(item.identifier, pattern) for pattern in patterns)
-    )
+    return tuple(item for item in items if any(fnmatchcase(item.identifier, pattern) for pattern in patterns))
 
 
 def _applies(need: Need, facts: HostFacts) -> bool:

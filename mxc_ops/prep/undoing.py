@@ -49,8 +49,8 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
     Parameters
     ----------
     wanted: the rule's decision now; commands mean that the host is not as the item wants it.
-    back: the decision to reverse; a refusal means that somebody changed what we made, nothing to do that it
-        is gone.
+    back: the decision to reverse; a refusal means that somebody changed what we made, or uses it, nothing to
+        do that it is gone.
 
     Returns the verdict, and a decision without commands that says what is, what was recorded, and the fix.
     """
@@ -67,8 +67,12 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
         return Verdict.MISSING, Decision(
             wanted.before, wanted.after, refusal=f"gone: {back.before}", fix=again, files=wanted.files
         )
-    if back.refusal or wanted.commands:
-        difference = back.refusal or f"{wanted.before}; recorded was {wanted.after}"
+    if receipt.operation == _PACKAGES and not wanted.commands:
+        # That others have come to need ours makes them hard to take back, and no drift.
+        return Verdict.AS_RECORDED, Decision(wanted.before, wanted.after)
+    changed = "" if back.in_use else back.refusal
+    if changed or wanted.commands:
+        difference = changed or f"{wanted.before}; recorded was {wanted.after}"
         return Verdict.DRIFTED, Decision(
             wanted.before, wanted.after, refusal=difference, fix=again, files=wanted.files
         )

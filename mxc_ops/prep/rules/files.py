@@ -32,14 +32,19 @@ def decide_directory(seen: Mapping[str, str] | None, parents: list[str], *, path
             made={"directories": made},
         )
     before = f"{seen['kind']} of uid {seen['owner']}, mode {seen['mode']}"
-    if seen["kind"] != "directory" or seen["owner"] != "0" or int(seen["mode"], 8) & 0o022:
+    mode = int(seen["mode"], 8)
+    if seen["kind"] != "directory" or seen["owner"] != "0" or mode & 0o022:
         return Decision(
             before,
             after,
             refusal=f"{path} is a {before}: programs that run for others must not be kept there",
             fix=f"look at what it is for, then: rm -r {quote(path)}",
         )
-    return nothing_to_do(after)
+    if mode & 0o555 != 0o555:
+        made = {"mode": "755"}
+        open_it = f"chmod 0755 {quote(path)}"
+        return Decision(before, after, (open_it,), prior={"mode": seen["mode"]}, made=made)
+    return nothing_to_do(f"directory of root's, mode {seen['mode']}")
 
 
 def parents_of(path: str) -> list[str]:
@@ -60,6 +65,11 @@ def reverse_directory(
     del parents, made
     if seen is None:
         return nothing_to_do("not there, as before")
+    if "directories" not in prior:
+        back = f"mode {prior['mode']}, as before"
+        if seen["mode"] == prior["mode"]:
+            return nothing_to_do(back)
+        return Decision(f"mode {seen['mode']}", back, (f"chmod 0{prior['mode']} {quote(path)}",))
     first, *above = [quote(directory) for directory in prior["directories"]]
     # Of those above, others may have begun to use some; the item's own must go.
     commands = (f"rmdir {first}", *(f"rmdir {directory} 2>/dev/null || true" for directory in above))

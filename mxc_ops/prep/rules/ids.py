@@ -115,7 +115,9 @@ def decide_subordinate(seen: _Texts, *, user: str, count: int) -> Decision:
 
 def _has_range(text: str, user: str, count: int) -> bool:
     ranges = [line.split(":") for line in text.splitlines()]
-    return any(part[0] == user and int(part[2]) >= count for part in ranges if len(part) == 3)
+    return any(
+        part[0] == user and part[2].isdigit() and int(part[2]) >= count for part in ranges if len(part) == 3
+    )
 
 
 def _first_free(seen: _Texts, count: int) -> int | None:
