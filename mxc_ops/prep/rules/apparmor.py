@@ -35,9 +35,7 @@ def profile_text(path: str, program: str) -> str:
     )
 
 
-def decide_profile(
-    seen: _Texts, existing: list[str], *, switch: str, path: str, program: str
-) -> Decision:
+def decide_profile(seen: _Texts, existing: list[str], *, switch: str, path: str, program: str) -> Decision:
     """Let one program make user namespaces where AppArmor restricts them (host-prep.md §1, §9).
 
     Parameters

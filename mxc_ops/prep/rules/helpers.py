@@ -1,4 +1,4 @@
-"""Programs of ours in the store: compiled on the host, or brought there, found by the hash of their source."""
+"""Programs of ours in the store: compiled on the host or brought there, found by their sources' hash."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
     path = f"{folder}/{program}"
     # It must say its own key before it takes its place: a compiler that misbuilds it is found out here.
     install = (
-        f"chmod 0755 \"$work/{program}\" && test \"$(\"$work/{program}\" --version)\" = {key}"
+        f'chmod 0755 "$work/{program}" && test "$("$work/{program}" --version)" = {key}'
         f" && mkdir -p {quote(folder)} && chmod 0755 {quote(folder)}"
-        f" && cp \"$work/{program}\" {quote(folder)}/.new && mv -f {quote(folder)}/.new {quote(path)}"
+        f' && cp "$work/{program}" {quote(folder)}/.new && mv -f {quote(folder)}/.new {quote(path)}'
     )
     commands = " && ".join(["umask 022", *make, install])
     return Decision(
