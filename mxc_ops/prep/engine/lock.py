@@ -8,6 +8,8 @@ When this process dies, however it dies, the input ends and the host is free aga
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,7 @@ __all__ = ["HeldByAnother", "holding"]
 
 _ASK_AGAIN_S = 0.05
 _GRACE_S = 30
+_ANSWER_S = 1
 
 
 class HeldByAnother(Exception):
@@ -43,6 +46,8 @@ class _OpenInput(list[str]):
 
     def __iter__(self) -> Iterator[str]:
         yield from super().__iter__()
+        # The input of a command on this host goes through a buffer, and sudo waits for its first line.
+        yield " " * io.DEFAULT_BUFFER_SIZE
         self._released.wait()
 
 
@@ -68,11 +73,16 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
         )
 
     held: Any = gevent.spawn(hold)
+    patience_s = max(1, wait_s)  # the host's, for each of two locks
+    begun = time.monotonic()
     try:
-        with gevent.Timeout(wait_s + _GRACE_S, PyinfraError("the host does not let itself be held")):
-            while not _is_ours(session, holder):
+        with gevent.Timeout(2 * patience_s + _GRACE_S, PyinfraError("the host does not let itself be held")):
+            while holder not in (holders := _holders(session)):
                 if held.ready():
                     raise _refusal(held)
+                # Only the end of its input lets us see that the command has ended.
+                if time.monotonic() - begun > patience_s * (1 if holders else 2) + _ANSWER_S:
+                    released.set()
                 gevent.sleep(_ASK_AGAIN_S)
         yield
     finally:
@@ -80,12 +90,12 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
         held.join(timeout=_GRACE_S)
 
 
-def _is_ours(session: Session, holder: str) -> bool:
+def _holders(session: Session) -> list[str]:
     rights = session.access
     _, output = session.host.run_shell_command(
         StringCommand(rights.elevated(rights.shell.holder())), _stdin=rights.stdin, _timeout=_GRACE_S
     )
-    return holder in output.stdout_lines
+    return output.stdout_lines
 
 
 def _refusal(held: Any) -> Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from shlex import quote
@@ -17,7 +18,9 @@ _MARK = "=== mxc-ops survey"
 _STATE = DIRECTORY.rpartition("/")[0]
 _HOLDER = f"{_STATE}/holder"
 _STRAGGLER_S = 900
+_STRAGGLER = "a change that an interrupted preparation has begun"
 _KILL_AFTER_S = 5
+_WORD_CHARACTERS = 120_000
 
 
 class Sh:
@@ -47,16 +50,11 @@ class Sh:
 
     def change(self, change: Change) -> str:
         receipt = change.receipt
-        pending = replace(receipt, state=PENDING)
         path = f"{DIRECTORY}/{receipt.item}"
         lines = [
             *_head(path),
-            f'test -e "$receipt.json" || {{ {_write(_document(pending, {}))}; }}',
-            *(
-                [f'test -e "$receipt.before" || {{ {change.snapshot}; }} > "$receipt.before"']
-                if change.snapshot
-                else []
-            ),
+            _write(_document(replace(receipt, state=PENDING), {})),
+            *([_kept(change.snapshot)] if change.snapshot else []),
             *_isolated(change),
             *[
                 f"{_variable(name)}=$({_as_json(command, receipt.made.get(name))})"
@@ -65,27 +63,29 @@ class Sh:
             _write(_document(receipt, {name: _variable(name) for name in change.measured})),
             'rm -f "$receipt.before"',
         ]
-        return _limited("\n".join(lines), change.deadline_s + _STRAGGLER_S)
+        return _logged("\n".join(lines), path, change.deadline_s + _STRAGGLER_S)
 
     def reversal(self, change: Change) -> str:
-        lines = [
-            *_head(f"{DIRECTORY}/{change.receipt.item}"),
-            *_isolated(change),
-            'rm -f "$receipt.json" "$receipt.before"',
-        ]
-        return _limited("\n".join(lines), change.deadline_s + _STRAGGLER_S)
+        path = f"{DIRECTORY}/{change.receipt.item}"
+        files = [f'"$receipt.{kind}"' for kind in ("json", "before", "new")]
+        lines = [*_head(path), *_isolated(change), f"rm -f {' '.join(files)}"]
+        return _logged("\n".join(lines), path, change.deadline_s + _STRAGGLER_S)
 
     def hold(self, holder: str, wait_s: int) -> str:
         # The lock is the directory itself, so that nothing is left behind; who waited for a directory that an
-        # undo has removed meanwhile starts again.
+        # undo has removed meanwhile starts again. It is entered to be compared: a chroot may have no /proc.
+        # Never at once: whoever asks for the holder has the lock for a moment.
+        patience = max(1, wait_s)
+        held = f"exit {HELD_BY_ANOTHER}"
         lines = [
             "umask 022",
             "while :; do",
-            f"mkdir -p {DIRECTORY} && exec 9<{_STATE} || exit 1",
-            # Never at once: whoever asks for the holder has the lock for a moment.
-            f"flock -w {max(1, wait_s)} 9 || {{ cat {_HOLDER}; exit {HELD_BY_ANOTHER}; }}",
-            f'test "$(stat -L -c %i /proc/self/fd/9)" = "$(stat -c %i {_STATE} 2>/dev/null)" && break',
+            f"mkdir -p {DIRECTORY} && cd {_STATE} && exec 9<. || exit 1",
+            f"{_lock('9', patience)} || {{ cat {_HOLDER} 2>/dev/null || echo somebody; {held}; }}",
+            f'test "$(stat -c %i .)" = "$(stat -c %i {_STATE} 2>/dev/null)" && break',
             "done",
+            f"rm -f {_HOLDER}",
+            f"{_lock(f'{DIRECTORY} true', patience)} || {{ echo {quote(_STRAGGLER)}; {held}; }}",
             f"printf '%s\\n' {quote(holder)} > {_HOLDER}",
             "cat >/dev/null",
             f"rm -f {_HOLDER}; rmdir {DIRECTORY} {_STATE} 2>/dev/null || true",
@@ -114,25 +114,66 @@ SHELL = Sh()
 
 
 def _limited(script: str, deadline_s: int) -> str:
-    """Killed on the host itself: closing a connection ends nothing there."""
-    return f"timeout -k {_KILL_AFTER_S} {deadline_s} sh -c {quote(script)}"
+    """Killed on the host itself, with all that it started: closing a connection ends nothing there."""
+    return _watched(script, deadline_s)
+
+
+def _logged(script: str, path: str, deadline_s: int) -> str:
+    """Limited, with all output shown at the end.
+
+    Whoever reads it may be gone by then, and a package manager that loses its reader stops halfway.
+    """
+    log = quote(f"{path}.log")
+    opened = f"umask 022; mkdir -p {DIRECTORY} && exec 6>{log} 7<{log} && rm -f {log} || exit 1\n"
+    return _watched(script, deadline_s, before=opened, streams=">&6 2>&1 6>&- 7<&-", after="cat <&7")
+
+
+def _watched(script: str, deadline_s: int, before: str = "", streams: str = "", after: str = ":") -> str:
+    # busybox's timeout ends but the one process that it has started, so that one ends everything else.
+    over = f"kill -KILL -$job; {after}; echo killed after {deadline_s} s >&2; exit 124"
+    watch = (
+        f"{before}trap {quote(over)} TERM\n"
+        f'setsid sh -c "$1" <&0 {streams} & job=$!\nwait $job; status=$?; {after}; exit $status'
+    )
+    return f"timeout -k {_KILL_AFTER_S} {deadline_s} sh -c {quote(watch)} watch {_word(script)}"
+
+
+def _word(script: str) -> str:
+    """The script as one word, which has 128 KiB at most (execve(2)).
+
+    Up to three more shells on the way there quote each quotation mark again and again.
+    """
+    plain = quote(script)
+    if len(quote(quote(quote(plain)))) <= _WORD_CHARACTERS:
+        return plain
+    return f'"$(printf %s {b64encode(script.encode()).decode()} | base64 -d)"'
 
 
 def _head(path: str) -> Iterator[str]:
     yield "set -eu; umask 022; export LC_ALL=C"
     yield f"mkdir -p {DIRECTORY}; receipt={quote(path)}"
     # A command of a preparation whose controller died may still be at work.
-    yield f"exec 8<{DIRECTORY}; flock -w {_STRAGGLER_S} 8"
+    yield f"exec 8<{DIRECTORY}; {_lock('8', _STRAGGLER_S)}"
+
+
+def _lock(what: str, patience_s: int) -> str:
+    # busybox's flock has no -w, and what its timeout leaves behind keeps a descriptor open for a second.
+    return f"{{ flock -n {what} || timeout {patience_s} flock {what}; }}"
+
+
+def _kept(snapshot: str) -> str:
+    """What was there before, whole or not at all: what is missing from it would be taken for ours later."""
+    listed = f'{{ {snapshot}; }} > "$receipt.new"; test -s "$receipt.new"'
+    return f'test -e "$receipt.before" || {{ {listed}; mv -f "$receipt.new" "$receipt.before"; }}'
 
 
 def _isolated(change: Change) -> Iterator[str]:
     """Each command in a shell of its own, which does not hold the lock on."""
     if change.uploads:
-        yield f"uploads={quote(change.uploads)}; export uploads"
+        yield f"uploads={quote(change.uploads)}; export uploads; trap 'rm -rf \"$uploads\"' EXIT"
     yield "export receipt"
     for command in change.commands:
-        limited = f"timeout -k {_KILL_AFTER_S} {change.deadline_s} sh -c {quote('set -e; ' + command)}"
-        yield f"{limited} 8<&- </dev/null"
+        yield f"{_limited(f'set -e; {command}', change.deadline_s)} 8<&- </dev/null"
 
 
 def _document(receipt: Receipt, variables: Mapping[str, str]) -> list[str]:
@@ -165,5 +206,6 @@ def _as_json(command: str, earlier: object) -> str:
     """The lines that a command prints, with earlier ones, as a JSON array."""
     known: list[str] = list(earlier) if isinstance(earlier, list) else []  # pyright: ignore[reportUnknownArgumentType] - of text: we measured it
     print_known = f"printf '%s\\n' {' '.join(quote(line) for line in known)}; " if known else ""
-    to_json = r"""sort -u | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&"/' | paste -s -d , -"""
-    return f"printf '['; {{ {print_known}{command}; }} | {to_json} | tr -d '\\n'; printf ']'"
+    to_json = r"""sort -u | sed -e 's/[\\"]/\\&/g' -e 's/\t/\\t/g' -e 's/.*/"&"/' | paste -s -d , -"""
+    printable = r"tr -d '\000-\010\013-\037'"
+    return f"printf '['; {{ {print_known}{command}; }} | {printable} | {to_json} | tr -d '\\n'; printf ']'"
