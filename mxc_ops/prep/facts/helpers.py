@@ -9,11 +9,11 @@ from typing_extensions import override
 
 
 class Stored(FactBase[list[str]]):
-    """The keys that a store holds."""
+    """The keys that a store holds, and what was left unfinished in it."""
 
     @override
     def command(self, store: str) -> str:
-        return f"ls -1 {quote(store)} 2>/dev/null || true"
+        return f"ls -1A {quote(store)} 2>/dev/null || true"
 
     @staticmethod
     @override

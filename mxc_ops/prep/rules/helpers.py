@@ -13,6 +13,7 @@ from mxc_ops.prep.decision import Decision, Query, Rule, Upload, nothing_to_do
 from mxc_ops.prep.rules.files import remove_empty
 
 _COMPILE_S = 120
+_WORK = ".build"
 
 
 def _queries(store: str, key: str, program: str, **_rest: Any) -> tuple[Query, ...]:
@@ -66,7 +67,7 @@ def decide_pushed(
 
 
 def _stays(stored: list[str], key: str) -> Decision:
-    others = len([name for name in stored if name != key])
+    others = len([name for name in stored if name not in (key, _WORK)])
     notice = f"{others} of other versions are kept beside it" if others else ""
     return nothing_to_do("built from these sources", notice=notice)
 
@@ -85,7 +86,11 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
         before,
         path,
         # In the store rather than in /tmp, which may be mounted noexec.
-        (f"work=$(mktemp -d {quote(store)}/.build-XXXXXX) && trap 'rm -rf \"$work\"' EXIT && {commands}",),
+        # A name that is always the same: what was killed before it could clean up is found again.
+        (
+            f"work={quote(f'{store}/{_WORK}')} && rm -rf \"$work\" && mkdir -m 0700 \"$work\""
+            f" && trap 'rm -rf \"$work\"' EXIT && {commands}",
+        ),
         made={"folders": [folder]},
         deadline_s=_COMPILE_S,
     )
@@ -104,14 +109,16 @@ def reverse(
     """What we put into the store gone, of earlier versions too."""
     del checksum, prior
     folders: list[str] = [folder for folder in made["folders"] if folder.removeprefix(f"{store}/") in stored]
-    if not folders:
+    unfinished = [f"rm -rf {quote(f'{store}/{_WORK}')}"] if _WORK in stored else []
+    if not folders and not unfinished:
         return nothing_to_do("not there, as before")
     remove = [command for folder in folders for command in _remove(folder, program)]
-    return Decision(" ".join(folders), "not there, as before", tuple(remove))
+    there = " ".join(folders) or f"{store}/{_WORK}"
+    return Decision(there, "not there, as before", (*unfinished, *remove))
 
 
 def _remove(folder: str, program: str) -> tuple[str, ...]:
-    return (f"rm -f {quote(folder)}/{program}", *remove_empty([folder]))
+    return (f"rm -f {quote(folder)}/{program} {quote(folder)}/.new", *remove_empty([folder]))
 
 
 RULES = {
