@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
@@ -11,6 +11,7 @@ from typing_extensions import override
 
 STAMP = "stamp.json"
 _DISTRIBUTIONS = ("Debian", "Ubuntu")
+_ALIASES = ("oldstable", "stable", "testing", "unstable", "sid")
 _SCHEMES = ("http", "https", "file")
 
 
@@ -53,17 +54,24 @@ class Installed(FactBase[dict[str, Any]]):
 class Mirror(FactBase[dict[str, str] | None]):
     """Where this host's own apt has its distribution from: ``{"mirror", "suite", "keyring"}``.
 
-    None where there is no apt, or no such entry that debootstrap could use. A mirror that wants a password is
-    told without it, as ``https://@HOST/…``; `keyring` is "" when apt names no file for it.
+    None where there is no apt, no such entry that debootstrap could use, or something at the path `unless`. A
+    mirror that wants a password is told without it, as ``https://@HOST/…``; `keyring` is "" when apt names no
+    file for it.
     """
 
     @override
-    def command(self) -> str:
-        fields = "$(SITE)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)|$(SOURCESENTRY)"
+    def command(self, unless: str) -> str:
+        fields = "$(SITE)|$(RELEASE)|$(COMPONENT)|$(SOURCESENTRY)"
+        # Without its index, and without a cache of it, apt reads its sources in no time, and writes nothing.
+        apt = (
+            "apt-get -o Dir::State::lists=/nonexistent/ -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
+        )
         return (
-            "if command -v apt-get >/dev/null; then"
+            f"if ! test -e {quote(unless)} && command -v apt-get >/dev/null; then"
             " sed -n 's/^VERSION_CODENAME=/release /p' /etc/os-release;"
-            f" apt-get indextargets --format 'target {fields}' 'Created-By: Packages' | sed 's#://[^/|]*@#://@#';"
+            f" {apt} --no-release-info indextargets --format 'target {fields}' 'Created-By: Packages'"
+            " | sed 's#://[^/|]*@#://@#';"
+            " cd /var/lib/apt/lists && grep -sHm1 '^Origin: ' *Release | sed 's/^/origin /';"
             " grep -rsHi signed-by /etc/apt/sources.list* | sed 's/^/signed /'; fi; true"
         )
 
@@ -76,26 +84,28 @@ class Mirror(FactBase[dict[str, str] | None]):
     def process(self, output: list[str]) -> dict[str, str] | None:
         told = [line.partition(" ")[::2] for line in output]
         release = next((text.strip("\"'") for name, text in told if name == "release"), "")
-        targets = [text.split("|") for name, text in told if name == "target"]
-        # An entry whose origin is not known yet (no index was loaded) may still be the distribution's.
-        ours = sorted(_of_distribution(targets, release), key=lambda fields: fields[4] not in _DISTRIBUTIONS)
+        origins = [text for name, text in told if name == "origin"]
+        targets = [tuple(text.split("|")) for name, text in told if name == "target"]
+        ours = [
+            (_origin(mirror, suite, origins), mirror, suite, entry)
+            for mirror, suite, component, entry in targets
+            if component == "main" and mirror.partition(":")[0] in _SCHEMES and suite in (release, *_ALIASES)
+        ]
+        # An entry whose origin is not known yet, as no index was loaded, may be the distribution's too.
+        ours = sorted(
+            (found for found in ours if found[0] in (*_DISTRIBUTIONS, "")), key=lambda found: not found[0]
+        )
         if not ours:
             return None
-        mirror, suite, codename, _, _, entry = ours[0]
+        _, mirror, suite, entry = ours[0]
         signed = [text for name, text in told if name == "signed"]
-        return {
-            "mirror": mirror,
-            "suite": release or codename or suite,
-            "keyring": _keyring(signed, entry.rpartition(":")[0]),
-        }
+        return {"mirror": mirror, "suite": suite, "keyring": _keyring(signed, entry.rpartition(":")[0])}
 
 
-def _of_distribution(targets: Sequence[Sequence[str]], release: str) -> Iterator[Sequence[str]]:
-    for fields in targets:
-        site, suite, codename, component, origin = fields[:5]
-        usable = site.partition(":")[0] in _SCHEMES and component == "main"
-        if usable and origin in (*_DISTRIBUTIONS, "") and release in (suite, codename, ""):
-            yield fields
+def _origin(mirror: str, suite: str, origins: Sequence[str]) -> str:
+    """Who says to have made a distribution: apt names the files of its index by their address."""
+    name = f"{mirror.partition('://')[2].lstrip('@')}/dists/{suite}/".replace("/", "_")
+    return next((line.partition("Origin: ")[2] for line in origins if line.startswith(name)), "")
 
 
 def _keyring(signed: Sequence[str], file: str) -> str:

@@ -26,7 +26,7 @@ def _queries(image: str, path: str, source: str = "", sha256: str = "") -> tuple
     del image, source, sha256
     return (
         Query("images.Installed", {"path": path}),
-        Query("images.Mirror"),
+        Query("images.Mirror", {"unless": f"{path}/{_STAMP}"}),
         Query("files.Existing", {"paths": parents_of(path)}),
     )
 

@@ -1,0 +1,151 @@
+"""A host of the test's own: namespaces in which operations are carried out as host preparation does."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from mxc_ops.prep import receipts
+from mxc_ops.prep.decision import Decision, Query
+from mxc_ops.prep.receipts import DIRECTORY, Receipt, merged
+from mxc_ops.prep.rules import rule
+from mxc_ops.prep.shells import Change
+from mxc_ops.prep.shells.sh import SHELL
+from mxc_ops.prep.undoing import reversal, reverse_queries
+
+__all__ = ["IMAGES", "Host", "host", "network", "store"]
+
+_ITEM = "an.item"
+IMAGES = "/srv/images"
+_SET_UP = """
+set -e
+mount -t sysfs sysfs /sys
+for place in /etc /usr/local /var/lib; do mount -t tmpfs tmpfs $place; done
+ip link set lo up
+"""
+_STORE = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /srv
+mkdir /srv/upper /srv/work
+mount -t overlay -o lowerdir=/var/lib,upperdir=/srv/upper,workdir=/srv/work overlay /var/lib
+"""
+
+
+class Host:
+    """Shell commands, facts, decisions and changes in the namespaces of one process."""
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+        self._enter = ["nsenter", "-t", str(process), "-n", "-m"]
+
+    def try_run(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._enter, "sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def run(self, command: str) -> str:
+        """What a command prints; it must succeed."""
+        done = self.try_run(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def popen(self, command: str) -> subprocess.Popen[str]:
+        argv = [*self._enter, "sh", "-c", command]
+        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, queries: Sequence[Query]) -> list[Any]:
+        """All in one command, as the engine asks."""
+        facts = [(_fact(query.fact), query.arguments) for query in queries]
+        commands = [fact.command(**arguments) for fact, arguments in facts]
+        lines = self.run(SHELL.survey(commands, 30)).split("\n")
+        parts = SHELL.answers(lines, len(facts))
+        return [
+            fact.process(part) if part else fact.default()
+            for (fact, _), part in zip(facts, parts, strict=True)
+        ]
+
+    def decide(self, operation: str, arguments: Mapping[str, Any]) -> Decision:
+        kind = rule(operation)
+        return kind.decide(*self.ask(kind.queries(**arguments)), **arguments)
+
+    def apply(self, operation: str, arguments: Mapping[str, Any], uploads: str = "") -> Decision:
+        """Decide, and carry it out with a receipt; what must not be done is an error."""
+        decision = self.decide(operation, arguments)
+        assert not decision.refusal, decision.refusal
+        receipt = Receipt(_ITEM, operation, arguments, decision.prior, decision.made)
+        change = Change(merged(self.receipt(), receipt), decision.commands, uploads=uploads)
+        self.run(SHELL.change(change))
+        return decision
+
+    def receipt(self) -> Receipt | None:
+        done = self.try_run(f"cat {DIRECTORY}/{_ITEM}.json")
+        return receipts.decode(done.stdout) if done.returncode == 0 else None
+
+    def undo(self, *, insist: bool = False) -> Decision:
+        """Take the recorded change back, unless that is refused."""
+        receipt = self.receipt()
+        assert receipt is not None
+        decision = reversal(receipt, self.ask(reverse_queries(receipt)))
+        if not decision.refusal or (insist and decision.commands):
+            self.run(SHELL.reversal(Change(receipt, decision.commands)))
+        return decision
+
+    def state(self) -> str:
+        """Everything that a change here could have touched, but for the records of it."""
+        self.run(f"rmdir {DIRECTORY} {DIRECTORY.rpartition('/')[0]} 2>/dev/null || true")
+        return self.run(
+            "ip -o link; ip -o address; ip route show table all; nft list ruleset;"
+            " find /etc /usr/local /var/lib -xdev -exec ls -ld --time-style=+ {} + -type f -exec cat {} +"
+        )
+
+
+def _fact(name: str) -> Any:
+    area, _, kind = name.partition(".")
+    return getattr(import_module(f"mxc_ops.prep.facts.{area}"), kind)()
+
+
+@contextmanager
+def host() -> Generator[Host]:
+    """A host whose /etc, /usr/local and /var/lib are empty, with a network of its own."""
+    with _holder(["--net", "--mount"], _SET_UP) as process:
+        yield Host(process)
+
+
+@contextmanager
+def network() -> Generator[Host]:
+    """A machine that has nothing of its own but a network."""
+    with _holder(["--net", "--mount"], "set -e; mount -t sysfs sysfs /sys; ip link set lo up") as process:
+        yield Host(process)
+
+
+@contextmanager
+def store() -> Generator[Host]:
+    """This host, but what is written to `IMAGES` and /var/lib is gone afterwards."""
+    with _holder(["--mount"], _STORE) as process:
+        yield Host(process)
+
+
+@contextmanager
+def _holder(namespaces: Sequence[str], set_up: str) -> Generator[int]:
+    holder = subprocess.Popen(
+        ["unshare", *namespaces, "sh", "-c", f"{set_up}\necho ready; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None and holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "ready\n"
+        yield holder.pid
+    finally:
+        holder.stdin.close()
+        holder.wait(10)
+        holder.stdout.close()
