@@ -77,7 +77,9 @@ def _progress(host: HostReport, event: Event, data: Mapping[str, Any], task: Tas
     item = host.items.get(data.get("item", ""))
     if item is None:
         return
-    if event is Event.CHANGED:
+    if event is Event.CHANGED and not data["changed"]:
+        item.state = ItemState.NOTHING_LEFT if task is Task.UNDO else ItemState.AS_WANTED
+    elif event is Event.CHANGED:
         item.state = ItemState.UNDONE if task is Task.UNDO else ItemState.CHANGED
     elif event is Event.FAILED:
         item.state, item.message, item.fix = ItemState.FAILED, data["message"], data["fix"]

@@ -27,7 +27,7 @@ class Event(Enum):
     ASK = "ask"
     HELD = "held"  # message: who holds the host
     STARTED = "started"  # item
-    CHANGED = "changed"  # item
+    CHANGED = "changed"  # item, changed: False when another preparation had done it meanwhile
     FAILED = "failed"  # item, message, fix
     CHECKED = "checked"  # item, settled, before
     RESTART = "restart"  # message

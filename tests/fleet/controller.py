@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -85,6 +86,13 @@ class Running:
         """The processes that it has started."""
         children = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
+
+    def kill(self) -> None:
+        """SIGKILL for all of it, at whatever it is."""
+        for pid in [*self.workers(), self.child.pid]:
+            os.kill(pid, signal.SIGKILL)
+        self.child.communicate()
+        os.close(self._terminal)
 
     def end(self, *, deadline_s: float = _DEADLINE_S) -> Outcome:
         """Wait for it."""

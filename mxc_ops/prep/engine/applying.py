@@ -43,18 +43,21 @@ def apply(session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Ca
             )
             return False
         teller.tell(Event.STARTED, name, item=step.identifier)
-        message = _carry_out(session, step, teller)
+        message, changed = _carry_out(session, step, teller)
         if message:
             teller.tell(Event.FAILED, name, item=step.identifier, message=message, fix=_by_hand(step))
             break
-        teller.tell(Event.CHANGED, name, item=step.identifier)
+        teller.tell(Event.CHANGED, name, item=step.identifier, changed=changed)
         done.append(step)
     held = _check(session, done, teller)
     return len(done) == len(changing) and held
 
 
-def _carry_out(session: Session, step: Step, teller: Teller) -> str:
-    """Call the step's operation; "" when it succeeded, else what went wrong."""
+def _carry_out(session: Session, step: Step, teller: Teller) -> tuple[str, bool]:
+    """Call the step's operation: "" when it succeeded, else what went wrong; and whether it did anything.
+
+    Another preparation may have done it since the plan was made.
+    """
     operation, arguments = _operation(step)
     host = session.host
     deadline = step.decision.deadline_s * max(1, len(step.decision.commands)) + _PATIENCE_S
@@ -62,13 +65,13 @@ def _carry_out(session: Session, step: Step, teller: Teller) -> str:
     try:
         operation(name=step.identifier, _ignore_errors=True, _timeout=deadline, **arguments)
     except (OperationError, PyinfraError, OSError) as error:
-        return str(error) or type(error).__name__
+        return str(error) or type(error).__name__, False
     meta: OperationMeta = pyinfra_state.ops[host][host.op_hash_order[before]].operation_meta
     lines = meta.stdout_lines + meta.stderr_lines
     teller.log(host.name, lines)
     if meta.did_error():
-        return last_words(lines) or "it failed without a word, or the connection was lost"
-    return ""
+        return last_words(lines) or "it failed without a word, or the connection was lost", True
+    return "", meta.did_change()
 
 
 def _operation(step: Step) -> tuple[Callable[..., OperationMeta], dict[str, Any]]:

@@ -20,8 +20,9 @@ from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, distribution_family
 from mxc_ops.prep.messages import Request
 from mxc_ops.prep.operations.common import Access, access, answers
 from mxc_ops.prep.receipts import Receipt
+from mxc_ops.prep.undoing import trouble
 
-__all__ = ["Session", "ask_all", "choices_for", "open_session"]
+__all__ = ["Session", "ask_all", "choices_for", "open_session", "read_receipts_again"]
 
 _WINDOWS_HOSTS = "@mxcwin/"
 _LINUX_SURVEY = (
@@ -95,15 +96,44 @@ def _open_windows(host: Host, request: Request) -> Session:
     return Session(host, facts, rights, restart, unreadable)
 
 
+def read_receipts_again(session: Session) -> None:
+    """To be done once the host is held: until then, another preparation may have changed them.
+
+    Raises `PyinfraError` when the host does not answer.
+    """
+    kind = "windows.Receipts" if session.facts.system == WINDOWS else "receipts.Receipts"
+    (texts,) = answers([Query(kind)])
+    known, session.unreadable = _decoded(texts)
+    session.access.receipts.clear()
+    session.access.receipts.update(known)
+
+
 def _decoded(texts: dict[str, str]) -> tuple[dict[str, Receipt], dict[str, str]]:
     known: dict[str, Receipt] = {}
     unreadable: dict[str, str] = {}
     for item, text in texts.items():
         try:
-            known[item] = receipts.decode(text)
+            receipt = receipts.decode(text)
         except receipts.Unreadable as error:
             unreadable[item] = str(error)
+            continue
+        wrong = trouble(item, receipt)
+        if wrong:
+            unreadable[item] = wrong
+        else:
+            known[item] = receipt
     return known, unreadable
+
+
+def read_again(session: Session) -> bool:
+    """Read once more what is recorded on the host; True when it is not what we knew."""
+    query = Query("windows.Receipts" if session.facts.system == WINDOWS else "receipts.Receipts")
+    known, unreadable = _decoded(answers((query,))[0])
+    same = (known, unreadable) == (session.access.receipts, session.unreadable)
+    session.access.receipts.clear()
+    session.access.receipts.update(known)
+    session.unreadable = unreadable
+    return not same
 
 
 def choices_for(host: Host, request: Request, default: Sequence[str]) -> Choices:

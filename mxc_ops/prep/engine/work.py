@@ -23,7 +23,7 @@ from mxc_ops.prep.engine.examining import examine
 from mxc_ops.prep.engine.inventory import InventoryUnusable, choose, load
 from mxc_ops.prep.engine.lock import HeldByAnother, holding
 from mxc_ops.prep.engine.planning import Step, plan_items, plan_undo, planned, verify
-from mxc_ops.prep.engine.session import Session, choices_for, open_session
+from mxc_ops.prep.engine.session import Session, choices_for, open_session, read_receipts_again
 from mxc_ops.prep.engine.tell import Teller
 from mxc_ops.prep.items import items_for, named, needs_of, unsupported
 from mxc_ops.prep.messages import Answer, Event, Request, Task
@@ -150,6 +150,7 @@ class Work:
         holder = f"{self._request.controller} for {host.name}"
         try:
             with holding(plan.session, holder, self._request.wait_s):
+                read_receipts_again(plan.session)
                 succeeded = apply(plan.session, plan.steps, self._teller, self._may_go_on)
         except HeldByAnother as error:
             self._failed.add(host.name)
