@@ -79,7 +79,7 @@ def decide(
     return Decision(
         state,
         after,
-        (_in_place(path, make, text),),
+        (f"sh -ec {quote(_in_place(path, make, text))}",),
         prior={"directories": [above for above in parents_of(path) if above not in existing]},
         made={"stamp": text},
         uploads=(Upload(source, _ARCHIVE),) if source else (),
@@ -212,6 +212,7 @@ def reverse(
         (move, _remove(path), *remove_empty(prior["directories"])),
         refusal=f"in use by {', '.join(found['users'])}" if found["users"] else "",
         fix="stop what runs from it" if found["users"] else "",
+        in_use=bool(found["users"]),
         deadline_s=_DEADLINE_S,
     )
 

@@ -131,7 +131,7 @@ def decide(
         _state(device, bridge) if device is None else f"{bridge}: {', '.join(missing)}",
         after,
         (
-            bring_up(bridge, address, table),
+            f"sh -ec {quote(bring_up(bridge, address, table))}",
             *(write_file(file.path, file.text, mode=file.mode) for file in stale),
             *service,
         ),
@@ -171,10 +171,10 @@ def _in_the_way(
     wanted = IPv4Interface(address).network
     for entry in subnets:
         if entry["device"] != bridge and IPv4Network(entry["subnet"]).overlaps(wanted):
-            where = f", by {entry['device']}" if entry["device"] else ""
+            where = f" by {entry['device']}" if entry["device"] else ""
             return (
-                f"{wanted} overlaps {entry['subnet']}, which this host has{where}",
-                f"if that can go: ip route show root {wanted}; ip route show match {wanted}",
+                f"{wanted} overlaps {entry['subnet']}, which this host reaches{where}",
+                f"see what it is: ip address; ip route show table all to match {wanted}",
             )
     if listed and not ours and not _lines(listed) <= _lines(ruleset(bridge, address, table)):
         what = f"nftables has a table inet {table} that is not of our making"
@@ -261,6 +261,8 @@ def reverse(
     if not ours and not listed and not touched:
         return nothing_to_do("not there, as before")
     service = (BOOT[manager].disable(f"mxc-ops-{bridge}"),) if touched else ()
+    attached = [f"{port} is attached to {bridge}" for port in device["ports"]] if device and ours else []
+    changed = _changed(device, listed, texts, bridge=bridge, table=table, prior=prior, made=made)
     return Decision(
         f"{bridge} is there" if ours else f"what belongs to {bridge} is there",
         "not there, as before",
@@ -275,15 +277,14 @@ def reverse(
             *([f"nft delete table inet {quote(table)}"] if listed else []),
             *([f"ip link delete dev {quote(bridge)}"] if ours else []),
         ),
-        refusal="; ".join(
-            _drifted(device, listed, texts, bridge=bridge, table=table, prior=prior, made=made)
-        ),
-        fix=f"see what is attached: ip link show master {bridge}",
+        refusal="; ".join([*changed, *attached]),
+        fix=f"stop what is attached: ip link show master {bridge}" if attached else "",
+        in_use=bool(attached) and not changed,
         files=tuple(FileChange(path, texts.get(path), prior["files"][path]) for path in touched),
     )
 
 
-def _drifted(
+def _changed(
     device: _Device,
     listed: str,
     texts: _Texts,
@@ -298,7 +299,6 @@ def _drifted(
     if device is not None and device["alias"] != ALIAS:
         found.append(f"{bridge} is no longer of our making")
     elif device is not None:
-        found += [f"{port} is attached to {bridge}" for port in device["ports"]]
         others = [entry for entry in device["addresses"] if entry != made["address"]]
         found += [f"{bridge} has an address {entry} that is not ours" for entry in others]
     if listed and not _lines(listed) <= _lines(made["ruleset"]):
