@@ -14,7 +14,7 @@ from mxc_ops.prep.decision import Decision, Query
 from mxc_ops.prep.receipts import COMPLETE, Receipt
 from mxc_ops.prep.rules import rule
 
-__all__ = ["Verdict", "judge", "reversal", "reverse_queries", "undo_order"]
+__all__ = ["Verdict", "judge", "reversal", "reverse_queries", "trouble", "undo_order", "unmeasured"]
 
 _PACKAGES = "packages.installed"
 
@@ -37,6 +37,36 @@ def reverse_queries(receipt: Receipt) -> tuple[Query, ...]:
     return kind.reverse_queries(prior=receipt.prior, made=receipt.made, **receipt.arguments)
 
 
+def trouble(item: str, receipt: Receipt) -> str:
+    """Why what stands on a host as the receipt of an item is none that we can act upon; "" when it is."""
+    if receipt.item != item:
+        return f"it is about {receipt.item}"
+    try:
+        kind = rule(receipt.operation)
+        kind.queries(**receipt.arguments)
+        kind.measured(**receipt.arguments)
+        reverse_queries(receipt)
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError):
+        return f"this version of mxc-ops knows no {receipt.operation} with such arguments"
+    return ""
+
+
+def unmeasured(receipt: Receipt) -> Decision | None:
+    """The refusal to reverse a change that ended before it was known what it made; None when it is known."""
+    if receipt.state == COMPLETE or not rule(receipt.operation).measured(**receipt.arguments):
+        return None
+    return Decision(
+        "unfinished",
+        "as before",
+        refusal="the change was interrupted before it was known what it made",
+        fix=f"complete it first: mxc-ops prep host --backend {_backend(receipt)} --item {receipt.item} --yes",
+    )
+
+
+def _backend(receipt: Receipt) -> str:
+    return receipt.item.partition(".")[0]
+
+
 def reversal(receipt: Receipt, told: Sequence[Any]) -> Decision:
     """How to take a recorded change back, from the answers to `reverse_queries`."""
     kind = rule(receipt.operation)
@@ -54,7 +84,7 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
 
     Returns the verdict, and a decision without commands that says what is, what was recorded, and the fix.
     """
-    again = f"mend it: mxc-ops prep host --backend {receipt.item.partition('.')[0]}"
+    again = f"mend it: mxc-ops prep host --backend {_backend(receipt)}"
     if receipt.state != COMPLETE:
         return Verdict.UNFINISHED, Decision(
             wanted.before, wanted.after, refusal="the change was interrupted", fix=again

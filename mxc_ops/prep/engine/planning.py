@@ -10,10 +10,10 @@ from pyinfra.api.exceptions import PyinfraError
 
 from mxc_ops.prep.decision import Decision
 from mxc_ops.prep.engine.session import Session, ask_all
-from mxc_ops.prep.items import Item
-from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt
+from mxc_ops.prep.items import WINDOWS, Item
+from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
-from mxc_ops.prep.undoing import Verdict, judge, reversal, reverse_queries, undo_order
+from mxc_ops.prep.undoing import Verdict, judge, reversal, reverse_queries, undo_order, unmeasured
 
 __all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
 
@@ -50,20 +50,20 @@ def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
         )
         receipt = session.access.receipts.get(item.identifier)
         unfinished = receipt is not None and receipt.state != COMPLETE
-        trouble = session.unreadable.get(item.identifier)
-        if trouble:
-            decision, unfinished = _unreadable(item.identifier, trouble, decision), False
+        if item.identifier in session.unreadable:
+            decision, unfinished = _unreadable(session, item.identifier, decision), False
         steps.append(Step(item.identifier, item.kind, item.why, decision, unfinished, item))
     return steps
 
 
-def _unreadable(item: str, trouble: str, decision: Decision) -> Decision:
-    path = f"{DIRECTORY}/{item}.json"
+def _unreadable(session: Session, item: str, decision: Decision) -> Decision:
+    windows = session.facts.system == WINDOWS
+    path = rf"{WINDOWS_DIRECTORY}\{item}.json" if windows else f"{DIRECTORY}/{item}.json"
     return Decision(
         decision.before,
         decision.after,
-        refusal=f"the record of what was changed cannot be understood: {path}: {trouble}",
-        fix=f"look at it, then: rm {path}",
+        refusal=f"the record of what was changed cannot be understood: {path}: {session.unreadable[item]}",
+        fix=f"look at it, then: {'Remove-Item' if windows else 'rm'} {path}",
     )
 
 
@@ -87,11 +87,11 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     recorded = undo_order(session.access.receipts.values(), wanted)
     steps: list[Step] = []
     for receipt, decision in _reversals(recorded):
-        final = _final(receipt.item, decision, insist=insist)
+        final = unmeasured(receipt) or _final(receipt.item, decision, insist=insist)
         steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", final, receipt=receipt))
-    for item in wanted:
+    for item in wanted or session.unreadable:
         if item in session.unreadable:
-            decision = _unreadable(item, session.unreadable[item], Decision("recorded", "as before"))
+            decision = _unreadable(session, item, Decision("recorded", "as before"))
         elif item not in session.access.receipts:
             decision = Decision(
                 "not recorded",
@@ -131,8 +131,8 @@ def verify(session: Session) -> list[Step]:
         wanted = _decided(receipt.operation, kind.decide, told[receipt.item], receipt.arguments)
         verdict, decision = judge(receipt, wanted, back)
         steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", decision, verdict=verdict.value))
-    for item, trouble in session.unreadable.items():
-        decision = _unreadable(item, trouble, Decision("recorded", "as recorded"))
+    for item in session.unreadable:
+        decision = _unreadable(session, item, Decision("recorded", "as recorded"))
         steps.append(Step(item, "receipt", "recorded", decision, verdict=Verdict.UNKNOWN.value))
     return steps
 

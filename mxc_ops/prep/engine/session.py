@@ -125,17 +125,6 @@ def _decoded(texts: dict[str, str]) -> tuple[dict[str, Receipt], dict[str, str]]
     return known, unreadable
 
 
-def read_again(session: Session) -> bool:
-    """Read once more what is recorded on the host; True when it is not what we knew."""
-    query = Query("windows.Receipts" if session.facts.system == WINDOWS else "receipts.Receipts")
-    known, unreadable = _decoded(answers((query,))[0])
-    same = (known, unreadable) == (session.access.receipts, session.unreadable)
-    session.access.receipts.clear()
-    session.access.receipts.update(known)
-    session.unreadable = unreadable
-    return not same
-
-
 def choices_for(host: Host, request: Request, default: Sequence[str]) -> Choices:
     """What is wanted on a host: the command line first, then the inventory's data, then the default.
 

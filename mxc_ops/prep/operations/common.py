@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from shlex import quote
 from typing import Any, ParamSpec, cast
@@ -22,11 +22,11 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.context import host
 
 from mxc_ops.prep.decision import Decision, Query, Upload
-from mxc_ops.prep.receipts import Receipt, merged
+from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt, Unreadable, decode, merged
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.shells import Change, Shell
 from mxc_ops.prep.shells.sh import SHELL
-from mxc_ops.prep.undoing import reversal, reverse_queries
+from mxc_ops.prep.undoing import reversal, reverse_queries, unmeasured
 
 __all__ = ["Access", "Commands", "access", "answers", "follow", "go_back", "operation"]
 
@@ -61,6 +61,7 @@ class Access:
 
 
 access: ContextVar[Access | None] = ContextVar("access", default=None)
+_PLAIN = Access(controller="pyinfra")
 
 
 def operation(function: Callable[_Parameters, Commands]) -> Callable[_Parameters, OperationMeta]:
@@ -119,9 +120,9 @@ def follow(name: str, item: str, **arguments: Any) -> Commands:
     decision = kind.decide(*answers(kind.queries(**arguments)), **arguments)
     if decision.refusal:
         raise OperationError(f"{decision.refusal}; {decision.fix}")
-    current = access.get() or Access()
-    earlier = current.receipts.get(item)
-    unfinished = earlier is not None and earlier.state != "complete"
+    current = access.get() or _PLAIN
+    earlier = _recorded(item)
+    unfinished = earlier is not None and earlier.state != COMPLETE
     if not decision.commands and not unfinished:
         host.noop(decision.before)
         return
@@ -131,20 +132,46 @@ def follow(name: str, item: str, **arguments: Any) -> Commands:
         decision.commands,
         kind.snapshot(**arguments),
         kind.measured(**arguments),
-        _uploads_folder(decision, item),
+        _uploads_folder(decision, item or name),
         decision.deadline_s,
     )
     yield from _uploaded(decision.uploads, change.uploads)
-    script = current.shell.change(change) if item else " && ".join(decision.commands)
-    yield _command(current, script)
+    yield _command(current, current.shell.change(change))
+
+
+def _recorded(item: str) -> Receipt | None:
+    """What is recorded of an item on the host. Raises `OperationError` when that cannot be understood."""
+    current = access.get()
+    if current is not None or not item:
+        return current.receipts.get(item) if current else None
+    text: str | None = host.get_fact(fact("receipts.Receipts")).get(item)  # pyright: ignore[reportUnknownMemberType]
+    if text is None:
+        return None
+    try:
+        return decode(text)
+    except Unreadable as error:
+        path = f"{DIRECTORY}/{item}.json"
+        raise OperationError(f"{path} cannot be understood: {error}; look at it, then: rm {path}") from error
 
 
 def go_back(receipt: Receipt, *, insist: bool) -> Commands:
-    """The commands that take a recorded change back. Raises `OperationError` when the rule refuses."""
-    decision = reversal(receipt, answers(reverse_queries(receipt)))
+    """The commands that take a recorded change back: none when another preparation has done it meanwhile.
+
+    Parameters
+    ----------
+    receipt: as it was read, or with more in its `made`.
+
+    Raises `OperationError` when the rule refuses.
+    """
+    recorded = _recorded(receipt.item)
+    if recorded is None:
+        host.noop("taken back already")
+        return
+    receipt = replace(recorded, made={**receipt.made, **recorded.made})
+    decision = unmeasured(receipt) or reversal(receipt, answers(reverse_queries(receipt)))
     if decision.refusal and not (insist and decision.commands):
         raise OperationError(f"{decision.refusal}; {decision.fix}")
-    current = access.get() or Access()
+    current = access.get() or _PLAIN
     change = Change(receipt, decision.commands, deadline_s=decision.deadline_s)
     yield _command(current, current.shell.reversal(change))
 
@@ -156,7 +183,7 @@ def _command(current: Access, script: str) -> StringCommand:
 
 
 def _uploads_folder(decision: Decision, item: str) -> str:
-    """Below /tmp, as whoever we are there; what arrives is checked before it is used."""
+    """Below /tmp, as whoever we are there; what arrives is checked before it is used, and removed after."""
     return f"/tmp/mxc-ops-{item}" if decision.uploads else ""  # noqa: S108
 
 

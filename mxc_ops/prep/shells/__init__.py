@@ -50,7 +50,7 @@ class Shell(Protocol):
         ...
 
     def change(self, change: Change) -> str:
-        """One command that makes a change and its receipt."""
+        """One command that makes a change and its receipt; without a receipt when its item is ""."""
         ...
 
     def reversal(self, change: Change) -> str:

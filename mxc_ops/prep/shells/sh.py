@@ -21,6 +21,7 @@ _STRAGGLER_S = 900
 _STRAGGLER = "a change that an interrupted preparation has begun"
 _KILL_AFTER_S = 5
 _WORD_CHARACTERS = 120_000
+_HEAD = "set -eu; umask 022; export LC_ALL=C"
 
 
 class Sh:
@@ -50,6 +51,8 @@ class Sh:
 
     def change(self, change: Change) -> str:
         receipt = change.receipt
+        if not receipt.item:
+            return _limited("\n".join([_HEAD, *_isolated(change)]), change.deadline_s + _STRAGGLER_S)
         path = f"{DIRECTORY}/{receipt.item}"
         lines = [
             *_head(path),
@@ -150,8 +153,8 @@ def _word(script: str) -> str:
 
 
 def _head(path: str) -> Iterator[str]:
-    yield "set -eu; umask 022; export LC_ALL=C"
-    yield f"mkdir -p {DIRECTORY}; receipt={quote(path)}"
+    yield _HEAD
+    yield f"mkdir -p {DIRECTORY}; receipt={quote(path)}; export receipt"
     # A command of a preparation whose controller died may still be at work.
     yield f"exec 8<{DIRECTORY}; {_lock('8', _STRAGGLER_S)}"
 
@@ -171,7 +174,6 @@ def _isolated(change: Change) -> Iterator[str]:
     """Each command in a shell of its own, which does not hold the lock on."""
     if change.uploads:
         yield f"uploads={quote(change.uploads)}; export uploads; trap 'rm -rf \"$uploads\"' EXIT"
-    yield "export receipt"
     for command in change.commands:
         yield f"{_limited(f'set -e; {command}', change.deadline_s)} 8<&- </dev/null"
 
