@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from backends.linux import cgroups
 from backends.lxc.needs import ADDRESS, BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
@@ -14,12 +15,13 @@ from backends.needs import Health, Probe
 __all__ = ["probe"]
 
 _FIX = "mxc-ops prep host --backend lxc --yes"
+_AS_ROOT = "sudo mxc-ops doctor --backend lxc"
 _CHECK = f"{_FIX}; when that finds nothing to do: lxc-checkconfig"
 _TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
 _OLDEST = (5, 0)
 _WHY = {
     "lxc.tools": "they drive every container; idmapped root filesystems came with LXC 5.0",
-    "lxc.ids": "started by root, a container's ids are mapped to ids that are nobody's",
+    "lxc.ids": "the ids of a container, its root's too, are mapped to ids that are nobody's",
     "lxc.container": "whether a container runs is only told by running one",
     "lxc.limits": "a limit that nothing holds is refused by name",
     "lxc.bridge": "containers with a network are attached to it",
@@ -57,7 +59,7 @@ def _warning(identifier: str, seen: str, fix: str = _FIX) -> Probe:
 
 
 def _not_tried(identifier: str) -> Probe:
-    return _warning(identifier, "not tried: it takes root's rights", "sudo mxc-ops doctor --backend lxc")
+    return _warning(identifier, "not tried: it takes root's rights", _AS_ROOT)
 
 
 def _tools(identifier: str) -> Probe:
@@ -72,24 +74,33 @@ def _tools(identifier: str) -> Probe:
 
 
 def _ids(identifier: str) -> Probe:
-    if os.geteuid() != 0:
-        return _ok(identifier, "not needed: containers that a user starts have the ids of that user")
-    ranges = _root_ranges()
+    names = _names()
+    ranges = _ranges(names)
     if ranges is None:
-        return _failed(identifier, f"root has no {SUBORDINATE_COUNT} ids in /etc/subuid and /etc/subgid")
+        seen = f"{names[0]} has no {SUBORDINATE_COUNT} ids in /etc/subuid and /etc/subgid"
+        return _failed(identifier, seen) if os.geteuid() == 0 else _warning(identifier, seen, _AS_ROOT)
     if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
         return _failed(identifier, "newuidmap and newgidmap not found")
     uid, gid = ranges
-    return _ok(identifier, f"root's containers have uids from {uid} on, gids from {gid} on")
+    return _ok(identifier, f"containers of {names[0]} have uids from {uid} on, gids from {gid} on")
 
 
-def _root_ranges() -> tuple[int, int] | None:
-    """Where root's subordinate uids and gids begin (subuid(5)); None when either are too few."""
-    found = [_first_range(path) for path in ("/etc/subuid", "/etc/subgid")]
-    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+def _names() -> tuple[str, ...]:
+    """What the caller is called in subuid(5): by name or number."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name, str(number)
+    except KeyError:
+        return (str(number),)
 
 
-def _first_range(path: str) -> int | None:
+def _ranges(names: Collection[str]) -> tuple[int, int] | None:
+    """Where somebody's subordinate uids and gids begin (subuid(5)); None when either are too few."""
+    uid, gid = (_first_range(path, names) for path in ("/etc/subuid", "/etc/subgid"))
+    return None if uid is None or gid is None else (uid, gid)
+
+
+def _first_range(path: str, names: Collection[str]) -> int | None:
     try:
         with open(path, encoding="utf-8") as file:
             entries = [line.strip().split(":") for line in file]
@@ -100,7 +111,7 @@ def _first_range(path: str) -> int | None:
             int(fields[1])
             for fields in entries
             if len(fields) == 3
-            and fields[0] in ("root", "0")
+            and fields[0] in names
             and fields[1].isdigit()
             and fields[2].isdigit()
             and int(fields[2]) >= SUBORDINATE_COUNT
@@ -113,7 +124,7 @@ def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Pro
     """One container for both: it starts, does as it is told, is limited, and ends."""
     if os.geteuid() != 0:
         return [_not_tried(container), _not_tried(limits)]
-    ranges = _root_ranges()
+    ranges = _ranges(_names())
     why_not = ""
     if not os.path.isdir(rootfs):
         why_not = f"there is no image at {os.path.dirname(rootfs)}"
@@ -124,12 +135,21 @@ def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Pro
     if why_not or ranges is None:
         return [_failed(container, f"not tried: {why_not}"), _failed(limits, f"not tried: {why_not}")]
     groups = cgroups.observe_cgroups()
-    with Trial(rootfs, ranges, groups.version, groups.parents) as trial:
+    found = _tried(container, limits, Trial(rootfs, ranges, groups.version, groups.parents))
+    if found[0].health is Health.FAILED:
+        # Perhaps it is only the limits that it does not start with.
+        without = _tried(container, limits, Trial(rootfs, ranges, groups.version, ()))
+        found = without if without[0].health is not Health.FAILED else found
+    return found
+
+
+def _tried(container: str, limits: str, trial: Trial) -> list[Probe]:
+    with trial:
         if trial.refused:
-            seen = f"a container from {rootfs} does not start: {trial.refused}"
+            seen = f"a container from {trial.rootfs} does not start: {trial.refused}"
             return [_failed(container, seen, _CHECK), _failed(limits, "not tried: no container", _CHECK)]
         identity, bitten = trial.identity(), trial.bitten()
-    return [_started(container, identity, ranges, trial.left_behind), _limited(limits, bitten)]
+    return [_started(container, identity, trial.ids, trial.left_behind), _limited(limits, bitten)]
 
 
 def _started(identifier: str, identity: str, ranges: tuple[int, int], left_behind: Sequence[str]) -> Probe:

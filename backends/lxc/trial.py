@@ -11,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -21,6 +22,7 @@ __all__ = ["Trial", "said"]
 
 _DEADLINE_S = 20
 _LIFE_S = 120
+_MOMENT_S = 5
 # A string doubled in a shell, by builtins alone, to 64 MiB: twice the limit, and harmless where none holds.
 _GROW = "x=x; i=0; while [ $i -lt 26 ]; do x=$x$x; i=$((i+1)); done"
 _FORK = "i=0; while [ $i -lt 32 ]; do sleep 5 >/dev/null 2>&1 & i=$((i+1)); done"
@@ -54,6 +56,7 @@ class Trial:
         ids: where the uids and gids begin that its own are mapped to; 65536 of each.
         version, controllers: of the control groups that can be made here, see `cgroups.CgroupFacts`.
         """
+        self.rootfs, self.ids = rootfs, ids
         self.refused = ""
         self.left_behind: list[str] = []
         self._name = f"mxc-ops-trial-{secrets.token_hex(8)}"
@@ -104,12 +107,15 @@ class Trial:
         """Never lxc-destroy(1): it removes a root filesystem with its container."""
         _run(self._tool("lxc-stop", "--kill"))
         shutil.rmtree(self._path, ignore_errors=True)
-        # LXC leaves the group "lxc.pivot" that it moves its monitor to in the end.
-        for group in _groups(self._name):
-            for folder, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(folder)
-        self.left_behind = [path for path in (self._path, *_groups(self._name)) if os.path.exists(path)]
+        # LXC leaves the group "lxc.pivot" that it moves its monitor to, which may take a moment to end.
+        until = time.monotonic() + _MOMENT_S
+        while (groups := _groups(self._name)) and time.monotonic() < until:
+            for group in groups:
+                for folder, _, _ in os.walk(group, topdown=False):
+                    with suppress(OSError):
+                        os.rmdir(folder)
+            time.sleep(0.02)
+        self.left_behind = [path for path in (self._path, *groups) if os.path.exists(path)]
 
 
 def _keys(name: str, rootfs: str, uid: int, gid: int) -> Iterator[str]:
