@@ -1,0 +1,96 @@
+"""Bridges and images, as far as they can be told without a host."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib import import_module
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends import registry
+from backends.lxc.needs import ADDRESS, BRIDGE, NEEDS, TABLE, needs
+from backends.needs import FEATURES, NeedKind
+from mxc_ops.prep.decision import Decision
+from mxc_ops.prep.rules.boot import BOOT
+from mxc_ops.prep.rules.network import RULES, bring_up
+from vm_images.sources import IMAGES
+
+ARGUMENTS: dict[str, Any] = {"bridge": BRIDGE, "address": ADDRESS, "table": TABLE, "manager": "none"}
+OURS = IPv4Network("10.187.0.0/22")
+networks = st.builds(
+    lambda address, length: IPv4Network((address, length), strict=False),
+    st.one_of(st.ip_addresses(v=4).map(int), st.integers(int(OURS[0]) - 2000, int(OURS[-1]) + 2000)),
+    st.integers(1, 32),
+)
+
+
+def decide(**seen: Any) -> Decision:
+    """On a host that has nothing but what is given."""
+    answers: dict[str, Any] = {
+        "device": None,
+        "subnets": [],
+        "listed": "",
+        "chains": [],
+        "texts": {},
+        "existing": [],
+    }
+    return RULES["bridge"].decide(*(answers | seen).values(), **ARGUMENTS)
+
+
+@given(networks)
+def test_addresses_are_refused_exactly_when_somebody_has_one_of_them(network: IPv4Network) -> None:
+    taken = network.broadcast_address >= OURS[0] and network.network_address <= OURS[-1]
+    decision = decide(subnets=[{"subnet": str(network), "device": "theirs"}])
+    assert bool(decision.refusal) == taken
+    assert bool(decision.commands) != taken
+
+
+def test_the_bridges_own_route_is_in_nobodys_way() -> None:
+    assert not decide(subnets=[{"subnet": str(OURS), "device": BRIDGE}]).refusal
+
+
+@pytest.mark.parametrize("manager", BOOT)
+def test_what_runs_at_boot_is_what_ran_now(manager: str) -> None:
+    answers: tuple[Any, ...] = (None, [], "", [], {}, [])
+    decision = RULES["bridge"].decide(*answers, **{**ARGUMENTS, "manager": manager})
+    script = next(text for path, text in decision.made["files"].items() if path.endswith(".sh"))
+    assert script.endswith(bring_up(BRIDGE, ADDRESS, TABLE))
+    assert not decision.notice
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "mxc-ops-test.service"
+    unit.write_text(BOOT["systemd"].file("mxc-ops-test", "a test", "/bin/true").text)
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_makes_the_bridge_comes_before_it() -> None:
+    order = [need.identifier for need in NEEDS]
+    for earlier in ("lxc.package.network", "lxc.sysctl.ip-forward"):
+        assert order.index(earlier) < order.index("lxc.bridge")
+    assert order.index("lxc.package.debootstrap") < order.index("lxc.image.debian")
+
+
+def test_bridged_frames_are_filtered_only_where_a_network_policy_is_wanted() -> None:
+    always = {need.identifier for need in needs()}
+    assert not [name for name in always if "br-netfilter" in name or "sysctl.bridge" in name]
+    assert "lxc.module.br-netfilter" in {need.identifier for need in needs(["network"])}
+
+
+def test_every_image_that_a_backend_needs_can_be_had() -> None:
+    modules = [entry.needs for entry in registry.CONTAINMENTS.values() if entry.needs]
+    wanted = {
+        need.data["image"]
+        for module in modules
+        for need in import_module(module).needs(FEATURES)
+        if need.kind is NeedKind.IMAGE
+    }
+    assert wanted and wanted <= IMAGES.keys()
