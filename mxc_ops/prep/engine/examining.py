@@ -11,7 +11,7 @@ from facts, as a plan decides it: that tells what is missing, and nothing is tri
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from shlex import quote
@@ -36,17 +36,18 @@ __all__ = ["examine"]
 _PATIENCE_S = 30
 _ANSWER_S = 60
 _PREPARE = "mxc-ops prep host"
+_RESTART = "Restart-Computer"
+_PRIVILEGE = "administrator"
 _PLATFORMS = {"windows": "win32", "linux": "linux"}
 
 
-def examine(
-    session: Session, request: Request, teller: Teller, *, without_python: Health = Health.FAILED
-) -> None:
+def examine(session: Session, request: Request, teller: Teller, *, unproven: Health = Health.FAILED) -> None:
     """Examine a host for the backends asked for, else the inventory's, else all that mxc-ops has.
 
     Parameters
     ----------
-    without_python: what it is that a Linux host without Python cannot be examined.
+    unproven: what it is that something cannot be told yet: of Linux without Python, of a Windows that waits
+        for a restart.
 
     Raises `PyinfraError` when the host cannot be asked, `PrepFailed` for data in the inventory that cannot be
     meant.
@@ -57,10 +58,8 @@ def examine(
     found = [_misplaced(name, trouble, session) for name, trouble in misplaced.items() if trouble]
     wanted = replace(choices, backends=[name for name, trouble in misplaced.items() if not trouble])
     if wanted.backends:
-        by_facts = session.facts.system == WINDOWS
-        found += (
-            _by_facts(session, wanted) if by_facts else _by_doctor(session, wanted.backends, without_python)
-        )
+        way = _by_facts if session.facts.system == WINDOWS else _by_doctor
+        found += way(session, wanted, unproven)
     told = [_as_told(probe, session, request) for probe in found]
     teller.tell(Event.PROBED, session.host.name, probes=told)
 
@@ -79,13 +78,14 @@ def _as_told(probe: Probe, session: Session, request: Request) -> dict[str, str]
     """A fix is told as the command for whoever asked: from here, for that host."""
     fix = probe.fix
     if request.inventory:
-        password = " --ask-sudo-password" if session.access.elevation in ("none", "sudo-password") else ""
+        asked = session.facts.system != WINDOWS and session.access.elevation in ("none", "sudo-password")
+        password = " --ask-sudo-password" if asked else ""
         there = f"--inventory {quote(request.inventory)} --limit {quote(session.host.name)}{password}"
         fix = fix.replace(_PREPARE, f"{_PREPARE} {there}")
     return {**asdict(probe), "health": probe.health.value, "fix": fix}
 
 
-def _by_doctor(session: Session, backends: Sequence[str], without_python: Health) -> list[Probe]:
+def _by_doctor(session: Session, choices: Choices, unproven: Health) -> list[Probe]:
     made = _ask(session, remote_doctor.preparation())
     where = remote_doctor.place(made.stdout_lines)
     if where is None:
@@ -93,8 +93,8 @@ def _by_doctor(session: Session, backends: Sequence[str], without_python: Health
     try:
         if not where.python:
             missing = remote_doctor.python_missing(where, session.facts.family)
-            return [replace(missing, health=without_python)]
-        return _visit(session, where, backends)
+            return [replace(missing, health=unproven)]
+        return _visit(session, where, choices.backends)
     finally:
         # Of a host that is lost, or that we are told to leave, nothing more can be asked.
         with suppress(Exception):
@@ -122,27 +122,26 @@ def _ask(
     return output
 
 
-def _by_facts(session: Session, choices: Choices) -> list[Probe]:
+def _by_facts(session: Session, choices: Choices, unproven: Health) -> list[Probe]:
     wanted: dict[str, tuple[Item, str]] = {}
     for name in choices.backends:
         one = replace(choices, backends=[name])
         for item in items_for(needs_of(one), session.facts, one):
             wanted.setdefault(item.identifier, (item, name))
     steps = plan_items(session, [item for item, _ in wanted.values()])
-    return [*[_decided(step, wanted[step.identifier][1]) for step in steps], *_restart(session)]
-
-
-def _decided(step: Step, backend: str) -> Probe:
-    decision = step.decision
-    if not decision.refusal and not step.changes:
-        return Probe(step.identifier, Health.OK, decision.before, step.why)
-    seen = f"{decision.before}; {decision.refusal or f'wanted: {decision.after}'}"
-    fix = (decision.refusal and decision.fix) or f"{_PREPARE} --backend {backend} --yes"
-    return Probe(step.identifier, Health.FAILED, seen, step.why, fix, "administrator")
-
-
-def _restart(session: Session) -> Iterator[Probe]:
+    probes = [_decided(step, wanted[step.identifier][1], unproven) for step in steps]
     if session.restart:
         why = "what was changed takes effect at the next start"
-        fix = "Restart-Computer, when nobody needs the host"
-        yield Probe("host.restart", Health.WARNING, session.restart, why, fix, "administrator")
+        probes.append(Probe("host.restart", Health.WARNING, session.restart, why, _RESTART, _PRIVILEGE))
+    return probes
+
+
+def _decided(step: Step, backend: str, unproven: Health) -> Probe:
+    decision = step.decision
+    if decision.refusal or step.changes:
+        seen = f"{decision.before}; {decision.refusal or f'wanted: {decision.after}'}"
+        fix = (decision.refusal and decision.fix) or f"{_PREPARE} --backend {backend} --yes"
+        return Probe(step.identifier, Health.FAILED, seen, step.why, fix, _PRIVILEGE)
+    if decision.restart:
+        return Probe(step.identifier, unproven, decision.before, step.why, _RESTART, _PRIVILEGE)
+    return Probe(step.identifier, Health.OK, decision.before, step.why)

@@ -174,7 +174,7 @@ class Work:
         changed = any(step.changes for step in plan.steps)
         whole = request.task is Task.PREPARE and not request.items
         if changed and whole and not session.host.name.startswith(_CHROOTS):
-            examine(session, request, self._teller, without_python=Health.WARNING)
+            examine(session, request, self._teller, unproven=Health.WARNING)
 
 
 def _connection_trouble(message: str) -> tuple[str, str]:
