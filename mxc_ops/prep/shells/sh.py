@@ -84,11 +84,12 @@ class Sh:
             "umask 022",
             "while :; do",
             f"mkdir -p {DIRECTORY} && cd {_STATE} && exec 9<. || exit 1",
-            f"{_lock('9', patience)} || {{ cat {_HOLDER} 2>/dev/null || echo somebody; {held}; }}",
+            f"{_lock(9, patience)} || {{ cat {_HOLDER} 2>/dev/null || echo somebody; {held}; }}",
             f'test "$(stat -c %i .)" = "$(stat -c %i {_STATE} 2>/dev/null)" && break',
             "done",
-            f"rm -f {_HOLDER}",
-            f"{_lock(f'{DIRECTORY} true', patience)} || {{ echo {quote(_STRAGGLER)}; {held}; }}",
+            f"rm -f {_HOLDER}; mkdir -p {DIRECTORY} && exec 8<{DIRECTORY} || exit 1",
+            f"{_lock(8, patience)} || {{ echo {quote(_STRAGGLER)}; {held}; }}",
+            "exec 8<&-",
             f"printf '%s\\n' {quote(holder)} > {_HOLDER}",
             "cat >/dev/null",
             f"rm -f {_HOLDER}; rmdir {DIRECTORY} {_STATE} 2>/dev/null || true",
@@ -97,7 +98,8 @@ class Sh:
 
     def holder(self) -> str:
         # Only whoever holds the lock is told: a killed one leaves its name behind.
-        return f"test ! -d {_STATE} || flock -n {_STATE} true || cat {_HOLDER}"
+        # flock is given no path: it would make a file of one that was removed just now.
+        return f"( exec 9<{_STATE} && {{ flock -n 9 || cat {_HOLDER}; }} ) 2>/dev/null || true"
 
     def elevated(self, command: str, elevation: str) -> str:
         match elevation:
@@ -156,12 +158,12 @@ def _head(path: str) -> Iterator[str]:
     yield _HEAD
     yield f"mkdir -p {DIRECTORY}; receipt={quote(path)}; export receipt"
     # A command of a preparation whose controller died may still be at work.
-    yield f"exec 8<{DIRECTORY}; {_lock('8', _STRAGGLER_S)}"
+    yield f"exec 8<{DIRECTORY}; {_lock(8, _STRAGGLER_S)}"
 
 
-def _lock(what: str, patience_s: int) -> str:
+def _lock(descriptor: int, patience_s: int) -> str:
     # busybox's flock has no -w, and what its timeout leaves behind keeps a descriptor open for a second.
-    return f"{{ flock -n {what} || timeout {patience_s} flock {what}; }}"
+    return f"{{ flock -n {descriptor} || timeout {patience_s} flock {descriptor}; }}"
 
 
 def _kept(snapshot: str) -> str:
