@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection, Sequence
 
 from backends.linux import cgroups
+from backends.linux.mountinfo import read_mountinfo
 from backends.lxc.needs import ADDRESS, BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
 from backends.lxc.trial import Trial, said
 from backends.needs import Health, Probe
@@ -146,10 +147,22 @@ def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Pro
 def _tried(container: str, limits: str, trial: Trial) -> list[Probe]:
     with trial:
         if trial.refused:
-            seen = f"a container from {trial.rootfs} does not start: {trial.refused}"
-            return [_failed(container, seen, _CHECK), _failed(limits, "not tried: no container", _CHECK)]
+            seen, fix = _refused(trial)
+            return [_failed(container, seen, fix), _failed(limits, "not tried: no container", fix)]
         identity, bitten = trial.identity(), trial.bitten()
     return [_started(container, identity, trial.ids, trial.left_behind), _limited(limits, bitten)]
+
+
+def _refused(trial: Trial) -> tuple[str, str]:
+    seen = f"a container from {trial.rootfs} does not start: {trial.refused}"
+    if "mount attributes" not in trial.refused:
+        return seen, _CHECK
+    points = [
+        mount for mount in read_mountinfo() if f"{trial.rootfs}/".startswith(f"{mount.point.rstrip('/')}/")
+    ]
+    kind = max(points, key=lambda mount: len(mount.point)).filesystem
+    where = os.path.dirname(os.path.dirname(trial.rootfs))
+    return f"{seen}; {kind} cannot map ids", f"mount an ext4, xfs or btrfs at {where}, then: {_FIX}"
 
 
 def _started(identifier: str, identity: str, ranges: tuple[int, int], left_behind: Sequence[str]) -> Probe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from backends.lxc.needs import ADDRESS, BRIDGE, TABLE
 from backends.needs import Health
 from mxc_ops.prep.rules.network import bring_up
 from tests.conftest import CHECKOUT, User
+from tests.prep.lxc_host import WHOLE_HOST, small_root
 
 pytestmark = pytest.mark.backend("lxc")
 needs_lxc = pytest.mark.skipif(
@@ -32,40 +32,22 @@ from backends.lxc.probe import probe
 for found in probe(*sys.argv[1:]):
     print(json.dumps({**asdict(found), "health": found.health.value}))
 """
-# A network of its own, seen in /sys; control groups are mounted below /sys, and stay the host's.
 HOST = f"""
-set -e
-mount -t tmpfs tmpfs /srv
-mkdir /srv/cgroup
-mount --rbind /sys/fs/cgroup /srv/cgroup
-mount -t sysfs sysfs /sys
-mount --rbind /srv/cgroup /sys/fs/cgroup
-umount -R /srv/cgroup
-echo root:100000:65536 > /srv/ids
-for file in /etc/subuid /etc/subgid; do mount --bind /srv/ids $file; done
+{WHOLE_HOST}
+for file in /etc/subuid /etc/subgid; do echo root:100000:65536 > $file; done
 echo 1 > /proc/sys/net/ipv4/ip_forward
 {bring_up(BRIDGE, ADDRESS, TABLE)}
 """
+FEW_IDS = "echo root:100000:1000 > /etc/subgid"
 Told = Mapping[str, Mapping[str, str]]
 
 
 @pytest.fixture
 def image() -> Iterator[Path]:
-    """An image whose root filesystem is a shell, sleep, and the libraries that they are linked with."""
+    """An image with little inside, where everybody can reach it."""
     folder = Path(tempfile.mkdtemp(prefix="mxc-ops-image-"))
     folder.chmod(0o755)
-    root = folder / "rootfs"
-    for name in ("bin", "dev", "proc", "sys"):
-        (root / name).mkdir(parents=True)
-    for program in ("sh", "sleep"):
-        source = shutil.which(program)
-        assert source is not None
-        shutil.copy(source, root / "bin" / program)
-        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
-        for library in re.findall(r"/[^ ]+", linked):
-            target = root / library.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library, target)
+    small_root(folder / "rootfs")
     yield folder
     shutil.rmtree(folder)
 
@@ -111,9 +93,9 @@ def test_a_prepared_host_is_ready_and_nothing_of_the_trial_stays(image: Path) ->
 @pytest.mark.parametrize(
     ("change", "identifier", "health", "seen"),
     [
-        ("echo root:100000:1000 > /srv/ids", "lxc.ids", "failed", "root has no 65536 ids"),
-        ("echo root:100000:1000 > /srv/ids", "lxc.container", "failed", "root has no 65536 ids"),
-        ("echo > /srv/ids", "lxc.limits", "failed", "not tried"),
+        (FEW_IDS, "lxc.ids", "failed", "root has no 65536 ids"),
+        (FEW_IDS, "lxc.container", "failed", "root has no 65536 ids"),
+        (FEW_IDS, "lxc.limits", "failed", "not tried"),
         (f"ip link delete dev {BRIDGE}", "lxc.bridge", "warning", f"no bridge {BRIDGE}"),
         (f"ip link set dev {BRIDGE} down", "lxc.bridge", "warning", f"{BRIDGE} is down"),
         (f"ip address flush dev {BRIDGE}", "lxc.bridge", "warning", f"{BRIDGE} has no address {ADDRESS}"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from mxc_ops.prep import receipts
@@ -16,7 +19,7 @@ from mxc_ops.prep.shells import Change
 from mxc_ops.prep.shells.sh import SHELL
 from mxc_ops.prep.undoing import reversal, reverse_queries
 
-__all__ = ["IMAGES", "Host", "host", "network", "store"]
+__all__ = ["IMAGES", "WHOLE_HOST", "Host", "host", "network", "small_root", "store", "whole_host"]
 
 _ITEM = "an.item"
 IMAGES = "/srv/images"
@@ -31,6 +34,27 @@ set -e
 mount -t tmpfs -o mode=755 tmpfs /srv
 mkdir /srv/upper /srv/work
 mount -t overlay -o lowerdir=/var/lib,upperdir=/srv/upper,workdir=/srv/work overlay /var/lib
+"""
+# A network of its own, seen in /sys; control groups are mounted below /sys, and stay the host's.
+WHOLE_HOST = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /srv
+mkdir /srv/cgroup
+mount --rbind /sys/fs/cgroup /srv/cgroup
+mount -t sysfs sysfs /sys
+mount --rbind /srv/cgroup /sys/fs/cgroup
+umount -R /srv/cgroup
+for place in etc var; do
+    mkdir -p /srv/$place/upper /srv/$place/work
+    mount -t overlay -o lowerdir=/$place,upperdir=/srv/$place/upper,workdir=/srv/$place/work overlay /$place
+done
+# Overlays map no ids (mount_setattr(2)), so images must lie on something else.
+rm -rf /var/lib/mxc-ops
+mkdir -p /var/lib/mxc-ops/images
+mount -t tmpfs -o mode=755 tmpfs /var/lib/mxc-ops/images
+: > /etc/subuid
+: > /etc/subgid
+ip link set lo up
 """
 
 
@@ -47,7 +71,7 @@ class Host:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -131,6 +155,31 @@ def store() -> Generator[Host]:
     """This host, but what is written to `IMAGES` and /var/lib is gone afterwards."""
     with _holder(["--mount"], _STORE) as process:
         yield Host(process)
+
+
+@contextmanager
+def whole_host() -> Generator[Host]:
+    """This host with a network of its own; what is written to /etc and /var is gone afterwards.
+
+    Root has no subordinate ids, and nothing is recorded.
+    """
+    with _holder(["--net", "--mount"], WHOLE_HOST) as process:
+        yield Host(process)
+
+
+def small_root(root: Path) -> None:
+    """Make a root filesystem of a shell, sleep, and the libraries that they are linked with."""
+    for name in ("bin", "dev", "proc", "sys", "usr/bin"):
+        (root / name).mkdir(parents=True)
+    for program in ("sh", "sleep"):
+        source = shutil.which(program)
+        assert source is not None
+        shutil.copy(source, root / "bin" / program)
+        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
+        for library in re.findall(r"/[^ ]+", linked):
+            target = root / library.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, target)
 
 
 @contextmanager

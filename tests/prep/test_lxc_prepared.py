@@ -1,0 +1,75 @@
+"""The whole way for LXC, by the commands: prepared, proved by a container, unchanged, verified, undone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.prep.lxc_host import Host, small_root, whole_host
+
+TOOLS = ("lxc-start", "newuidmap", "nft", "ip", "debootstrap")
+pytestmark = [
+    pytest.mark.backend("lxc"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or any(shutil.which(name) is None for name in TOOLS),
+        reason="needs root, and: apt-get install lxc uidmap nftables iproute2 debootstrap",
+    ),
+]
+MXC_OPS = f"cd {CHECKOUT} && {sys.executable} -m mxc_ops.cli"
+BEFORE = (
+    "ip -o link; ip -o address; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward /etc/subuid /etc/subgid;"
+    " find /etc /usr/local /var/lib -xdev -path /var/lib/mxc-ops -prune -o -print | sort"
+)
+
+
+@pytest.fixture
+def machine() -> Iterator[Host]:
+    with whole_host() as made:
+        yield made
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    """This host, with an image to be brought there."""
+    root = tmp_path / "root"
+    small_root(root)
+    archive = tmp_path / "image.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(root, ".")
+    image = {"source": str(archive), "sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    path = tmp_path / "inventory.py"
+    path.write_text(f"hosts = [('@local', {{'mxc_images': {{'lxc-debian': {image!r}}}}})]\n")
+    return path
+
+
+def said(machine: Host, command: str) -> subprocess.CompletedProcess[str]:
+    return machine.try_run(f"{MXC_OPS} {command} </dev/null 2>&1")
+
+
+def test_a_host_is_prepared_proved_left_alone_verified_and_taken_back(machine: Host, inventory: Path) -> None:
+    before = machine.run(BEFORE)
+    prepare = f"prep host --inventory {inventory} --backend lxc --yes"
+    first = said(machine, prepare)
+    assert first.returncode == 0, first.stdout
+    assert "tried out: 6 checks" in first.stdout
+    again = said(machine, prepare)
+    assert again.returncode == 0 and " changed" not in again.stdout, again.stdout
+    doctor = said(machine, "doctor --backend lxc")
+    assert doctor.returncode == 0, doctor.stdout
+    assert said(machine, "prep verify").returncode == 0
+    machine.run("nft flush ruleset")
+    drifted = said(machine, "prep verify")
+    assert drifted.returncode != 0 and "no NAT" in drifted.stdout, drifted.stdout
+    assert said(machine, prepare).returncode == 0
+    undone = said(machine, "prep undo --yes")
+    assert undone.returncode == 0, undone.stdout
+    assert machine.run(BEFORE) == before
