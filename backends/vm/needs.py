@@ -1,0 +1,125 @@
+"""What a host must have to run virtual machines through its own libvirt, as data (host-prep.md §1).
+
+Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backends.needs import Need, NeedKind, chosen
+
+__all__ = ["NAME", "NEEDS", "needs"]
+
+NAME = "mxc-ops"
+"""Of our network and of our storage pool."""
+_POOL_PATH = "/var/lib/mxc-ops/libvirt"
+# Next to the containers' 10.187.0.0/22. By the UUIDs ours are told from others of the same name.
+_NETWORK = f"""\
+<network>
+  <name>{NAME}</name>
+  <uuid>148e28cd-3270-4d51-8917-635585a389ec</uuid>
+  <forward mode="nat"/>
+  <bridge name="mxcvirbr0" stp="on" delay="0"/>
+  <ip address="10.187.4.1" netmask="255.255.255.0">
+    <dhcp>
+      <range start="10.187.4.2" end="10.187.4.254"/>
+    </dhcp>
+  </ip>
+</network>
+"""
+_POOL = f"""\
+<pool type="dir">
+  <name>{NAME}</name>
+  <uuid>d360bf2e-bf07-4bd6-a1b6-ac4a86166697</uuid>
+  <target>
+    <path>{_POOL_PATH}</path>
+  </target>
+</pool>
+"""
+NEEDS: tuple[Need, ...] = (
+    Need(
+        "vm.package.libvirt",
+        NeedKind.PACKAGE,
+        "libvirt's daemons with their QEMU, network and storage drivers, virsh, and the Python module",
+        packages={
+            # The last of Debian's has init scripts only; without it, apt would put systemd in the place of
+            # another init (libvirt-daemon-system needs one of two packages, the first has systemd-sysv).
+            "debian": (
+                *("libvirt-daemon-system", "libvirt-clients", "python3-libvirt", "dnsmasq-base"),
+                "libvirt-daemon-system-sysv",
+            ),
+            "fedora": (
+                *("libvirt-daemon-driver-qemu", "libvirt-daemon-driver-network"),
+                *("libvirt-daemon-driver-storage-core", "libvirt-client", "python3-libvirt"),
+            ),
+            "alpine": ("libvirt-daemon", "libvirt-qemu", "libvirt-client", "py3-libvirt"),
+            "arch": ("libvirt", "libvirt-python", "dnsmasq", "iptables"),
+            "suse": (
+                *("libvirt-daemon-driver-qemu", "libvirt-daemon-driver-network"),
+                *("libvirt-daemon-driver-storage-core", "libvirt-client", "python3-libvirt-python"),
+            ),
+        },
+    ),
+    Need(
+        "vm.package.qemu",
+        NeedKind.PACKAGE,
+        "QEMU runs each virtual machine",
+        packages={
+            "debian": ("qemu-system-x86",),
+            "fedora": ("qemu-kvm-core",),
+            "alpine": ("qemu-system-x86_64",),
+            "arch": ("qemu-system-x86",),
+            "suse": ("qemu-x86",),
+        },
+    ),
+    Need(
+        "vm.service.log",
+        NeedKind.SERVICE,
+        "keeps what the consoles of virtual machines print, also while libvirt restarts",
+        data={"service": "virtlogd", "daemonize": "-d"},
+    ),
+    # One daemon for everything, or one for each purpose, by distribution (libvirt: daemons.html).
+    Need(
+        "vm.service.qemu",
+        NeedKind.SERVICE,
+        "starts, watches and ends virtual machines",
+        data={"service": "libvirtd", "otherwise": ["virtqemud"], "daemonize": "-d"},
+    ),
+    Need(
+        "vm.service.network",
+        NeedKind.SERVICE,
+        "brings the network of virtual machines up, also after a restart of the host",
+        data={"service": "libvirtd", "otherwise": ["virtnetworkd"], "daemonize": "-d"},
+    ),
+    Need(
+        "vm.service.storage",
+        NeedKind.SERVICE,
+        "knows the disk images of virtual machines",
+        data={"service": "libvirtd", "otherwise": ["virtstoraged"], "daemonize": "-d"},
+    ),
+    Need(
+        "vm.sysctl.ip-forward",
+        NeedKind.KERNEL_SETTING,
+        "virtual machines reach other networks through the host; libvirt would switch it on by itself, and "
+        "never off",
+        data={"key": "net.ipv4.ip_forward", "wanted": "1"},
+    ),
+    Need(
+        "vm.network",
+        NeedKind.LIBVIRT_NETWORK,
+        "a network of our own, with addresses for virtual machines and NAT to the outside",
+        data={"network": NAME, "xml": _NETWORK},
+    ),
+    Need(
+        "vm.pool",
+        NeedKind.LIBVIRT_POOL,
+        "a directory of our own for disk images",
+        data={"pool": NAME, "path": _POOL_PATH, "xml": _POOL},
+    ),
+)
+
+
+def needs(features: Iterable[str] = ()) -> tuple[Need, ...]:
+    """What is always needed and what the features need, in the order in which it must be satisfied."""
+    return chosen(NEEDS, features)
