@@ -25,12 +25,18 @@ sys.path.insert(0, str(CHECKOUT))
 from backends import registry  # noqa: E402 - importable only once the checkout is on the path
 
 _BIN = CHECKOUT / ".venv" / "bin"
-_PREPARED = "bubblewrap"
+# Of these only the packages: tests make their bridges, images and daemons in namespaces of their own.
+_PACKAGES_FOR = ("lxc", "microvm", "vm")
 CHECKS: Mapping[str, Sequence[str]] = {
     "lint": (f"{_BIN}/ruff", "check", "."),
     "format": (f"{_BIN}/ruff", "format", "--check", "."),
     "types": (f"{_BIN}/pyright",),
-    "this host prepared": (f"{_BIN}/mxc-ops", "prep", "host", "--backend", _PREPARED, "--yes"),
+    "this host prepared": (f"{_BIN}/mxc-ops", "prep", "host", "--backend", "bubblewrap", "--yes"),
+    "packages for tests": (
+        *(f"{_BIN}/mxc-ops", "prep", "host", "--yes", "--item", "*.package.*"),
+        *(word for name in _PACKAGES_FOR for word in ("--backend", name)),
+        *("--feature", "libvirt"),
+    ),
 }
 # pyinfra patches the process it is imported into, so its tests get a pytest of their own.
 SUITES: Mapping[str, Sequence[str]] = {
