@@ -134,6 +134,18 @@ def test_a_rule_of_udevs_keeps_it_and_goes_again(host: Host, device: dict[str, s
 
 
 @needs_root
+def test_a_device_for_everybody_belongs_to_no_other_group_than_before(
+    host: Host, device: dict[str, str]
+) -> None:
+    everybody = {**device, "group": ""}
+    record = host.apply(DEVICE, **everybody)
+    assert rights(host, device) == "root 666"
+    assert not host.decide(DEVICE, **everybody).commands
+    host.take_back(DEVICE, record, **everybody)
+    assert rights(host, device) == "root 600"
+
+
+@needs_root
 def test_a_group_that_was_there_stays_and_what_others_changed_is_named(
     host: Host, device: dict[str, str]
 ) -> None:

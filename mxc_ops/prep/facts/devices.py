@@ -10,9 +10,8 @@ from typing_extensions import override
 
 from backends.qemu import tiny_guest
 from backends.qemu.accelerator import DEADLINE_S, PROGRAMS, command
+from mxc_ops.prep.rules.devices import KVM, WORKS
 
-KVM = "/dev/kvm"
-WORKS = "works"
 _KINDS = {"c": "character device", "b": "block device", "d": "directory", "-": "file", "l": "symbolic link"}
 
 

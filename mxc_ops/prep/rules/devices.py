@@ -1,4 +1,4 @@
-"""Device nodes that a group may open: now by their mode, at the next boot by a rule of udev's."""
+"""Device nodes that a group, or everybody, may open: now by their mode, at a boot by a rule of udev's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from mxc_ops.prep.decision import Decision, FileChange, Query, Rule, nothing_to_do, write_file
 from mxc_ops.prep.rules.files import parents_of, prior_text, put_back
 
-__all__ = ["RULES", "drop_in"]
+__all__ = ["KVM", "RULES", "WORKS", "drop_in"]
 
 _Node = Mapping[str, str] | None
 _Texts = Mapping[str, str]
+KVM = "/dev/kvm"
+WORKS = "works"
 _GROUPS = "/etc/group"
-_MODE = "660"
-_WORKS = "works"
 
 
 def drop_in(path: str) -> str:
@@ -37,22 +37,24 @@ def _queries(path: str, group: str) -> tuple[Query, ...]:
 def decide(
     node: _Node, verdict: str, udev: bool, texts: _Texts, existing: list[str], *, path: str, group: str
 ) -> Decision:
-    """A device whose group may read and write, or everybody; nothing where it is of no use (host-prep.md §9).
+    """A device that a group's members may read and write; left alone where it is of no use (host-prep.md §9).
 
     Parameters
     ----------
+    group: "" stands for everybody, who then may.
     node: ``{"kind", "mode" (octal), "group", "gid"}``; None where there is nothing.
     verdict: ``works``, why it does not, or "" when that cannot be told yet.
     udev: it makes the nodes here; without it nothing of ours outlasts a restart.
     """
-    after = f"group {group}, mode {_MODE}"
+    mode = _mode(group)
+    after = f"group {group}, mode {mode}" if group else f"mode {mode}"
     if node is None:
         return nothing_to_do(f"no {path} here")
     before = f"group {node['group']}, mode {node['mode']}"
     if not node["kind"].endswith(" device"):
         seen = f"{path} is a {node['kind']}"
         return Decision(seen, after, refusal=seen, fix=f"look at what it is for, then: rm -r {quote(path)}")
-    if verdict not in ("", _WORKS):
+    if verdict not in ("", WORKS):
         return nothing_to_do(f"{path} is here, but {verdict}")
     if _is_open_to(node, group):
         return nothing_to_do(before)
@@ -62,19 +64,19 @@ def decide(
         before,
         f"{after}{f', kept by {drop_in(path)}' if udev else ''}",
         (
-            *(() if group in lines else (_make(group),)),
+            *((_make(group),) if group and group not in lines else ()),
             *((write_file(drop_in(path), rule),) if rule else ()),
-            f"chgrp {quote(group)} {quote(path)} && chmod {_MODE} {quote(path)}",
+            _set(group, mode, path),
         ),
         prior={
             "gid": node["gid"],
             "mode": node["mode"],
-            "had_group": group in lines,
+            "had_group": not group or group in lines,
             **prior_text(texts.get(drop_in(path)), drop_in(path), existing),
         },
-        made={"mode": _MODE, "text": rule},
+        made={"group": group or node["group"], "mode": mode, "text": rule},
         files=(FileChange(drop_in(path), texts.get(drop_in(path)), rule),) if rule else (),
-        notice="; ".join(_remarks(verdict, udev)),
+        notice="; ".join(_remarks(path, verdict, udev)),
     )
 
 
@@ -83,16 +85,27 @@ def _is_open_to(node: Mapping[str, str], group: str) -> bool:
     return mode & 0o006 == 0o006 or (node["group"] == group and mode & 0o060 == 0o060)
 
 
+def _mode(group: str) -> str:
+    return "660" if group else "666"
+
+
+def _set(group: str, mode: str, path: str) -> str:
+    return f"{f'chgrp {quote(group)} {quote(path)} && ' if group else ''}chmod {mode} {quote(path)}"
+
+
 def _rule(path: str, group: str) -> str:
     name = path.rpartition("/")[2]
-    return f'# mxc-ops prep host\nKERNEL=="{name}", GROUP="{group}", MODE="0{_MODE}"\n'
+    owner = f'GROUP="{group}", ' if group else ""
+    return f'# mxc-ops prep host\nKERNEL=="{name}", {owner}MODE="0{_mode(group)}"\n'
 
 
-def _remarks(verdict: str, udev: bool) -> list[str]:
-    remarks = (
-        [] if verdict else ["left alone if no guest boots with it, which is tried as soon as QEMU is there"]
-    )
-    return remarks if udev else [*remarks, "there is no udev here, so it lasts until the next boot only"]
+def _remarks(path: str, verdict: str, udev: bool) -> list[str]:
+    remarks: list[str] = []
+    if path == KVM and not verdict:
+        remarks.append("left alone if no guest boots with it, which is tried as soon as QEMU is there")
+    if not udev:
+        remarks.append("there is no udev here, so it lasts until the next boot only")
+    return remarks
 
 
 def _members(groups: str) -> dict[str, str]:
@@ -132,8 +145,8 @@ def reverse(
         commands += put_back(drop_in(path), prior)
         drifted += [] if text == made["text"] else [f"{drop_in(path)} is no longer what we made it"]
     if node is not None and (node["gid"], node["mode"]) != (prior["gid"], prior["mode"]):
-        commands.append(f"chgrp {prior['gid']} {quote(path)} && chmod {prior['mode']} {quote(path)}")
-        if (node["group"], node["mode"]) != (group, made["mode"]):
+        commands.append(_set(prior["gid"], prior["mode"], path))
+        if (node["group"], node["mode"]) != (made["group"], made["mode"]):
             drifted.append(f"{path} is now of group {node['group']}, mode {node['mode']}")
     members = _members(texts.get(_GROUPS, ""))
     if not prior["had_group"] and group in members:
