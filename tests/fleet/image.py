@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.e2e.fresh_machine import mirror
 
-__all__ = ["INIT", "PACKAGES_INSIDE", "USER", "debian_root", "package_source"]
+__all__ = ["INIT", "PACKAGES_INSIDE", "USER", "cached", "debian_root", "package_source"]
 
 _CACHE = Path("/var/cache/mxc-ops-tests")
 PACKAGES_INSIDE = "/srv/packages"
@@ -58,7 +58,7 @@ def debian_root() -> Path:
         _run("debootstrap", "--variant=minbase", f"--include={included}", _SUITE, str(root), mirror())
         _run("chroot", str(root), "sh", "-c", _FINISH)
 
-    return _cached("root", (_SUITE, *_INCLUDED, _FINISH), make)
+    return cached("root", (_SUITE, *_INCLUDED, _FINISH), make)
 
 
 def package_source(packages: Iterable[str]) -> Path:
@@ -78,7 +78,7 @@ def package_source(packages: Iterable[str]) -> Path:
         )
         (folder / "Packages").write_text(index.stdout)
 
-    return _cached("packages", (root.name, *names), make)
+    return cached("packages", (root.name, *names), make)
 
 
 def _apt_options(root: Path, scratch: Path, archives: Path) -> list[str]:
@@ -96,7 +96,7 @@ def _apt_options(root: Path, scratch: Path, archives: Path) -> list[str]:
     return ["-q", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
 
 
-def _cached(kind: str, parts: Sequence[str], make: Callable[[Path], None]) -> Path:
+def cached(kind: str, parts: Sequence[str], make: Callable[[Path], None]) -> Path:
     """The directory for these parts; made under another name first, so that a failure leaves none."""
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     found = _CACHE / f"{kind}-{key}"
