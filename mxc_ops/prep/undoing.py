@@ -53,7 +53,8 @@ def trouble(item: str, receipt: Receipt) -> str:
 
 def unmeasured(receipt: Receipt) -> Decision | None:
     """The refusal to reverse a change that ended before it was known what it made; None when it is known."""
-    if receipt.state == COMPLETE or not rule(receipt.operation).measured(**receipt.arguments):
+    # What is measured by a snapshot is needed for the way back, other measures only tell drift.
+    if receipt.state == COMPLETE or not rule(receipt.operation).snapshot(**receipt.arguments):
         return None
     return Decision(
         "unfinished",
@@ -84,7 +85,8 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
 
     Returns the verdict, and a decision without commands that says what is, what was recorded, and the fix.
     """
-    again = f"mend it: mxc-ops prep host --backend {_backend(receipt)}"
+    command = f"mxc-ops prep host --backend {_backend(receipt)} --yes"
+    again = f"mend it: {command}"
     if receipt.state != COMPLETE:
         return Verdict.UNFINISHED, Decision(
             wanted.before, wanted.after, refusal="the change was interrupted", fix=again
@@ -103,8 +105,14 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
     changed = "" if back.in_use else back.refusal
     if changed or wanted.commands:
         difference = changed or f"{wanted.before}; recorded was {wanted.after}"
+        # What the rule would accept from somebody else, it does not mend.
+        anew = f"make it anew: mxc-ops prep undo --item {receipt.item} --force --yes, then {command}"
         return Verdict.DRIFTED, Decision(
-            wanted.before, wanted.after, refusal=difference, fix=again, files=wanted.files
+            wanted.before,
+            wanted.after,
+            refusal=difference,
+            fix=again if wanted.commands else anew,
+            files=wanted.files,
         )
     return Verdict.AS_RECORDED, Decision(wanted.before, wanted.after)
 

@@ -101,27 +101,44 @@ def reverse(
     stored: list[str],
     *,
     store: str,
+    key: str,
     program: str,
     prior: Mapping[str, Any],
     made: Mapping[str, Any],
     **_rest: Any,
 ) -> Decision:
-    """What we put into the store gone, of earlier versions too."""
-    del checksum, prior
+    """What we put into the store gone, of earlier versions too.
+
+    Parameters
+    ----------
+    made: ``folders``, and ``sha256`` of what we put there, once it was measured.
+    """
+    del prior
     folders: list[str] = [folder for folder in made["folders"] if folder.removeprefix(f"{store}/") in stored]
     unfinished = [f"rm -rf {quote(f'{store}/{_WORK}')}"] if _WORK in stored else []
     if not folders and not unfinished:
         return nothing_to_do("not there, as before")
     remove = [command for folder in folders for command in _remove(folder, program)]
     there = " ".join(folders) or f"{store}/{_WORK}"
-    return Decision(there, "not there, as before", (*unfinished, *remove))
+    ours: list[str] = made.get("sha256", [])
+    changed = checksum and ours and checksum not in ours
+    return Decision(
+        there,
+        "not there, as before",
+        (*unfinished, *remove),
+        refusal=f"{store}/{key}/{program} is no longer what we made it" if changed else "",
+    )
 
 
 def _remove(folder: str, program: str) -> tuple[str, ...]:
     return (f"rm -f {quote(folder)}/{program} {quote(folder)}/.new", *remove_empty([folder]))
 
 
+def _measured(store: str, key: str, program: str, **_rest: Any) -> Mapping[str, str]:
+    return {"sha256": f"sha256sum < {quote(f'{store}/{key}/{program}')} | cut -d ' ' -f 1"}
+
+
 RULES = {
-    "built": Rule(_queries, decide_built, reverse),
-    "pushed": Rule(_queries, decide_pushed, reverse),
+    "built": Rule(_queries, decide_built, reverse, measured=_measured),
+    "pushed": Rule(_queries, decide_pushed, reverse, measured=_measured),
 }

@@ -76,23 +76,24 @@ def reverse_setting(
     """The earlier value and the earlier drop-in, unless somebody has changed either since."""
     del wanted, existing
     drop_in = setting_drop_in(key)
-    now = (seen, texts.get(drop_in))
-    if now == (prior["value"], prior["text"]):
+    text = texts.get(drop_in)
+    if (seen, text) == (prior["value"], prior["text"]):
         return nothing_to_do(f"{seen}, as before")
+    # The value goes back first: what an interrupted way back has left is no drift, a lost drop-in is.
     drifted = [
         f"{name} is now {found!r}, we made it {ours!r}"
-        for name, found, ours, earlier in (
-            (key, now[0], made["value"], prior["value"]),
-            (drop_in, now[1], made["text"], prior["text"]),
+        for name, found, ours, same in (
+            (key, seen, made["value"], seen in (made["value"], prior["value"])),
+            (drop_in, text, made["text"], text == made["text"]),
         )
-        if found not in (ours, earlier)
+        if not same
     ]
     return Decision(
         str(seen),
         f"{prior['value']}, as before",
-        (*put_back(drop_in, prior), _set(key, prior["value"])),
+        (_set(key, prior["value"]), *put_back(drop_in, prior)),
         refusal="; ".join(drifted),
-        files=(FileChange(drop_in, texts.get(drop_in), prior["text"]),),
+        files=(FileChange(drop_in, text, prior["text"]),),
     )
 
 
@@ -101,17 +102,21 @@ def module_drop_in(module: str) -> str:
     return f"/etc/modules-load.d/mxc-ops-{module}.conf"
 
 
-def _module_queries(module: str) -> tuple[Query, ...]:
-    return Query("kernel.Module", {"module": module}), *_drop_in_queries(module_drop_in(module))
+def _module_queries(module: str, proof: str = "") -> tuple[Query, ...]:
+    return Query("kernel.Module", {"module": module, "proof": proof}), *_drop_in_queries(
+        module_drop_in(module)
+    )
 
 
-def decide_module(seen: str, texts: _Texts, existing: list[str], *, module: str) -> Decision:
+def decide_module(seen: str, texts: _Texts, existing: list[str], *, module: str, proof: str = "") -> Decision:
     """A module loaded now, and by a drop-in at the next boot.
 
     Parameters
     ----------
     seen: ``built-in``, ``loaded``, ``available`` (can be loaded) or ``absent``.
+    proof: see `facts.kernel.Module`.
     """
+    del proof
     drop_in = module_drop_in(module)
     text = f"# mxc-ops prep host\n{module}\n"
     if seen == "built-in":
@@ -142,11 +147,12 @@ def reverse_module(
     existing: list[str],
     *,
     module: str,
+    proof: str = "",
     prior: Mapping[str, Any],
     made: Mapping[str, Any],
 ) -> Decision:
     """The earlier drop-in. A module that we loaded is taken out again, if nothing uses it by now."""
-    del existing
+    del existing, proof
     drop_in = module_drop_in(module)
     found = texts.get(drop_in)
     if found == prior["text"]:
