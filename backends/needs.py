@@ -19,7 +19,7 @@ class NeedKind(Enum):
 
     PACKAGE = "package"  # none: see `Need.packages`
     KERNEL_SETTING = "kernel setting"  # key, wanted (a value or ">=N")
-    KERNEL_MODULE = "kernel module"  # module
+    KERNEL_MODULE = "kernel module"  # module, proof (a path that is there when it is built in)
     HELPER = "helper program"  # store, program
     ID_RANGE = "uid and gid range"  # path, wanted ("first:count")
     SUBORDINATE_IDS = "subordinate ids"  # user, count

@@ -91,7 +91,7 @@ NEEDS: tuple[Need, ...] = (
         "lxc.module.br-netfilter",
         NeedKind.KERNEL_MODULE,
         "hands frames between containers to the rules that hold a network policy",
-        data={"module": "br_netfilter"},
+        data={"module": "br_netfilter", "proof": "/proc/sys/net/bridge"},
         feature="network",
     ),
     Need(

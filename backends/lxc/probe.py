@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
+import socket
+import struct
 from collections.abc import Collection, Sequence
 
 from backends.linux import cgroups
 from backends.linux.mountinfo import read_mountinfo
-from backends.lxc.needs import ADDRESS, BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
+from backends.lxc.needs import BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
 from backends.lxc.trial import Trial, said
 from backends.needs import Health, Probe
 
@@ -20,6 +23,7 @@ _AS_ROOT = "sudo mxc-ops doctor --backend lxc"
 _CHECK = f"{_FIX}; when that finds nothing to do: lxc-checkconfig"
 _TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
 _OLDEST = (5, 0)
+_SIOCGIFADDR = 0x8915  # netdevice(7)
 _WHY = {
     "lxc.tools": "they drive every container; idmapped root filesystems came with LXC 5.0",
     "lxc.ids": "the ids of a container, its root's too, are mapped to ids that are nobody's",
@@ -192,9 +196,19 @@ def _bridge(identifier: str) -> Probe:
         return _warning(identifier, f"no bridge {BRIDGE}: containers have no network")
     if not int(_read(f"{device}/flags"), 16) & 1:  # IFF_UP, netdevice(7)
         return _warning(identifier, f"{BRIDGE} is down")
-    if f" {ADDRESS.partition('/')[0]}\n" not in _read("/proc/net/fib_trie"):
-        return _warning(identifier, f"{BRIDGE} has no address {ADDRESS}")
-    return _ok(identifier, f"{BRIDGE} is up, with {ADDRESS}")
+    address = _address()
+    if not address:
+        return _warning(identifier, f"{BRIDGE} has no address")
+    return _ok(identifier, f"{BRIDGE} is up, with {address}")
+
+
+def _address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            answer = fcntl.ioctl(asked, _SIOCGIFADDR, struct.pack("256s", BRIDGE.encode()))
+        except OSError:
+            return ""
+    return socket.inet_ntoa(answer[20:24])
 
 
 def _nat(identifier: str) -> Probe:

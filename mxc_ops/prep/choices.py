@@ -23,12 +23,14 @@ class Choices:
     features: see `backends.needs.FEATURES`.
     launcher: ``build``: compiled on the host; ``push``: this controller's own, no compiler is needed there.
     images: by name, the controller's file for it and its SHA-256: ``{"source", "sha256"}``.
+    bridges: by name, an address with its prefix (``10.99.0.1/22``) instead of our own choice.
     """
 
     backends: Sequence[str]
     features: Sequence[str] = ()
     launcher: str = "build"
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    bridges: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -43,6 +45,7 @@ _IMAGE = core_schema.typed_dict_schema(
     },
     extra_behavior="forbid",
 )
+_ADDRESS = core_schema.str_schema(pattern=r"^\d{1,3}(\.\d{1,3}){3}/\d{1,2}$")
 _VALIDATOR = SchemaValidator(
     core_schema.typed_dict_schema(
         {
@@ -50,6 +53,9 @@ _VALIDATOR = SchemaValidator(
             "features": core_schema.typed_dict_field(_NAMES, required=False),
             "launcher": core_schema.typed_dict_field(
                 core_schema.literal_schema(["build", "push"]), required=False
+            ),
+            "bridges": core_schema.typed_dict_field(
+                core_schema.dict_schema(_TEXT, _ADDRESS, strict=True), required=False
             ),
             "images": core_schema.typed_dict_field(
                 core_schema.dict_schema(_TEXT, _IMAGE, strict=True), required=False
@@ -65,8 +71,8 @@ def choices_from(data: Mapping[str, Any]) -> Choices:
 
     Parameters
     ----------
-    data: by the keys ``backends``, ``features``, ``launcher``, ``images``; in the inventory they begin with
-        ``mxc_``.
+    data: by the keys ``backends``, ``features``, ``launcher``, ``images``, ``bridges``; in the inventory they
+        begin with ``mxc_``.
 
     Raises `PrepFailed`, naming the key, for data that cannot be meant.
     """
@@ -88,4 +94,5 @@ def choices_from(data: Mapping[str, Any]) -> Choices:
         tuple(told.get("features", ())),
         told.get("launcher", "build"),
         told.get("images", {}),
+        told.get("bridges", {}),
     )

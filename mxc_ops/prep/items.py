@@ -200,7 +200,11 @@ def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dic
             return _helper(need, facts, choices)
         case NeedKind.IMAGE:
             return operation, {**need.data, **choices.images.get(need.data["image"], {})}
-        case NeedKind.BRIDGE | NeedKind.SERVICE:
+        case NeedKind.BRIDGE:
+            bridge = need.data["bridge"]
+            address = choices.bridges.get(bridge, need.data["address"])
+            return operation, {**need.data, "address": address, "manager": facts.service_manager}
+        case NeedKind.SERVICE:
             return operation, {**need.data, "manager": facts.service_manager}
         case _:
             return operation, dict(need.data)

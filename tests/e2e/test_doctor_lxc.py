@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.lxc.needs import ADDRESS, BRIDGE, TABLE
+from backends.lxc.needs import BRIDGE, TABLE
 from backends.needs import Health
 from mxc_ops.prep.rules.network import bring_up
 from tests.conftest import CHECKOUT, User
@@ -98,7 +98,7 @@ def test_a_prepared_host_is_ready_and_nothing_of_the_trial_stays(image: Path) ->
         (FEW_IDS, "lxc.limits", "failed", "not tried"),
         (f"ip link delete dev {BRIDGE}", "lxc.bridge", "warning", f"no bridge {BRIDGE}"),
         (f"ip link set dev {BRIDGE} down", "lxc.bridge", "warning", f"{BRIDGE} is down"),
-        (f"ip address flush dev {BRIDGE}", "lxc.bridge", "warning", f"{BRIDGE} has no address {ADDRESS}"),
+        (f"ip address flush dev {BRIDGE}", "lxc.bridge", "warning", f"{BRIDGE} has no address"),
         (f"nft flush table inet {TABLE}", "lxc.nat", "warning", "nftables has no NAT"),
         ("echo 0 > /proc/sys/net/ipv4/ip_forward", "lxc.nat", "warning", "net.ipv4.ip_forward is off"),
         (

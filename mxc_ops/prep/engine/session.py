@@ -24,6 +24,7 @@ from mxc_ops.prep.undoing import trouble
 
 __all__ = ["Session", "ask_all", "choices_for", "open_session", "read_receipts_again"]
 
+_TOLD = ("backends", "features", "launcher", "images", "bridges")
 _WINDOWS_HOSTS = "@mxcwin/"
 _LINUX_SURVEY = (
     Query("system.OsRelease"),
@@ -130,13 +131,14 @@ def choices_for(host: Host, request: Request, default: Sequence[str]) -> Choices
 
     Raises `PrepFailed` for data that cannot be meant.
     """
-    given = {name: host.data.get(f"mxc_{name}") for name in ("backends", "features", "launcher", "images")}
+    given = {name: host.data.get(f"mxc_{name}") for name in _TOLD}
     told = choices_from({name: value for name, value in given.items() if value is not None})
     return Choices(
         tuple(request.backends) or told.backends or tuple(default),
         tuple(request.features) or told.features,
         request.launcher or told.launcher,
         told.images,
+        told.bridges,
     )
 
 

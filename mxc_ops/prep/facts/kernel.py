@@ -26,16 +26,22 @@ class Setting(FactBase[str | None]):
 
 
 class Module(FactBase[str]):
-    """A kernel module: ``loaded``, ``built-in``, ``available`` (it can be loaded) or ``absent``."""
+    """A kernel module: ``loaded``, ``built-in``, ``available`` (it can be loaded) or ``absent``.
+
+    Parameters
+    ----------
+    proof: a path that is there when the kernel can do what the module is for; "" when there is none.
+    """
 
     @override
-    def command(self, module: str) -> str:
+    def command(self, module: str, proof: str = "") -> str:
         # A built-in module without parameters has no directory in /sys (modules.builtin, kernel: kbuild).
         tree = '"/lib/modules/$(uname -r)"'
         listed = f"grep -qs '/{module.replace('_', '[-_]')}[.]ko' {tree}/modules"
+        told = f" || test -e {quote(proof)}" if proof else ""
         return (
             f"if grep -q '^{module} ' /proc/modules; then echo loaded;"
-            f" elif test -d /sys/module/{module} || {listed}.builtin; then echo built-in;"
+            f" elif test -d /sys/module/{module}{told} || {listed}.builtin; then echo built-in;"
             f" elif {listed}.dep; then echo available; else echo absent; fi"
         )
 

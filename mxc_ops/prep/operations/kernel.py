@@ -12,6 +12,11 @@ def setting(key: str, wanted: str, item: str = "") -> Commands:
 
 
 @operation
-def module(module: str, item: str = "") -> Commands:
-    """Have a kernel module loaded, now and after a restart."""
-    yield from follow("kernel.module", item, module=module)
+def module(module: str, proof: str = "", item: str = "") -> Commands:
+    """Have a kernel module loaded, now and after a restart.
+
+    Parameters
+    ----------
+    proof: a path that is there when the kernel can do what the module is for, however it was built.
+    """
+    yield from follow("kernel.module", item, module=module, proof=proof)

@@ -174,7 +174,8 @@ def _in_the_way(
             where = f" by {entry['device']}" if entry["device"] else ""
             return (
                 f"{wanted} overlaps {entry['subnet']}, which this host reaches{where}",
-                f"see what it is: ip address; ip route show table all to match {wanted}",
+                f"see what it is: ip address; ip route show table all to match {wanted};"
+                f' or choose another: mxc_bridges = {{"{bridge}": "ADDRESS/PREFIX"}} in the inventory',
             )
     if listed and not ours and not _lines(listed) <= _lines(ruleset(bridge, address, table)):
         what = f"nftables has a table inet {table} that is not of our making"
