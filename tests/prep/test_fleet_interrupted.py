@@ -20,8 +20,8 @@ from tests.fleet.inventory import Group, write_inventory
 pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 HOSTS = ["web-1", "web-2"]
-# From the first change to the end of all it takes somewhat longer.
-LATEST_KILL_S = 1.5
+CHANGES = 4 * len(HOSTS)
+LONGEST_CHANGE_S = 0.5
 KILLS, SOAK_KILLS = 3, 30
 STANDS = r"""
 dpkg-query -W -f '${db:Status-Status} ${binary:Package}\n'
@@ -79,8 +79,10 @@ def test_a_killed_controller_leaves_whole_receipts_and_a_rerun_completes(
 ) -> None:
     before = {host: fresh.inside(host, STANDS) for host in HOSTS}
     running = controller.start("host", "--yes")
-    running.await_event("started")
-    time.sleep(random.Random(seed).uniform(0, LATEST_KILL_S))
+    moment = random.Random(seed)
+    for _ in range(moment.randint(1, CHANGES)):
+        running.await_event("started")
+    time.sleep(moment.uniform(0, LONGEST_CHANGE_S))
     running.kill()
     for host in HOSTS:
         receipts(fresh, host)
