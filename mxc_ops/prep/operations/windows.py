@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mxc_ops.prep.operations.common import Access, Commands, access, follow, operation
+from pyinfra.api.exceptions import OperationError
+
+from mxc_ops.prep.decision import Query
+from mxc_ops.prep.operations.common import Access, Commands, access, answers, follow, operation
+from mxc_ops.prep.receipts import WINDOWS_DIRECTORY, Receipt, Unreadable, decode
 from mxc_ops.prep.shells.powershell import SHELL
+
+_PLAIN = Access(SHELL, controller="pyinfra")
 
 
 def _follow(name: str, item: str, **arguments: Any) -> Iterator[Any]:
     """As `follow`; under plain pyinfra, too, in PowerShell."""
-    known = access.set(access.get() or Access(SHELL))
+    if access.get() is not None:
+        yield from follow(name, item, **arguments)
+        return
+    before = access.set(_PLAIN)
     try:
+        if item:
+            access.set(replace(_PLAIN, receipts=_recorded(item)))
         commands = list(follow(name, item, **arguments))
     finally:
-        access.reset(known)
+        access.reset(before)
     yield from commands
+
+
+def _recorded(item: str) -> dict[str, Receipt]:
+    """What is recorded of an item on the host. Raises `OperationError` when that cannot be understood."""
+    (texts,) = answers((Query("windows.Receipts"),))
+    try:
+        return {item: decode(texts[item])} if item in texts else {}
+    except Unreadable as error:
+        path = f"{WINDOWS_DIRECTORY}\\{item}.json"
+        raise OperationError(f"{path} cannot be understood: {error}; look at it, then: rm {path}") from error
 
 
 @operation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from mxc_ops.prep.receipts import PENDING, SCHEMA_VERSION, WINDOWS_DIRECTORY, Receipt
@@ -15,7 +15,9 @@ __all__ = ["SHELL"]
 
 _MARK = "=== mxc-ops survey"
 _HOLDER = rf'"{STATE}\holder"'
+_CHANGE = rf'"{STATE}\change"'
 _STRAGGLER_S = 900
+_STRAGGLER = "a change that an interrupted preparation has begun"
 _ASK_AGAIN_MS = 100
 # Everything that a script has started, then itself. A process keeps the number of its parent when that has
 # ended and another has the number, so only what is younger is a child. In a runspace beside the script's own,
@@ -48,7 +50,8 @@ class PowerShell:
 
     def survey(self, commands: Sequence[str], deadline_s: int) -> str:
         parts = [
-            f"{_shown(command)}\n[Console]::Out.WriteLine('{_MARK} {number}')"
+            f"& {{\n{command}\n}}|ForEach-Object{{[Console]::Out.WriteLine([string]$_)}}\n"
+            f"[Console]::Out.WriteLine('{_MARK} {number}')"
             for number, command in enumerate(commands)
         ]
         body = "\n".join([_LIMIT, f"$watch=Limit-Time {deadline_s}", *parts, "exit 0"])
@@ -69,11 +72,13 @@ class PowerShell:
 
     def change(self, change: Change) -> str:
         receipt = change.receipt
-        pending = replace(receipt, state=PENDING)
+        if not receipt.item:
+            body = "\n".join([_LIMIT, *_logged(_limited(change))])
+            return headed("run", body, commands=len(change.commands))
         lines = [
             *_head(receipt.item),
-            f'if(-not [IO.File]::Exists("$receipt.json")){{\n{_save(pending, ())}\n}}',
-            *([_snapshot(change.snapshot)] if change.snapshot else []),
+            _save(replace(receipt, state=PENDING), ()),
+            *([_kept(change.snapshot)] if change.snapshot else []),
             *_limited(change),
             *[
                 f"${_variable(name)}={_as_json(command, receipt.made.get(name))}"
@@ -81,30 +86,26 @@ class PowerShell:
             ],
             _save(receipt, tuple(change.measured)),
             '[IO.File]::Delete("$receipt.before")',
-            "exit 0",
         ]
         parts = {"snapshot": bool(change.snapshot), "measured": list(change.measured)}
-        return headed("change", "\n".join(lines), item=receipt.item, commands=len(change.commands), **parts)
+        body = "\n".join([_LIMIT, *_logged(lines)])
+        return headed("change", body, item=receipt.item, commands=len(change.commands), **parts)
 
     def reversal(self, change: Change) -> str:
         item = change.receipt.item
-        forget = '[IO.File]::Delete("$receipt.json");[IO.File]::Delete("$receipt.before")'
-        lines = [*_head(item), *_limited(change), forget, "exit 0"]
-        return headed("reversal", "\n".join(lines), item=item, commands=len(change.commands))
+        files = ",".join(f'"$receipt.{kind}"' for kind in ("json", "before", "new"))
+        lines = [*_head(item), *_limited(change), f"foreach($path in {files}){{[IO.File]::Delete($path)}}"]
+        body = "\n".join([_LIMIT, *_logged(lines)])
+        return headed("reversal", body, item=item, commands=len(change.commands))
 
     def hold(self, holder: str, wait_s: int) -> str:
         # Windows removes the file when its holder ends, however it ends. Others may read it meanwhile, not
         # write to it. Never in vain at once: whoever asks for the holder has the file for a moment.
+        straggler = f"[Console]::Out.WriteLine({quote(_STRAGGLER)})"
         body = f"""$until=[DateTime]::UtcNow.AddSeconds({max(1, wait_s)})
-while($true){{
-{PROTECTED_STATE}
-try{{$lock=[IO.FileStream]::new({_HOLDER},[IO.FileMode]::OpenOrCreate,[IO.FileAccess]::ReadWrite,
-[IO.FileShare]::Read,4096,[IO.FileOptions]::DeleteOnClose);break}}
-catch [IO.IOException],[UnauthorizedAccessException]{{if([DateTime]::UtcNow -ge $until){{
-[Console]::Error.WriteLine([string]$_)
-{_tell_holder()}
-exit {HELD_BY_ANOTHER}}}
-Start-Sleep -Milliseconds {_ASK_AGAIN_MS}}}}}
+{_locked("lock", _HOLDER, "Read", _tell_holder(), again=PROTECTED_STATE)}
+{_locked("change", _CHANGE, "None", straggler)}
+$change.Close()
 $name=[Text.Encoding]::UTF8.GetBytes({quote(holder)})
 $lock.SetLength(0);$lock.Write($name,0,$name.Length);$lock.Flush()
 foreach($line in $input){{}}
@@ -132,11 +133,6 @@ exit 0"""
 SHELL = PowerShell()
 
 
-def _shown(command: str) -> str:
-    """A command in a scope of its own, what it prints shown at once."""
-    return f"& {{\n{command}\n}}|ForEach-Object{{[Console]::Out.WriteLine([string]$_)}}"
-
-
 def _tell_holder() -> str:
     return (
         f"try{{$file=[IO.FileStream]::new({_HOLDER},[IO.FileMode]::Open,[IO.FileAccess]::Read,"
@@ -146,32 +142,59 @@ def _tell_holder() -> str:
     )
 
 
+def _locked(variable: str, path: str, share: str, in_vain: str, again: str = "") -> str:
+    """Have a file that one process at a time can have; it goes with the process.
+
+    Parameters
+    ----------
+    share: what others may do with it meanwhile.
+    in_vain: what is told once it is ``$until``.
+    again: what is done before each attempt.
+    """
+    return f"""while($true){{{again}
+try{{${variable}=[IO.FileStream]::new({path},[IO.FileMode]::OpenOrCreate,[IO.FileAccess]::ReadWrite,
+[IO.FileShare]::{share},4096,[IO.FileOptions]::DeleteOnClose);break}}
+catch [IO.IOException],[UnauthorizedAccessException]{{if([DateTime]::UtcNow -ge $until){{
+[Console]::Error.WriteLine([string]$_)
+{in_vain}
+exit {HELD_BY_ANOTHER}}}
+Start-Sleep -Milliseconds {_ASK_AGAIN_MS}}}}}"""
+
+
 def _head(item: str) -> Iterator[str]:
     yield PROTECTED_STATE
     yield f'$null=[IO.Directory]::CreateDirectory("{WINDOWS_DIRECTORY}")'
     yield f'$receipt="{WINDOWS_DIRECTORY}\\"+{quote(item)}'
     # A command of a preparation whose controller died may still be at work.
-    yield f"""$until=[DateTime]::UtcNow.AddSeconds({_STRAGGLER_S})
-while($true){{try{{$lock=[IO.FileStream]::new("$state\\change",[IO.FileMode]::OpenOrCreate,
-[IO.FileAccess]::ReadWrite,[IO.FileShare]::None,4096,[IO.FileOptions]::DeleteOnClose);break}}
-catch [IO.IOException],[UnauthorizedAccessException]{{if([DateTime]::UtcNow -ge $until){{throw}}
-Start-Sleep -Milliseconds {_ASK_AGAIN_MS}}}}}"""
-    yield _LIMIT
+    yield f"$until=[DateTime]::UtcNow.AddSeconds({_STRAGGLER_S})"
+    yield _locked("change", _CHANGE, "None", "")
     yield _SAVE
 
 
+def _logged(lines: Iterable[str]) -> Iterator[str]:
+    """What is printed is shown at the end: a change whose reader is gone by then must not stop halfway."""
+    yield "$printed=[Collections.Generic.List[string]]::new()"
+    yield "try{"
+    yield from lines
+    yield "}finally{foreach($line in $printed){try{[Console]::Out.WriteLine($line)}catch{}}}"
+    yield "exit 0"
+
+
 def _limited(change: Change) -> Iterator[str]:
-    """Each command with its own time."""
+    """Each command in a scope and with a time of its own."""
     for command in change.commands:
         yield f"$watch=Limit-Time {change.deadline_s}"
-        yield _shown(command)
+        yield f"& {{\n{command}\n}}|ForEach-Object{{$printed.Add([string]$_)}}"
         yield "$watch.Stop()"
 
 
-def _snapshot(command: str) -> str:
-    path = '"$receipt.before"'
-    lines = f"[string[]]@(& {{\n{command}\n}})"
-    return f"if(-not [IO.File]::Exists({path})){{[IO.File]::WriteAllLines({path},{lines})}}"
+def _kept(snapshot: str) -> str:
+    """What was there before, whole or not at all: what is missing from it would be taken for ours later."""
+    return f"""if(-not [IO.File]::Exists("$receipt.before")){{
+[IO.File]::WriteAllLines("$receipt.new",[string[]]@(& {{
+{snapshot}
+}}))
+[IO.File]::Move("$receipt.new","$receipt.before")}}"""
 
 
 def _save(receipt: Receipt, measured: Sequence[str]) -> str:

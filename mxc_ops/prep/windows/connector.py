@@ -29,7 +29,7 @@ from mxc_ops.prep.windows.script import quote
 
 __all__ = ["PwshSSHConnector"]
 
-_UNIX_ONLY = ("_sudo", "_sudo_user", "_su_user", "_doas", "_doas_user", "_get_pty", "_shell_executable")
+_UNIX_ONLY = ("_sudo", "_sudo_user", "_su_user", "_doas", "_doas_user", "_get_pty")
 
 
 class PwshSSHConnector(SSHConnector):
@@ -49,7 +49,7 @@ class PwshSSHConnector(SSHConnector):
     @override
     def run_shell_command(
         self,
-        command: StringCommand,
+        command: str | StringCommand,
         print_output: bool = False,
         print_input: bool = False,
         **arguments: Any,
@@ -63,7 +63,8 @@ class PwshSSHConnector(SSHConnector):
         unknown = [name for name in _UNIX_ONLY if arguments.get(name)]
         if unknown:
             raise OperationError(f"{', '.join(unknown)} means nothing on a Windows host")
-        sent = invocation(_placed(arguments) + command.get_raw_value())
+        script = command if isinstance(command, str) else command.get_raw_value()
+        sent = invocation(_placed(arguments) + script)
         stdin = arguments.get("_stdin")
         if sent.stdin and stdin:
             raise OperationError("a script of this length cannot be given standard input")

@@ -184,7 +184,7 @@ def _parts(text: str) -> Iterator[tuple[str, str]]:
     starts = [place for place, depth in _depths(text) if not depth and re.match(r"[OGDS]:", text[place:])]
     if text and (not starts or starts[0] != 0):
         raise ValueError(f"no security descriptor: {text!r}")
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=False):
         yield text[start], text[start + 2 : end]
 
 

@@ -133,7 +133,7 @@ def reverse(
         "; ".join(drift) or _AFTER,
         before,
         (_restore(task, prior),),
-        refusal="; ".join(drift),
+        refusal=f"it is not as we made it: {'; '.join(drift)}" if drift else "",
         fix="with --force it becomes what it was before" if drift else "",
         files=(FileChange(seen["path"], seen["script"], prior["script"]),),
     )

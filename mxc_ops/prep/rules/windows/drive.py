@@ -127,7 +127,7 @@ def reverse(
         "without our entries, as before",
         (_write(seen, acl, kept, remove=present) if present else FORGET,),
         refusal=f"{seen['root']} has an entry that we did not make: {difference}" if others else "",
-        fix="with --force our own entry is removed and the other stays" if others else "",
+        fix="with --force what is left of our own is removed, and this stays" if others else "",
     )
 
 

@@ -41,7 +41,7 @@ def decide(seen: Seen, *, path: str, package: str, integrity: str) -> Decision:
     if seen["package"] == package and any(line.startswith(f"{executor} ") for line in files or ()):
         return nothing_to_do(f"{package} in {seen['root']}")
     if files is not None:
-        found = seen["package"] or f"{len(files)} files that are not of the package"
+        found = seen["package"] or "files that are not of the package"
         return Decision(
             found,
             package,
@@ -113,8 +113,7 @@ def reverse(
     files: list[str] | None = seen["files"]
     if files is None:
         return nothing_to_do("not there, as before")
-    # Without the list, the installation was interrupted: what is there came from it.
-    changed = sorted(set(files) ^ set(made["files"])) if "files" in made else []
+    changed = sorted(set(files) ^ set(made["files"]))
     names = ", ".join(dict.fromkeys(line.rpartition(" ")[0] for line in changed))
     body = (
         f"$root=[Environment]::ExpandEnvironmentVariables({quote(path)})\n"

@@ -87,8 +87,8 @@ def reverse(states: Seen, *, feature: str, prior: Mapping[str, Any], made: Mappi
     del prior
     if trouble := unreadable(states, "disabled, as before"):
         return trouble
-    ours: list[str] = made.get("enabled", [feature])
-    names = [name for name in ours if str(states.get(name, "")).startswith("Enable")]
+    del feature
+    names: list[str] = [name for name in made["enabled"] if str(states.get(name, "")).startswith("Enable")]
     if not names:
         return nothing_to_do("disabled, as before")
     listed = ",".join(quote(name) for name in names)

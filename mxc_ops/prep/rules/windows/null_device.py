@@ -44,6 +44,8 @@ def decide(seen: Seen, *, sddl: str) -> Decision:
 
 
 def _write(expected: str, wanted: str) -> str:
+    if parse(wanted).sacl is None:
+        wanted += "S:"  # without a list, a label that is there might stay
     device = quote(descriptors.NULL_DEVICE)
     body = descriptors.write(device, descriptors.WITH_LABEL, wanted, expected=expected)
     return headed("write-null-device", body, sddl=wanted)
@@ -57,16 +59,12 @@ def reverse(seen: Seen, *, sddl: str, prior: Mapping[str, Any], made: Mapping[st
     found = parse(seen["sddl"])
     if not differences(found, parse(prior["sddl"])):
         return nothing_to_do("as before")
-    drifted = differences(found, parse(made["sddl"]))
+    drifted = ", ".join(differences(found, parse(made["sddl"])))
     return Decision(
-        "open to app containers"
-        if not drifted
-        else f"neither as before nor as we made it: {', '.join(drifted)}",
+        drifted or "open to app containers",
         "as before",
         (_write(seen["sddl"], prior["sddl"]),),
-        refusal=f"the null device is not as we made it: {', '.join(drifted)}, it is {seen['sddl']}"
-        if drifted
-        else "",
+        refusal=f"the null device is not as we made it: {drifted}; it is {seen['sddl']}" if drifted else "",
         fix="with --force it becomes what it was before" if drifted else "",
     )
 
