@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.lxc.needs import BRIDGE, TABLE
+from backends.lxc.needs import ADDRESS, BRIDGE, TABLE
 from backends.needs import Health
 from mxc_ops.prep.rules.network import bring_up
 from tests.conftest import CHECKOUT, User
