@@ -1,18 +1,22 @@
 """What a host must have for bubblewrap sandboxes, as data (host-prep.md §1, §9).
 
-Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list).
+Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list). The features
+``landlock`` and ``sessions`` need nothing of their own: the first is the kernel's, the second the launcher's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backends.needs import Need, NeedKind
+from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["NEEDS", "needs"]
+__all__ = ["APPARMOR_PROFILE", "NEEDS", "needs"]
 
-# The range lies above what systemd gives to containers (524288 … 1878982656) and below 2^31, where some tools
-# misread ids (systemd: UIDS-GIDS.md).
+APPARMOR_PROFILE = "/etc/apparmor.d/mxc-ops-launcher"
+
+_HELPERS = "/usr/local/lib/mxc-ops/helpers"
+# The range of workload ids lies above what systemd gives to containers (524288 … 1878982656) and below 2^31,
+# where some tools misread ids (systemd: UIDS-GIDS.md).
 NEEDS: tuple[Need, ...] = (
     Need(
         "bubblewrap.package.bwrap",
@@ -37,53 +41,89 @@ NEEDS: tuple[Need, ...] = (
             "arch": ("gcc", "linux-api-headers", "musl"),
             "suse": ("gcc", "glibc-devel", "glibc-devel-static", "linux-glibc-devel"),
         },
+        feature="compiler",
     ),
     Need(
         "bubblewrap.directory.helpers",
         NeedKind.DIRECTORY,
         "compiled helpers are kept here, by the hash of their source, for all users",
-        value="/usr/local/lib/mxc-ops/helpers",
+        data={"path": _HELPERS},
     ),
     Need(
         "bubblewrap.helper.launcher",
         NeedKind.HELPER,
         "sets limits, Landlock and the last seccomp filter inside, then starts the workload",
-        key="/usr/local/lib/mxc-ops/helpers",
-        value="launcher",
+        data={"store": _HELPERS, "program": "launcher"},
     ),
     Need(
         "bubblewrap.ids.workloads",
         NeedKind.ID_RANGE,
         "started by root, each sandbox gets a host uid of its own, never root's",
-        key="/etc/mxc-ops/host.json",
-        value="1900000000:4096",
+        data={"path": "/etc/mxc-ops/host.json", "wanted": "1900000000:4096"},
     ),
     Need(
         "bubblewrap.sysctl.userns-clone",
         NeedKind.KERNEL_SETTING,
         "unprivileged user namespaces (a switch that only Debian-style kernels have)",
-        key="kernel.unprivileged_userns_clone",
-        value="1",
+        data={"key": "kernel.unprivileged_userns_clone", "wanted": "1"},
     ),
     Need(
         "bubblewrap.sysctl.userns-count",
         NeedKind.KERNEL_SETTING,
         "each sandbox makes user namespaces, and 0 forbids them",
-        key="user.max_user_namespaces",
-        value=">=1024",
+        data={"key": "user.max_user_namespaces", "wanted": ">=1024"},
     ),
     Need(
-        "bubblewrap.apparmor.bwrap",
+        "bubblewrap.apparmor.launcher",
         NeedKind.APPARMOR_PROFILE,
-        "where AppArmor restricts user namespaces (Ubuntu 24.04 and later), bwrap needs a profile that "
-        "permits them; the host-wide switch stays on",
-        key="kernel.apparmor_restrict_unprivileged_userns",
-        value="/etc/apparmor.d/mxc-ops-bwrap",
+        "where AppArmor restricts user namespaces (Ubuntu 24.04 and later), what our launcher starts needs a "
+        "profile that permits them; the host-wide switch stays on",
+        data={
+            "switch": "kernel.apparmor_restrict_unprivileged_userns",
+            "path": APPARMOR_PROFILE,
+            "program": f"{_HELPERS}/*/launcher",
+        },
+    ),
+    Need(
+        "bubblewrap.package.network",
+        NeedKind.PACKAGE,
+        "nft holds the rules of a sandbox's own network; pasta connects that of a user who is not root",
+        packages=dict.fromkeys(("debian", "fedora", "alpine", "arch", "suse"), ("nftables", "passt")),
+        feature="network",
+    ),
+    # nf_tables itself is loaded when nft is first used, and a kernel that has it built in does not show it.
+    Need(
+        "bubblewrap.module.conntrack",
+        NeedKind.KERNEL_MODULE,
+        "rules tell answers from new connections by it",
+        data={"module": "nf_conntrack"},
+        feature="network",
+    ),
+    Need(
+        "bubblewrap.device.tun",
+        NeedKind.DEVICE,
+        "pasta opens it as the user; what may be done with it is decided by the network namespace",
+        data={"path": "/dev/net/tun", "group": ""},
+        feature="network",
+    ),
+    Need(
+        "bubblewrap.sysctl.netns-count",
+        NeedKind.KERNEL_SETTING,
+        "each sandbox makes a network namespace, and 0 forbids them",
+        data={"key": "user.max_net_namespaces", "wanted": ">=1024"},
+        feature="network",
+    ),
+    Need(
+        "bubblewrap.package.idmap",
+        NeedKind.PACKAGE,
+        "newuidmap and newgidmap give a user's sandbox the ids that /etc/subuid and /etc/subgid grant",
+        # The other families have them in the package that useradd is in, which also grants the ids.
+        packages={"debian": ("uidmap",), "alpine": ("shadow-uidmap",)},
+        feature="rootless",
     ),
 )
 
 
-def needs(features: Iterable[str] = ("base",)) -> tuple[Need, ...]:
-    """The needs of the given features, in the order in which they must be satisfied."""
-    wanted = frozenset(features)
-    return tuple(need for need in NEEDS if need.feature in wanted)
+def needs(features: Iterable[str] = ()) -> tuple[Need, ...]:
+    """What is always needed and what the features need, in the order in which it must be satisfied."""
+    return chosen(NEEDS, features)

@@ -7,15 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
+from backends.bubblewrap.needs import APPARMOR_PROFILE
 from backends.errors import MxcError
 from backends.inside.store import find_launcher
 from backends.linux import cgroups, landlock
 from backends.linux.id_ranges import ID_FILES, overlaps
+from backends.linux.limit_probe import exceed_memory, exceed_pids, has_bitten
+from backends.linux.nft_probe import find_program, load_rules, start_pasta
+from backends.linux.trial import attempt
 from backends.linux.uid_range import HOST_FILE, configured_range
 from backends.needs import Health, Probe
 
 _DEADLINE_S = 10
 _UNPRIVILEGED_UID = 61234
+_NETWORK_FIX = "mxc-ops prep host --backend bubblewrap --feature network --yes"
+_LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _NAMESPACE_FLAGS = (
     *("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL", "--die-with-parent"),
     *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"),
@@ -38,7 +44,8 @@ def probe() -> list[Probe]:
         ("bubblewrap.limits", _limits),
         ("bubblewrap.ids", _ids),
     )
-    return probes + [_guard(identifier, look) for identifier, look in rest]
+    probes += [_guard(identifier, look) for identifier, look in rest]
+    return probes + _network(users)
 
 
 def _guard(identifier: str, look: Callable[[str], Probe]) -> Probe:
@@ -61,6 +68,10 @@ _WHY = {
     "bubblewrap.landlock": "a second, independent wall around the filesystem",
     "bubblewrap.limits": "a limit that nothing holds is refused by name",
     "bubblewrap.ids": "started by root, each sandbox gets a host uid of its own",
+    "bubblewrap.network": "sandboxes without a network need nothing of it",
+    "bubblewrap.rules.caller": "nft holds the rules of a sandbox's own network",
+    "bubblewrap.rules.unprivileged": "nft holds them in a user's namespaces too",
+    "bubblewrap.pasta": "it connects the sandbox's own network of a user who is not root",
 }
 
 
@@ -83,33 +94,19 @@ def _namespaces(identifier: str, uid: int) -> Probe:
     refused = _try_namespaces(find_helper(), uid)
     if not refused:
         return _ok(identifier, f"uid {uid} can make the namespaces of a sandbox")
-    cause, fix, privilege = explain_refusal(_read_switches(), in_chroot=_in_chroot())
+    switches, profile = _read_switches(), _profile_state()
+    if is_for_launcher_only(switches, profile):
+        seen = f"AppArmor refuses bwrap by itself; {APPARMOR_PROFILE} permits it to our launcher"
+        return _ok(identifier, f"{seen}, and whole sandboxes tell whether that works")
+    cause, fix, privilege = explain_refusal(switches, in_chroot=_in_chroot(), profile=profile)
     seen = f"uid {uid} is refused namespaces: {refused}; {cause}"
     return Probe(identifier, Health.FAILED, seen, _WHY[identifier], fix, privilege)
 
 
 def _try_namespaces(helper: Helper, uid: int) -> str:
     """What bubblewrap says against it; "" when it works."""
-    import subprocess
-
-    other = uid != os.geteuid()
-    try:
-        done = subprocess.run(
-            [helper.path, *_NAMESPACE_FLAGS],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_DEADLINE_S,
-            cwd="/",
-            env={},
-            user=uid if other else None,
-            group=uid if other else None,
-            extra_groups=() if other else None,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    return "" if done.returncode == 0 else done.stderr.strip() or f"bwrap exited with {done.returncode}"
+    outcome = attempt([helper.path, *_NAMESPACE_FLAGS], deadline_s=_DEADLINE_S, uid=uid)
+    return "" if outcome.status == 0 else outcome.why
 
 
 _SWITCHES = (
@@ -138,18 +135,48 @@ def _in_chroot() -> bool:
     return first[4] != "/"
 
 
-def explain_refusal(switches: dict[str, str], *, in_chroot: bool) -> tuple[str, str, str]:
+def _profile_state() -> str:
+    """Of our AppArmor profile: ``absent``, ``loaded`` (also when we may not look) or ``not loaded``."""
+    if not Path(APPARMOR_PROFILE).exists():
+        return "absent"
+    try:
+        loaded = Path(_LOADED_PROFILES).read_text()
+    except OSError:
+        return "loaded"
+    name = APPARMOR_PROFILE.rpartition("/")[2]
+    return "loaded" if any(line.split()[0] == name for line in loaded.splitlines()) else "not loaded"
+
+
+def is_for_launcher_only(switches: dict[str, str], profile: str) -> bool:
+    """Whether AppArmor, and nothing else, refuses namespaces to bwrap unless our launcher starts it.
+
+    Parameters
+    ----------
+    switches: as for `explain_refusal`.
+    profile: ``absent``, ``loaded`` or ``not loaded``.
+    """
+    others = ("kernel.unprivileged_userns_clone", "user.max_user_namespaces")
+    restricted = switches.get("kernel.apparmor_restrict_unprivileged_userns") == "1"
+    return restricted and profile == "loaded" and all(switches.get(key) != "0" for key in others)
+
+
+def explain_refusal(
+    switches: dict[str, str], *, in_chroot: bool, profile: str = "absent"
+) -> tuple[str, str, str]:
     """Why user namespaces are refused: cause, fix, and the privilege that the fix needs (user_namespaces(7)).
 
     Parameters
     ----------
     switches: sysctl → value, for those that this kernel has.
+    profile: of AppArmor, for our launcher: ``absent``, ``loaded`` or ``not loaded``.
     """
     if switches.get("kernel.unprivileged_userns_clone") == "0":
         return "kernel.unprivileged_userns_clone is 0", FIX, "root"
     if switches.get("user.max_user_namespaces") == "0":
         return "user.max_user_namespaces is 0", FIX, "root"
     if switches.get("kernel.apparmor_restrict_unprivileged_userns") == "1":
+        if profile == "not loaded":
+            return f"{APPARMOR_PROFILE} is not loaded", f"apparmor_parser -r {APPARMOR_PROFILE}", "root"
         return "AppArmor restricts user namespaces and has no profile that permits bwrap", FIX, "root"
     if in_chroot:
         return (
@@ -188,12 +215,27 @@ def _limits(identifier: str) -> Probe:
     held = [name for name in cgroups.CONTROLLERS if name in facts.parents]
     missing = [name for name in cgroups.CONTROLLERS if name not in facts.parents]
     seen = f"{', '.join(held)} by cgroup {facts.version}" if held else "no control group is ours to use"
+    toothless = _toothless(facts)
+    if toothless:
+        fix = "boot with cgroup_enable=memory swapaccount=1, and without: cgroup_disable="
+        return Probe(identifier, Health.FAILED, f"{seen}; {toothless}", _WHY[identifier], fix, "root")
+    seen += "; what took too much was stopped"
     if not missing:
         return _ok(identifier, seen)
     without = {"memory": "memory per process only", "pids": "pids by RLIMIT_NPROC", "cpu": "no share of cpus"}
     seen += "; " + ", ".join(without[name] for name in missing)
     fix = "run as root, or under: systemd-run --user --scope"
     return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root or a systemd session")
+
+
+def _toothless(facts: cgroups.CgroupFacts) -> str:
+    """Which limits do not bite when more than allowed is taken; "" when all do."""
+    tries = {"memory": exceed_memory}
+    if "pids" in facts.parents or os.geteuid() != 0:  # RLIMIT_NPROC does not bind root, as which nothing runs
+        tries["pids"] = exceed_pids
+    outcomes = {name: exceed(facts) for name, exceed in tries.items()}
+    broken = [f"{name}: {outcome.why}" for name, outcome in outcomes.items() if not has_bitten(outcome)]
+    return f"more than allowed was taken of {', '.join(broken)}" if broken else ""
 
 
 def _ids(identifier: str) -> Probe:
@@ -209,6 +251,34 @@ def _ids(identifier: str) -> Probe:
         fix = f"write a free range to {HOST_FILE}"
         return Probe(identifier, Health.FAILED, "; ".join(taken), _WHY[identifier], fix, "root")
     return _ok(identifier, f"uids {uids.first} to {uids.first + uids.count - 1}, nobody else's")
+
+
+def _network(users: list[tuple[str, int]]) -> list[Probe]:
+    """A host without the programs was not prepared for sandboxes with a network: that is no fault."""
+    nft, pasta, bwrap = (find_program(name) for name in ("nft", "pasta", "bwrap"))
+    missing = [name for name, path in (("nft", nft), ("pasta", pasta)) if path is None]
+    if nft is None or pasta is None or bwrap is None:
+        seen = f"not prepared for: no {' and no '.join(missing or ['bwrap'])}; see: {_NETWORK_FIX}"
+        return [_ok("bubblewrap.network", seen)]
+    for_launcher_only = is_for_launcher_only(_read_switches(), _profile_state())
+    probes: list[Probe] = []
+    for name, uid in users:
+        identifier = f"bubblewrap.rules.{name}"
+        outcome = load_rules(nft, bwrap, uid)
+        if outcome.status == 0:
+            probes.append(_ok(identifier, "filter, sets, connection tracking and NAT load in a namespace"))
+        elif for_launcher_only and uid:
+            probes.append(_ok(identifier, "not tried: AppArmor permits namespaces to our launcher only"))
+        else:
+            probes.append(_network_fault(identifier, f"uid {uid} cannot load rules: {outcome.why}"))
+    outcome = start_pasta(pasta, os.geteuid() or _UNPRIVILEGED_UID)
+    if outcome.status == 0:
+        return [*probes, _ok("bubblewrap.pasta", "a network came up in a namespace of a user's")]
+    return [*probes, _network_fault("bubblewrap.pasta", f"no network came up for a user: {outcome.why}")]
+
+
+def _network_fault(identifier: str, seen: str) -> Probe:
+    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], _NETWORK_FIX, "root")
 
 
 def _ok(identifier: str, seen: str) -> Probe:

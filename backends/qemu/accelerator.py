@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import select
 import signal
-import time
 
 from backends.frozen import frozen
-from backends.process import Spawned, reap, spawn
+from backends.linux.trial import attempt
 from backends.qemu import tiny_guest
 
 __all__ = [
@@ -32,7 +30,6 @@ PROGRAMS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
 """Names of QEMU for x86_64: a path as the Red Hat family has it, which keeps it off the search path."""
 
 DEADLINE_S = 5.0
-_SAID_BYTES = 4096
 _SHOWN_LETTERS = 300
 # QEMU is ended by `timeout` should we be killed ourselves; a guest's memory is not worth a core file.
 _BOUNDED = 'ulimit -c 0; exec timeout -s KILL "$@"'
@@ -80,40 +77,17 @@ def try_accelerator(
     qemu: absolute path of the program.
     accelerator: one of `ACCELERATORS`.
     deadline_s: seconds after which the guest counts as stuck.
-
-    Raises `OSError` when the system refuses even to start a process.
     """
     guest = os.memfd_create("mxc-ops-tiny-guest")
-    said = os.memfd_create("mxc-ops-qemu-stderr")
-    nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        with open(guest, "wb", closefd=False) as file:
-            file.write(tiny_guest.kernel())
+        os.pwrite(guest, tiny_guest.kernel(), 0)
         limit = str(math.ceil(deadline_s) + 1)
-        argv = command(qemu, accelerator, f"/proc/self/fd/{guest}", machine)
-        started = time.monotonic()
-        child = spawn(["/bin/sh", "-c", _BOUNDED, "sh", limit, *argv], (nothing, nothing, said), (guest,))
-        status = _end_of(child, deadline_s)
-        took_ms = round((time.monotonic() - started) * 1000)
-        text = os.pread(said, _SAID_BYTES, 0).decode(errors="replace")
-        return judge(accelerator, status, text, took_ms=took_ms, deadline_s=deadline_s)
+        boot = command(qemu, accelerator, f"/proc/self/fd/{guest}", machine)
+        argv = ["/bin/sh", "-c", _BOUNDED, "sh", limit, *boot]
+        outcome = attempt(argv, deadline_s=deadline_s, keep=(guest,))
     finally:
-        for fd in (guest, said, nothing):
-            os.close(fd)
-
-
-def _end_of(child: Spawned, deadline_s: float) -> int | None:
-    """The status that the child ended with, None when it had to be ended; its whole group is gone then."""
-    poll = select.poll()
-    poll.register(child.pidfd, select.POLLIN)
-    try:
-        ended = bool(poll.poll(deadline_s * 1000))
-    finally:
-        # Not reaped yet, so the group's number is still its own.
-        os.killpg(child.pid, signal.SIGKILL)
-        status = reap(child)
-        os.close(child.pidfd)
-    return status if ended else None
+        os.close(guest)
+    return judge(accelerator, outcome.status, outcome.text, took_ms=outcome.took_ms, deadline_s=deadline_s)
 
 
 def judge(accelerator: str, status: int | None, said: str, *, took_ms: int, deadline_s: float) -> Verdict:

@@ -1,0 +1,238 @@
+"""Refused namespaces explained, limits that must bite, rules and networks that are tried in namespaces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from backends.bubblewrap import probe
+from backends.bubblewrap.needs import APPARMOR_PROFILE
+from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
+from backends.linux.limit_probe import BITTEN, exceed_memory, exceed_pids, has_bitten
+from backends.linux.nft_probe import find_program, load_rules, start_pasta
+from backends.linux.trial import Outcome, attempt
+from backends.needs import Health
+from tests.conftest import UNPRIVILEGED_UID, User
+
+OPEN = {"kernel.unprivileged_userns_clone": "1", "user.max_user_namespaces": "9999"}
+RESTRICTED = {**OPEN, "kernel.apparmor_restrict_unprivileged_userns": "1"}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: for a namespace of mounts")
+NFT, PASTA, BWRAP = (find_program(name) for name in ("nft", "pasta", "bwrap"))
+needs_nft = pytest.mark.skipif(not (NFT and BWRAP), reason="needs nft: apt-get install nftables bubblewrap")
+needs_pasta = pytest.mark.skipif(not PASTA, reason="needs pasta: apt-get install passt")
+
+
+# --- AppArmor
+
+
+@pytest.mark.parametrize(
+    ("switches", "profile", "expected"),
+    [
+        (RESTRICTED, "loaded", True),
+        (RESTRICTED, "not loaded", False),
+        (RESTRICTED, "absent", False),
+        (OPEN, "loaded", False),
+        ({**RESTRICTED, "user.max_user_namespaces": "0"}, "loaded", False),
+        ({**RESTRICTED, "kernel.unprivileged_userns_clone": "0"}, "loaded", False),
+    ],
+)
+def test_bwrap_may_be_refused_when_apparmor_permits_it_to_our_launcher(
+    switches: dict[str, str], profile: str, expected: bool
+) -> None:
+    assert probe.is_for_launcher_only(switches, profile) is expected
+
+
+def test_a_profile_that_is_not_loaded_is_named_with_the_command_that_loads_it() -> None:
+    cause, fix, privilege = probe.explain_refusal(RESTRICTED, in_chroot=False, profile="not loaded")
+    assert cause == f"{APPARMOR_PROFILE} is not loaded"
+    assert (fix, privilege) == (f"apparmor_parser -r {APPARMOR_PROFILE}", "root")
+
+
+REFUSING = """
+import backends.bubblewrap.probe as bubblewrap
+bubblewrap.APPARMOR_PROFILE = "{profile}"
+bubblewrap._read_switches = lambda: {switches!r}
+for found in bubblewrap.probe():
+    print(found.identifier, found.health.value, found.seen)
+"""
+
+
+@pytest.mark.backend("bubblewrap")
+@pytest.mark.parametrize(("has_profile", "health"), [(True, "ok"), (False, "failed")])
+def test_namespaces_refused_to_bwrap_are_no_fault_where_our_profile_is_in_place(
+    as_user: User, tmp_path: Path, has_profile: bool, health: str
+) -> None:
+    """The refusal is real, by another switch; that AppArmor is its cause is told to the probe."""
+    profile = as_user.home.parent / "profile"
+    if has_profile:
+        profile.touch()
+    source = REFUSING.format(profile=profile, switches=RESTRICTED)
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    done = as_user(["unshare", "--user", "--map-root-user", "sh", "-c", forbid, as_user.python, source])
+    profile.unlink(missing_ok=True)
+    assert f"bubblewrap.namespaces.caller {health}" in done.stdout, done.stdout + done.stderr
+
+
+# --- limits
+
+
+def test_what_takes_too_much_is_stopped_by_whatever_holds_limits_here() -> None:
+    groups = observe_cgroups()
+    assert has_bitten(exceed_memory(groups))
+    assert has_bitten(exceed_memory(NO_CGROUPS))
+    if "pids" in groups.parents or os.geteuid() != 0:
+        assert has_bitten(exceed_pids(groups))
+
+
+@needs_root
+def test_a_limit_that_does_not_bite_is_noticed() -> None:
+    """RLIMIT_NPROC is not for root, so nothing refuses it anything."""
+    outcome = exceed_pids(NO_CGROUPS)
+    assert (outcome.status, has_bitten(outcome)) == (0, False)
+
+
+def test_no_control_group_is_left_after_the_attempts() -> None:
+    groups = observe_cgroups()
+    exceed_memory(groups)
+    exceed_pids(groups)
+    left = [
+        place
+        for parent in groups.parents.values()
+        for place in Path(parent).glob(f"mxc-ops-{os.getpid()}-*")
+        if not (place / "cgroup.procs").read_text()
+    ]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("status", "bitten"), [(BITTEN, True), (-9, True), (0, False), (1, False), (None, False)]
+)
+def test_only_a_refusal_or_the_kernels_kill_counts(status: int | None, bitten: bool) -> None:
+    assert has_bitten(Outcome(status, "")) is bitten
+
+
+# --- rules and networks
+
+
+@needs_nft
+@pytest.mark.backend("bubblewrap")
+@pytest.mark.parametrize(
+    "uid", sorted({os.geteuid(), UNPRIVILEGED_UID if os.geteuid() == 0 else os.geteuid()})
+)
+def test_rules_load_in_a_namespace_and_not_on_the_host(uid: int) -> None:
+    assert NFT is not None and BWRAP is not None
+    outcome = load_rules(NFT, BWRAP, uid)
+    assert outcome.status == 0, outcome
+    if os.geteuid() == 0:
+        listed = subprocess.run([NFT, "list", "tables"], capture_output=True, text=True, check=True)
+        assert "mxc-ops-probe" not in listed.stdout
+
+
+@needs_nft
+@pytest.mark.backend("bubblewrap")
+def test_rules_that_cannot_be_loaded_are_noticed(as_user: User) -> None:
+    source = (
+        "from backends.linux.nft_probe import load_rules\n"
+        f"print(load_rules({NFT!r}, {BWRAP!r}, 0).status == 0)"
+    )
+    forbid = 'echo 0 > /proc/sys/user/max_net_namespaces && exec "$0" -c "$1"'
+    done = as_user(["unshare", "--user", "--map-root-user", "sh", "-c", forbid, as_user.python, source])
+    assert done.stdout == "False\n", done.stderr
+
+
+TRY_PASTA = """
+from backends.linux.nft_probe import start_pasta
+outcome = start_pasta({pasta!r}, {uid})
+print(outcome.status, outcome.why)
+"""
+WITH_TUN = """
+mount -t tmpfs tmpfs "$1" && mknod -m "$2" "$1/tun" c 10 200 && mount --bind "$1/tun" /dev/net/tun
+shift 2; exec "$@"
+"""
+
+
+@needs_root
+@needs_pasta
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="needs /dev/net/tun")
+@pytest.mark.backend("bubblewrap")
+@pytest.mark.parametrize(("mode", "works"), [("666", True), ("600", False)])
+def test_a_users_network_comes_up_where_everybody_may_open_the_tun_device(
+    checkout: Path, tmp_path: Path, mode: str, works: bool
+) -> None:
+    source = TRY_PASTA.format(pasta=PASTA, uid=UNPRIVILEGED_UID)
+    setup = ["unshare", "--mount", "sh", "-c", WITH_TUN, "sh", tmp_path, mode]
+    done = subprocess.run(
+        [*setup, sys.executable, "-c", source], capture_output=True, text=True, cwd=checkout, check=True
+    )
+    assert done.stdout.startswith("0 ") is works, done.stdout + done.stderr
+
+
+@needs_pasta
+def test_nothing_of_a_network_that_did_not_come_up_is_left() -> None:
+    assert PASTA is not None
+    before = users_of(PASTA)
+    start_pasta(PASTA, os.geteuid() or UNPRIVILEGED_UID)
+    assert users_of(PASTA) <= before
+
+
+def users_of(program: str) -> set[str]:
+    """Processes that run a program and have not ended."""
+    name = Path(program).resolve().name
+    return {
+        place.parent.name
+        for place in Path("/proc").glob("[0-9]*/stat")
+        if f"({name}" in (text := read(place)) and text.rpartition(")")[2].split()[0] not in "ZX"
+    }
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def test_a_host_without_the_programs_was_not_prepared_for_networks_and_that_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find(name: str) -> str | None:
+        return None if name == "nft" else f"/usr/bin/{name}"
+
+    monkeypatch.setattr(probe, "find_program", find)
+    (found,) = [one for one in probe.probe() if one.identifier.startswith("bubblewrap.network")]
+    assert found.health is Health.OK
+    assert "no nft; see: mxc-ops prep host --backend bubblewrap --feature network" in found.seen
+
+
+# --- attempts
+
+
+def test_an_attempt_ends_with_all_its_processes_when_its_time_is_over(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    source = f"sleep 600 & echo $! > {noted}; wait"
+    outcome = attempt(["/bin/sh", "-c", source], deadline_s=1)
+    assert (outcome.status, outcome.why) == (None, "it did not end in time")
+    stat = Path(f"/proc/{noted.read_text().strip()}/stat")
+    deadline = time.monotonic() + 10
+    while (text := read(stat)) and text.rpartition(")")[2].split()[0] not in "ZX":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_attempt_hands_over_its_input_and_nothing_of_our_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("A_SECRET", "x")
+    outcome = attempt(["/bin/sh", "-c", 'cat; echo "[$A_SECRET]"; exit 3'], deadline_s=10, stdin="given\n")
+    assert (outcome.status, outcome.text) == (3, "given\n[]\n")
+
+
+def test_a_program_that_cannot_be_started_is_told() -> None:
+    outcome = attempt(["/no/such/program"], deadline_s=1)
+    assert outcome.status == 127
+    assert "No such file" in outcome.why
