@@ -17,7 +17,7 @@ NEEDS: tuple[Need, ...] = (
         "isolation_session.edition",
         NeedKind.WINDOWS_EDITION,
         "earlier builds do not have isolation sessions",
-        data={"build": "26340.9212", "editions": (), "machines": ()},
+        data={"build": "26340.9212"},
         system="windows",
     ),
     executor("isolation_session"),

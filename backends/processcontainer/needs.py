@@ -10,7 +10,7 @@ from backends.windows.executor import executor
 __all__ = ["NEEDS", "NULL_DEVICE", "needs"]
 
 ALL_PACKAGES, ALL_RESTRICTED_PACKAGES = "S-1-15-2-1", "S-1-15-2-2"
-METADATA = 0x00120088
+METADATA = "0x00120088"
 """READ_ATTRIBUTES, READ_EA, READ_CONTROL and SYNCHRONIZE: neither listing, nor reading, nor writing."""
 NULL_DEVICE = (
     "O:BAG:SYD:(A;;GRGWGX;;;WD)(A;;FA;;;SY)(A;;FA;;;BA)(A;;GRGX;;;RC)(A;;GRGWGX;;;AC)"
@@ -22,7 +22,7 @@ NEEDS: tuple[Need, ...] = (
         "processcontainer.edition",
         NeedKind.WINDOWS_EDITION,
         "the oldest Windows that upstream supports for app containers",
-        data={"build": "26100", "editions": (), "machines": ()},
+        data={"build": "26100"},
         system="windows",
     ),
     Need(

@@ -14,7 +14,7 @@ NEEDS: tuple[Need, ...] = (
         "windows_sandbox.edition",
         NeedKind.WINDOWS_EDITION,
         "only these editions have Windows Sandbox",
-        data={"build": "18362", "editions": ("Professional", "Enterprise", "Education"), "machines": ()},
+        data={"build": "18362", "editions": ("Professional", "Enterprise", "Education")},
         system="windows",
     ),
     Need(

@@ -14,7 +14,7 @@ NEEDS: tuple[Need, ...] = (
         "wslc.edition",
         NeedKind.WINDOWS_EDITION,
         "WSL containers exist for Windows 11 on x64",
-        data={"build": "22000", "editions": (), "machines": ("x86_64",)},
+        data={"build": "22000", "machines": ("x86_64",)},
         system="windows",
     ),
     Need(

@@ -229,7 +229,7 @@ def test_the_lock_leaves_its_standard_input_free() -> None:
     # It ends when its input ends; a script that does not fit into a line would be that input.
     script = SHELL.hold("x" * 200 + "@" + "y" * 64, 3600)
     assert invocation(script).stdin == ""
-    assert f"exit {HELD_BY_ANOTHER}" in script
+    assert f"[Environment]::Exit({HELD_BY_ANOTHER})" in script
 
 
 def test_every_script_says_what_it_is_for() -> None:

@@ -68,8 +68,8 @@ def wsl(version: str, item: str = "") -> Commands:
 
 
 @operation
-def drive_entries(sids: Sequence[str], mask: int, item: str = "") -> Commands:
-    """Have an entry of exactly these rights for each trustee on the root of the system drive."""
+def drive_entries(sids: Sequence[str], mask: str, item: str = "") -> Commands:
+    """Have an entry of exactly these rights (in hexadecimal) for each trustee on the system drive's root."""
     yield from _follow("windows.drive_entries", item, sids=list(sids), mask=mask)
 
 

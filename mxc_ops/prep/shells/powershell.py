@@ -148,7 +148,7 @@ def _locked(variable: str, path: str, share: str, in_vain: str, again: str = "")
     Parameters
     ----------
     share: what others may do with it meanwhile.
-    in_vain: what is told once it is ``$until``.
+    in_vain: what is told once it is ``$until``; then the process ends, whether or not its input has ended.
     again: what is done before each attempt.
     """
     return f"""while($true){{{again}
@@ -157,7 +157,7 @@ try{{${variable}=[IO.FileStream]::new({path},[IO.FileMode]::OpenOrCreate,[IO.Fil
 catch [IO.IOException],[UnauthorizedAccessException]{{if([DateTime]::UtcNow -ge $until){{
 [Console]::Error.WriteLine([string]$_)
 {in_vain}
-exit {HELD_BY_ANOTHER}}}
+[Environment]::Exit({HELD_BY_ANOTHER})}}
 Start-Sleep -Milliseconds {_ASK_AGAIN_MS}}}}}"""
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 __all__ = ["LONGEST_LINE", "Invocation", "invocation"]
 
-LONGEST_LINE = 8191
-"""Characters that cmd.exe takes; it is the shell of Windows' sshd unless somebody sets another."""
+LONGEST_LINE = 8000
+"""Characters of a line. cmd.exe takes 8191, with its own name; it is the shell of Windows' sshd unless somebody
+sets another."""
 
 _POWERSHELL = "powershell.exe -NoLogo -NoProfile -NonInteractive -EncodedCommand"
-# An error ends the script with status 1 and one message, and no progress bars are drawn. Where there is no
-# console, its encoding cannot be set.
+# An error ends the script with status 1 and one message, at once: `exit` would wait for the end of standard
+# input. No progress bars are drawn. Where there is no console, its encoding cannot be set.
 _PROLOGUE = (
     "$ErrorActionPreference='Stop';$ProgressPreference='SilentlyContinue'"
     "\ntry{[Console]::OutputEncoding=[Text.UTF8Encoding]::new($false)}catch{}"
-    "\ntrap{[Console]::Error.WriteLine([string]$_);exit 1}\n"
+    "\ntrap{[Console]::Error.WriteLine([string]$_);[Environment]::Exit(1)}\n"
 )
 # Not ``-Command -``: that runs its input line by line, and a trap reaches no further than its line.
 _FROM_INPUT = (

@@ -192,7 +192,7 @@ def test_plain_pyinfra_carries_our_operations_out_once_and_leaves_no_record(wind
 def test_what_plain_pyinfra_does_under_an_items_name_can_be_taken_back(windows: Windows) -> None:
     fresh = windows.machine
     for _ in range(2):
-        operation = ("mxc_ops.prep.operations.windows.drive_entries", 'sids=["S-1-15-2-1"]', "mask=1179784")
+        operation = ("mxc_ops.prep.operations.windows.drive_entries", 'sids=["S-1-15-2-1"]', "mask=0x120088")
         done = pyinfra(windows, *operation, "item=my.drive")
         assert done.returncode == 0, done.stderr
         windows.set(replace(windows.machine, drive=windows.machine.drive + "(A;;FR;;;IU)"))
@@ -215,7 +215,7 @@ def test_plain_pyinfra_keeps_what_was_there_before_the_first_change(windows: Win
 def test_plain_pyinfra_does_not_touch_what_has_a_record_that_cannot_be_understood(windows: Windows) -> None:
     broken = replace(windows.machine, receipts={"my.drive": "{}"})
     windows.set(broken)
-    operation = ("mxc_ops.prep.operations.windows.drive_entries", 'sids=["S-1-15-2-1"]', "mask=1179784")
+    operation = ("mxc_ops.prep.operations.windows.drive_entries", 'sids=["S-1-15-2-1"]', "mask=0x120088")
     done = pyinfra(windows, *operation, "item=my.drive")
     assert done.returncode != 0
     assert r"mxc-ops\\receipts\\my.drive.json cannot be understood" in repr(done.stdout + done.stderr)

@@ -27,17 +27,17 @@ def _queries(**_arguments: Any) -> tuple[Query, ...]:
     return (Query("windows.SystemDrive"),)
 
 
-def _entry(sid: str, mask: int) -> Entry:
-    return Entry("A", frozenset(), mask, sid)
+def _entry(sid: str, mask: str) -> Entry:
+    return Entry("A", frozenset(), int(mask, 16), sid)
 
 
-def decide(seen: Seen, *, sids: Sequence[str], mask: int) -> Decision:
+def decide(seen: Seen, *, sids: Sequence[str], mask: str) -> Decision:
     """One explicit entry for each trustee, that is not inherited further.
 
     Parameters
     ----------
     seen: see `facts.windows.SystemDrive`.
-    mask: the rights, exactly.
+    mask: the rights, exactly, in hexadecimal.
     """
     wanted = [_entry(sid, mask) for sid in sids]
     after = "may be looked at by " + " and ".join(_called(sid) for sid in sids)
@@ -80,7 +80,7 @@ def _list(seen: Seen) -> Acl:
     return sddl.parse(seen["sddl"]).dacl or Acl(entries=None)
 
 
-def _others(acl: Acl, sids: Sequence[str], mask: int) -> list[Entry]:
+def _others(acl: Acl, sids: Sequence[str], mask: str) -> list[Entry]:
     """Entries that a further one would be merged with, so that it could not be taken away again."""
     return [
         entry
@@ -108,7 +108,7 @@ def _write(
 
 
 def reverse(
-    seen: Seen, *, sids: Sequence[str], mask: int, prior: Mapping[str, Any], made: Mapping[str, Any]
+    seen: Seen, *, sids: Sequence[str], mask: str, prior: Mapping[str, Any], made: Mapping[str, Any]
 ) -> Decision:
     """Our entries gone, every other one as it is."""
     del prior
