@@ -17,7 +17,7 @@ __all__ = ["hypervisor_probe", "probe"]
 
 FIX = "mxc-ops prep host --backend hyperlight --yes"
 _DEADLINE_S = 30
-_SHOWN_LETTERS = 300
+_FIRST_LETTERS, _LAST_LETTERS = 80, 100
 _MSHV = "/dev/mshv"
 _WHY_HYPERVISOR = "every sandbox is a virtual machine, and Hyperlight emulates none"
 _ASK = """
@@ -99,7 +99,14 @@ def _run(environment: str, source: str) -> tuple[int, str]:
         return 1, str(error)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     last = lines[-1].strip() if lines else f"it ended with {done.returncode}"
-    return done.returncode, last if done.returncode == 0 else last[:_SHOWN_LETTERS]
+    return done.returncode, last if done.returncode == 0 else _shortened(last)
+
+
+def _shortened(message: str) -> str:
+    """Its beginning and its end: Hyperlight repeats each cause in the message of each error around it."""
+    if len(message) <= _FIRST_LETTERS + _LAST_LETTERS:
+        return message
+    return f"{message[:_FIRST_LETTERS]} … {message[-_LAST_LETTERS:]}"
 
 
 def _guest_by_kvm() -> str | None:
