@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["LONGEST_LINE", "Invocation", "invocation"]
 
 LONGEST_LINE = 8000
-"""Characters of a line. cmd.exe takes 8191, with its own name; it is the shell of Windows' sshd unless somebody
+"""Characters of a line. cmd.exe takes 8191, with its own name; it is the shell of Windows' sshd unless one
 sets another."""
 
 _POWERSHELL = "powershell.exe -NoLogo -NoProfile -NonInteractive -EncodedCommand"

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.prep.windows.machine import UNSCRIPTED, Machine
+from tests.unit.powershell_grammar import errors
 
 HOST = "@mxcwin/127.0.0.1"
 _MXC_OPS = Path(sys.executable).with_name("mxc-ops")
@@ -107,7 +108,7 @@ MakeWindows = Callable[[Machine], Windows]
 
 @pytest.fixture
 def windows_at(tmp_path: Path) -> Iterator[MakeWindows]:
-    """Starts the machine's SSH server. At the end, no script may have been one that it does not know."""
+    """Starts the machine's SSH server. At the end, it must have known every script, all PowerShell."""
     make_key(tmp_path / "client")
     served: list[tuple[subprocess.Popen[str], Windows]] = []
 
@@ -131,6 +132,8 @@ def windows_at(tmp_path: Path) -> Iterator[MakeWindows]:
         server.communicate()  # its standard input ends, and so does it
         unknown = [entry for entry in windows.transcript if entry["exit"] == UNSCRIPTED]
         assert unknown == []
+        sent = {entry["script"] for entry in windows.transcript if "# mxc:test " not in entry["script"]}
+        assert [found for script in sent for found in errors(script)] == []
 
 
 @pytest.fixture
