@@ -29,7 +29,7 @@ class NeedKind(Enum):
     IMAGE = "image"  # image (its name), path (where it is kept)
     DEVICE = "device access"  # path, group
     PYTHON_PACKAGES = "Python packages"  # environment (a path), requirements
-    SERVICE = "service"  # service
+    SERVICE = "service"  # service; otherwise (names), daemonize (an option), see `rules.services`
     LIBVIRT_NETWORK = "libvirt network"  # network, xml
     LIBVIRT_POOL = "libvirt storage pool"  # pool, path, xml
     WINDOWS_EDITION = "Windows edition"  # build (the least), editions

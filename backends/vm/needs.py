@@ -43,12 +43,8 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.PACKAGE,
         "libvirt's daemons with their QEMU, network and storage drivers, virsh, and the Python module",
         packages={
-            # The last of Debian's has init scripts only; without it, apt would put systemd in the place of
-            # another init (libvirt-daemon-system needs one of two packages, the first has systemd-sysv).
-            "debian": (
-                *("libvirt-daemon-system", "libvirt-clients", "python3-libvirt", "dnsmasq-base"),
-                "libvirt-daemon-system-sysv",
-            ),
+            # The daemon's package alone is not enough: without the user that -system makes, it ends at once.
+            "debian": ("libvirt-daemon-system", "libvirt-clients", "python3-libvirt", "dnsmasq-base"),
             "fedora": (
                 *("libvirt-daemon-driver-qemu", "libvirt-daemon-driver-network"),
                 *("libvirt-daemon-driver-storage-core", "libvirt-client", "python3-libvirt"),

@@ -185,6 +185,9 @@ def reverse(
 ) -> Decision:
     """Stopped if it was, and exactly those links gone by which it is started with the host since then.
 
+    What a service manager has started along with it goes on, such as the sockets of other services: who needs
+    it by now is not known.
+
     Parameters
     ----------
     links: of those that were measured, the ones that are still there.
