@@ -100,6 +100,15 @@ def test_a_fact_asks_and_understands(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("path", [path for path in FACTS if "windows." not in path.parent.name], ids=_name)
+def test_a_fact_never_fails_whatever_the_host_lacks(path: Path) -> None:
+    """Under plain pyinfra a fact that fails takes the host out of the run."""
+    case = _read(path)
+    command = _fact_command(_fact_class(path.parent.name)(), case["arguments"])
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def _fact_classes() -> list[str]:
     areas = [module.name for module in pkgutil.iter_modules(mxc_ops.prep.facts.__path__)]
     modules = [(area, import_module(f"mxc_ops.prep.facts.{area}")) for area in areas]

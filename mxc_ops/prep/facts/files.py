@@ -37,7 +37,7 @@ class Checksum(FactBase[str]):
     def command(self, path: str) -> str:
         name = quote(path)
         safe = f"find {name} -maxdepth 0 -type f -user 0 -perm -0555 ! -perm /0022"
-        return f'test -n "$({safe})" && sha256sum < {name}'
+        return f'if test -n "$({safe} 2>/dev/null)"; then sha256sum < {name}; fi'
 
     @staticmethod
     @override

@@ -14,7 +14,7 @@ class Receipts(FactBase[dict[str, str]]):
     @override
     def command(self) -> str:
         show = 'echo "$path" && tr -d "\\n" < "$path" && echo'
-        return f'for path in {DIRECTORY}/*.json; do test -e "$path" && {show}; done'
+        return f'for path in {DIRECTORY}/*.json; do if test -e "$path"; then {show}; fi; done'
 
     @staticmethod
     @override
