@@ -200,12 +200,12 @@ case "$1" in
     work) while :; do sleep 1; done ;;
 esac
 """
-SERVICE = {"service": "mxc-testd", "manager": "none", "daemonize": "-d"}
+SERVICE = {"service": "mxc-test-service-daemon", "manager": "none", "daemonize": "-d"}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    program = tmp_path / "mxc-testd"
+    program = tmp_path / "mxc-test-service-daemon"
     program.write_text(DAEMON)
     program.chmod(0o755)
     return tmp_path
@@ -223,18 +223,18 @@ def _state(active: bool) -> dict[str, Any]:
 
 
 def test_without_a_service_manager_it_is_started_found_and_stopped(folder: Path) -> None:
-    off, on = ({"mxc-testd": _state(active)} for active in (False, True))
+    off, on = ({"mxc-test-service-daemon": _state(active)} for active in (False, True))
     running = rule("services.running")
     forth = running.decide(off, **SERVICE)
     back = running.reverse(on, [], prior=forth.prior, made=forth.made, **SERVICE)
     assert _sh(folder, forth.commands[0]).returncode == 0
-    assert len(_sh(folder, processes("mxc-testd")).stdout.split()) == 1
+    assert len(_sh(folder, processes("mxc-test-service-daemon")).stdout.split()) == 1
     assert _sh(folder, back.commands[0]).returncode == 0
-    assert _sh(folder, processes("mxc-testd")).stdout == ""
+    assert _sh(folder, processes("mxc-test-service-daemon")).stdout == ""
 
 
 def test_a_program_that_ends_at_once_is_no_service(folder: Path) -> None:
-    (folder / "mxc-testd").write_text("#!/bin/sh\n")
+    (folder / "mxc-test-service-daemon").write_text("#!/bin/sh\n")
     done = _sh(folder, rule("services.running").decide({}, **SERVICE).commands[0])
     assert done.returncode == 1
-    assert done.stderr == "mxc-testd ended at once; run it without -d to see why\n"
+    assert done.stderr == "mxc-test-service-daemon ended at once; run it without -d to see why\n"

@@ -15,6 +15,7 @@ _LINKS = {"systemd": "/etc/systemd/system", "openrc": "/etc/runlevels"}
 """Where the links are that have a service started with the host (systemctl(1) enable, rc-update(8))."""
 _NOT_KEPT = ("", "disabled", "enabled-runtime")
 _SETTLE_S, _STOP_S = 2, 30
+_NAME_LENGTH = 15  # of what the kernel keeps of a program's name (Linux: TASK_COMM_LEN)
 
 
 def processes(name: str) -> str:
@@ -24,7 +25,7 @@ def processes(name: str) -> str:
     """
     return (
         "for process in /proc/[0-9]*; do"
-        f' if read -r program 2>/dev/null < $process/comm && test "$program" = {quote(name)}'
+        f' if read -r program 2>/dev/null < $process/comm && test "$program" = {quote(name[:_NAME_LENGTH])}'
         ' && test "$(stat -L -c %d:%i $process/root 2>/dev/null)" = "$(stat -L -c %d:%i /)"'
         ' && test "$(readlink $process/ns/mnt)" = "$(readlink /proc/self/ns/mnt)";'
         " then echo ${process#/proc/}; fi; done 2>/dev/null"
