@@ -162,10 +162,12 @@ def _carry_out(options: Namespace, task: Task) -> int:
     from mxc_ops.cli.prep_view import view
     from mxc_ops.prep.controller import carry_out
 
+    # What draws takes standard output over, and then tells of no terminal.
+    somebody_there = not options.json and sys.stdin.isatty() and sys.stdout.isatty()
     with view(options) as shown:
 
         def approve(plan: Report) -> bool:
-            return options.yes or (not options.json and _ask(plan, shown))
+            return options.yes or (somebody_there and _ask(plan, shown))
 
         report = carry_out(request_for(options, task), approve=approve, on_event=shown.event)
     shown.report(report)
@@ -173,9 +175,7 @@ def _carry_out(options: Namespace, task: Task) -> int:
 
 
 def _ask(plan: Report, shown: View) -> bool:
-    """Show the plan and ask, where there is somebody to ask."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
+    """Show the plan and ask."""
     shown.plan(plan)
     try:
         return input("Make these changes? [y/N] ").strip().lower() in ("y", "yes")

@@ -152,13 +152,13 @@ def unsupported(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
         )
     if facts.system == WINDOWS or facts.family in MANAGERS:
         return None
-    names = [name for need in needs for name in need.packages.get(facts.family, ())]
+    names = [name for need in needs for name in need.packages.get("debian", ())]
     return Problem(
         "unsupported_distribution",
         facts.name,
         f"mxc-ops cannot install packages on {facts.distribution or 'this distribution'}",
         expected="a distribution of one of the families " + ", ".join(MANAGERS),
-        fix=f"install {' '.join(names)} by hand, then: mxc-ops doctor" if names else "",
+        fix=f"install by hand what Debian calls {' '.join(names)}, then: mxc-ops doctor" if names else "",
     )
 
 

@@ -20,50 +20,53 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.fleet.image import PACKAGES_INSIDE, debian_root, package_source
 
-__all__ = ["PACKAGES", "PrivateHost", "Reported", "listing", "missing"]
+__all__ = ["OF_NO_ACCOUNT", "PACKAGES", "PrivateHost", "Reported", "listing", "missing"]
 
 PACKAGES = ("bubblewrap", "gcc", "libc6-dev", "musl-tools")
-_MXC_OPS = str(Path(sys.executable).with_name("mxc-ops"))
+OF_NO_ACCOUNT = (
+    *("/var/log/apt/*", "/var/log/dpkg.log", "/var/log/alternatives.log", "/var/log/mxc-ops*"),
+    *("/var/cache/apt/*", "/var/cache/ldconfig/aux-cache"),
+    *(
+        "/var/lib/apt/lists/*",
+        "/var/lib/apt/extended_states",
+        "/var/lib/dpkg/status",
+        "/var/lib/dpkg/status-old",
+    ),
+)
+"""What is left of an installation that was taken back: logs, caches of apt and ldconfig, and the database of
+packages, which are compared one by one instead."""
+
 _PROGRAMS = ("apt-ftparchive", "debootstrap", "dpkg", "nsenter", "unshare")
 _TREES = ("etc", "usr", "var")
 _DEADLINE_S = 120
-# /proc/sys/kernel becomes a copy, in which switches can stand that this kernel does not have. A parser of
-# AppArmor's that only takes note stands for the real one, which needs a kernel with AppArmor.
 _SETUP = r"""
 set -eu
 top=$1 packages=$2 debian=$3
 mount -t tmpfs -o mode=755 tmpfs "$top"
 for tree in etc usr var; do
     mkdir -p "$top/$tree.upper" "$top/$tree.work"
-    mount -t overlay -o "lowerdir=/$tree,upperdir=$top/$tree.upper,workdir=$top/$tree.work" overlay "/$tree"
+    over="upperdir=$top/$tree.upper,workdir=$top/$tree.work"
+    mount -t overlay -o "lowerdir=/$tree,$over" overlay "/$tree"
 done
-for name in hosts hostname resolv.conf; do cat "/etc/$name" > "$top/$name" 2>/dev/null || true; done
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /etc/apt/sources.list.d
 mount -t tmpfs tmpfs /var/lib/apt/lists
-mkdir -p /run/packages "$top/kernel"
+mkdir -p /run/packages
 mount --bind "$packages" /run/packages
 echo 'deb [trusted=yes] file:/run/packages ./' > /etc/apt/sources.list
 rm -f /var/lib/man-db/auto-update
-for name in /proc/sys/kernel/*; do
-    if test -f "$name"; then cat "$name" > "$top/kernel/${name##*/}" 2>/dev/null || true; fi
-done
-mount --bind "$top/kernel" /proc/sys/kernel
-cat /proc/sys/user/max_user_namespaces > "$top/namespaces"
-mount --bind "$top/namespaces" /proc/sys/user/max_user_namespaces
 dpkg --purge --force-depends bubblewrap musl-tools >/dev/null 2>&1
 rm -rf /usr/local/lib/mxc-ops /etc/mxc-ops /var/lib/mxc-ops /var/log/mxc-ops
 rm -f /etc/sysctl.d/90-mxc-ops-* /etc/apparmor.d/mxc-ops-*
-printf '#!/bin/sh\nfor last; do :; done; test -e "$last" && echo "$*" >> /run/apparmor.log\n' \
-    > /usr/sbin/apparmor_parser
-chmod 755 /usr/sbin/apparmor_parser
+for name in reboot shutdown; do printf '#!/bin/sh\necho "$0" >> /run/restarted\n' > "/usr/sbin/$name"; done
 mkdir "$top/debian" "$top/debian.upper" "$top/debian.work"
 over="upperdir=$top/debian.upper,workdir=$top/debian.work"
 mount -t overlay -o "lowerdir=$debian,$over" overlay "$top/debian"
@@ -72,10 +75,21 @@ mount --bind "$packages" "$top/debian$4"
 echo ready
 exec cat
 """
-_NOT_WANTED = """
-echo 0 > /proc/sys/kernel/unprivileged_userns_clone
-echo 1 > /proc/sys/kernel/apparmor_restrict_unprivileged_userns
-echo 7 > /proc/sys/user/max_user_namespaces
+# /proc/sys/kernel becomes a copy, in which switches can stand that this kernel does not have. A parser of
+# AppArmor's that only takes note stands for the real one, which needs a kernel with AppArmor.
+_OTHER_KERNEL = r"""
+mkdir /run/kernel
+for name in /proc/sys/kernel/*; do
+    if test -f "$name"; then cat "$name" > "/run/kernel/${name##*/}" 2>/dev/null || true; fi
+done
+echo 0 > /run/kernel/unprivileged_userns_clone
+echo 1 > /run/kernel/apparmor_restrict_unprivileged_userns
+echo 7 > /run/namespaces
+mount --bind /run/kernel /proc/sys/kernel
+mount --bind /run/namespaces /proc/sys/user/max_user_namespaces
+printf '#!/bin/sh\nfor last; do :; done; test -e "$last" && echo "$*" >> /run/apparmor.log\n' \
+    > /usr/sbin/apparmor_parser
+chmod 755 /usr/sbin/apparmor_parser
 """
 
 
@@ -113,11 +127,13 @@ class PrivateHost:
     Attributes
     ----------
     debian: a minimal Debian inside, for ``@chroot``.
+    program: path of ``mxc-ops``, inside too.
     """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mxc-host-"))
         self.debian = self._folder / "debian"
+        self.program = str(Path(sys.executable).with_name("mxc-ops"))
         self._packages, self._image = package_source(PACKAGES), debian_root()
         self._holder: subprocess.Popen[str] | None = None
 
@@ -161,16 +177,16 @@ class PrivateHost:
         assert done.returncode == 0, f"{script}: {done.stderr}"
         return done.stdout
 
-    def unsettle(self) -> None:
-        """Let each kernel setting be as it must not be."""
-        self.sh(_NOT_WANTED)
+    def change_kernel(self) -> None:
+        """Let each kernel setting that bears on namespaces be as it must not be; no sandbox runs then."""
+        self.sh(_OTHER_KERNEL)
 
     def run(
         self, *arguments: str | Path, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """``mxc-ops ARGUMENTS`` inside, on pipes."""
         return subprocess.run(
-            self.inside([_MXC_OPS, *arguments]),
+            self.inside([self.program, *arguments]),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -185,7 +201,7 @@ class PrivateHost:
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """``mxc-ops prep ARGUMENTS --json`` inside, started."""
         return subprocess.Popen(
-            self.inside([_MXC_OPS, "prep", *arguments, "--json"]),
+            self.inside([self.program, "prep", *arguments, "--json"]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -203,26 +219,49 @@ class PrivateHost:
         self.seen(path).write_text(text)
         return path
 
+    def packages(self) -> str:
+        """Every installed package with its version."""
+        return self.sh("dpkg-query -W -f='${binary:Package} ${Version} ${db:Status-Status}\\n'")
+
     def differences(self) -> dict[str, tuple[object, object]]:
-        """How what was written inside differs from this host: path → (here, inside)."""
+        """How what was written inside differs from this host: path → (here, inside).
+
+        What is `OF_NO_ACCOUNT` is left out.
+        """
         found: dict[str, tuple[object, object]] = {}
         for tree in _TREES:
             upper = self.seen(self._folder / f"{tree}.upper")
             for path in [upper, *upper.rglob("*")]:
                 place = Path("/", tree, path.relative_to(upper))
-                states = _state(place), _state(self.seen(place))
-                if states[0] != states[1]:
-                    found[str(place)] = states
+                for each in [place, *_lost_or_found(place, self.seen(place))]:
+                    states = _state(each), _state(self.seen(each))
+                    if states[0] != states[1] and not _of_no_account(str(each)):
+                        found[str(each)] = states
         return found
 
 
+def _lost_or_found(here: Path, there: Path) -> Iterator[Path]:
+    """What only one of two directories has."""
+    if here.is_dir() and there.is_dir():
+        names = {path.name for path in here.iterdir()} ^ {path.name for path in there.iterdir()}
+        yield from (here / name for name in names)
+
+
 def listing(root: Path) -> dict[str, object]:
-    """Every path below, with type, mode, owner, size and SHA-256, or what a link points to."""
-    return {str(path.relative_to(root)): _state(path) for path in sorted(root.rglob("*"))}
+    """Every path below with type, mode, owner, size and SHA-256, or what a link points to.
+
+    What is `OF_NO_ACCOUNT` is left out.
+    """
+    found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*"))}
+    return {name: _state(path) for name, path in found.items() if not _of_no_account(f"/{name}")}
+
+
+def _of_no_account(path: str) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in OF_NO_ACCOUNT)
 
 
 def _state(path: Path) -> object:
-    """What a path is; None where there is nothing. Of a directory also the names in it."""
+    """What a path is; None where there is nothing."""
     try:
         found = path.lstat()
     except OSError:
@@ -232,6 +271,4 @@ def _state(path: Path) -> object:
         return (*common, str(path.readlink()))
     if stat.S_ISREG(found.st_mode):
         return (*common, found.st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-    if stat.S_ISDIR(found.st_mode):
-        return (*common, tuple(sorted(entry.name for entry in path.iterdir())))
     return (*common, found.st_rdev)

@@ -1,145 +1,198 @@
-"""`prepare_host` on this very host, with the places it writes to hidden behind empty ones."""
+"""`mxc-ops prep` on this very host, in a mount namespace of its own: prepare, verify, drift, undo."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pytest
 
-from tests.conftest import CHECKOUT, User
+from tests.prep.private_host import PrivateHost, Reported, missing
 
-pytestmark = pytest.mark.backend("bubblewrap")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to hide parts of the host")
+pytestmark = [
+    pytest.mark.backend("bubblewrap"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+STORE = "/usr/local/lib/mxc-ops/helpers"
+HOST_FILE = "/etc/mxc-ops/host.json"
+USERNS_CLONE = "/etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf"
+PROFILE = "/etc/apparmor.d/mxc-ops-launcher"
 
-PREPARE = """
-import json, sys
-from mxc_ops.prep.host import prepare_host
-report = prepare_host(["bubblewrap"], approve=lambda plan: sys.argv[1] == "yes")
-print(json.dumps(report.as_dict()))
-"""
-FRESH = (
-    "mount -t tmpfs -o mode=755 none /usr/local/lib/mxc-ops;"
-    "mkdir -p /etc/mxc-ops; mount -t tmpfs -o mode=755 none /etc/mxc-ops;"
+
+@pytest.fixture
+def host() -> Iterator[PrivateHost]:
+    with PrivateHost() as made:
+        yield made
+
+
+def test_from_nothing_to_ready_and_back(host: PrivateHost) -> None:
+    files, packages = host.differences(), host.packages()
+
+    planned = host.prep("host")
+    assert planned.exit_code == 3
+    wanted = {name for name, state in planned.states.items() if state == "would change"}
+    assert wanted == {
+        "bubblewrap.package.bwrap",
+        "bubblewrap.package.compiler",
+        "bubblewrap.directory.helpers",
+        "bubblewrap.helper.launcher",
+        "bubblewrap.ids.workloads",
+    }
+    assert host.differences() == files
+
+    made = host.prep("host", "--yes")
+    assert (made.exit_code, made.host["state"]) == (0, "ready"), made
+    assert {name for name, state in made.states.items() if state == "changed"} == wanted
+    assert set(host.receipts()) == wanted
+    assert {receipt["state"] for receipt in host.receipts().values()} == {"complete"}
+
+    recorded = host.receipts()
+    again = host.prep("host", "--yes")
+    assert (again.exit_code, set(again.states.values())) == (0, {"as wanted"}), again
+    assert host.receipts() == recorded
+
+    verified = host.prep("verify")
+    assert (verified.exit_code, verified.host["state"]) == (0, "as recorded"), verified
+    assert verified.states == dict.fromkeys(wanted, "as recorded")
+
+    undone = host.prep("undo", "--yes")
+    assert (undone.exit_code, undone.host["state"]) == (0, "undone"), undone
+    assert undone.states == dict.fromkeys(wanted, "undone")
+    assert host.differences() == files
+    assert host.packages() == packages
+
+
+def test_one_item_alone_is_taken_back_and_the_others_stay(host: PrivateHost) -> None:
+    made = host.prep("host", "--item", "bubblewrap.ids.*", "--item", "bubblewrap.directory.*", "--yes")
+    assert (made.exit_code, len(made.items)) == (0, 2), made
+    assert host.prep("undo", "--item", "bubblewrap.ids.workloads", "--yes").exit_code == 0
+    assert not host.seen(HOST_FILE).exists()
+    assert host.prep("verify").states == {"bubblewrap.directory.helpers": "as recorded"}
+    nothing = host.prep("undo", "--item", "bubblewrap.ids.workloads", "--yes")
+    assert nothing.exit_code == 1
+    assert "nothing is recorded of it" in nothing.items["bubblewrap.ids.workloads"]["message"]
+
+
+# --- drift
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What somebody does behind our back to one item, and what is said of it."""
+
+    item: str
+    how: str
+    verdict: str = "drifted"
+    difference: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"bubblewrap.{self.item}"
+
+
+# What the rules would accept from somebody else is not mended by preparing again; the others are.
+ACCEPTED = (
+    Drift("helper.launcher", f"cp /bin/true {STORE}/*/launcher", difference="no longer what we made"),
+    Drift(
+        "ids.workloads", f"sed -i s/1900000000/1800000000/ {HOST_FILE}", difference="no longer what we made"
+    ),
+    Drift("sysctl.userns-clone", f"rm {USERNS_CLONE}", difference="is now None"),
+)
+GONE = (
+    Drift("package.bwrap", "dpkg --purge bubblewrap", "missing", "gone: "),
+    Drift("helper.launcher", f"rm -r {STORE}/*", "missing", "gone: "),
+    Drift("ids.workloads", f"rm {HOST_FILE}", "missing", "gone: "),
+    Drift("apparmor.launcher", f"rm {PROFILE}", "missing", "gone: "),
+    Drift("sysctl.userns-count", "echo 3 > /proc/sys/user/max_user_namespaces", difference="is now '3'"),
+)
+CHANGED = (
+    Drift("helper.launcher", f"chmod 666 {STORE}/*/launcher", difference="not built"),
+    Drift(
+        "sysctl.userns-clone",
+        "echo 0 > /proc/sys/kernel/unprivileged_userns_clone",
+        difference="recorded was 1",
+    ),
+    Drift("apparmor.launcher", f"echo '#' >> {PROFILE}", difference="no longer what we made"),
 )
 
 
-def prepare(*answers: str, before: str = FRESH) -> list[dict[str, Any]]:
-    """The report of this host for each run, one after another, in one private mount namespace."""
-    runs = " && ".join(f'"$0" -c "$1" {answer}' for answer in answers)
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f"{before} {runs}", sys.executable, PREPARE],
-        capture_output=True,
-        text=True,
-        cwd=CHECKOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line)["hosts"][0] for line in done.stdout.splitlines()]
+@pytest.fixture(scope="module")
+def changed_kernel() -> Iterator[PrivateHost]:
+    """A host without anything, on a kernel that needs every item."""
+    with PrivateHost() as made:
+        made.change_kernel()
+        yield made
 
 
-def states(host: dict[str, Any]) -> dict[str, str]:
-    return {item["identifier"].removeprefix("bubblewrap."): item["state"] for item in host["items"]}
+@pytest.fixture(scope="module")
+def unprepared(changed_kernel: PrivateHost) -> dict[str, tuple[object, object]]:
+    return changed_kernel.differences()
 
 
-@needs_root
-def test_what_is_missing_is_made_and_the_second_run_changes_nothing() -> None:
-    first, second = prepare("yes", "yes")
-    made = {name for name, state in states(first).items() if state == "changed"}
-    assert made == {"directory.helpers", "helper.launcher", "ids.workloads"}
-    assert set(states(second).values()) == {"as wanted"}
-    assert (first["state"], second["state"]) == ("ready", "ready")
+@pytest.fixture(scope="module")
+def prepared(changed_kernel: PrivateHost, unprepared: dict[str, tuple[object, object]]) -> PrivateHost:
+    """Prepared with every item; each test leaves it like that."""
+    made = changed_kernel
+    _prepare(made)
+    again = made.prep("host", "--item", "bubblewrap.*", "--yes")
+    assert (again.exit_code, set(again.states.values())) == (0, {"as wanted"}), again
+    return made
 
 
-@needs_root
-def test_nothing_is_imported_from_the_directory_that_one_happens_to_be_in(tmp_path: Path) -> None:
-    for name in ("gevent", "pathlib", "json"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from here')")
-    program = f"import sys; sys.path[0] = {str(CHECKOUT)!r}{PREPARE}"
-    script = f'{FRESH} cd {tmp_path}; "$0" -c "$1" yes'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, sys.executable, program],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert json.loads(done.stdout)["hosts"][0]["state"] == "ready", done.stderr
+def _prepare(host: PrivateHost) -> None:
+    done = host.prep("host", "--item", "bubblewrap.*", "--yes")
+    assert (done.exit_code, set(done.states.values())) == (0, {"changed"}), done
 
 
-@needs_root
-def test_without_approval_it_only_plans() -> None:
-    first, second = prepare("no", "no")
-    assert states(first)["ids.workloads"] == "would change"
-    assert (first["state"], states(second)) == ("changes pending", states(first))
+def _verify_tells(host: PrivateHost, drifts: Sequence[Drift]) -> Reported:
+    for drift in drifts:
+        host.sh(drift.how)
+    seen = host.differences()
+    told = host.prep("verify")
+    assert (told.exit_code, told.host["state"]) == (7, "drifted"), told
+    wanted = dict.fromkeys(told.items, "as recorded") | {drift.name: drift.verdict for drift in drifts}
+    assert told.states == wanted, told
+    for drift in drifts:
+        assert drift.difference in told.items[drift.name]["message"]
+    assert host.differences() == seen
+    return told
 
 
-@needs_root
-def test_a_range_that_is_taken_stops_everything_before_anything_is_changed() -> None:
-    taken = "echo eve:1900000000:65536 > /run/mxc-test-subuid; mount --bind /run/mxc-test-subuid /etc/subuid;"
-    private_run = "mount -t tmpfs none /run;"
-    (host,) = prepare("yes", before=FRESH + private_run + taken)
-    refused = next(item for item in host["items"] if item["identifier"] == "bubblewrap.ids.workloads")
-    assert refused["message"] == "/etc/subuid gives eve 1900000000 to 1900065535"
-    assert host["state"] == "failed"
-    assert states(host)["helper.launcher"] == "would change"
+@pytest.mark.parametrize("drifts", [GONE, CHANGED], ids=["gone", "changed"])
+def test_drift_is_told_by_item_and_mended(prepared: PrivateHost, drifts: Sequence[Drift]) -> None:
+    told = _verify_tells(prepared, drifts)
+    assert all("mxc-ops prep host" in told.items[drift.name]["fix"] for drift in drifts)
+    mended = prepared.prep("host", "--item", "bubblewrap.*", "--yes")
+    wanted = dict.fromkeys(mended.items, "as wanted") | {drift.name: "changed" for drift in drifts}
+    assert (mended.exit_code, mended.states) == (0, wanted), mended
+    assert prepared.prep("verify").exit_code == 0
 
 
-@needs_root
-def test_an_item_that_fails_is_told_with_its_command_and_the_rest_is_not_tried() -> None:
-    (host,) = prepare("yes", before=FRESH + "mount -o remount,ro /usr/local/lib/mxc-ops;")
-    failed = next(item for item in host["items"] if item["state"] == "failed")
-    assert failed["identifier"] == "bubblewrap.directory.helpers"
-    assert "Read-only file system" in failed["message"]
-    assert failed["fix"].startswith("sudo sh -c 'umask 022 && mkdir -p ")
-    assert states(host)["ids.workloads"] == "would change"
+def test_a_directory_that_others_may_write_to_is_drift_that_a_person_must_look_at(
+    prepared: PrivateHost,
+) -> None:
+    told = _verify_tells(prepared, [Drift("directory.helpers", f"chmod 777 {STORE}", difference="mode 777")])
+    assert told.items["bubblewrap.directory.helpers"]["fix"].endswith(f"rm -r {STORE}")
+    prepared.sh(f"chmod 755 {STORE}")
 
 
-@needs_root
-def test_a_setting_below_the_least_is_raised() -> None:
-    low = "mount -t tmpfs none /etc/sysctl.d; echo 7 > /proc/sys/user/max_user_namespaces;"
-    # A user namespace has a count of its own, so the host's stays as it is.
-    enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f'{FRESH}{low} "$0" -c "$1" yes']
-    done = subprocess.run(
-        [*enter, sys.executable, PREPARE], capture_output=True, text=True, cwd=CHECKOUT, check=False
-    )
-    host = json.loads(done.stdout)["hosts"][0]
-    item = next(item for item in host["items"] if item["identifier"] == "bubblewrap.sysctl.userns-count")
-    assert (item["before"], item["state"]) == ("7", "changed"), done.stderr
-    assert item["after"] == "1024, kept by /etc/sysctl.d/90-mxc-ops-user.max_user_namespaces.conf"
+def test_undo_refuses_with_the_difference_until_it_is_told_to(
+    prepared: PrivateHost, unprepared: dict[str, tuple[object, object]]
+) -> None:
+    told = _verify_tells(prepared, ACCEPTED)
+    seen = prepared.differences()
+    refused = prepared.prep("undo", "--yes")
+    wanted = dict.fromkeys(told.items, "would undo") | {drift.name: "refused" for drift in ACCEPTED}
+    assert (refused.exit_code, refused.states) == (1, wanted), refused
+    for drift in ACCEPTED:
+        assert drift.difference in refused.items[drift.name]["message"]
+        assert f"prep undo --item {drift.name} --force" in refused.items[drift.name]["fix"]
+        assert f"prep undo --item {drift.name} --force" in told.items[drift.name]["fix"]
+    assert prepared.differences() == seen
 
-
-def test_without_pyinfra_the_fix_is_the_command_that_installs_it(as_user: User) -> None:
-    done = as_user(
-        "from backends.errors import PrepFailed\n"
-        "from mxc_ops.prep.host import prepare_host\n"
-        "try: prepare_host(['bubblewrap'], approve=lambda plan: True)\n"
-        "except PrepFailed as error: print(error.problems[0].code, error.fix)"
-    )
-    assert done.stdout.startswith("prep_not_installed "), done.stderr
-    assert done.stdout.endswith("-m pip install 'mxc-ops[prep]'\n")
-
-
-@needs_root
-def test_a_user_without_root_is_told_what_needs_it(as_user: User) -> None:
-    site = next(path for path in sys.path if path.endswith("site-packages"))
-    script = (
-        f"{FRESH} mount --bind {site} {as_user.tree}/site-packages;"
-        f'exec setpriv --reuid {as_user.uid} --regid {as_user.gid} --clear-groups "$0" -c "$1" yes'
-    )
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, as_user.python, PREPARE],
-        capture_output=True,
-        text=True,
-        env=dict(as_user.environment),
-        cwd="/",
-        check=False,
-    )
-    report = json.loads(done.stdout)
-    (host,) = report["hosts"]
-    assert (host["state"], report["exitCode"]) == ("needs privilege", 4), done.stderr
-    assert "bubblewrap.ids.workloads" in host["problem"]
-    assert host["fix"].endswith("mxc-ops prep host --backend bubblewrap --yes")
+    forced = prepared.prep("undo", "--force", "--yes")
+    assert (forced.exit_code, set(forced.states.values())) == (0, {"undone"}), forced
+    assert prepared.differences() == unprepared
+    assert prepared.sh("cat /proc/sys/kernel/unprivileged_userns_clone") == "0\n"
+    assert prepared.sh("cat /proc/sys/user/max_user_namespaces") == "7\n"
+    _prepare(prepared)

@@ -21,6 +21,11 @@ _STRAGGLER_S = 900
 _STRAGGLER = "a change that an interrupted preparation has begun"
 _KILL_AFTER_S = 5
 _WORD_CHARACTERS = 120_000
+# pyinfra reads UTF-8 and nothing else, and a name in /etc/passwd may be in any encoding. musl has no iconv.
+_AS_TEXT = (
+    "{ if command -v iconv >/dev/null; then iconv -c -f UTF-8 -t UTF-8;"
+    " else tr -d '\\200-\\377'; fi || true; }"
+)
 _HEAD = "set -eu; umask 022; export LC_ALL=C"
 
 
@@ -33,7 +38,8 @@ class Sh:
             f"( {command}\n) 2>/dev/null </dev/null; printf '\\n{_MARK} {number}\\n'"
             for number, command in enumerate(commands)
         ]
-        return _limited("\n".join(parts), deadline_s)
+        script = "\n".join(parts)
+        return _limited(f"{{ {script}\n}} | {_AS_TEXT}", deadline_s)
 
     def answers(self, output: Sequence[str], count: int) -> list[list[str]]:
         found: list[list[str]] = []
@@ -130,7 +136,7 @@ def _logged(script: str, path: str, deadline_s: int) -> str:
     """
     log = quote(f"{path}.log")
     opened = f"umask 022; mkdir -p {DIRECTORY} && exec 6>{log} 7<{log} && rm -f {log} || exit 1\n"
-    return _watched(script, deadline_s, before=opened, streams=">&6 2>&1 6>&- 7<&-", after="cat <&7")
+    return _watched(script, deadline_s, before=opened, streams=">&6 2>&1 6>&- 7<&-", after=f"{_AS_TEXT} <&7")
 
 
 def _watched(script: str, deadline_s: int, before: str = "", streams: str = "", after: str = ":") -> str:
