@@ -27,18 +27,18 @@ class NeedKind(Enum):
     APPARMOR_PROFILE = "AppArmor profile"  # switch, path, program
     BRIDGE = "network bridge"  # bridge, address ("10.0.0.1/24"), table (of nft, for its NAT)
     IMAGE = "image"  # image (its name), path (where it is kept)
-    DEVICE = "device access"  # path, group
+    DEVICE = "device access"  # path, group ("": everybody)
     PYTHON_PACKAGES = "Python packages"  # environment (a path), requirements
     SERVICE = "service"  # service; otherwise (names), daemonize (an option), see `rules.services`
     LIBVIRT_NETWORK = "libvirt network"  # network, xml
     LIBVIRT_POOL = "libvirt storage pool"  # pool, path, xml
-    WINDOWS_EDITION = "Windows edition"  # build (the least), editions
+    WINDOWS_EDITION = "Windows edition"  # build (the least, as text), editions, machines
     WINDOWS_FEATURE = "Windows optional feature"  # feature
     WSL_VERSION = "WSL version"  # version (the least)
-    DRIVE_ENTRIES = "system drive access entries"  # sids, mask
+    DRIVE_ENTRIES = "system drive access entries"  # sids, mask (hexadecimal)
     NULL_DEVICE = "null device descriptor"  # sddl
-    BOOT_TASK = "boot task"  # task, script
-    EXECUTOR = "MXC executor"  # path, package
+    BOOT_TASK = "boot task"  # task, script (its name), sddl
+    EXECUTOR = "MXC executor"  # path, package, integrity
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from backends.vm.on_host import SYSTEM, TRIAL, command
 __all__ = ["probe"]
 
 _DEADLINE_S = 60  # the first connection looks at every QEMU, for seconds
-_PREPARE = "mxc-ops prep host --backend vm"
+_PREPARE = "mxc-ops prep host --backend vm --yes"
 _WHY = {
     "connection": "networks, images and virtual machines are asked for there",
     "accelerators": "a virtual machine is run by QEMU, at full speed only through KVM",

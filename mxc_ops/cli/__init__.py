@@ -24,8 +24,8 @@ GROUPS = {
     "plan": "show what a run would do, touching nothing",
     "config": "check a config, convert it between versions, print a schema",
     "backends": "list every containment, whether it works here, and why not",
-    "doctor": "prove what works on this host, and say how to mend what does not",
-    "prep": "prepare a host for a backend",
+    "doctor": "prove what works on hosts, and say how to mend what does not",
+    "prep": "prepare hosts for backends, look for drift, undo",
 }
 
 

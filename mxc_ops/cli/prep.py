@@ -38,7 +38,7 @@ def configure(parser: ArgumentParser) -> None:
     add_targets(verify)
     complete(verify, _verify)
     undo = commands.add_parser("undo", help="take back what was changed")
-    undo.add_argument("--item", action="append", metavar="I", help="only this item (default: everything)")
+    undo.add_argument("--item", action="append", metavar="I", help="only this item (may be a pattern)")
     undo.add_argument("--force", action="store_true", help="also where the host has drifted")
     add_targets(undo)
     _add_changes(undo)

@@ -28,6 +28,7 @@ THIS_HOST = "@local"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SOURCES = Path(__file__).resolve().parents[2]
 _ENDED_S = 5
+_WINDOWS_HOSTS = "@mxcwin/"
 
 
 def carry_out(
@@ -161,16 +162,20 @@ def _refuse_unprivileged(report: Report, request: Request) -> None:
     for host in report.hosts.values():
         if host.state is HostState.CHANGES_PENDING and host.elevation == "none":
             names = ", ".join(item.identifier for known, item in report.pending() if known is host)
-            refused = (
-                "sudo refuses the password" if request.sudo_password else "'sudo -n' does not work there"
-            )
-            host.problem = f"root is needed for: {names}; {refused}"
+            host.problem = _missing_rights(host, names, request)
             host.fix = _elevated_command(host, request)
             host.verdict = HostState.NEEDS_PRIVILEGE
 
 
+def _missing_rights(host: HostReport, names: str, request: Request) -> str:
+    if host.name.startswith(_WINDOWS_HOSTS):
+        return f"an administrator is needed for: {names}"
+    refused = "sudo refuses the password" if request.sudo_password else "'sudo -n' does not work there"
+    return f"root is needed for: {names}; {refused}"
+
+
 def _elevated_command(host: HostReport, request: Request) -> str:
-    if host.name.startswith("@mxcwin/"):
+    if host.name.startswith(_WINDOWS_HOSTS):
         return "let ssh_user in the inventory be an administrator of that host"
     task = "undo" if request.task is Task.UNDO else "host"
     options = [f"--backend {name}" for name in request.backends]

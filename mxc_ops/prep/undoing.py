@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from enum import Enum
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -14,7 +15,16 @@ from mxc_ops.prep.decision import Decision, Query
 from mxc_ops.prep.receipts import COMPLETE, Receipt
 from mxc_ops.prep.rules import rule
 
-__all__ = ["Verdict", "judge", "reversal", "reverse_queries", "trouble", "undo_order", "unmeasured"]
+__all__ = [
+    "Verdict",
+    "is_named",
+    "judge",
+    "reversal",
+    "reverse_queries",
+    "trouble",
+    "undo_order",
+    "unmeasured",
+]
 
 _PACKAGES = "packages.installed"
 
@@ -132,6 +142,11 @@ def _order() -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
+def is_named(item: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns (``lxc.package.*``) names the item."""
+    return any(fnmatchcase(item, pattern) for pattern in patterns)
+
+
 def undo_order(recorded: Iterable[Receipt], wanted: Sequence[str]) -> list[Receipt]:
     """The receipts to be reversed, the last item first; of items that we do not know the newest first.
 
@@ -140,10 +155,10 @@ def undo_order(recorded: Iterable[Receipt], wanted: Sequence[str]) -> list[Recei
 
     Parameters
     ----------
-    wanted: items; none: all.
+    wanted: items, or patterns of theirs; none: all.
     """
     order = _order()
-    chosen = [receipt for receipt in recorded if not wanted or receipt.item in wanted]
+    chosen = [receipt for receipt in recorded if not wanted or is_named(receipt.item, wanted)]
     chosen.sort(key=lambda receipt: receipt.at, reverse=True)
     chosen.sort(key=lambda receipt: order.get(receipt.item, len(order)), reverse=True)
     together = [

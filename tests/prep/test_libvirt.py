@@ -236,11 +236,11 @@ def test_the_probes_try_it_all_and_say_how_to_mend_it(machine: VmHost) -> None:
     machine.apply(*NETWORK)
     told = machine.probes()
     assert [told[f"vm.{check}"][0] for check in ("connection", "network", "domain")] == ["ok"] * 3
-    assert told["vm.pool"] == ("failed", f"{NAME} is not defined", "mxc-ops prep host --backend vm")
+    assert told["vm.pool"] == ("failed", f"{NAME} is not defined", "mxc-ops prep host --backend vm --yes")
     machine.apply(*POOL)
     machine.libvirt(f"c.networkLookupByName('{NAME}').destroy()")
     told = machine.probes()
-    assert told["vm.network"] == ("failed", f"{NAME} is not active", "mxc-ops prep host --backend vm")
+    assert told["vm.network"] == ("failed", f"{NAME} is not active", "mxc-ops prep host --backend vm --yes")
     assert told["vm.pool"][0] == "ok"
     assert machine.libvirt("print(c.listAllDomains())") == "[]\n"
 

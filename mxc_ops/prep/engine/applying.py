@@ -17,6 +17,7 @@ from pyinfra.context import state as pyinfra_state
 from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller, last_words
+from mxc_ops.prep.items import WINDOWS
 from mxc_ops.prep.messages import Event
 
 __all__ = ["apply"]
@@ -45,7 +46,9 @@ def apply(session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Ca
         teller.tell(Event.STARTED, name, item=step.identifier)
         message, changed = _carry_out(session, step, teller)
         if message:
-            teller.tell(Event.FAILED, name, item=step.identifier, message=message, fix=_by_hand(step))
+            teller.tell(
+                Event.FAILED, name, item=step.identifier, message=message, fix=_by_hand(session, step)
+            )
             break
         teller.tell(Event.CHANGED, name, item=step.identifier, changed=changed)
         done.append(step)
@@ -87,10 +90,10 @@ def operation_named(name: str) -> Callable[..., OperationMeta]:
     return getattr(import_module(f"mxc_ops.prep.operations.{area}"), kind)
 
 
-def _by_hand(step: Step) -> str:
+def _by_hand(session: Session, step: Step) -> str:
     """What a person can paste to see the failure for themselves, where that is short enough."""
     command = f"sudo sh -c {quote(' && '.join(step.decision.commands))}"
-    if step.decision.uploads or len(command) > _BY_HAND_LENGTH:
+    if session.facts.system == WINDOWS or step.decision.uploads or len(command) > _BY_HAND_LENGTH:
         return "mend what the message says, then the same command again"
     return command
 

@@ -14,7 +14,6 @@ import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from shlex import quote
 
 from pyinfra.api.command import StringCommand
 from pyinfra.connectors.util import CommandOutput
@@ -24,6 +23,7 @@ from backends.needs import Health, Probe
 from mxc_ops.doctor import obstacle
 from mxc_ops.prep import remote_doctor
 from mxc_ops.prep.choices import Choices
+from mxc_ops.prep.engine.fixes import from_here
 from mxc_ops.prep.engine.planning import Step, plan_items
 from mxc_ops.prep.engine.session import Session, choices_for
 from mxc_ops.prep.engine.tell import Teller, last_words
@@ -75,13 +75,7 @@ def _misplaced(name: str, trouble: str, session: Session) -> Probe:
 
 
 def _as_told(probe: Probe, session: Session, request: Request) -> dict[str, str]:
-    """A fix is told as the command for whoever asked: from here, for that host."""
-    fix = probe.fix
-    if request.inventory:
-        asked = session.facts.system != WINDOWS and session.access.elevation in ("none", "sudo-password")
-        password = " --ask-sudo-password" if asked else ""
-        there = f"--inventory {quote(request.inventory)} --limit {quote(session.host.name)}{password}"
-        fix = fix.replace(_PREPARE, f"{_PREPARE} {there}")
+    fix = from_here(probe.fix, session, request)
     return {**asdict(probe), "health": probe.health.value, "fix": fix}
 
 

@@ -13,7 +13,7 @@ from mxc_ops.prep.engine.session import Session, ask_all
 from mxc_ops.prep.items import WINDOWS, Item
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
-from mxc_ops.prep.undoing import Verdict, judge, reversal, reverse_queries, undo_order, unmeasured
+from mxc_ops.prep.undoing import Verdict, is_named, judge, reversal, reverse_queries, undo_order, unmeasured
 
 __all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
 
@@ -89,19 +89,20 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     for receipt, decision in _reversals(recorded):
         final = unmeasured(receipt) or _final(receipt.item, decision, insist=insist)
         steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", final, receipt=receipt))
-    for item in wanted or session.unreadable:
-        if item in session.unreadable:
-            decision = _unreadable(session, item, Decision("recorded", "as before"))
-        elif item not in session.access.receipts:
+    unreadable = [item for item in session.unreadable if not wanted or is_named(item, wanted)]
+    for item in unreadable:
+        decision = _unreadable(session, item, Decision("recorded", "as before"))
+        steps.append(Step(item, "receipt", "asked for", decision))
+    known = [*session.access.receipts, *session.unreadable]
+    for pattern in wanted:
+        if not any(is_named(item, [pattern]) for item in known):
             decision = Decision(
                 "not recorded",
                 "as before",
                 refusal="nothing is recorded of it: it was not changed by us",
                 fix="see what is recorded: mxc-ops prep verify",
             )
-        else:
-            continue
-        steps.append(Step(item, "receipt", "asked for", decision))
+            steps.append(Step(pattern, "receipt", "asked for", decision))
     return steps
 
 

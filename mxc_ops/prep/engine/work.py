@@ -20,6 +20,7 @@ from backends.errors import MxcError
 from backends.needs import Health
 from mxc_ops.prep.engine.applying import apply
 from mxc_ops.prep.engine.examining import examine
+from mxc_ops.prep.engine.fixes import from_here
 from mxc_ops.prep.engine.inventory import InventoryUnusable, choose, load
 from mxc_ops.prep.engine.lock import HeldByAnother, holding
 from mxc_ops.prep.engine.planning import Step, plan_items, plan_undo, planned, verify
@@ -127,7 +128,10 @@ class Work:
             case Task.PREPARE:
                 steps = self._wanted(session)
         self._plans[host.name] = _Plan(session, steps)
-        self._teller.tell(Event.PLANNED, host.name, items=[planned(step) for step in steps])
+        told = [planned(step) for step in steps]
+        for entry in told:
+            entry["fix"] = from_here(entry["fix"], session, self._request)
+        self._teller.tell(Event.PLANNED, host.name, items=told)
         if session.restart:
             self._teller.tell(Event.RESTART, host.name, message=session.restart)
 

@@ -68,13 +68,13 @@ class Machine(FactBase[str]):
 
 
 class ServiceManager(FactBase[str]):
-    """Who starts services here: ``systemd``, ``openrc`` or ``none``."""
+    """Who starts services here: ``systemd``, ``openrc`` or ``none``; installed is not enough, it must run."""
 
     @override
     def command(self) -> str:
         return (
             "if test -d /run/systemd/system; then echo systemd;"
-            " elif command -v openrc-run >/dev/null; then echo openrc; else echo none; fi"
+            " elif test -e /run/openrc/softlevel; then echo openrc; else echo none; fi"
         )
 
     @staticmethod
