@@ -134,10 +134,6 @@ def _order() -> dict[str, int]:
     for containment in registry.preparable():
         module = registry.CONTAINMENTS[containment].needs
         assert module is not None
-        from importlib.util import find_spec
-
-        if find_spec(module.rpartition(".")[0]) is None or find_spec(module) is None:
-            continue  # TEMPORARY
         names += [need.identifier for need in import_module(module).NEEDS]
     return {name: place for place, name in enumerate(names)}
 
