@@ -1,26 +1,26 @@
 # A fleet. Copy this file, put your own hosts in it, then:
 #
 #   mxc-ops prep host --inventory fleet.py                    what would change, on every host
-#   mxc-ops prep host --inventory fleet.py --limit canary     one group first; it asks before it changes anything
+#   mxc-ops prep host --inventory fleet.py --limit canary     one group first; it asks before it changes
 #   mxc-ops doctor    --inventory fleet.py                    what works there, proved by doing it
 #   mxc-ops prep verify --inventory fleet.py --json           drift, for monitoring
 #   pyinfra fleet.py mxc_ops/prep/deploys/host.py             the same by plain pyinfra
 #
-# It is a program: lists may be computed. Each variable is a group, usable with --limit and --exclude: a list of
-# hosts, or (hosts, data). A host may be a name or (name, data); its data win over its groups', later groups' over
-# earlier ones'.
+# It is a program: lists may be computed. Each variable is a group, usable with --limit and --exclude: a list
+# of hosts, or (hosts, data); one that begins with "_" is none. A host may be a name or (name, data); its data
+# win over its groups', later groups' over earlier ones'.
 
 # How all of them are reached.
 _ssh = {
     "ssh_user": "ops",
     "ssh_key": "~/.ssh/id_ed25519",
-    # A host whose key is not in this file is not trusted, and reported as unreachable. This is the default; fill
-    # the file once, from a network that you trust: ssh-keyscan HOST >> known_hosts
+    # A host whose key is not in this file is not trusted, and reported as unreachable. This is the default;
+    # fill the file once, from a network that you trust: ssh-keyscan HOST >> known_hosts
     "ssh_strict_host_key_checking": "yes",
     "ssh_known_hosts_file": "~/.ssh/known_hosts",
     # An sshd refuses connections when many come at once (MaxStartups), so we try again. 5 is the default.
     "ssh_connect_retries": 5,
-    # Jump hosts, other ports, aliases: everything that ssh_config(5) can say, e.g. "ProxyJump bastion.example".
+    # Jump hosts, other ports, aliases: everything that ssh_config(5) can say: "ProxyJump bastion.example" …
     # "ssh_config_file": "~/.ssh/config",
 }
 # No passwords here: --ask-sudo-password and --ask-ssh-password ask for them, and nothing keeps them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
 __all__ = ["APPARMOR_PROFILE", "NEEDS", "needs"]
@@ -34,13 +35,7 @@ NEEDS: tuple[Need, ...] = (
         "bubblewrap.package.compiler",
         NeedKind.PACKAGE,
         "the launcher that runs inside is compiled on the host",
-        packages={
-            "debian": ("gcc", "libc6-dev", "musl-tools"),
-            "fedora": ("gcc", "glibc-headers", "kernel-headers", "musl-gcc", "musl-libc-static"),
-            "alpine": ("gcc", "musl-dev", "linux-headers"),
-            "arch": ("gcc", "linux-api-headers", "musl"),
-            "suse": ("gcc", "glibc-devel", "glibc-devel-static", "linux-glibc-devel"),
-        },
+        packages=toolchain.PACKAGES,
         feature="compiler",
     ),
     Need(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
 __all__ = ["NEEDS", "needs"]
@@ -51,13 +52,7 @@ NEEDS: tuple[Need, ...] = (
         "microvm.package.compiler",
         NeedKind.PACKAGE,
         "the agent inside an image is compiled when the image is built",
-        packages={
-            "debian": ("gcc", "libc6-dev", "musl-tools"),
-            "fedora": ("gcc", "glibc-headers", "kernel-headers", "musl-gcc", "musl-libc-static"),
-            "alpine": ("gcc", "musl-dev", "linux-headers"),
-            "arch": ("gcc", "linux-api-headers", "musl"),
-            "suse": ("gcc", "glibc-devel", "glibc-devel-static", "linux-glibc-devel"),
-        },
+        packages=toolchain.PACKAGES,
         feature="build",
     ),
     Need(

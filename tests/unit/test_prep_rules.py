@@ -317,7 +317,7 @@ def test_a_kernel_setting_lasts_and_its_way_back_restores_value_and_file(earlier
     record = {"prior": first.prior, "made": first.made}
     back = kind.reverse("1024", after, [], **record, **named)
     assert applied(after, back) == texts
-    assert back.commands[-1] == "printf '%s\\n' 0 > /proc/sys/a/b"
+    assert back.commands[0] == "printf '%s\\n' 0 > /proc/sys/a/b"
     assert at_rest(kind.reverse("0", texts, [], **record, **named))
     drifted = kind.reverse("77", after, [], **record, **named)
     assert "a.b is now '77', we made it '1024'" in drifted.refusal

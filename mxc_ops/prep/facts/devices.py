@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from backends.qemu import tiny_guest
 from backends.qemu.accelerator import DEADLINE_S, PROGRAMS, command
+from mxc_ops.prep.facts.common import WordFact
 from mxc_ops.prep.rules.devices import KVM, WORKS
 
 _KINDS = {"c": "character device", "b": "block device", "d": "directory", "-": "file", "l": "symbolic link"}
@@ -33,7 +34,7 @@ class Node(FactBase[dict[str, str] | None]):
         return {"kind": _KINDS.get(rights[0], "special file"), "mode": mode, "group": group, "gid": gid}
 
 
-class Verdict(FactBase[str]):
+class Verdict(WordFact):
     """``works``, or why the device is of no use, found by booting a tiny guest with it.
 
     "" where that cannot be told: without QEMU, without the right to open the device, and for other devices
@@ -56,15 +57,6 @@ class Verdict(FactBase[str]):
             f" rm -f $guest; test $status = {tiny_guest.ANSWER} && echo {WORKS}"
             ' || echo "no guest boots with it: QEMU ended with $status"'
         )
-
-    @staticmethod
-    @override
-    def default() -> str:
-        return ""
-
-    @override
-    def process(self, output: list[str]) -> str:
-        return output[0]
 
 
 class Udev(FactBase[bool]):

@@ -8,6 +8,8 @@ from shlex import quote
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
+from mxc_ops.prep.facts.common import LinesFact, WordFact
+
 _KINDS = {"d": "directory", "-": "file", "l": "symbolic link"}
 _MARK = "=== "
 
@@ -30,7 +32,7 @@ class Status(FactBase[dict[str, str] | None]):
         return {"kind": _KINDS.get(rights[0], "special file"), "mode": mode, "owner": owner}
 
 
-class Checksum(FactBase[str]):
+class Checksum(WordFact):
     """SHA-256 of a program of root's that all may run and none may write; "" where there is no such."""
 
     @override
@@ -39,32 +41,18 @@ class Checksum(FactBase[str]):
         safe = f"find {name} -maxdepth 0 -type f -user 0 -perm -0555 ! -perm /0022"
         return f'if test -n "$({safe} 2>/dev/null)"; then sha256sum < {name}; fi'
 
-    @staticmethod
-    @override
-    def default() -> str:
-        return ""
-
     @override
     def process(self, output: list[str]) -> str:
         return output[0].split()[0]
 
 
-class Existing(FactBase[list[str]]):
+class Existing(LinesFact):
     """Those of the given paths where there is something, links included."""
 
     @override
     def command(self, paths: Sequence[str]) -> str:
         names = " ".join(quote(path) for path in paths)
         return f'for path in {names}; do if test -e "$path" || test -L "$path"; then echo "$path"; fi; done'
-
-    @staticmethod
-    @override
-    def default() -> list[str]:
-        return []
-
-    @override
-    def process(self, output: list[str]) -> list[str]:
-        return list(output)
 
 
 class Texts(FactBase[dict[str, str]]):

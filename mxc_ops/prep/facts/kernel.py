@@ -7,6 +7,8 @@ from shlex import quote
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
+from mxc_ops.prep.facts.common import WordFact
+
 
 class Setting(FactBase[str | None]):
     """The value of a sysctl now; None where the kernel has no such key."""
@@ -25,7 +27,7 @@ class Setting(FactBase[str | None]):
         return output[0].strip()
 
 
-class Module(FactBase[str]):
+class Module(WordFact):
     """A kernel module: ``loaded``, ``built-in``, ``available`` (it can be loaded) or ``absent``.
 
     Parameters
@@ -49,7 +51,3 @@ class Module(FactBase[str]):
     @override
     def default() -> str:
         return "absent"
-
-    @override
-    def process(self, output: list[str]) -> str:
-        return output[0]

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
+from mxc_ops.prep.facts.common import LinesFact, WordFact
 from mxc_ops.prep.rules.package_managers import MANAGERS, joined, only
 
 
-class _Names(FactBase[list[str]]):
-    """Names of packages, one a line."""
-
-    @staticmethod
-    @override
-    def default() -> list[str]:
-        return []
-
-    @override
-    def process(self, output: list[str]) -> list[str]:
-        return [line for line in output if line]
-
-
-class Missing(_Names):
+class Missing(LinesFact):
     """Those of the given packages that are not installed; all, where we know no package manager."""
 
     @override
@@ -33,7 +20,7 @@ class Missing(_Names):
         return MANAGERS[family].missing(packages)
 
 
-class Removal(_Names):
+class Removal(LinesFact):
     """Those of the given packages that are there, and all that would have to go with them.
 
     Parameters
@@ -46,7 +33,7 @@ class Removal(_Names):
         return MANAGERS[family].removal(packages, kept) if packages or kept else "true"
 
 
-class Wanted(_Names):
+class Wanted(LinesFact):
     """Those of the given packages that an administrator asked for, rather than that came along."""
 
     @override
@@ -54,7 +41,7 @@ class Wanted(_Names):
         return f"{MANAGERS[family].wanted} | {only(packages)} || true" if packages else "true"
 
 
-class Tool(FactBase[str]):
+class Tool(WordFact):
     """The program that installs packages: of the family's the first that is there; "" when none is.
 
     Where the system is an image: ``rpm-ostree`` or ``transactional-update``.
@@ -70,12 +57,3 @@ class Tool(FactBase[str]):
             f" else for tool in {joined(tools)}; do"
             " if command -v $tool >/dev/null; then echo $tool; break; fi; done; fi"
         )
-
-    @staticmethod
-    @override
-    def default() -> str:
-        return ""
-
-    @override
-    def process(self, output: list[str]) -> str:
-        return output[0]

@@ -7,6 +7,8 @@ import shlex
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
+from mxc_ops.prep.facts.common import WordFact
+
 
 class OsRelease(FactBase[dict[str, str]]):
     """os-release(5) as a dictionary; empty where there is none."""
@@ -30,7 +32,7 @@ class OsRelease(FactBase[dict[str, str]]):
         return found
 
 
-class Elevation(FactBase[str]):
+class Elevation(WordFact):
     """How root's rights can be had without a password: ``root`` (we are), ``sudo``, ``doas`` or ``none``."""
 
     @override
@@ -45,29 +47,16 @@ class Elevation(FactBase[str]):
     def default() -> str:
         return "none"
 
-    @override
-    def process(self, output: list[str]) -> str:
-        return output[0]
 
-
-class Machine(FactBase[str]):
+class Machine(WordFact):
     """The processor's kind, as ``uname -m`` names it."""
 
     @override
     def command(self) -> str:
         return "uname -m"
 
-    @staticmethod
-    @override
-    def default() -> str:
-        return ""
 
-    @override
-    def process(self, output: list[str]) -> str:
-        return output[0]
-
-
-class ServiceManager(FactBase[str]):
+class ServiceManager(WordFact):
     """Who starts services here: ``systemd``, ``openrc`` or ``none``; installed is not enough, it must run."""
 
     @override
@@ -81,10 +70,6 @@ class ServiceManager(FactBase[str]):
     @override
     def default() -> str:
         return "none"
-
-    @override
-    def process(self, output: list[str]) -> str:
-        return output[0]
 
 
 class RestartRequired(FactBase[str]):
