@@ -1,141 +1,284 @@
-"""Every operation on this host through pyinfra, in a throw-away folder: it changes, and then never again."""
-
-# pyright: reportUnknownMemberType=false
-# pyinfra annotates its contexts incompletely.
+"""Kinds of changes through pyinfra alone, as a person's own deploy has them, with and without a record."""
 
 from __future__ import annotations
 
+import inspect
 import json
-import os
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from shlex import quote
+from typing import Any
 
 import pytest
-from gevent import monkey
 
-monkey.patch_all()
+from backends.inside.store import source_key
+from backends.linux.uid_range import UidRange, configured_range
+from mxc_ops.prep.engine.applying import operation_named
+from mxc_ops.prep.rules import AREAS, rule
+from tests.conftest import CHECKOUT
+from tests.prep.private_host import PrivateHost, missing
 
-from pyinfra.api.config import Config  # noqa: E402 - only after gevent has patched the process
-from pyinfra.api.connect import connect_all, disconnect_all  # noqa: E402 - as above
-from pyinfra.api.inventory import Inventory  # noqa: E402 - as above
-from pyinfra.api.operations import run_ops  # noqa: E402 - as above
-from pyinfra.api.state import State, StateStage  # noqa: E402 - as above
-from pyinfra.context import ctx_config, ctx_host, ctx_state  # noqa: E402 - as above
-
-from mxc_ops.prep.decisions import Decision  # noqa: E402 - as above
-from mxc_ops.prep.engine import OPERATIONS, decide  # noqa: E402 - as above
-from mxc_ops.prep.items import Item  # noqa: E402 - as above
+ITEM = "test.item"
+needs_a_host = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
-class Attempt(Protocol):
-    """Decide, apply, decide again."""
-
-    def __call__(self, operation: str, **arguments: Any) -> tuple[Decision, Decision]: ...
+# --- what there is
 
 
-@pytest.fixture
-def attempt() -> Iterator[Attempt]:
-    state = State(Inventory((["@local"], dict[str, Any]())), Config(), check_for_changes=False)
-
-    def carry_out(operation: str, **arguments: Any) -> tuple[Decision, Decision]:
-        item = Item("an.item", "kind", "why", operation, arguments)
-        first = decide(item)
-        if not first.refusal:
-            OPERATIONS[operation](name="an.item", **arguments)
-            state.set_stage(StateStage.Execute)
-            run_ops(state)
-        return first, decide(item)
-
-    with ctx_state.use(state):
-        state.set_stage(StateStage.Connect)
-        connect_all(state)
-        state.set_stage(StateStage.Prepare)
-        with ctx_config.use(state.config.copy()), ctx_host.use(state.inventory.get_host("@local")):
-            yield carry_out
-        disconnect_all(state)
+def _operations() -> list[str]:
+    return [f"{area}.{name}" for area in AREAS for name in import_module(f"mxc_ops.prep.rules.{area}").RULES]
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to make things that are root's")
+@pytest.mark.parametrize("name", _operations())
+def test_every_rule_has_an_operation_with_its_arguments_and_an_item(name: str) -> None:
+    function = vars(operation_named(name))["_inner"]
+    parameters = inspect.signature(function).parameters
+    assert parameters["item"].default == ""
+    wanted = inspect.signature(rule(name).decide).parameters.values()
+    by_name = {parameter.name for parameter in wanted if parameter.kind is parameter.KEYWORD_ONLY}
+    assert by_name == set(parameters) - {"item"}
 
 
-def test_missing_packages_are_noticed_and_present_ones_left_alone(attempt: Attempt) -> None:
-    absent = Item("a", "k", "w", "packages.installed", {"packages": ["libc-bin", "no-such-package-here"]})
-    assert decide(absent).before == "no-such-package-here not installed"
-    before, after = attempt("packages.installed", packages=["libc-bin"])
-    assert (before.commands, after.commands) == ((), ())
+# --- what they do
+
+SWITCHED_ON = {"switch": "kernel.apparmor_restrict_unprivileged_userns", "program": "/opt/x"}
 
 
-@needs_root
-def test_a_directory_is_made_once(attempt: Attempt, tmp_path: Path) -> None:
-    before, after = attempt("files.root_directory", path=f"{tmp_path}/a b/c")
-    assert before.commands
-    assert not after.commands
-    assert (tmp_path / "a b/c").stat().st_mode & 0o777 == 0o755
+@dataclass(frozen=True)
+class Case:
+    """An operation that has something to do, and how it is seen that it is done, and that it is undone again.
+
+    Parameters
+    ----------
+    undone: "" where that is simply not done.
+    """
+
+    operation: str
+    arguments: Mapping[str, Any]
+    done: str
+    undone: str = ""
+    before: str = "true"
 
 
-def test_a_directory_that_others_may_write_to_is_refused(attempt: Attempt, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    before, _ = attempt("files.root_directory", path=str(tmp_path))
-    assert before.refusal
-    assert tmp_path.stat().st_mode & 0o777 == 0o777
+_KEY = source_key()
+TEXT = 'it\'s "$HOME" `id` \\n %s\n\ttab ☃\n'
+CASES = {
+    "package": Case(
+        "packages.installed",
+        {"packages": ["libc-bin", "bubblewrap"]},
+        "dpkg-query -W -f='${db:Status-Status}' bubblewrap | grep -qx installed",
+    ),
+    "directory": Case(
+        "files.root_directory",
+        {"path": "/srv/it's new/a b"},
+        "test \"$(stat -c %a:%u '/srv/it'\\''s new/a b')\" = 755:0",
+    ),
+    "text": Case(
+        "files.text",
+        {"path": "/etc/mxc test/x.conf", "content": TEXT},
+        f"printf %s {quote(TEXT)} | cmp -s - '/etc/mxc test/x.conf'",
+    ),
+    "text-replaced": Case(
+        "files.text",
+        {"path": "/etc/mxc.conf", "content": "new\n"},
+        'test "$(cat /etc/mxc.conf; stat -c %a /etc/mxc.conf)" = "$(printf \'new\\n640\')"',
+        "grep -qx old /etc/mxc.conf",
+        before="echo old > /etc/mxc.conf; chmod 640 /etc/mxc.conf",
+    ),
+    "helper-built": Case(
+        "helpers.built",
+        {"store": "/opt/helpers", "key": _KEY, "program": "launcher", "machine": "x86_64"},
+        f"test $(/opt/helpers/{_KEY}/launcher --version) = {_KEY}",
+        before="mkdir /opt/helpers",
+    ),
+    "helper-pushed": Case(
+        "helpers.pushed",
+        {
+            "store": "/opt/brought",
+            "key": "k1",
+            "program": "p",
+            "source": "/run/program",
+            "sha256": "@the program's@",
+        },
+        "test $(/opt/brought/k1/p --version) = k1",
+        before="mkdir /opt/brought; printf '#!/bin/sh\\necho k1\\n' > /run/program",
+    ),
+    "ids": Case(
+        "ids.recorded_range",
+        {"path": "/etc/it's new/host.json", "wanted": "1900000000:16"},
+        "grep -q 1900000000 '/etc/it'\\''s new/host.json'",
+    ),
+    "subordinate-ids": Case(
+        "ids.subordinate",
+        {"user": "games", "count": 65536},
+        "grep -q '^games:' /etc/subuid && grep -q '^games:' /etc/subgid",
+    ),
+    "setting": Case(
+        "kernel.setting",
+        {"key": "kernel.unprivileged_userns_clone", "wanted": "1"},
+        "grep -qx 1 /proc/sys/kernel/unprivileged_userns_clone"
+        " && grep -q '= 1' /etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf",
+        "grep -qx 0 /proc/sys/kernel/unprivileged_userns_clone"
+        " && test ! -e /etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf",
+    ),
+    "profile": Case(
+        "apparmor.profile",
+        {**SWITCHED_ON, "path": "/etc/apparmor.d/mxc-test"},
+        "grep -q 'profile mxc-test /opt/x' /etc/apparmor.d/mxc-test"
+        " && grep -qx -- '-r /etc/apparmor.d/mxc-test' /run/apparmor.log",
+        "test ! -e /etc/apparmor.d/mxc-test && grep -q -- '-R' /run/apparmor.log",
+    ),
+}
+MODULE = Case(
+    "kernel.module",
+    {"module": "mxc_test"},
+    "grep -q '^mxc_test ' /proc/modules && test -e /etc/modules-load.d/mxc-ops-mxc_test.conf",
+    "! grep -q mxc_test /proc/modules && test ! -e /etc/modules-load.d/mxc-ops-mxc_test.conf",
+)
+HAS_MODULES = Path("/proc/modules").exists()
+needs_modules = pytest.mark.skipif(not HAS_MODULES, reason="this kernel has no modules")
+# A module that can be loaded, by a modprobe that only takes note.
+_OTHER_MODULES = r"""
+mkdir -p /usr/lib/modules/$(uname -r)
+echo 'kernel/mxc_test.ko:' >> /usr/lib/modules/$(uname -r)/modules.dep
+cat /proc/modules > /run/modules
+mount --bind /run/modules /proc/modules
+cat > /usr/sbin/modprobe <<'END'
+#!/bin/sh
+case $1 in
+    -r) grep -v "^$2 " /run/modules > /run/left; cat /run/left > /run/modules ;;
+    *) echo "$1 1" >> /run/modules ;;
+esac
+END
+chmod 755 /usr/sbin/modprobe
+"""
 
 
-def test_a_range_is_recorded_once_and_read_by_the_backend(attempt: Attempt, tmp_path: Path) -> None:
-    from backends.linux.uid_range import UidRange, configured_range
-
-    host_file = tmp_path / "it's new/host.json"
-    before, after = attempt("ids.recorded_range", path=str(host_file), wanted="1900000000:4096")
-    assert before.commands
-    assert not after.commands
-    assert configured_range(str(host_file)) == UidRange(1900000000, 4096)
-    assert host_file.stat().st_mode & 0o777 == 0o644
-    assert [path.name for path in host_file.parent.iterdir()] == ["host.json"]
+@pytest.fixture(scope="module")
+def host() -> Iterator[PrivateHost]:
+    with PrivateHost() as made:
+        made.change_kernel()
+        made.sh("mount -t tmpfs tmpfs /srv; mount -t tmpfs tmpfs /opt")
+        if HAS_MODULES:
+            made.sh(_OTHER_MODULES)
+        yield made
 
 
-def test_a_range_that_includes_an_account_is_refused(attempt: Attempt, tmp_path: Path) -> None:
-    host_file = tmp_path / "host.json"
-    before, _ = attempt("ids.recorded_range", path=str(host_file), wanted="0:10")
-    assert "/etc/passwd gives root 0" in before.refusal
-    assert not host_file.exists()
+def drive(host: PrivateHost, *steps: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Carry steps out; see `tests.prep.drive`."""
+    done = subprocess.run(
+        host.inside(["env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-m", "tests.prep.drive"]),
+        input=json.dumps(steps),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def test_what_the_host_file_says_otherwise_is_kept(attempt: Attempt, tmp_path: Path) -> None:
-    host_file = tmp_path / "host.json"
-    host_file.write_text('{"site": "a\'b $HOME"}')
-    attempt("ids.recorded_range", path=str(host_file), wanted="1900000000:4096")
-    assert json.loads(host_file.read_text())["site"] == "a'b $HOME"
+def holds(host: PrivateHost, command: str) -> bool:
+    return subprocess.run(host.inside(["sh", "-c", command]), capture_output=True).returncode == 0
 
 
-@needs_root
-def test_a_helper_is_built_once(attempt: Attempt, tmp_path: Path) -> None:
-    program = tmp_path / "program"
-    before, after = attempt("helpers.built", path=str(program), build=["cp", "/bin/true", str(program)])
-    assert before.commands
-    assert not after.commands
+@needs_a_host
+@pytest.mark.parametrize("name", [*CASES, pytest.param("module", marks=needs_modules)])
+def test_it_is_done_once_and_taken_back_where_it_was_recorded(host: PrivateHost, name: str) -> None:
+    case = MODULE if name == "module" else CASES[name]
+    host.sh(case.before)
+    arguments = dict(case.arguments)
+    if "source" in arguments:
+        arguments["sha256"] = host.sh(f"sha256sum < {arguments['source']}").split()[0]
+    step = {"operation": case.operation, "arguments": {**arguments, "item": ITEM}}
+    unrecorded = {"operation": case.operation, "arguments": arguments}
+    before = host.differences()
+    undone = case.undone or f"! {{ {case.done}; }}"
+    assert not holds(host, case.done)
+
+    first, second = drive(host, step, step)
+    assert (first["failed"], first["changed"]) == (False, True), first["said"]
+    assert (second["failed"], second["changed"]) == (False, False), second["said"]
+    assert holds(host, case.done)
+    assert host.receipts()[ITEM]["operation"] == case.operation
+    assert host.receipts()[ITEM]["state"] == "complete"
+
+    (back,) = drive(host, {"reverse": ITEM, "insist": False})
+    assert (back["failed"], back["changed"]) == (False, True), back["said"]
+    assert holds(host, undone)
+    assert host.receipts() == {}
+    host.sh("rmdir /var/lib/mxc-ops/receipts /var/lib/mxc-ops")  # the engine does, once it lets the host go
+    assert host.differences() == before
+
+    first, second = drive(host, unrecorded, unrecorded)
+    assert (first["failed"], first["changed"]) == (False, True), first["said"]
+    assert (second["failed"], second["changed"]) == (False, False), second["said"]
+    assert holds(host, case.done)
+    assert not host.seen("/var/lib/mxc-ops").exists()
 
 
-def test_a_kernel_setting_that_is_not_there_is_left_alone(attempt: Attempt) -> None:
-    before, after = attempt("kernel.setting", key="kernel.no_such_setting", wanted="1")
-    assert before.before == after.before == "this kernel has no such setting"
+@needs_a_host
+def test_what_it_was_at_first_is_remembered_over_repeated_changes(host: PrivateHost) -> None:
+    path = "/etc/mxc-repeated.conf"
+    host.sh(f"echo mine > {path}")
+
+    def wanted(content: str) -> dict[str, Any]:
+        return {"operation": "files.text", "arguments": {"path": path, "content": content, "item": ITEM}}
+
+    assert [step["changed"] for step in drive(host, wanted("one\n"), wanted("two\n"))] == [True, True]
+    (back,) = drive(host, {"reverse": ITEM, "insist": False})
+    assert back["changed"], back["said"]
+    assert host.seen(path).read_text() == "mine\n"
 
 
-def test_a_kernel_setting_that_is_right_is_left_alone(attempt: Attempt) -> None:
-    before, _ = attempt("kernel.setting", key="kernel.pid_max", wanted=">=1")
-    assert not before.commands
+@needs_a_host
+def test_a_refusal_is_an_error_with_its_fix_and_nothing_is_done(host: PrivateHost) -> None:
+    host.sh("mkdir -p -m 777 /srv/open; mkdir -p /etc/refused")
+    refused = drive(
+        host,
+        {"operation": "files.root_directory", "arguments": {"path": "/srv/open", "item": ITEM}},
+        {"operation": "ids.recorded_range", "arguments": {"path": "/etc/refused/h.json", "wanted": "0:10"}},
+    )
+    assert all(step["failed"] and not step["changed"] for step in refused)
+    assert "rm -r /srv/open" in refused[0]["said"]
+    assert "/etc/passwd gives root 0" in refused[1]["said"]
+    assert holds(host, "test ! -e /etc/refused/h.json && test $(stat -c %a /srv/open) = 777")
+    assert ITEM not in host.receipts()
 
 
-def test_a_profile_is_written_only_where_a_switch_is_on(attempt: Attempt, tmp_path: Path) -> None:
-    before, _ = attempt("apparmor.profile", switch="kernel.pid_max", path=f"{tmp_path}/p", program="/bin/x")
-    assert not before.commands
+@needs_a_host
+def test_a_record_that_cannot_be_understood_is_not_written_over(host: PrivateHost) -> None:
+    host.sh(f"mkdir -p /var/lib/mxc-ops/receipts; echo broken > /var/lib/mxc-ops/receipts/{ITEM}.json")
+    step = {"operation": "files.text", "arguments": {"path": "/etc/mxc-never", "content": "x", "item": ITEM}}
+    (refused,) = drive(host, step)
+    assert refused["failed"]
+    assert f"rm /var/lib/mxc-ops/receipts/{ITEM}.json" in refused["said"]
+    assert holds(host, f"grep -qx broken /var/lib/mxc-ops/receipts/{ITEM}.json && test ! -e /etc/mxc-never")
+    host.sh("rm -r /var/lib/mxc-ops")
 
 
-@pytest.mark.usefixtures("attempt")
-def test_a_profile_that_is_in_place_is_left_alone(tmp_path: Path) -> None:
-    arguments = {"switch": "fs.protected_hardlinks", "path": f"{tmp_path}/p", "program": "/bin/x"}
-    item = Item("a", "k", "w", "apparmor.profile", arguments)
-    write, load = decide(item).commands
-    assert load == f"apparmor_parser -r {tmp_path}/p"
-    subprocess.run(["sh", "-c", write], check=True)
-    assert not decide(item).commands
+@needs_a_host
+@pytest.mark.parametrize("item", ["", ITEM])
+def test_what_hangs_is_killed_with_all_that_it_started_and_told(host: PrivateHost, item: str) -> None:
+    (hung,) = drive(host, {"operation": "kernel.hang", "arguments": {"note": "/run/hung", "item": item}})
+    assert hung["failed"]
+    assert "killed after 1 s" in hung["said"]
+    process = Path("/proc") / host.seen("/run/hung").read_text().strip() / "status"
+    give_up = time.monotonic() + 10
+    while process.exists() and "\nState:\tZ" not in process.read_text():
+        assert time.monotonic() < give_up, "it lives on"
+        time.sleep(0.02)
+    host.sh("rm -rf /var/lib/mxc-ops")
+
+
+@needs_a_host
+def test_a_range_is_read_by_the_backend_as_it_was_recorded(host: PrivateHost, tmp_path: Path) -> None:
+    path = "/etc/mxc-range/host.json"
+    step = {"operation": "ids.recorded_range", "arguments": {"path": path, "wanted": "1900000000:4096"}}
+    assert drive(host, step)[0]["changed"]
+    (tmp_path / "host.json").write_bytes(host.seen(path).read_bytes())
+    assert configured_range(str(tmp_path / "host.json")) == UidRange(1900000000, 4096)
