@@ -1,85 +1,101 @@
-"""The same preparation by the pyinfra command alone, with the same receipts, parts of this host hidden."""
+"""The same preparation by the pyinfra command alone, with the same records, on a host of the test's own."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.prep.private_host import PrivateHost, missing
 
 pytestmark = [
     pytest.mark.backend("bubblewrap"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to hide parts of the host"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
-_BIN = Path(sys.executable).parent
-_DEPLOY = "mxc_ops/prep/deploys/host.py"
-# What prep writes to lies in memory, in a mount namespace of the test's own.
-_HIDDEN = "mkdir -p /etc/mxc-ops /usr/local/lib/mxc-ops; mount -t tmpfs -o mode=755 none /var/log;" + "".join(
-    f"mount -t tmpfs -o mode=755 none {place};" for place in ("/usr/local/lib/mxc-ops", "/etc/mxc-ops")
-)
+PYINFRA = Path(sys.executable).with_name("pyinfra")
+INVENTORY, DEPLOY = CHECKOUT / "inventories/local.py", CHECKOUT / "mxc_ops/prep/deploys/host.py"
+WANTED = {
+    "bubblewrap.package.bwrap",
+    "bubblewrap.package.compiler",
+    "bubblewrap.directory.helpers",
+    "bubblewrap.helper.launcher",
+    "bubblewrap.ids.workloads",
+}
 
 
-def in_private(script: str) -> str:
-    """The output of a script whose writes nobody else sees."""
-    # dpkg's and apt's own state is still to be read.
-    keep = "mkdir /run/mxc-ops-state/dpkg; mount --bind /var/lib/dpkg /run/mxc-ops-state/dpkg;"
-    before = f"set -e; {_HIDDEN} mount -t tmpfs none /run; mkdir /run/mxc-ops-state; {keep}"
-    bind = "mount --rbind /run/mxc-ops-state /var/lib;"
+@pytest.fixture
+def host() -> Iterator[PrivateHost]:
+    with PrivateHost() as made:
+        yield made
+
+
+def pyinfra(host: PrivateHost, *arguments: str | Path) -> str:
+    """What the pyinfra command prints inside; it must succeed."""
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f"{before} {bind} {script}"],
+        host.inside([PYINFRA, *arguments]),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        cwd=CHECKOUT,
-        env={**os.environ, "PATH": f"{_BIN}:{os.environ['PATH']}"},
-        timeout=180,
-        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr if "--json" not in arguments else done.stdout
 
 
-def changed(run: str) -> int:
-    """How many operations a ``--json`` answer of pyinfra's counts as changed."""
-    return json.loads(run)["results"]["totals"]["success"]
-
-
-def test_the_deploy_prepares_keeps_receipts_and_changes_nothing_the_second_time() -> None:
-    pyinfra = f"pyinfra inventories/local.py {_DEPLOY} -y --json 2>/dev/null"
-    told = in_private(
-        f"{pyinfra} > /run/first; {pyinfra} > /run/second; mxc-ops prep verify --json > /run/verified;"
-        " mxc-ops prep undo --yes > /run/undone; ls -A /etc/mxc-ops /usr/local/lib/mxc-ops > /run/left;"
-        " for name in first second verified; do tr -d '\\n' < /run/$name; echo; done; cat /run/left"
-    )
-    first, second, verified, *left = told.splitlines()
-    assert changed(first) == 3
-    assert changed(second) == 0
-    report = json.loads(verified[verified.index('{"event": "report"') :])
-    items = {item["identifier"]: item["state"] for item in report["hosts"][0]["items"]}
-    assert items == {
-        "bubblewrap.directory.helpers": "as recorded",
-        "bubblewrap.helper.launcher": "as recorded",
-        "bubblewrap.ids.workloads": "as recorded",
+def changed(host: PrivateHost, *arguments: str | Path) -> set[str]:
+    """The operations that a run of the command with ``-y --json`` changed something by."""
+    answer: dict[str, Any] = json.loads(pyinfra(host, *arguments, "-y", "--json"))
+    assert not answer["results"]["failed_hosts"]
+    return {
+        name.rpartition(" | ")[2]
+        for done in answer["results"]["operations"]
+        if done["success"]
+        for name in done["names"]
     }
-    assert [line for line in left if line and not line.endswith(":")] == []
 
 
-def test_a_dry_run_only_plans() -> None:
-    told = in_private(
-        f"pyinfra inventories/local.py {_DEPLOY} --dry > /run/out 2>&1; cat /run/out; ls -A /etc/mxc-ops"
+def test_the_deploy_prepares_and_records_what_mxc_ops_verifies_and_takes_back(host: PrivateHost) -> None:
+    files, packages = host.differences(), host.packages()
+    planned = pyinfra(host, INVENTORY, DEPLOY, "--dry")
+    assert "bubblewrap.ids.workloads" in planned
+    assert host.differences() == files
+
+    assert changed(host, INVENTORY, DEPLOY) == WANTED
+    assert {name: receipt["state"] for name, receipt in host.receipts().items()} == dict.fromkeys(
+        WANTED, "complete"
     )
-    planned = [line.split() for line in told.splitlines() if "bubblewrap.ids.workloads" in line]
-    assert planned[-1][3:5] == ["1", "(@local)"]
-    assert not told.rstrip().endswith("host.json")
+    assert changed(host, INVENTORY, DEPLOY) == set()
+
+    assert set(host.prep("host").states.values()) == {"as wanted"}
+    verified = host.prep("verify")
+    assert (verified.exit_code, set(verified.states.values())) == (0, {"as recorded"}), verified
+    undone = host.prep("undo", "--yes")
+    assert (undone.exit_code, set(undone.states)) == (0, WANTED), undone
+    assert host.differences() == files
+    assert host.packages() == packages
 
 
-def test_a_single_operation_can_be_called_without_an_item() -> None:
-    told = in_private(
-        "pyinfra @local mxc_ops.prep.operations.ids.recorded_range path=/etc/mxc-ops/host.json"
-        " wanted=1900000000:16 -y >/dev/null 2>&1; cat /etc/mxc-ops/host.json; ls /var/lib"
-    )
-    assert json.loads(told[: told.rindex("}") + 1])["uidRange"] == {"first": 1900000000, "count": 16}
+def test_what_one_prepared_the_other_mends_and_remembers_how_it_was(host: PrivateHost) -> None:
+    host.sh('mkdir /etc/mxc-ops; echo \'{"site": "north"}\' > /etc/mxc-ops/host.json')
+    files = host.differences()
+    assert host.prep("host", "--item", "bubblewrap.ids.workloads", "--yes").exit_code == 0
+    host.sh('echo \'{"site": "south"}\' > /etc/mxc-ops/host.json')
+    operation = "mxc_ops.prep.operations.ids.recorded_range"
+    arguments = ("path=/etc/mxc-ops/host.json", "wanted=1900000000:4096", "item=bubblewrap.ids.workloads")
+    pyinfra(host, "@local", operation, *arguments, "-y")
+    assert host.prep("undo", "--yes").exit_code == 0
+    assert host.differences() == files
+
+
+def test_a_single_operation_can_be_called_without_an_item(host: PrivateHost) -> None:
+    operation = "mxc_ops.prep.operations.ids.recorded_range"
+    pyinfra(host, "@local", operation, "path=/etc/mxc-ops/host.json", "wanted=1900000000:16", "-y")
+    recorded = json.loads(host.seen("/etc/mxc-ops/host.json").read_text())
+    assert recorded["uidRange"] == {"first": 1900000000, "count": 16}
+    assert not host.seen("/var/lib/mxc-ops").exists()
