@@ -114,9 +114,51 @@ def test_a_terminal_is_the_workloads_when_asked_for(caller: Commands) -> None:
     assert (code, seen.strip()) == (0, "a terminal")
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["run", "plan", "config check", "config migrate", "config schema", "backends", "doctor", "prep host"],
+COMMANDS = (
+    *("run", "plan", "config check", "config migrate", "config schema", "backends", "doctor"),
+    *("prep host", "prep verify", "prep undo", "prep needs"),
 )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_json(somebody: Commands, command: str) -> None:
     assert "--json" in somebody.run(MXC_OPS, *command.split(), "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("host", "--parallel", "-1"),
+        ("host", "--fail-percent", "101"),
+        ("host", "--wait", "soon"),
+        ("host", "--launcher", "steal"),
+        ("host", "--force"),
+        ("verify", "--yes"),
+        ("undo", "--backend", "bubblewrap"),
+    ],
+)
+def test_what_prep_cannot_mean_is_64(somebody: Commands, arguments: tuple[str, ...]) -> None:
+    done = somebody.run(MXC_OPS, "prep", *arguments)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "usage: mxc-ops" in done.stderr
+
+
+def test_a_backend_that_cannot_be_prepared_is_told_before_anything_else(somebody: Commands) -> None:
+    done = somebody.run(MXC_OPS, "prep", "host", "--backend", "seatbelt", "--json")
+    assert done.returncode == 1
+    problem = json.loads(done.stdout)["error"]["problems"][0]
+    assert problem["code"] == "containment_not_available"
+    assert "bubblewrap" in problem["expected"]
+
+
+def test_a_feature_that_nobody_knows_is_told_with_those_that_are(somebody: Commands) -> None:
+    done = somebody.run(MXC_OPS, "prep", "host", "--feature", "teleport")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "'teleport'" in done.stderr and "network" in done.stderr
+
+
+def test_prep_names_what_each_backend_needs(somebody: Commands) -> None:
+    told = json.loads(somebody.run(MXC_OPS, "prep", "needs", "--backend", "bubblewrap", "--json").stdout)
+    items = {row["item"] for row in told["needs"]}
+    assert {"bubblewrap.package.bwrap", "bubblewrap.ids.workloads"} <= items
+    assert all(name.startswith("bubblewrap.") for name in items)
