@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
@@ -44,6 +45,7 @@ def build_launcher(store: Path | None = None) -> Path:
     return target / PROGRAM
 
 
+@cache
 def source_archive() -> str:
     """The sources as a gzipped tar in base64, the same bytes each time: to be compiled on another host."""
     import base64

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from pyinfra.api import connectors as pyinfra_connectors
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -22,6 +25,10 @@ __all__ = ["InventoryUnusable", "choose", "load"]
 # An inventory may say otherwise. pyinfra's own default trusts whoever answers first, and loses connections to
 # an sshd that is asked for many at once (sshd_config(5), MaxStartups).
 DEFAULTS: dict[str, Any] = {"ssh_strict_host_key_checking": "yes", "ssh_connect_retries": 5}
+
+
+# pyinfra looks through all installed packages for its connectors, twice for each host of an inventory.
+pyinfra_connectors.__dict__["entry_points"] = cache(entry_points)
 
 
 class InventoryUnusable(Exception):
