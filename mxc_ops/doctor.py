@@ -16,7 +16,7 @@ from typing import Any
 
 from backends import registry
 from backends.base import Limits, SandboxRequest, Timeout
-from backends.errors import MxcError, Problem, UnsupportedContainment
+from backends.errors import MxcError, Problem, UnsupportedContainment, UsageError
 from backends.needs import Health, Probe
 
 __all__ = ["Report", "examine", "obstacle"]
@@ -86,9 +86,11 @@ def _check(name: str) -> None:
     if not trouble:
         return
     entry = registry.CONTAINMENTS.get(name)
-    there = (
-        f"mxc-ops doctor --inventory FILE --backend {name}" if entry and "win32" in entry.platforms else ""
-    )
+    if entry is None:
+        known = ", ".join(registry.CONTAINMENTS)
+        message = f"no containment is called {name!r}"
+        raise UsageError(Problem("unknown_containment", "--backend", message, expected=f"one of {known}"))
+    there = f"mxc-ops doctor --inventory FILE --backend {name}" if "win32" in entry.platforms else ""
     here = [known for known in registry.CONTAINMENTS if not obstacle(known, sys.platform)]
     raise UnsupportedContainment(
         Problem(

@@ -83,14 +83,15 @@ def _print_probes(probes: Sequence[dict[str, str]]) -> None:
 
 
 def _inventory(options: Namespace) -> int:
-    from backends.errors import PrepFailed, Problem
+    from backends.errors import PrepFailed, Problem, UsageError
     from mxc_ops.prep.controller import carry_out
     from mxc_ops.prep.messages import Task
 
     with _progress(as_json=options.json) as on_event:
         report = carry_out(request_for(options, Task.EXAMINE), approve=lambda _plan: False, on_event=on_event)
     if report.problem:
-        raise PrepFailed(Problem("inventory_unusable", "--inventory", report.problem, fix=report.fix))
+        problem = Problem("inventory_unusable", "--inventory", report.problem, fix=report.fix)
+        raise UsageError(problem) if report.usage else PrepFailed(problem)
     if options.json:
         hosts = [_document(host) for host in report.hosts.values()]
         print_document({"exitCode": report.exit_code, "hosts": hosts})

@@ -27,8 +27,9 @@ def absorb(report: Report, message: Message) -> None:
         if message.event is Event.HOSTS:
             report.hosts.update({name: HostReport(name) for name in data["names"]})
         elif message.event is Event.INVALID:
-            report.problem, report.fix = data["message"], data["fix"]
+            report.problem, report.fix, report.usage = data["message"], data["fix"], data["usage"]
         return
+    report.usage = report.usage or data.get("usage", False)
     host = report.hosts.setdefault(message.host, HostReport(message.host))
     match message.event:
         case Event.HOST:

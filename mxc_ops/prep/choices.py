@@ -10,7 +10,10 @@ from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from backends.errors import PrepFailed, Problem
 
-__all__ = ["Choices", "choices_from"]
+__all__ = ["COMPILER", "Choices", "choices_from"]
+
+COMPILER = "compiler"
+"""The feature of needs that only a host has which compiles its helpers itself."""
 
 
 @dataclass(frozen=True)

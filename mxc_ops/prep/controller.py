@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -178,12 +179,20 @@ def _elevated_command(host: HostReport, request: Request) -> str:
     if host.name.startswith(_WINDOWS_HOSTS):
         return "let ssh_user in the inventory be an administrator of that host"
     task = "undo" if request.task is Task.UNDO else "host"
-    options = [f"--backend {name}" for name in request.backends]
-    if host.name == THIS_HOST:
-        return " ".join([f"sudo {_own_command()} prep {task}", *options, "--yes"])
-    inventory = [f"--inventory {request.inventory}"] if request.inventory else []
-    limit = [f"--limit {host.name}"]
-    return " ".join([f"mxc-ops prep {task}", *inventory, *limit, *options, "--ask-sudo-password --yes"])
+    here = host.name == THIS_HOST and not request.inventory
+    flags: list[tuple[str, Sequence[str]]] = [
+        ("--backend", request.backends),
+        ("--feature", request.features),
+        ("--item", request.items),
+        ("--launcher", [request.launcher] if request.launcher else []),
+        ("--inventory", [request.inventory] if request.inventory else []),
+        ("--limit", [] if here else [host.name]),
+    ]
+    words = ["sudo", _own_command()] if here else ["mxc-ops"]
+    words += ["prep", task, *(word for flag, values in flags for value in values for word in (flag, value))]
+    words += ["--force"] if request.insist else []
+    words += [] if here else ["--ask-sudo-password"]
+    return f"{shlex.join(words)} --yes"
 
 
 def _own_command() -> str:

@@ -15,7 +15,7 @@ from backends import registry
 from backends.errors import Problem, UnsupportedContainment, UsageError
 from backends.inside.store import source_key
 from backends.needs import FEATURES, Need, NeedKind
-from mxc_ops.prep.choices import Choices
+from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
 
 __all__ = [
@@ -36,8 +36,6 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "arch": ("arch",),
     "suse": ("suse", "opensuse"),
 }
-COMPILER = "compiler"
-"""The feature of needs that only a host needs which compiles its helpers itself."""
 LINUX, WINDOWS = "linux", "windows"
 _OPERATIONS: Mapping[NeedKind, str] = {
     NeedKind.PACKAGE: "packages.installed",
@@ -118,8 +116,12 @@ def needs_of(choices: Choices) -> tuple[Need, ...]:
     found: dict[str, Need] = {}
     for name in choices.backends:
         entry = registry.CONTAINMENTS.get(name)
-        if entry is None or entry.needs is None:
-            why = entry.why if entry else "no version of MXC knows it"
+        if entry is None:
+            expected = "one of " + ", ".join(registry.preparable())
+            message = f"no containment is called {name!r}"
+            raise UsageError(Problem("unknown_containment", "--backend", message, expected=expected))
+        if entry.needs is None:
+            why = entry.why
             raise UnsupportedContainment(
                 Problem(
                     "containment_not_available",

@@ -10,8 +10,11 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
+from mxc_ops.cli.text import printable
 from mxc_ops.prep.messages import Event, Message
 from mxc_ops.prep.report import Report
 
@@ -45,7 +48,8 @@ class HostLogs:
         if self._folder is None:
             self._lines.setdefault(message.host, []).extend(lines)
         elif lines:
-            _append(self._folder, message.host, lines)
+            with suppress(OSError):
+                _append(self._folder, message.host, lines)
 
     def keep(self, report: Report) -> None:
         """From now on write; the report tells where. A log that cannot be kept stops nothing."""
@@ -57,15 +61,25 @@ class HostLogs:
             for host, lines in self._lines.items():
                 report.hosts[host].log = str(_append(self._folder, host, lines))
             for old in sorted(base.iterdir())[:-KEPT_RUNS]:
-                shutil.rmtree(old, ignore_errors=True)
+                if not _at_work(old):
+                    shutil.rmtree(old, ignore_errors=True)
         except OSError:
             self._folder = None
 
 
+def _at_work(folder: Path) -> bool:
+    """Whether the run that the folder is named after may still write to it."""
+    return Path("/proc", folder.name.rpartition("-")[2], "stat").exists()
+
+
 def _append(folder: Path, host: str, lines: list[str]) -> Path:
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.log"
+    # Names that differ in what no file name should have still get logs of their own.
+    bare = host.lstrip("@")
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", bare)
+    mark = "" if plain == bare else f"-{sha256(host.encode()).hexdigest()[:6]}"
+    path = folder / f"{plain}{mark}.log"
     with path.open("a", encoding="utf-8") as log:
-        log.writelines(f"{line}\n" for line in lines)
+        log.writelines(f"{printable(line)}\n" for line in lines)
     return path
 
 

@@ -43,13 +43,16 @@ class Receipt:
 
 
 _TEXT = core_schema.str_schema(strict=True)
+# It stands in commands that are proposed to people, and the host may be hostile.
+_ITEM = core_schema.str_schema(strict=True, pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_-]+)*$")
 _OBJECT = core_schema.dict_schema(_TEXT, core_schema.any_schema())
 _VALIDATOR = SchemaValidator(
     core_schema.typed_dict_schema(
         {
             "schemaVersion": core_schema.typed_dict_field(core_schema.literal_schema([SCHEMA_VERSION])),
             "state": core_schema.typed_dict_field(core_schema.literal_schema([PENDING, COMPLETE])),
-            **{name: core_schema.typed_dict_field(_TEXT) for name in ("item", "operation", "at", "by")},
+            "item": core_schema.typed_dict_field(_ITEM),
+            **{name: core_schema.typed_dict_field(_TEXT) for name in ("operation", "at", "by")},
             **{name: core_schema.typed_dict_field(_OBJECT) for name in ("arguments", "prior", "made")},
         },
         extra_behavior="forbid",

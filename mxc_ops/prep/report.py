@@ -12,6 +12,7 @@ from mxc_ops.prep.messages import Task
 __all__ = ["SCHEMA_VERSION", "HostReport", "HostState", "ItemReport", "ItemState", "Report"]
 
 SCHEMA_VERSION = 2
+EXIT_USAGE = 64
 
 
 class ItemState(Enum):
@@ -136,21 +137,25 @@ class HostReport:
             return HostState.CHANGES_PENDING
         if self.in_state(ItemState.DRIFTED, ItemState.MISSING, ItemState.UNFINISHED, ItemState.UNKNOWN):
             return HostState.DRIFTED
+        if self.restart:
+            return HostState.NEEDS_RESTART
         if self.in_state(ItemState.AS_RECORDED):
             return HostState.AS_RECORDED
-        if self.in_state(ItemState.UNDONE):
-            return HostState.UNDONE
-        return HostState.NEEDS_RESTART if self.restart else HostState.READY
+        return HostState.UNDONE if self.in_state(ItemState.UNDONE) else HostState.READY
 
 
 @dataclass
 class Report:
-    """All hosts, in the order in which they were named. `problem`: why there are none."""
+    """All hosts, in the order in which they were named. `problem`: why there are none.
+
+    `usage`: the command line names something that is not there.
+    """
 
     task: Task = Task.PREPARE
     hosts: dict[str, HostReport] = field(default_factory=dict[str, HostReport])
     problem: str = ""
     fix: str = ""
+    usage: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -160,6 +165,8 @@ class Report:
 
         Of several hosts with different troubles, a failure comes first, then the highest code.
         """
+        if self.usage:
+            return EXIT_USAGE
         codes = {host.state.exit_code for host in self.hosts.values()}
         return 1 if self.problem or 1 in codes else max(codes, default=0)
 

@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from backends import registry
+from backends.needs import BASE, Need
+from mxc_ops.prep.choices import COMPILER
 from mxc_ops.prep.decision import Decision, Query
 from mxc_ops.prep.receipts import COMPLETE, Receipt
 from mxc_ops.prep.rules import rule
@@ -19,6 +21,7 @@ __all__ = [
     "Verdict",
     "is_named",
     "judge",
+    "preparing",
     "reversal",
     "reverse_queries",
     "trouble",
@@ -69,13 +72,9 @@ def unmeasured(receipt: Receipt) -> Decision | None:
     return Decision(
         "unfinished",
         "as before",
-        refusal="the change was interrupted before it was known what it made",
-        fix=f"complete it first: mxc-ops prep host --backend {_backend(receipt)} --item {receipt.item} --yes",
+        refusal="the change was interrupted before it was known what it made: complete it first",
+        fix=preparing(receipt.item, alone=True),
     )
-
-
-def _backend(receipt: Receipt) -> str:
-    return receipt.item.partition(".")[0]
 
 
 def reversal(receipt: Receipt, told: Sequence[Any]) -> Decision:
@@ -95,8 +94,7 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
 
     Returns the verdict, and a decision without commands that says what is, what was recorded, and the fix.
     """
-    command = f"mxc-ops prep host --backend {_backend(receipt)} --yes"
-    again = f"mend it: {command}"
+    again = preparing(receipt.item)
     if receipt.state != COMPLETE:
         return Verdict.UNFINISHED, Decision(
             wanted.before, wanted.after, refusal="the change was interrupted", fix=again
@@ -116,7 +114,7 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
     if changed or wanted.commands:
         difference = changed or f"{wanted.before}; recorded was {wanted.after}"
         # What the rule would accept from somebody else, it does not mend.
-        anew = f"make it anew: mxc-ops prep undo --item {receipt.item} --force --yes, then {command}"
+        anew = f"mxc-ops prep undo --item {receipt.item} --force --yes && {again}" if again else ""
         return Verdict.DRIFTED, Decision(
             wanted.before,
             wanted.after,
@@ -128,14 +126,30 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
 
 
 @cache
-def _order() -> dict[str, int]:
-    """Every item that we know, in the order in which items are carried out."""
-    names: list[str] = []
+def _known() -> dict[str, tuple[str, Need]]:
+    """Every need that we know, with the containment that has it, in the order of preparation."""
+    found: dict[str, tuple[str, Need]] = {}
     for containment in registry.preparable():
         module = registry.CONTAINMENTS[containment].needs
         assert module is not None
-        names += [need.identifier for need in import_module(module).NEEDS]
-    return {name: place for place, name in enumerate(names)}
+        for need in import_module(module).NEEDS:
+            found.setdefault(need.identifier, (containment, need))
+    return found
+
+
+def preparing(item: str, *, alone: bool = False) -> str:
+    """The command that prepares an item again; "" for one that this version does not know.
+
+    Parameters
+    ----------
+    alone: this item only, rather than all that its backend needs.
+    """
+    if item not in _known():
+        return ""
+    containment, need = _known()[item]
+    feature = f" --feature {need.feature}" if need.feature not in (BASE, COMPILER) else ""
+    only = f" --item {item}" if alone else ""
+    return f"mxc-ops prep host --backend {containment}{feature}{only} --yes"
 
 
 def is_named(item: str, patterns: Sequence[str]) -> bool:
@@ -153,7 +167,7 @@ def undo_order(recorded: Iterable[Receipt], wanted: Sequence[str]) -> list[Recei
     ----------
     wanted: items, or patterns of theirs; none: all.
     """
-    order = _order()
+    order = {name: place for place, name in enumerate(_known())}
     chosen = [receipt for receipt in recorded if not wanted or is_named(receipt.item, wanted)]
     chosen.sort(key=lambda receipt: receipt.at, reverse=True)
     chosen.sort(key=lambda receipt: order.get(receipt.item, len(order)), reverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,9 @@ def test_on_a_terminal_it_asks_first(host: PrivateHost, answer: str, code: int) 
     assert host.seen("/etc/mxc-ops/host.json").exists() == (code == 0)
 
 
+_SILENCE_S = 60
+
+
 def _on_a_terminal(host: PrivateHost, answer: str, *arguments: str) -> tuple[str, int]:
     """What a terminal shows when the question is answered so, and the exit code."""
     ours, theirs = pty.openpty()
@@ -214,7 +218,7 @@ def _on_a_terminal(host: PrivateHost, answer: str, *arguments: str) -> tuple[str
     )
     os.close(theirs)
     seen = ""
-    while True:
+    while select.select([ours], [], [], _SILENCE_S)[0]:
         try:
             part = os.read(ours, 65536).decode()
         except OSError:  # EIO: the last writer is gone (pty(7))
@@ -223,4 +227,8 @@ def _on_a_terminal(host: PrivateHost, answer: str, *arguments: str) -> tuple[str
             os.write(ours, f"{answer}\n".encode())
         seen += part
     os.close(ours)
-    return seen, child.wait(timeout=60)
+    try:
+        return seen, child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        pytest.fail(f"nothing more was said after: {seen}")

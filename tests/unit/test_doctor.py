@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backends.bubblewrap.probe import explain_refusal
-from backends.errors import UnsupportedContainment
+from backends.errors import UnsupportedContainment, UsageError
 from backends.needs import Health, Probe
 from backends.registry import CONTAINMENTS
 from mxc_ops import doctor
@@ -85,7 +85,7 @@ def test_a_chroot_and_an_outer_container_are_told_apart() -> None:
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedContainment, match="'nothing' cannot be examined"):
+    with pytest.raises(UsageError, match="no containment is called 'nothing'"):
         examine(["nothing"])
 
 

@@ -22,7 +22,9 @@ TOP_LEVEL = {
     *("pyproject.toml", "quickstart", "run-tests", "tests", "vm_images"),
 }
 # Only the worker process may load them: gevent patches whatever process it is loaded into.
-MAY_IMPORT_PYINFRA = re.compile(r"mxc_ops\.prep\.(worker|engine(\..+)?|deploys(\..+)?|windows\.connector|operations(\..+)?|facts(\..+)?)")
+MAY_IMPORT_PYINFRA = re.compile(
+    r"mxc_ops\.prep\.(worker|engine(\..+)?|deploys(\..+)?|windows\.connector|operations(\..+)?|facts(\..+)?)"
+)
 
 
 def _ignored(path: Path) -> bool:

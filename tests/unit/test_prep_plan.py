@@ -9,6 +9,7 @@ import pytest
 
 from backends import registry
 from backends.errors import PrepFailed, UnsupportedContainment, UsageError
+from backends.needs import FEATURES
 from mxc_ops.prep.absorbing import absorb
 from mxc_ops.prep.choices import Choices, choices_from
 from mxc_ops.prep.decision import Decision
@@ -21,9 +22,9 @@ from mxc_ops.prep.items import (
     unsupported,
 )
 from mxc_ops.prep.messages import Answer, Event, Message, Request, Task
-from mxc_ops.prep.receipts import PENDING, Receipt
+from mxc_ops.prep.receipts import PENDING, Receipt, Unreadable, decode
 from mxc_ops.prep.report import HostReport, HostState, ItemReport, ItemState, Report
-from mxc_ops.prep.undoing import Verdict, judge, undo_order
+from mxc_ops.prep.undoing import Verdict, judge, preparing, undo_order
 
 DEBIAN = HostFacts("@local", "Debian GNU/Linux 12", "debian", "root")
 BUBBLEWRAP = Choices(("bubblewrap",))
@@ -73,10 +74,14 @@ def test_every_family_has_its_packages(family: str, backend: str) -> None:
     assert all(item.arguments["family"] == family and item.arguments["packages"] for item in packages)
 
 
-@pytest.mark.parametrize("name", ["seatbelt", "no-such-thing"])
-def test_a_containment_without_a_backend_cannot_be_prepared(name: str) -> None:
+def test_a_containment_without_needs_cannot_be_prepared() -> None:
     with pytest.raises(UnsupportedContainment, match="cannot be prepared"):
-        needs_of(Choices((name,)))
+        needs_of(Choices(("seatbelt",)))
+
+
+def test_a_containment_that_is_none_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="'no-such-thing'"):
+        needs_of(Choices(("no-such-thing",)))
 
 
 def test_a_feature_that_no_backend_knows_is_a_usage_error() -> None:
@@ -209,6 +214,36 @@ def test_a_report_is_json_safe() -> None:
 
 def recorded(item: str, operation: str = "kernel.setting", **fields: Any) -> Receipt:
     return Receipt(item, operation, {}, at="2026-01-01T00:00:00Z", **fields)
+
+
+def test_every_item_is_prepared_again_by_a_command_that_plans_it() -> None:
+    for containment in registry.preparable():
+        every = needs_of(Choices((containment,), FEATURES))
+        for need in every:
+            words = preparing(need.identifier).split()
+            backends = [words[place + 1] for place, word in enumerate(words) if word == "--backend"]
+            features = [words[place + 1] for place, word in enumerate(words) if word == "--feature"]
+            planned = needs_of(Choices(tuple(backends), tuple(features)))
+            assert need.identifier in [known.identifier for known in planned], words
+
+
+@pytest.mark.parametrize("item", ["x$(id)", "a;b", "a b", "../a", "", "A.b"])
+def test_a_record_whose_name_a_shell_would_act_upon_is_not_read(item: str) -> None:
+    with pytest.raises(Unreadable, match="/item"):
+        decode(replace(recorded("a.b"), item=item).encode())
+
+
+def test_a_restart_that_is_needed_is_told_before_success() -> None:
+    item = ItemReport("a", "k", "w", "b", "a", ItemState.AS_RECORDED)
+    assert HostReport("h", restart="asked for", items={"a": item}).state is HostState.NEEDS_RESTART
+    item.state = ItemState.UNDONE
+    assert HostReport("h", restart="asked for", items={"a": item}).state is HostState.NEEDS_RESTART
+
+
+def test_what_is_not_there_on_the_command_line_ends_with_64() -> None:
+    report = Report()
+    absorb(report, Message(Event.INVALID, "", {"message": "no group", "fix": "", "usage": True}))
+    assert report.exit_code == 64
 
 
 def test_what_was_made_last_is_taken_back_first_and_of_the_unknown_the_newest() -> None:

@@ -32,7 +32,14 @@ pyinfra_connectors.__dict__["entry_points"] = cache(entry_points)
 
 
 class InventoryUnusable(Exception):
-    """The inventory cannot be read, or nothing is left of it; the message says which."""
+    """The inventory cannot be read, or nothing is left of it; the message says which.
+
+    `usage`: the command line names what is not there.
+    """
+
+    def __init__(self, message: str, *, usage: bool = False) -> None:
+        super().__init__(message)
+        self.usage = usage
 
 
 def load(request: Request) -> Inventory:
@@ -50,7 +57,7 @@ def _from_file(name: str, override: dict[str, Any]) -> Inventory:
     from pyinfra_cli.inventory import make_inventory_from_files  # pyright: ignore[reportMissingTypeStubs]
 
     if not Path(name).is_file():
-        raise InventoryUnusable(f"{name} is not a file")
+        raise InventoryUnusable(f"{name} is not a file", usage=True)
     try:
         with ctx_state.use(State()):  # pyinfra notes there which file it executes
             inventory: Inventory = make_inventory_from_files(name, override)
@@ -72,7 +79,8 @@ def choose(inventory: Inventory, limit: Sequence[str], exclude: Sequence[str]) -
     for name in [*limit, *exclude]:
         if not any(_matches(host, name) for host in hosts):
             groups = ", ".join(sorted(str(group) for group in inventory.groups))
-            raise InventoryUnusable(f"no host or group is called {name!r}; groups: {groups or 'none'}")
+            unknown = f"no host or group is called {name!r}; groups: {groups or 'none'}"
+            raise InventoryUnusable(unknown, usage=True)
     chosen = [
         host
         for host in hosts
@@ -80,7 +88,7 @@ def choose(inventory: Inventory, limit: Sequence[str], exclude: Sequence[str]) -
         and not any(_matches(host, name) for name in exclude)
     ]
     if not chosen:
-        raise InventoryUnusable("no host is left")
+        raise InventoryUnusable("no host is left", usage=True)
     return chosen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from shlex import quote
 from typing import Any
 
 from pyinfra.api.exceptions import PyinfraError
@@ -63,7 +64,7 @@ def _unreadable(session: Session, item: str, decision: Decision) -> Decision:
         decision.before,
         decision.after,
         refusal=f"the record of what was changed cannot be understood: {path}: {session.unreadable[item]}",
-        fix=f"look at it, then: {'Remove-Item' if windows else 'rm'} {path}",
+        fix=f"look at it, then: {'Remove-Item -LiteralPath' if windows else 'rm --'} {quote(path)}",
     )
 
 

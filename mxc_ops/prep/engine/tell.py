@@ -43,7 +43,7 @@ class Teller:
 
     def log(self, host: str, lines: Sequence[str]) -> None:
         """What a command printed, for the host's log."""
-        text = "\n".join(lines)
+        text = self._without_secrets("\n".join(lines), "text")  # before the cut, which might part one
         if text:
             self.tell(Event.LOG, host, text=text[-_LOG_CHARACTERS:])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from shlex import quote
 
 from gevent.pool import Pool
 from pyinfra.api.config import Config
@@ -16,7 +17,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
-from backends.errors import MxcError
+from backends.errors import MxcError, UsageError
 from backends.needs import Health
 from mxc_ops.prep.engine.applying import apply
 from mxc_ops.prep.engine.examining import examine
@@ -34,7 +35,8 @@ __all__ = ["Work"]
 
 _DEFAULT_BACKENDS = ("bubblewrap",)
 _CHROOTS = "@chroot/"
-_HOST_KEY_WORDS = ("host key", "known_hosts", "not found in")
+_BY_SSH = ("@ssh/", "@mxcwin/")
+_HOST_KEY_WORDS = ("host key", "known_hosts")
 
 
 @dataclass
@@ -59,9 +61,8 @@ class Work:
             inventory = load(self._request)
             self._hosts = choose(inventory, self._request.limit, self._request.exclude)
         except InventoryUnusable as error:
-            self._teller.tell(
-                Event.INVALID, message=str(error), fix="see inventories/fleet.py for an example"
-            )
+            fix = "see inventories/fleet.py for an example"
+            self._teller.tell(Event.INVALID, message=str(error), fix=fix, usage=error.usage)
             self._teller.tell(Event.FINISHED)
             return
         state = self._make_state(inventory)
@@ -91,11 +92,15 @@ class Work:
                 try:
                     work(host)
                 except PyinfraError as error:
-                    self._fail(Event.UNREACHABLE, host, *_connection_trouble(str(error)))
+                    self._fail(Event.UNREACHABLE, host, *_connection_trouble(host, str(error)))
+                except OSError as error:  # a host that falls silent is a TimeoutError
+                    said = str(error) or "it did not answer in time"
+                    self._fail(Event.UNREACHABLE, host, *_connection_trouble(host, said))
                 except MxcError as error:
                     problem = error.problems[0]
                     expected = f"; expected: {problem.expected}" if problem.expected else ""
-                    self._fail(Event.INVALID, host, problem.message + expected, problem.fix)
+                    usage = isinstance(error, UsageError)
+                    self._fail(Event.INVALID, host, problem.message + expected, problem.fix, usage=usage)
                 except Exception as error:
                     self._fail(Event.INVALID, host, f"{type(error).__name__}: {error}", "please report this")
 
@@ -103,16 +108,20 @@ class Work:
         for _ in pool.imap_unordered(at, hosts):
             pass
 
-    def _fail(self, event: Event, host: Host, message: str, fix: str = "") -> None:
+    def _fail(self, event: Event, host: Host, message: str, fix: str = "", **more: bool) -> None:
         self._failed.add(host.name)
-        self._teller.tell(event, host.name, message=message, fix=fix)
+        self._teller.tell(event, host.name, message=message, fix=fix, **more)
+
+    def _stop(self, host: Host) -> None:
+        fix = "mend the hosts that failed, then the same command again"
+        self._teller.tell(Event.STOPPED, host.name, message="not begun: too many hosts failed", fix=fix)
 
     def _may_go_on(self) -> bool:
         return len(self._failed) * 100 <= self._request.fail_percent * len(self._hosts)
 
     def _plan(self, host: Host) -> None:
         if not self._may_go_on():
-            self._teller.tell(Event.STOPPED, host.name, message="not begun: too many hosts failed")
+            self._stop(host)
             return
         session = open_session(host, self._request)
         facts = session.facts
@@ -148,7 +157,7 @@ class Work:
     def _change(self, host: Host) -> None:
         plan = self._plans[host.name]
         if not self._may_go_on():
-            self._teller.tell(Event.STOPPED, host.name, message="not begun: too many hosts failed")
+            self._stop(host)
             return
         access.set(plan.session.access)
         holder = f"{self._request.controller} for {host.name}"
@@ -158,7 +167,8 @@ class Work:
                 succeeded = apply(plan.session, plan.steps, self._teller, self._may_go_on)
         except HeldByAnother as error:
             self._failed.add(host.name)
-            self._teller.tell(Event.HELD, host.name, message=str(error))
+            fix = "wait for it: the same command with --wait 600"
+            self._teller.tell(Event.HELD, host.name, message=str(error), fix=fix)
             return
         if not succeeded:
             self._failed.add(host.name)
@@ -181,8 +191,11 @@ class Work:
             examine(session, request, self._teller, unproven=Health.WARNING)
 
 
-def _connection_trouble(message: str) -> tuple[str, str]:
+def _connection_trouble(host: Host, message: str) -> tuple[str, str]:
     """What to tell of a connection that failed, and the fix."""
+    address = quote(str(host.data.get("ssh_hostname") or host.name.rpartition("/")[2]))
     if any(word in message.lower() for word in _HOST_KEY_WORDS):
-        return message, "check the host's key, then add it: ssh-keyscan HOST >> ~/.ssh/known_hosts"
-    return message, ""
+        return message, f"check the host's key, then add it: ssh-keyscan {address} >> ~/.ssh/known_hosts"
+    if host.name.startswith("@") and not host.name.startswith(_BY_SSH):
+        return message, ""
+    return message, f"see whether it can be reached from here: ssh {address} true"

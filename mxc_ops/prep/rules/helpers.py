@@ -88,7 +88,7 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
         # In the store rather than in /tmp, which may be mounted noexec.
         # A name that is always the same: what was killed before it could clean up is found again.
         (
-            f"work={quote(f'{store}/{_WORK}')} && rm -rf \"$work\" && mkdir -m 0700 \"$work\""
+            f'work={quote(f"{store}/{_WORK}")} && rm -rf "$work" && mkdir -m 0700 "$work"'
             f" && trap 'rm -rf \"$work\"' EXIT && {commands}",
         ),
         made={"folders": [folder]},
