@@ -95,7 +95,8 @@ def test_a_record_that_cannot_be_understood_stops_everything_and_stays(host: Pri
         assert (made.exit_code, made.states[IDS]) == (1, "refused"), made
         assert made.states["bubblewrap.package.bwrap"] == "would change"
         assert path in made.items[IDS]["message"]
-        assert made.items[IDS]["fix"] == f"look at it, then: rm {path}"
+        assert made.items[IDS]["fix"].startswith("look at it, then: rm ")
+        assert made.items[IDS]["fix"].endswith(path)
         assert host.seen(path).read_bytes() == content
     before = host.differences()
     verified = host.prep("verify")
