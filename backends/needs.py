@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-__all__ = ["BASE", "FEATURES", "Health", "Need", "NeedKind", "Probe", "chosen"]
+__all__ = ["BASE", "EACH_USER", "FEATURES", "Health", "Need", "NeedKind", "Probe", "chosen"]
 
 BASE = "base"
+EACH_USER = "each user named"
+"""Stands for every user that is to run sandboxes on the host, each an item of their own."""
 FEATURES = ("build", "compiler", "image", "landlock", "libvirt", "network", "rootless", "sessions")
 """Every feature that a need may be for, and that a user may ask for."""
 
@@ -22,7 +24,7 @@ class NeedKind(Enum):
     KERNEL_MODULE = "kernel module"  # module, proof (a path that is there when it is built in)
     HELPER = "helper program"  # store, program
     ID_RANGE = "uid and gid range"  # path, wanted ("first:count")
-    SUBORDINATE_IDS = "subordinate ids"  # user, count
+    SUBORDINATE_IDS = "subordinate ids"  # user (or EACH_USER), count
     DIRECTORY = "directory"  # path
     APPARMOR_PROFILE = "AppArmor profile"  # switch, path, program
     BRIDGE = "network bridge"  # bridge, address ("10.0.0.1/24"), table (of nft, for its NAT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from backends.inside import toolchain
-from backends.needs import Need, NeedKind, chosen
+from backends.needs import EACH_USER, Need, NeedKind, chosen
 
 __all__ = ["APPARMOR_PROFILE", "NEEDS", "needs"]
 
@@ -114,6 +114,13 @@ NEEDS: tuple[Need, ...] = (
         "newuidmap and newgidmap give a user's sandbox the ids that /etc/subuid and /etc/subgid grant",
         # The other families have them in the package that useradd is in, which also grants the ids.
         packages={"debian": ("uidmap",), "alpine": ("shadow-uidmap",)},
+        feature="rootless",
+    ),
+    Need(
+        "bubblewrap.ids.users",
+        NeedKind.SUBORDINATE_IDS,
+        "each user that the inventory names gets subordinate ids of their own",
+        data={"user": EACH_USER, "count": 65_536},
         feature="rootless",
     ),
 )

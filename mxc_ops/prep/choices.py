@@ -26,6 +26,7 @@ class Choices:
     features: see `backends.needs.FEATURES`.
     launcher: ``build``: compiled on the host; ``push``: this controller's own, no compiler is needed there.
     images: by name, the controller's file for it and its SHA-256: ``{"source", "sha256"}``.
+    users: names of those who run sandboxes there without root's rights.
     bridges: by name, an address with its prefix (``10.99.0.1/22``) instead of our own choice.
     """
 
@@ -34,6 +35,7 @@ class Choices:
     launcher: str = "build"
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     bridges: Mapping[str, str] = field(default_factory=dict[str, str])
+    users: Sequence[str] = ()
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -49,6 +51,10 @@ _IMAGE = core_schema.typed_dict_schema(
     extra_behavior="forbid",
 )
 _ADDRESS = core_schema.str_schema(pattern=r"^\d{1,3}(\.\d{1,3}){3}/\d{1,2}$")
+_USER = core_schema.str_schema(strict=True, pattern="^[A-Za-z_][A-Za-z0-9_-]*$")
+_USERS = core_schema.union_schema(
+    [core_schema.list_schema(_USER, strict=True), core_schema.tuple_variable_schema(_USER, strict=True)]
+)
 _VALIDATOR = SchemaValidator(
     core_schema.typed_dict_schema(
         {
@@ -57,6 +63,7 @@ _VALIDATOR = SchemaValidator(
             "launcher": core_schema.typed_dict_field(
                 core_schema.literal_schema(["build", "push"]), required=False
             ),
+            "users": core_schema.typed_dict_field(_USERS, required=False),
             "bridges": core_schema.typed_dict_field(
                 core_schema.dict_schema(_TEXT, _ADDRESS, strict=True), required=False
             ),
@@ -74,8 +81,8 @@ def choices_from(data: Mapping[str, Any]) -> Choices:
 
     Parameters
     ----------
-    data: by the keys ``backends``, ``features``, ``launcher``, ``images``, ``bridges``; in the inventory they
-        begin with ``mxc_``.
+    data: by the keys ``backends``, ``features``, ``launcher``, ``images``, ``bridges``, ``users``; in the
+        inventory they begin with ``mxc_``.
 
     Raises `PrepFailed`, naming the key, for data that cannot be meant.
     """
@@ -98,4 +105,5 @@ def choices_from(data: Mapping[str, Any]) -> Choices:
         told.get("launcher", "build"),
         told.get("images", {}),
         told.get("bridges", {}),
+        tuple(told.get("users", ())),
     )

@@ -6,7 +6,7 @@ An item is one operation with its arguments under the need's stable identifier.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from backends import registry
 from backends.errors import Problem, UnsupportedContainment, UsageError
 from backends.inside.store import source_key
-from backends.needs import FEATURES, Need, NeedKind
+from backends.needs import EACH_USER, FEATURES, Need, NeedKind
 from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
 
@@ -167,10 +167,21 @@ def unsupported(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
 def items_for(needs: Iterable[Need], facts: HostFacts, choices: Choices) -> tuple[Item, ...]:
     """One item for each need of this host's system, in the order in which they must be carried out."""
     return tuple(
-        Item(need.identifier, need.kind.value, need.why, *_operation(need, facts, choices))
+        Item(each.identifier, each.kind.value, each.why, *_operation(each, facts, choices))
         for need in needs
         if need.system == facts.system and _applies(need, facts)
+        for each in _for_users(need, choices.users)
     )
+
+
+def _for_users(need: Need, users: Sequence[str]) -> list[Need]:
+    """The need itself, or one for each user, where it is a need of users."""
+    if need.data.get("user") != EACH_USER:
+        return [need]
+    return [
+        replace(need, identifier=f"{need.identifier}.{user}", data={**need.data, "user": user})
+        for user in users
+    ]
 
 
 def named(items: Sequence[Item], patterns: Sequence[str]) -> tuple[Item, ...]:

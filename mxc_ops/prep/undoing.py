@@ -144,9 +144,10 @@ def preparing(item: str, *, alone: bool = False) -> str:
     ----------
     alone: this item only, rather than all that its backend needs.
     """
-    if item not in _known():
+    known = _known().get(item) or _known().get(item.rpartition(".")[0])  # of a user: the need of each
+    if known is None:
         return ""
-    containment, need = _known()[item]
+    containment, need = known
     feature = f" --feature {need.feature}" if need.feature not in (BASE, COMPILER) else ""
     only = f" --item {item}" if alone else ""
     return f"mxc-ops prep host --backend {containment}{feature}{only} --yes"

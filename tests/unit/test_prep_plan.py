@@ -119,12 +119,22 @@ def test_what_exists_on_windows_only_is_refused_elsewhere_with_its_place() -> No
         ({"images": {"lxc-debian": {"source": "relative.tar", "sha256": "0" * 64}}}, "mxc_images"),
         ({"images": {"lxc-debian": {"source": "/a.tar", "sha256": "short"}}}, "mxc_images"),
         ({"bridges": {"mxcbr0": "everywhere"}}, "mxc_bridges"),
+        ({"users": ["ann;id"]}, "mxc_users"),
     ],
 )
 def test_data_of_an_inventory_that_cannot_be_meant_are_named(data: dict[str, Any], key: str) -> None:
     with pytest.raises(PrepFailed) as raised:
         choices_from(data)
     assert raised.value.path.startswith(key)
+
+
+def test_each_user_named_gets_subordinate_ids_of_their_own() -> None:
+    choices = choices_from({"backends": ["bubblewrap"], "features": ["rootless"], "users": ["ann", "bob"]})
+    items = {item.identifier: item.arguments for item in items_for(needs_of(choices), DEBIAN, choices)}
+    assert items["bubblewrap.ids.users.ann"] == {"user": "ann", "count": 65_536}
+    assert items["bubblewrap.ids.users.bob"] == {"user": "bob", "count": 65_536}
+    nobody = replace(choices, users=())
+    assert not [item for item in items_for(needs_of(nobody), DEBIAN, nobody) if "users" in item.identifier]
 
 
 def test_an_inventory_chooses_the_address_of_a_bridge() -> None:

@@ -28,7 +28,7 @@ from mxc_ops.prep.undoing import trouble
 __all__ = ["Session", "ask_all", "choices_for", "open_session", "read_receipts_again"]
 
 _RETRIES = "ssh_connect_retries"
-_TOLD = ("backends", "features", "launcher", "images", "bridges")
+_TOLD = ("backends", "features", "launcher", "images", "bridges", "users")
 _WINDOWS_HOSTS = "@mxcwin/"
 _LINUX_SURVEY = (
     Query("system.OsRelease"),
@@ -167,6 +167,7 @@ def choices_for(host: Host, request: Request, default: Sequence[str]) -> Choices
         request.launcher or told.launcher,
         told.images,
         told.bridges,
+        told.users,
     )
 
 
