@@ -360,3 +360,27 @@ def test_a_place_that_others_can_change_is_refused(seen: dict[str, str]) -> None
 def test_an_operation_that_no_area_has_is_told_by_name(name: str) -> None:
     with pytest.raises(KeyError):
         rule(name)
+
+
+def test_others_lines_stay_as_they_are_whatever_bytes_they_hold(tmp_path: Path) -> None:
+    """The file is edited where it is: read as text and written back, it lost what is no UTF-8, and links."""
+    real, link = tmp_path / "real", tmp_path / "subuid"
+    before = b"m\xfcller:100000:65536"  # without a last newline
+    real.write_bytes(before)
+    link.symlink_to(real)
+    kind, named = rule("ids.subordinate"), {"user": "mxc", "count": 65536}
+    seen = {"/etc/subuid": "mller:100000:65536", "/etc/subgid": "mxc:165536:65536\n"}
+    there = kind.decide(seen, **named)
+
+    def run(commands: tuple[str, ...]) -> None:
+        for command in commands:
+            script = f"set -e; {command.replace('/etc/subuid', str(link))}"
+            subprocess.run(["sh", "-c", script], check=True)
+
+    run(there.commands)
+    real.write_bytes(real.read_bytes() + b"later:300000:65536\n")
+    assert real.read_bytes() == before + f"\n{there.made['lines'][0]}\nlater:300000:65536\n".encode()
+    after = {**seen, "/etc/subuid": real.read_bytes().decode(errors="ignore")}
+    run(kind.reverse(after, prior=there.prior, made=there.made, **named).commands[:1])
+    assert real.read_bytes() == before + b"\nlater:300000:65536\n"
+    assert link.is_symlink()

@@ -106,7 +106,7 @@ def decide_subordinate(seen: _Texts, *, user: str, count: int) -> Decision:
     return Decision(
         f"none in {' and '.join(missing)}",
         f"{wanted}, from {first} on",
-        tuple(write_file(path, text) for path, text in texts.items()),
+        tuple(_append(path, line) for path in missing),
         prior={"absent": [path for path in missing if path not in seen]},
         made={"lines": [line], "files": missing},
         files=tuple(FileChange(path, seen.get(path), text) for path, text in texts.items()),
@@ -153,9 +153,25 @@ def reverse_subordinate(
     return Decision(
         " and ".join(ours),
         "not there, as before",
-        tuple(f"rm -f {quote(path)}" if path in gone else write_file(path, rest[path]) for path in touched),
+        tuple(_take_out(path, line, stays=path not in prior["absent"]) for path in touched for line in ours),
         files=tuple(FileChange(path, texts[path], None if path in gone else rest[path]) for path in touched),
     )
+
+
+# These files are others' as much as ours: they may have changed since they were read, may be links, and may
+# hold what is no UTF-8. So they are edited where they are, by this one line.
+def _append(path: str, line: str) -> str:
+    ended = 'test ! -s "$file" || test -z "$(tail -c 1 "$file")" || echo >> "$file"'
+    present = f'LC_ALL=C grep -qxF -e {quote(line)} "$file" 2>/dev/null'
+    add = f"printf '%s\\n' {quote(line)} >> \"$file\""
+    return f"file=$(readlink -f {quote(path)}); {present} || {{ {ended}; {add}; }}"
+
+
+def _take_out(path: str, line: str, *, stays: bool) -> str:
+    rest = f'LC_ALL=C grep -vxF -e {quote(line)} "$file" > "$file.mxc-ops" || test $? = 1'
+    tidy = "" if stays else '; test -s "$file" || rm -f "$file"'
+    copied = 'cp -p "$file" "$file.mxc-ops"'
+    return f'file=$(readlink -f {quote(path)}); {copied}; {rest}; mv -f "$file.mxc-ops" "$file"{tidy}'
 
 
 def _without(text: str, ours: list[str]) -> str:
