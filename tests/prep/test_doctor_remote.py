@@ -290,6 +290,11 @@ def test_a_root_of_busybox_without_python_is_told_what_to_install(tmp_path: Path
 
 
 def test_an_inventory_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    done = run("--inventory", tmp_path / "missing.py", "--json")
+    missing = run("--inventory", tmp_path / "missing.py", "--json")
+    assert missing.returncode == 64
+    assert "missing.py is not a file" in missing.stderr
+    broken = tmp_path / "broken.py"
+    broken.write_text("hosts = 1 / 0")
+    done = run("--inventory", broken, "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["error"]["problems"][0]["message"].endswith("missing.py is not a file")
+    assert "ZeroDivisionError" in json.loads(done.stdout)["error"]["problems"][0]["message"]
