@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.conftest import CHECKOUT
+
 __all__ = ["USER", "Sshd", "missing"]
 
 USER = "ops"
@@ -33,8 +35,10 @@ _DEADLINE_S = 20
 _SETUP = """
 set -eu
 mount -t tmpfs tmpfs /run
+mkdir /run/sshd /run/ops /run/checkout
+mount --bind "$5" /run/checkout
 mount -t tmpfs -o mode=1777 tmpfs /tmp
-mkdir /run/sshd /run/ops
+case "$5" in /tmp/*) mkdir -p "$5"; mount --bind /run/checkout "$5" ;; esac
 cat /etc/passwd > /run/passwd
 echo "$2:x:$3:$3::/run/ops:/bin/sh" >> /run/passwd
 printf 'root:*:1::::::\\n%s:*:1::::::\\n' "$2" > /run/shadow
@@ -95,7 +99,7 @@ class Sshd:
         (self._folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
         config = self._folder / "config"
         config.write_text(_CONFIG.format(port=self.port, folder=self._folder))
-        inside = ["sh", "-c", _SETUP, "sshd", str(config), USER, str(_UID), self._setup]
+        inside = ["sh", "-c", _SETUP, "sshd", str(config), USER, str(_UID), self._setup, str(CHECKOUT)]
         with (self._folder / "log").open("wb") as log:
             self._daemon = subprocess.Popen(
                 ["unshare", "--mount", *inside], stdin=subprocess.DEVNULL, stdout=log, stderr=log

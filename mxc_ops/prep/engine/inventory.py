@@ -63,7 +63,7 @@ def _from_file(name: str, override: dict[str, Any]) -> Inventory:
             inventory: Inventory = make_inventory_from_files(name, override)
     except (Exception, SystemExit) as error:
         # The file is a program of the user's: anything can go wrong in it.
-        cause = error.__cause__ or error
+        cause = getattr(error, "exception", None) or error.__cause__ or error
         raise InventoryUnusable(f"{name}: {type(cause).__name__}: {cause}") from error
     if not len(inventory):
         raise InventoryUnusable(f"{name} names no hosts")
