@@ -41,9 +41,19 @@ class _Help(HelpFormatter):
         super().__init__(prog, width=columns - 2, **options)
 
 
-def complete(parser: ArgumentParser, handler: Callable[[Namespace], int]) -> None:
-    """Give a command what every command has: ``--json`` and the function that carries it out."""
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
+def complete(
+    parser: ArgumentParser,
+    handler: Callable[[Namespace], int],
+    *,
+    as_json: str = "answer with one JSON document",
+) -> None:
+    """Give a command what every command has: ``--json`` and the function that carries it out.
+
+    Parameters
+    ----------
+    as_json: what ``--json`` does, for its help.
+    """
+    parser.add_argument("--json", action="store_true", help=as_json)
     parser.set_defaults(handler=handler, parser=parser)
 
 

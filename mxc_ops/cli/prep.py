@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mxc_ops.prep.report import Report
 
 
+_EVENTS = "one JSON object a line as things happen, the last is the report"
+
+
 def configure(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     host = commands.add_parser("host", help="prepare this host, or the hosts of an inventory")
@@ -33,16 +36,16 @@ def configure(parser: ArgumentParser) -> None:
     host.add_argument("--launcher", choices=("build", "push"), help="compile it there, or bring ours")
     add_targets(host)
     _add_changes(host)
-    complete(host, _host)
+    complete(host, _host, as_json=_EVENTS)
     verify = commands.add_parser("verify", help="compare what was changed with what is there now")
     add_targets(verify)
-    complete(verify, _verify)
+    complete(verify, _verify, as_json=_EVENTS)
     undo = commands.add_parser("undo", help="take back what was changed")
     undo.add_argument("--item", action="append", metavar="I", help="only this item (may be a pattern)")
     undo.add_argument("--force", action="store_true", help="also where the host has drifted")
     add_targets(undo)
     _add_changes(undo)
-    complete(undo, _undo)
+    complete(undo, _undo, as_json=_EVENTS)
     needs = commands.add_parser("needs", help="what each backend needs of a host")
     needs.add_argument("--backend", action="append", metavar="B", help="of this backend (default: all)")
     needs.add_argument("--markdown", action="store_true", help="as the document that docs/needs.md is")
