@@ -35,7 +35,6 @@ CHECKS: Mapping[str, Sequence[str]] = {
     "packages for tests": (
         *(f"{_BIN}/mxc-ops", "prep", "host", "--yes", "--item", "*.package.*"),
         *(word for name in _PACKAGES_FOR for word in ("--backend", name)),
-        *("--feature", "libvirt"),
     ),
 }
 # pyinfra patches the process it is imported into, so its tests get a pytest of their own.

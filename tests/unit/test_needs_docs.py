@@ -48,3 +48,8 @@ def test_the_document_of_the_command_line_names_every_flag_of_preparation(
     flags = set(re.findall(r"^  (--[a-z-]+)", shown, re.MULTILINE)) - {"--help"}
     assert flags
     assert {flag for flag in flags if f"`{flag}" not in written and f" {flag}" not in written} == set()
+
+
+def test_every_feature_needs_something_or_is_known_to_need_nothing() -> None:
+    # The kernel's and the launcher's: see `backends.bubblewrap.needs`.
+    assert set(FEATURES) - {row.feature for row in needs_table.rows()} == {"landlock", "sessions"}
