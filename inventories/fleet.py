@@ -47,8 +47,21 @@ containers = (
     },
 )
 
-# Hosts for virtual machines.
-machines = (["vm-1.example"], {**_ssh, "mxc_backends": ["microvm"]})
+# Hosts for microVMs. The feature says that an image is wanted, too; it can only be brought.
+machines = (
+    ["vm-1.example"],
+    {
+        **_ssh,
+        "mxc_backends": ["microvm"],
+        "mxc_features": ["image"],
+        "mxc_images": {
+            "microvm-debian": {
+                "source": "/srv/images/microvm-debian.tar.gz",
+                "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
+            },
+        },
+    },
+)
 
 # Tried first. A host may be in several groups.
 canary = ["worker-1.example", "containers-1.example"]
