@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tests.fleet.image import USER, cached
 
 __all__ = ["Ansible"]
 
-_VERSION = "2.19.14"
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_CONSTRAINTS = _CHECKOUT / "constraints.txt"
 _HOST_JSON = "/etc/mxc-ops/host.json"
 _Task = dict[str, Any]
 
@@ -33,7 +35,7 @@ class Ansible:
 
     def __init__(self, fleet: Fleet, hosts: Sequence[str], items: Sequence[Item], folder: Path) -> None:
         self._fleet, self._hosts = fleet, hosts
-        self._packages = cached("ansible", [_VERSION, sys.version], _install)
+        self._packages = cached("ansible", [*_wanted(), _CONSTRAINTS.read_text(), sys.version], _install)
         self._playbook = folder / "playbook.json"  # which is YAML, too
         self._playbook.write_text(json.dumps([self._play(items)]))
         self._inventory = folder / "hosts.ini"
@@ -138,15 +140,12 @@ def _looked_at(command: str) -> _Task:
     return {"ansible.builtin.command": {"cmd": command}, "changed_when": False}
 
 
+def _wanted() -> list[str]:
+    """The dependency group of the benchmarks, which the project's own environment goes without."""
+    return tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())["dependency-groups"]["bench"]
+
+
 def _install(folder: Path) -> None:
-    argv = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--target",
-        str(folder),
-        f"ansible-core=={_VERSION}",
-    ]
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    argv = [*pip, "--target", str(folder), "--constraint", str(_CONSTRAINTS), *_wanted()]
     subprocess.run(argv, check=True, capture_output=True, timeout=600)
