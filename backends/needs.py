@@ -55,6 +55,7 @@ class Need:
     data: depends on the kind, see `NeedKind`.
     feature: `BASE`, or the one of `FEATURES` that alone needs it.
     system: ``linux`` or ``windows``.
+    machines: as ``uname -m``, those that can have it; none named: all.
     """
 
     identifier: str
@@ -64,6 +65,11 @@ class Need:
     data: Mapping[str, Any] = field(default_factory=dict[str, Any])
     feature: str = BASE
     system: str = "linux"
+    machines: tuple[str, ...] = ()
+
+    def is_for(self, system: str, machine: str) -> bool:
+        """Whether a host of this system and machine can have it."""
+        return system == self.system and (not self.machines or machine in self.machines)
 
 
 def chosen(needs: Iterable[Need], features: Iterable[str]) -> tuple[Need, ...]:

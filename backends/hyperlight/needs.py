@@ -20,6 +20,8 @@ REQUIREMENTS = (
 )
 """Everything that is needed: none of them needs another package."""
 
+MACHINES = ("x86_64",)  # Hyperlight itself is for no other
+
 NEEDS: tuple[Need, ...] = (
     Need(
         "hyperlight.package.python",
@@ -32,24 +34,28 @@ NEEDS: tuple[Need, ...] = (
             "arch": ("python",),
             "suse": ("python3",),
         },
+        machines=MACHINES,
     ),
     Need(
         "hyperlight.packages",
         NeedKind.PYTHON_PACKAGES,
         "Hyperlight's host library, its Wasm backend, and the Python that runs inside",
         data={"environment": ENVIRONMENT, "requirements": list(REQUIREMENTS)},
+        machines=MACHINES,
     ),
     Need(
         "hyperlight.device.kvm",
         NeedKind.DEVICE,
         "one of two hypervisors that Hyperlight knows on Linux",
         data={"path": "/dev/kvm", "group": "kvm"},
+        machines=MACHINES,
     ),
     Need(
         "hyperlight.device.mshv",
         NeedKind.DEVICE,
         "the other one, where Linux is a partition of Microsoft's hypervisor",
         data={"path": "/dev/mshv", "group": "mshv"},
+        machines=MACHINES,
     ),
     Need(
         "hyperlight.feature.hypervisor-platform",
@@ -57,6 +63,7 @@ NEEDS: tuple[Need, ...] = (
         "the hypervisor that Hyperlight knows on Windows",
         data={"feature": "HypervisorPlatform"},
         system="windows",
+        machines=MACHINES,
     ),
 )
 

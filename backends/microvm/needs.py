@@ -9,6 +9,8 @@ from backends.needs import Need, NeedKind, chosen
 
 __all__ = ["NEEDS", "needs"]
 
+MACHINES = ("x86_64",)  # QEMU has the machine type microvm for x86 only
+
 NEEDS: tuple[Need, ...] = (
     Need(
         "microvm.package.qemu",
@@ -22,12 +24,14 @@ NEEDS: tuple[Need, ...] = (
             "arch": ("qemu-system-x86",),
             "suse": ("qemu-x86", "qemu-microvm"),
         },
+        machines=MACHINES,
     ),
     Need(
         "microvm.device.kvm",
         NeedKind.DEVICE,
         "members of the group kvm may use the processor's virtualisation, where it works",
         data={"path": "/dev/kvm", "group": "kvm"},
+        machines=MACHINES,
     ),
     Need(
         "microvm.package.image-tools",
@@ -47,6 +51,7 @@ NEEDS: tuple[Need, ...] = (
             "suse": ("debootstrap", "dpkg", "erofs-utils", "squashfs", "kmod", "lz4", "xz", "zstd"),
         },
         feature="build",
+        machines=MACHINES,
     ),
     Need(
         "microvm.package.compiler",
@@ -54,6 +59,7 @@ NEEDS: tuple[Need, ...] = (
         "the agent inside an image is compiled when the image is built",
         packages=toolchain.PACKAGES,
         feature="build",
+        machines=MACHINES,
     ),
     Need(
         "microvm.image.debian",
@@ -61,6 +67,7 @@ NEEDS: tuple[Need, ...] = (
         "kernel, initrd and root file system that the machines start from",
         data={"image": "microvm-debian", "path": "/var/lib/mxc-ops/images/microvm-debian"},
         feature="image",
+        machines=MACHINES,
     ),
 )
 

@@ -37,6 +37,7 @@ _POOL = f"""\
   </target>
 </pool>
 """
+MACHINES = ("x86_64",)  # what our domains and packages are for
 NEEDS: tuple[Need, ...] = (
     Need(
         "vm.package.libvirt",
@@ -56,6 +57,7 @@ NEEDS: tuple[Need, ...] = (
                 *("libvirt-daemon-driver-storage-core", "libvirt-client", "python3-libvirt-python"),
             ),
         },
+        machines=MACHINES,
     ),
     Need(
         "vm.package.qemu",
@@ -68,12 +70,14 @@ NEEDS: tuple[Need, ...] = (
             "arch": ("qemu-system-x86",),
             "suse": ("qemu-x86",),
         },
+        machines=MACHINES,
     ),
     Need(
         "vm.service.log",
         NeedKind.SERVICE,
         "keeps what the consoles of virtual machines print, also while libvirt restarts",
         data={"service": "virtlogd", "daemonize": "-d"},
+        machines=MACHINES,
     ),
     # One daemon for everything, or one for each purpose, by distribution (libvirt: daemons.html).
     Need(
@@ -81,18 +85,21 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.SERVICE,
         "starts, watches and ends virtual machines",
         data={"service": "libvirtd", "otherwise": ["virtqemud"], "daemonize": "-d"},
+        machines=MACHINES,
     ),
     Need(
         "vm.service.network",
         NeedKind.SERVICE,
         "brings the network of virtual machines up, also after a restart of the host",
         data={"service": "libvirtd", "otherwise": ["virtnetworkd"], "daemonize": "-d"},
+        machines=MACHINES,
     ),
     Need(
         "vm.service.storage",
         NeedKind.SERVICE,
         "knows the disk images of virtual machines",
         data={"service": "libvirtd", "otherwise": ["virtstoraged"], "daemonize": "-d"},
+        machines=MACHINES,
     ),
     Need(
         "vm.sysctl.ip-forward",
@@ -100,18 +107,21 @@ NEEDS: tuple[Need, ...] = (
         "virtual machines reach other networks through the host; libvirt would switch it on by itself, and "
         "never off",
         data={"key": "net.ipv4.ip_forward", "wanted": "1"},
+        machines=MACHINES,
     ),
     Need(
         "vm.network",
         NeedKind.LIBVIRT_NETWORK,
         "a network of our own, with addresses for virtual machines and NAT to the outside",
         data={"network": NAME, "xml": _NETWORK},
+        machines=MACHINES,
     ),
     Need(
         "vm.pool",
         NeedKind.LIBVIRT_POOL,
         "a directory of our own for disk images",
         data={"pool": NAME, "path": _POOL_PATH, "xml": _POOL},
+        machines=MACHINES,
     ),
 )
 

@@ -144,14 +144,13 @@ def distribution_family(os_release: Mapping[str, str]) -> str:
 
 
 def unsupported(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
-    """Why this host cannot be prepared at all; None when it can."""
-    if needs and all(need.system != facts.system for need in needs):
-        return Problem(
-            "unsupported_system",
-            facts.name,
-            f"what is asked for exists on {needs[0].system} only, and this is {facts.distribution}",
-            fix="name other backends for this host: --backend, or mxc_backends in the inventory",
-        )
+    """Why this host cannot be prepared at all; None when it can.
+
+    A backend that cannot exist here makes it so, too: a host that is called ready has everything asked for.
+    """
+    misplaced = _misplaced(needs, facts)
+    if misplaced:
+        return misplaced
     if facts.system == WINDOWS or facts.family in MANAGERS:
         return None
     names = [name for need in needs for name in need.packages.get("debian", ())]
@@ -164,12 +163,35 @@ def unsupported(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
     )
 
 
+def _misplaced(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
+    """The first backend none of whose needs this host can have. Needs are told apart by their identifiers."""
+    of_backends: dict[str, list[Need]] = {}
+    for need in needs:
+        of_backends.setdefault(need.identifier.partition(".")[0], []).append(need)
+    for backend, own in of_backends.items():
+        if any(need.is_for(facts.system, facts.machine) for need in own):
+            continue
+        here = [need for need in own if need.system == facts.system]
+        code, only, this = (
+            ("unsupported_machine", [name for need in here for name in need.machines], facts.machine)
+            if here
+            else ("unsupported_system", [need.system for need in own], facts.distribution or facts.system)
+        )
+        return Problem(
+            code,
+            facts.name,
+            f"{backend} exists on {' and '.join(dict.fromkeys(only))} only, and this is {this}",
+            fix="name other backends for this host: --backend, or mxc_backends in the inventory",
+        )
+    return None
+
+
 def items_for(needs: Iterable[Need], facts: HostFacts, choices: Choices) -> tuple[Item, ...]:
-    """One item for each need of this host's system, in the order in which they must be carried out."""
+    """One item for each need that this host can have, in the order in which they must be carried out."""
     return tuple(
         Item(each.identifier, each.kind.value, each.why, *_operation(each, facts, choices))
         for need in needs
-        if need.system == facts.system and _applies(need, facts)
+        if need.is_for(facts.system, facts.machine) and _applies(need, facts)
         for each in _for_users(need, choices.users)
     )
 

@@ -27,7 +27,7 @@ from mxc_ops.prep.engine.fixes import from_here
 from mxc_ops.prep.engine.planning import Step, plan_items
 from mxc_ops.prep.engine.session import Session, choices_for
 from mxc_ops.prep.engine.tell import Teller, last_words
-from mxc_ops.prep.items import WINDOWS, Item, items_for, needs_of
+from mxc_ops.prep.items import WINDOWS, Item, items_for, needs_of, unsupported
 from mxc_ops.prep.messages import Event, Request
 from mxc_ops.prep.remote_doctor import Place
 
@@ -65,13 +65,15 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
 
 
 def _misplaced(name: str, trouble: str, session: Session) -> Probe:
-    return Probe(
-        f"{name}.platform",
-        Health.FAILED,
+    return _elsewhere(
+        name,
         f"{trouble}, and this is {session.facts.distribution or session.facts.system}",
-        "it was asked for",
         "name other backends for this host: --backend, or mxc_backends in the inventory",
     )
+
+
+def _elsewhere(name: str, seen: str, fix: str) -> Probe:
+    return Probe(f"{name}.platform", Health.FAILED, seen, "it was asked for", fix)
 
 
 def _as_told(probe: Probe, session: Session, request: Request) -> dict[str, str]:
@@ -118,12 +120,17 @@ def _ask(
 
 def _by_facts(session: Session, choices: Choices, unproven: Health) -> list[Probe]:
     wanted: dict[str, tuple[Item, str]] = {}
+    probes: list[Probe] = []
     for name in choices.backends:
         one = replace(choices, backends=[name])
-        for item in items_for(needs_of(one), session.facts, one):
+        needs = needs_of(one)
+        trouble = unsupported(needs, session.facts)
+        if trouble:
+            probes.append(_elsewhere(name, trouble.message, trouble.fix))
+        for item in items_for(needs, session.facts, one):
             wanted.setdefault(item.identifier, (item, name))
     steps = plan_items(session, [item for item, _ in wanted.values()])
-    probes = [_decided(step, wanted[step.identifier][1], unproven) for step in steps]
+    probes += [_decided(step, wanted[step.identifier][1], unproven) for step in steps]
     if session.restart:
         why = "what was changed takes effect at the next start"
         probes.append(Probe("host.restart", Health.WARNING, session.restart, why, _RESTART, _PRIVILEGE))
