@@ -16,17 +16,20 @@ from backends.lxc.needs import BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
 from backends.lxc.trial import Trial, said
 from backends.needs import Health, Probe
 
-__all__ = ["probe"]
+__all__ = ["apparmor", "probe"]
 
 _FIX = "mxc-ops prep host --backend lxc --yes"
 _AS_ROOT = "sudo mxc-ops doctor --backend lxc"
 _CHECK = f"{_FIX}; when that finds nothing to do: lxc-checkconfig"
 _TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
 _OLDEST = (5, 0)
+_APPARMOR = "/sys/module/apparmor/parameters/enabled"
+_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 _WHY = {
     "lxc.tools": "they drive every container; idmapped root filesystems came with LXC 5.0",
     "lxc.ids": "the ids of a container, its root's too, are mapped to ids that are nobody's",
+    "lxc.apparmor": "LXC starts a container under one of its own profiles, unless it is told another",
     "lxc.container": "whether a container runs is only told by running one",
     "lxc.limits": "a limit that nothing holds is refused by name",
     "lxc.bridge": "containers with a network are attached to it",
@@ -45,6 +48,7 @@ def probe(image: str = IMAGE) -> list[Probe]:
     return [
         _tools("lxc.tools"),
         ids,
+        *apparmor("lxc.apparmor", _read(_APPARMOR), _profiles()),
         *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids),
         _bridge("lxc.bridge"),
         _nat("lxc.nat"),
@@ -123,6 +127,31 @@ def _first_range(path: str, names: Collection[str]) -> int | None:
         ),
         None,
     )
+
+
+def apparmor(identifier: str, enabled: str, profiles: str | None) -> list[Probe]:
+    """A warning where AppArmor is on without LXC's profiles; nothing where all is well, or cannot be told.
+
+    Parameters
+    ----------
+    enabled: the kernel module's parameter: ``Y`` or ``N``.
+    profiles: what is loaded, one ``NAME (MODE)`` a line; None for who may not read it.
+    """
+    if enabled.strip() != "Y" or profiles is None:
+        return []
+    if any(line.startswith("lxc-container-default") for line in profiles.splitlines()):
+        return []
+    seen = "AppArmor is on, and no profile lxc-container-default is loaded"
+    # The files below lxc/ are parts of this one, and cannot be loaded by themselves.
+    return [_warning(identifier, seen, "apparmor_parser -r /etc/apparmor.d/lxc-containers")]
+
+
+def _profiles() -> str | None:
+    try:
+        with open(_PROFILES, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Probe]:
