@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -74,6 +75,40 @@ def _waits_for_a_lock(pid: int) -> bool:
 def _descendants(pid: int) -> list[int]:
     children = read(f"/proc/{pid}/task/{pid}/children").split()
     return [found for child in map(int, children) for found in (child, *_descendants(child))]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be another user as well")
+def test_another_user_reads_what_is_recorded_and_can_lock_nobody_out(path: str) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        sh = Shell(path, Path(folder) / "state")
+        assert sh(SHELL.change(change("true"))).returncode == 0
+        first = hold(sh, "first")
+        await_holder(sh, "first")
+        lockers = {found: _locked_by_nobody(found) for found in [sh.state, *sh.state.rglob("*")]}
+        first.communicate(timeout=20)
+        locked = {found.name for found, child in lockers.items() if child.stdout and child.stdout.readline()}
+        assert locked == {"state", "receipts", "an.item.json"}
+
+        second = hold(sh, "second")
+        await_holder(sh, "second")
+        assert sh(SHELL.reversal(change("true"))).returncode == 0
+        second.communicate(timeout=20)
+        assert not sh.state.exists()
+        for child in lockers.values():
+            child.communicate(timeout=20)
+
+
+def _locked_by_nobody(path: Path) -> subprocess.Popen[str]:
+    """It prints a line once it has the lock, and ends with its standard input."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    return subprocess.Popen(
+        [*nobody, "flock", str(path), "sh", "-c", "echo locked; cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
 
 
 def test_asking_who_holds_a_host_makes_nothing_there(sh: Shell) -> None:

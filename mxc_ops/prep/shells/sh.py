@@ -16,7 +16,10 @@ __all__ = ["SHELL"]
 
 _MARK = "=== mxc-ops survey"
 _STATE = DIRECTORY.rpartition("/")[0]
-_HOLDER = f"{_STATE}/holder"
+# Root's alone, as whoever can open a directory can lock it. The other directories are for everybody to read.
+_LOCK = f"{_STATE}/lock"
+_HOST_LOCK = f"{_LOCK}/host"
+_HOLDER = f"{_LOCK}/holder"
 _STRAGGLER_S = 900
 _STRAGGLER = "a change that an interrupted preparation has begun"
 _KILL_AFTER_S = 5
@@ -82,30 +85,34 @@ class Sh:
 
     def hold(self, holder: str, wait_s: int) -> str:
         # The lock is the directory itself, so that nothing is left behind; who waited for a directory that an
-        # undo has removed meanwhile starts again. It is entered to be compared: a chroot may have no /proc.
+        # undo has removed meanwhile starts again, and so does, once, who finds it half removed. It is entered
+        # to be compared: a chroot may have no /proc.
         # Never at once: whoever asks for the holder has the lock for a moment.
         patience = max(1, wait_s)
         held = f"exit {HELD_BY_ANOTHER}"
         lines = [
             "umask 022",
+            f"enter() {{ {_folders(_HOST_LOCK)} && cd {_HOST_LOCK}; }}",
             "while :; do",
-            f"mkdir -p {DIRECTORY} && cd {_STATE} && exec 9<. || exit 1",
+            "{ enter 2>/dev/null || enter; } && exec 9<. || exit 1",
             f"{_lock(9, patience)} || {{ cat {_HOLDER} 2>/dev/null || echo somebody; {held}; }}",
-            f'test "$(stat -c %i .)" = "$(stat -c %i {_STATE} 2>/dev/null)" && break',
+            f'test "$(stat -c %i .)" = "$(stat -c %i {_HOST_LOCK} 2>/dev/null)" && break',
             "done",
-            f"rm -f {_HOLDER}; mkdir -p {DIRECTORY} && exec 8<{DIRECTORY} || exit 1",
+            f"rm -f {_HOLDER}; exec 8<{_LOCK} || exit 1",
             f"{_lock(8, patience)} || {{ echo {quote(_STRAGGLER)}; {held}; }}",
             "exec 8<&-",
             f"printf '%s\\n' {quote(holder)} > {_HOLDER}",
             "cat >/dev/null",
-            f"rm -f {_HOLDER}; rmdir {DIRECTORY} {_STATE} 2>/dev/null || true",
+            f"rm -f {_HOLDER}; {{ rmdir {_HOST_LOCK} {DIRECTORY}",
+            # A change that goes on has its receipt there, and needs its lock.
+            f"test -e {DIRECTORY} || rmdir {_LOCK} {_STATE}; }} 2>/dev/null || true",
         ]
         return "\n".join(lines)
 
     def holder(self) -> str:
         # Only whoever holds the lock is told: a killed one leaves its name behind.
         # flock is given no path: it would make a file of one that was removed just now.
-        return f"( exec 9<{_STATE} && {{ flock -n 9 || cat {_HOLDER}; }} ) 2>/dev/null || true"
+        return f"( exec 9<{_HOST_LOCK} && {{ flock -n 9 || cat {_HOLDER}; }} ) 2>/dev/null || true"
 
     def elevated(self, command: str, elevation: str) -> str:
         match elevation:
@@ -162,9 +169,16 @@ def _word(script: str) -> str:
 
 def _head(path: str) -> Iterator[str]:
     yield _HEAD
-    yield f"mkdir -p {DIRECTORY}; receipt={quote(path)}; export receipt"
+    yield f"{_folders(_LOCK)}; receipt={quote(path)}; export receipt"
     # A command of a preparation whose controller died may still be at work.
-    yield f"exec 8<{DIRECTORY}; {_lock(8, _STRAGGLER_S)}"
+    yield f"exec 8<{_LOCK}; {_lock(8, _STRAGGLER_S)}"
+
+
+def _folders(private: str) -> str:
+    # Entered in between: were the state's directory removed just then, it would be made root's alone as well.
+    return (
+        f"mkdir -p {DIRECTORY} && ( umask 077; cd {_STATE} && mkdir -p {private.removeprefix(f'{_STATE}/')} )"
+    )
 
 
 def _lock(descriptor: int, patience_s: int) -> str:
