@@ -54,6 +54,8 @@ mkdir -p /var/lib/mxc-ops/images
 mount -t tmpfs -o mode=755 tmpfs /var/lib/mxc-ops/images
 : > /etc/subuid
 : > /etc/subgid
+# The overlays keep what they lie on. A checkout may be below /srv.
+umount -l /srv
 ip link set lo up
 """
 
@@ -122,9 +124,14 @@ class Host:
             self.run(SHELL.reversal(Change(receipt, decision.commands)))
         return decision
 
+    def leave_nothing_empty(self) -> None:
+        """Tidy up as the end of a preparation does: no change removes what another one may enter."""
+        state = DIRECTORY.rpartition("/")[0]
+        self.run(f"rmdir {DIRECTORY} {state}/lock {state} 2>/dev/null || true")
+
     def state(self) -> str:
         """Everything that a change here could have touched, but for the records of it."""
-        self.run(f"rmdir {DIRECTORY} {DIRECTORY.rpartition('/')[0]} 2>/dev/null || true")
+        self.leave_nothing_empty()
         return self.run(
             "ip -o link; ip -o address; ip route show table all; nft list ruleset;"
             " find /etc /usr/local /var/lib -xdev -exec ls -ld --time-style=+ {} + -type f -exec cat {} +"
