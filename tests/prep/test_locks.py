@@ -94,7 +94,7 @@ def test_a_second_one_is_told_who_holds_the_host_and_a_third_waits(host: Private
 
         second = host.prep("host", "--item", IDS, "--yes")
         assert (second.exit_code, second.host["state"]) == (8, "held by another preparation"), second
-        assert f"process {first.pid}" in second.host["problem"]
+        assert second.host["problem"].endswith(f", process {first.pid} for @local")
         assert not host.seen("/etc/mxc-ops").exists()
 
         third = host.start("host", "--item", IDS, "--wait", "100", "--yes")

@@ -13,6 +13,7 @@ from shlex import quote
 import pytest
 
 from mxc_ops.prep.receipts import Receipt, decode, merged
+from mxc_ops.prep.shells import HELD_BY_ANOTHER
 from mxc_ops.prep.shells.sh import SHELL
 from tests.unit.shells import NAMES, Shell, await_end, await_true, change, search_path
 
@@ -124,6 +125,16 @@ def test_what_is_measured_is_united_with_what_was_measured_before(sh: Shell) -> 
     assert sh.receipt().made == {"asked": ["c"], "added": ["a", "a tab:\there", 'b"', "c\\"], "removed": []}
 
 
+@pytest.mark.parametrize("measuring", ["no-such-program", "echo half; exit 3", "echo half; false && true"])
+def test_a_change_that_cannot_be_measured_fails_and_is_not_complete(sh: Shell, measuring: str) -> None:
+    done = sh(SHELL.change(change("true", measured={"fine": "echo x", "added": measuring})))
+    assert done.returncode != 0
+    assert "cannot be measured: added" in done.stdout
+    assert sh.receipt().state == "pending"
+    assert sh(SHELL.change(change("true", measured={"added": "echo whole"}))).returncode == 0
+    assert (sh.receipt().made, sh.files()) == ({"added": ["whole"]}, ["an.item.json"])
+
+
 def test_what_was_there_before_is_kept_from_the_first_attempt_to_the_last(sh: Shell, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("old\n")
     listed = f"cat {quote(str(tmp_path / 'list'))}"
@@ -184,6 +195,29 @@ def test_what_was_brought_there_is_gone_after_success_and_failure(sh: Shell, tmp
         assert not folder.exists()
 
 
+def test_what_was_brought_there_is_gone_when_the_change_cannot_begin(sh: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    sh.state.touch()
+    assert sh(SHELL.change(change("true", uploads=str(folder)))).returncode != 0
+    assert not folder.exists()
+
+
+def test_what_was_brought_there_is_gone_when_the_change_is_killed(
+    sh: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mxc_ops.prep.shells.sh._STRAGGLER_S", 0)
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    script = SHELL.change(change(measured={"added": "sleep 300"}, uploads=str(folder), deadline_s=1))
+    done = sh.start(script)
+    assert done.stdout is not None and done.stderr is not None
+    done.stdout.close()
+    done.stderr.close()
+    done.wait(timeout=20)
+    assert not folder.exists()
+
+
 def test_a_change_waits_for_one_that_is_still_at_work(sh: Shell, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     first = sh.start(SHELL.change(change(f"until test -e {quote(str(gate))}; do sleep 0.01; done")))
@@ -191,6 +225,23 @@ def test_a_change_waits_for_one_that_is_still_at_work(sh: Shell, tmp_path: Path)
     second = sh.start(SHELL.change(change(f"test -e {quote(str(gate))}")))
     gate.touch()
     assert (first.wait(timeout=20), second.wait(timeout=20)) == (0, 0)
+
+
+def test_a_change_that_waited_in_vain_says_for_what(
+    sh: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    first = sh.start(SHELL.change(change(f"until test -e {quote(str(gate))}; do sleep 0.01; done")))
+    await_true((sh.state / "receipts/an.item.json").exists, "no record")
+    monkeypatch.setattr("mxc_ops.prep.shells.sh._STRAGGLER_S", 1)
+    touch = f"touch {quote(str(tmp_path / 'touched'))}"
+    for script in (SHELL.change(change(touch)), SHELL.reversal(change(touch))):
+        second = sh(script)
+        assert second.returncode == HELD_BY_ANOTHER
+        assert "waited 1 s in vain for a change that an interrupted preparation" in second.stdout
+    assert not (tmp_path / "touched").exists()
+    gate.touch()
+    assert first.wait(timeout=20) == 0
 
 
 def test_a_kill_at_any_moment_leaves_a_record_that_parses(sh: Shell) -> None:

@@ -9,6 +9,7 @@ When this process dies, however it dies, the input ends and the host is free aga
 from __future__ import annotations
 
 import io
+import secrets
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ __all__ = ["HeldByAnother", "holding"]
 _ASK_AGAIN_S = 0.05
 _GRACE_S = 30
 _ANSWER_S = 1
+_UNIQUE = " #"
 
 
 class HeldByAnother(Exception):
@@ -57,14 +59,16 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
 
     Parameters
     ----------
-    holder: what another preparation is told; it must be unique.
+    holder: what another preparation is told.
     wait_s: seconds to wait for the other one.
 
     Raises `HeldByAnother`, or `PyinfraError` when the host cannot be held at all.
     """
     rights, host = session.access, session.host
+    # Two containers may have one name for their host, and one number for the process.
+    held_with = f"{holder}{_UNIQUE}{secrets.token_hex(8)}"
     released = Event()
-    command = rights.elevated(rights.shell.hold(holder, wait_s))
+    command = rights.elevated(rights.shell.hold(held_with, wait_s))
 
     def hold() -> Any:
         access.set(rights)
@@ -77,7 +81,7 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
     begun = time.monotonic()
     try:
         with gevent.Timeout(2 * patience_s + _GRACE_S, PyinfraError("the host does not let itself be held")):
-            while holder not in (holders := _holders(session)):
+            while held_with not in (holders := _holders(session)):
                 if held.ready():
                     raise _refusal(held)
                 # Only the end of its input lets us see that the command has ended.
@@ -104,5 +108,6 @@ def _refusal(held: Any) -> Exception:
         return PyinfraError(str(held.exception))
     _, output = held.value
     if output.stdout_lines:
-        return HeldByAnother(f"another preparation is at work: {output.stdout_lines[0]}")
+        told = output.stdout_lines[0].partition(_UNIQUE)[0]
+        return HeldByAnother(f"another preparation is at work: {told}")
     return PyinfraError(" | ".join(output.stderr_lines[-3:]) or f"it cannot be held (exit {HELD_BY_ANOTHER})")

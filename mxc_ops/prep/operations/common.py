@@ -7,14 +7,17 @@ pyinfra's own annotations are incomplete; this is where they get complete types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import secrets
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from shlex import quote
 from typing import Any, ParamSpec, cast
 
+from paramiko.ssh_exception import SSHException
 from pyinfra.api import operation as pyinfra_operation  # pyright: ignore[reportPrivateImportUsage, reportUnknownVariableType]
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.command import FileUploadCommand, StringCommand
 from pyinfra.api.exceptions import OperationError, PyinfraError
 from pyinfra.api.facts import FactBase
@@ -132,7 +135,7 @@ def follow(name: str, item: str, **arguments: Any) -> Commands:
         decision.commands,
         kind.snapshot(**arguments),
         kind.measured(**arguments),
-        _uploads_folder(decision, item or name),
+        _uploads_folder(decision),
         decision.deadline_s,
     )
     yield from _uploaded(decision.uploads, change.uploads)
@@ -182,13 +185,26 @@ def _command(current: Access, script: str) -> StringCommand:
     return StringCommand(current.elevated(script), _stdin=current.stdin)  # pyright: ignore[reportArgumentType] - pyinfra takes a list
 
 
-def _uploads_folder(decision: Decision, item: str) -> str:
-    """Below /tmp, as whoever we are there; what arrives is checked before it is used, and removed after."""
-    return f"/tmp/mxc-ops-{item}" if decision.uploads else ""  # noqa: S108
+def _uploads_folder(decision: Decision) -> str:
+    """Below /tmp, as whoever we are there; what arrives is checked before it is used, and removed after.
+
+    A name that others could guess, they could have made there before us.
+    """
+    return f"/tmp/mxc-ops-{secrets.token_hex(16)}" if decision.uploads else ""  # noqa: S108
 
 
 def _uploaded(uploads: Sequence[Upload], folder: str) -> Commands:
-    if uploads:
-        yield StringCommand(f"umask 077 && rm -rf {quote(folder)} && mkdir {quote(folder)}")
-    for upload in uploads:
-        yield FileUploadCommand(upload.source, f"{folder}/{upload.name}")
+    if not uploads:
+        return
+    # As for the other commands of the operation, under plain pyinfra with its ``_sudo``.
+    given: Mapping[str, Any] = host.current_op_global_arguments or {}  # pyright: ignore[reportUnknownMemberType, reportAssignmentType]
+    rights = {name: value for name, value in given.items() if name in CONNECTOR_ARGUMENT_KEYS}
+    yield StringCommand(f"umask 077 && mkdir {folder}")
+    try:
+        for upload in uploads:
+            yield FileUploadCommand(upload.source, f"{folder}/{upload.name}")
+    except GeneratorExit:
+        # pyinfra asks for no further command once one has failed. A host that is gone cannot be tidied.
+        with suppress(PyinfraError, SSHException, OSError):
+            host.run_shell_command(StringCommand(f"rm -rf {folder}"), **rights)  # pyright: ignore[reportUnknownMemberType]
+        raise

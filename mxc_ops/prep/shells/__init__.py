@@ -27,7 +27,8 @@ class Change:
     commands: in order; none: only the record of an interrupted change is completed.
     snapshot, measured: see `decision.Rule`.
     uploads: the directory on the host that holds the item's uploads, "" for none.
-    deadline_s: everything is killed after this many seconds.
+    deadline_s: each command is killed after this many seconds, with all that it started. The change as a
+        whole has as long, and as long as it is patient with an interrupted one that is still at work.
     """
 
     receipt: Receipt

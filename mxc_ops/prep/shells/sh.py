@@ -61,21 +61,19 @@ class Sh:
     def change(self, change: Change) -> str:
         receipt = change.receipt
         if not receipt.item:
-            return _limited("\n".join([_HEAD, *_isolated(change)]), change.deadline_s + _STRAGGLER_S)
+            script = "\n".join([_HEAD, *_isolated(change)])
+            return _watched(script, change.deadline_s + _STRAGGLER_S, _removed_at_exit(change.uploads))
         path = f"{DIRECTORY}/{receipt.item}"
         lines = [
             *_head(path),
             _write(_document(replace(receipt, state=PENDING), {})),
             *([_kept(change.snapshot)] if change.snapshot else []),
             *_isolated(change),
-            *[
-                f"{_variable(name)}=$({_as_json(command, receipt.made.get(name))})"
-                for name, command in change.measured.items()
-            ],
+            *[_measured(name, command, receipt.made.get(name)) for name, command in change.measured.items()],
             _write(_document(receipt, {name: _variable(name) for name in change.measured})),
             'rm -f "$receipt.before"',
         ]
-        return _logged("\n".join(lines), path, change.deadline_s + _STRAGGLER_S)
+        return _logged("\n".join(lines), path, change.deadline_s + _STRAGGLER_S, change.uploads)
 
     def reversal(self, change: Change) -> str:
         path = f"{DIRECTORY}/{change.receipt.item}"
@@ -136,24 +134,30 @@ def _limited(script: str, deadline_s: int) -> str:
     return _watched(script, deadline_s)
 
 
-def _logged(script: str, path: str, deadline_s: int) -> str:
+def _logged(script: str, path: str, deadline_s: int, uploads: str = "") -> str:
     """Limited, with all output shown at the end.
 
     Whoever reads it may be gone by then, and a package manager that loses its reader stops halfway.
     """
     log = quote(f"{path}.log")
     opened = f"umask 022; mkdir -p {DIRECTORY} && exec 6>{log} 7<{log} && rm -f {log} || exit 1\n"
-    return _watched(script, deadline_s, before=opened, streams=">&6 2>&1 6>&- 7<&-", after=f"{_AS_TEXT} <&7")
+    before = f"{_removed_at_exit(uploads)}{opened}"
+    return _watched(script, deadline_s, before=before, streams=">&6 2>&1 6>&- 7<&-", after=f"{_AS_TEXT} <&7")
 
 
 def _watched(script: str, deadline_s: int, before: str = "", streams: str = "", after: str = ":") -> str:
     # busybox's timeout ends but the one process that it has started, so that one ends everything else.
-    over = f"kill -KILL -$job; {after}; echo killed after {deadline_s} s >&2; exit 124"
+    # A shell that nobody reads must not end by that: what it is to remove would stay.
+    over = f"kill -KILL -$job; {after}; ( echo killed after {deadline_s} s >&2 ); exit 124"
     watch = (
         f"{before}trap {quote(over)} TERM\n"
         f'setsid sh -c "$1" <&0 {streams} & job=$!\nwait $job; status=$?; {after}; exit $status'
     )
     return f"timeout -k {_KILL_AFTER_S} {deadline_s} sh -c {quote(watch)} watch {_word(script)}"
+
+
+def _removed_at_exit(uploads: str) -> str:
+    return f"uploads={quote(uploads)}; export uploads; trap 'rm -rf \"$uploads\"' EXIT\n" if uploads else ""
 
 
 def _word(script: str) -> str:
@@ -171,7 +175,9 @@ def _head(path: str) -> Iterator[str]:
     yield _HEAD
     yield f"{_folders(_LOCK)}; receipt={quote(path)}; export receipt"
     # A command of a preparation whose controller died may still be at work.
-    yield f"exec 8<{_LOCK}; {_lock(8, _STRAGGLER_S)}"
+    waited = f"waited {_STRAGGLER_S} s in vain for {_STRAGGLER}"
+    held = f"{{ echo {quote(waited)} >&2; exit {HELD_BY_ANOTHER}; }}"
+    yield f"exec 8<{_LOCK}; {_lock(8, _STRAGGLER_S)} || {held}"
 
 
 def _folders(private: str) -> str:
@@ -194,8 +200,6 @@ def _kept(snapshot: str) -> str:
 
 def _isolated(change: Change) -> Iterator[str]:
     """Each command in a shell of its own, which does not hold the lock on."""
-    if change.uploads:
-        yield f"uploads={quote(change.uploads)}; export uploads; trap 'rm -rf \"$uploads\"' EXIT"
     for command in change.commands:
         yield f"{_limited(f'set -e; {command}', change.deadline_s)} 8<&- </dev/null"
 
@@ -226,10 +230,18 @@ def _variable(name: str) -> str:
     return f"measured_{name}"
 
 
-def _as_json(command: str, earlier: object) -> str:
-    """The lines that a command prints, with earlier ones, as a JSON array."""
+def _measured(name: str, command: str, earlier: object) -> str:
+    """The lines that a command prints, with earlier ones, as a JSON array in a variable.
+
+    In a shell of its own, as the status of a command in a pipeline is lost.
+    """
     known: list[str] = list(earlier) if isinstance(earlier, list) else []  # pyright: ignore[reportUnknownArgumentType] - of text: we measured it
     print_known = f"printf '%s\\n' {' '.join(quote(line) for line in known)}; " if known else ""
     to_json = r"""sort -u | sed -e 's/[\\"]/\\&/g' -e 's/\t/\\t/g' -e 's/.*/"&"/' | paste -s -d , -"""
     printable = r"tr -d '\000-\010\013-\037'"
-    return f"printf '['; {{ {print_known}{command}; }} | {printable} | {to_json} | tr -d '\\n'; printf ']'"
+    lines = f'{{ {print_known}cat "$receipt.new"; }} | {printable} | {to_json}'
+    in_vain = f"{{ echo {quote(f'what has changed cannot be measured: {name}')} >&2; exit 1; }}"
+    return (
+        f'sh -c {quote(f"set -e; {command}")} 8<&- </dev/null > "$receipt.new" || {in_vain}\n'
+        f"{_variable(name)}=$(printf '['; {lines} | tr -d '\\n'; printf ']')"
+    )
