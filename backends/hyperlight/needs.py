@@ -13,11 +13,22 @@ from backends.needs import Need, NeedKind, chosen
 __all__ = ["ENVIRONMENT", "NEEDS", "REQUIREMENTS", "needs"]
 
 ENVIRONMENT = "/usr/local/lib/mxc-ops/hyperlight"
-REQUIREMENTS = (
-    "hyperlight-sandbox==0.8.0",
-    "hyperlight-sandbox-backend-wasm==0.8.0",
-    "hyperlight-sandbox-python-guest==0.8.0",
-)
+_CHECKSUMS = {
+    "hyperlight-sandbox==0.8.0": ("7aac916fa4dc1f630a72787d22082a1c1eed058ff866cb1d5ed53d2e9801f312",),
+    "hyperlight-sandbox-backend-wasm==0.8.0": (
+        "2dd25bb7f8619ceda1cc473da075a92d29431df8470eecaeb5e193d1ddda53d6",  # Python 3.10
+        "412ebf5925e8caac3c367daa5bc5791c12a07260f1fb822d3d7e3806a74324ff",  # 3.11
+        "5ef64125c744ee81efe33a19065b71ee5466dce001db4e7789cd7d570bfc3f93",  # 3.12
+        "6428ba7aa50d2a667d8579e1642a99da345fd8c3d7ae86a3dfb5dabad910bcf0",  # 3.13
+        "bb71af32d64850f95a469f70922edcc151d524698d19e29e05af7a13075f711d",  # 3.14
+    ),
+    "hyperlight-sandbox-python-guest==0.8.0": (
+        "fb2f27a2123e6368659540c3d845baf4b44d5493cbdb30bafa88287dbda46bbc",
+    ),
+}
+"""SHA-256 of each package's wheels for Linux on x86_64."""
+
+REQUIREMENTS = tuple(_CHECKSUMS)
 """Everything that is needed: none of them needs another package."""
 
 MACHINES = ("x86_64",)  # Hyperlight itself is for no other
@@ -40,7 +51,7 @@ NEEDS: tuple[Need, ...] = (
         "hyperlight.packages",
         NeedKind.PYTHON_PACKAGES,
         "Hyperlight's host library, its Wasm backend, and the Python that runs inside",
-        data={"environment": ENVIRONMENT, "requirements": list(REQUIREMENTS)},
+        data={"environment": ENVIRONMENT, "requirements": list(REQUIREMENTS), "checksums": _CHECKSUMS},
         machines=MACHINES,
     ),
     Need(

@@ -11,7 +11,7 @@ from backends.needs import BASE, Need, NeedKind
 
 __all__ = ["Row", "markdown", "rows"]
 
-_HIDDEN = ("xml", "script", "sddl")  # long texts that `--diff` shows
+_HIDDEN = ("xml", "script", "sddl", "checksums", "kernel_default")  # for programs
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,30 @@ def test_an_environment_is_made_once_mended_and_taken_away(
     assert not offline.reverse(ENVIRONMENT, record, **wanted).commands
 
 
+def test_a_wheel_that_is_not_the_one_that_was_meant_is_not_installed(
+    offline: Host, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    wheels = {
+        name: tmp_path / f"index/{name}-py3-none-any.whl" for name in ("mxc_first-1.0", "mxc_second-1.5")
+    }
+    sums = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels.values()]
+    pinned = {
+        **wanted,
+        "checksums": {text: [one] for text, one in zip(wanted["requirements"], sums, strict=True)},
+    }
+    with wheels["mxc_first-1.0"].open("ab") as wheel:
+        wheel.write(b"\0")
+    with pytest.raises(AssertionError, match="DO NOT MATCH THE HASHES"):
+        offline.apply(ENVIRONMENT, **pinned)
+    assert offline.decide(ENVIRONMENT, **pinned).before == "without mxc-first==1.0 mxc_second==1.5"
+    make_wheel(tmp_path / "index", "mxc_first", "1.0")
+    pinned["checksums"]["mxc-first==1.0"].append(
+        hashlib.sha256(wheels["mxc_first-1.0"].read_bytes()).hexdigest()
+    )
+    offline.apply(ENVIRONMENT, **pinned)
+    assert not offline.decide(ENVIRONMENT, **pinned).commands
+
+
 def test_an_environment_that_was_only_begun_is_ours_to_finish(offline: Host, wanted: dict[str, Any]) -> None:
     """As after a controller or a host that died in between."""
     environment = Path(wanted["environment"])

@@ -18,6 +18,8 @@ MARKER = ".mxc-ops"
 
 ABSENT, OURS = "absent", "ours"
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_Checksums = Mapping[str, Sequence[str]]
+_ANY: _Checksums = {}
 _COME_ALONG = ("pip", "setuptools", "wheel")  # with every environment, as venv(1) makes it
 _LIST = """\
 from importlib.metadata import distributions
@@ -29,8 +31,7 @@ def listing(environment: str) -> str:
     return f"{quote(f'{environment}/bin/python3')} -I -B -c {quote(_LIST)} | LC_ALL=C sort"
 
 
-def _queries(environment: str, requirements: Sequence[str]) -> tuple[Query, ...]:
-    del requirements
+def _queries(environment: str, **_rest: Any) -> tuple[Query, ...]:
     return (
         Query("python.Environment", {"environment": environment}),
         Query("files.Existing", {"paths": parents_of(environment)}),
@@ -38,7 +39,12 @@ def _queries(environment: str, requirements: Sequence[str]) -> tuple[Query, ...]
 
 
 def decide(
-    seen: Mapping[str, Any], existing: list[str], *, environment: str, requirements: Sequence[str]
+    seen: Mapping[str, Any],
+    existing: list[str],
+    *,
+    environment: str,
+    requirements: Sequence[str],
+    checksums: _Checksums = _ANY,
 ) -> Decision:
     """An environment made by the host's own python3, with these packages and no others.
 
@@ -46,6 +52,7 @@ def decide(
     ----------
     seen: ``{"state": "absent" | "ours" | what else it is, "packages": ["NAME==VERSION", …]}``.
     requirements: each ``NAME==VERSION``; everything that they need must be among them.
+    checksums: SHA-256 of the wheels of each requirement; none: any that the index has.
     """
     after = f"{' '.join(requirements)} in {environment}"
     unpinned = [text for text in requirements if not _PINNED.fullmatch(text)]
@@ -64,7 +71,7 @@ def decide(
     return Decision(
         "not there" if seen["state"] == ABSENT else f"without {' '.join(missing)}",
         after,
-        _make(environment, requirements),
+        _make(environment, requirements, checksums),
         prior={"directories": missing_parents},
         made={"packages": list(requirements)},
         deadline_s=DEADLINE_S,
@@ -77,20 +84,25 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in parts}
 
 
-def _make(environment: str, requirements: Sequence[str]) -> tuple[str, ...]:
+def _make(environment: str, requirements: Sequence[str], checksums: _Checksums) -> tuple[str, ...]:
     place = quote(environment)
     pip = f"{quote(f'{environment}/bin/python3')} -I -m pip --disable-pip-version-check --no-input"
     # Wheels only: nothing of a package is executed while it is installed by root.
-    options = "--no-cache-dir --no-deps --only-binary :all:"
+    options = "--no-cache-dir --no-deps --only-binary :all:" + (" --require-hashes" if checksums else "")
+    lines = [
+        " ".join([text, *(f"--hash=sha256:{checksum}" for checksum in checksums.get(text, ()))])
+        for text in requirements
+    ]
     return (
         f"umask 022 && export PYTHONDONTWRITEBYTECODE=1 && mkdir -p {place}"
         f" && touch {place}/{MARKER} && python3 -m venv {place}",
-        f"umask 022 && {pip} install {options} {' '.join(quote(text) for text in requirements)}",
+        # Only a file of requirements can hold checksums.
+        f"umask 022 && printf '%s\\n' {' '.join(quote(line) for line in lines)}"
+        f" | {pip} install {options} --requirement /dev/stdin",
     )
 
 
-def _measured(environment: str, requirements: Sequence[str]) -> Mapping[str, str]:
-    del requirements
+def _measured(environment: str, **_rest: Any) -> Mapping[str, str]:
     return {"packages": listing(environment)}
 
 
@@ -99,12 +111,12 @@ def reverse(
     existing: list[str],
     *,
     environment: str,
-    requirements: Sequence[str],
     prior: Mapping[str, Any],
     made: Mapping[str, Any],
+    **_rest: Any,
 ) -> Decision:
     """The environment gone, with the directories that were made for it; never one that is not ours."""
-    del existing, requirements
+    del existing
     if seen["state"] == ABSENT:
         return nothing_to_do("not there, as before")
     after = "not there, as before"
