@@ -47,7 +47,8 @@ def bring_up(bridge: str, address: str, table: str) -> str:
     """Shell commands that make the bridge and its table, or mend them; what is right stays as it is.
 
     The bridge gets its name last, so that none without our alias is left behind by a kill. The host speaks no
-    IPv6 on it: whatever is attached could announce itself as its router (CVE-2020-13401).
+    IPv6 on it: whatever is attached could announce itself as its router (CVE-2020-13401). Of addresses it has
+    the one alone: an earlier choice of the inventory's would stay reachable.
     """
     new = f"{bridge}-new"
     no_ipv6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -59,6 +60,10 @@ def bring_up(bridge: str, address: str, table: str) -> str:
         f"\tip link set dev {new} name {bridge}\n"
         "}\n"
         f"! test -e {no_ipv6.format(bridge)} || echo 1 > {no_ipv6.format(bridge)}\n"
+        f"ip -4 -o address show dev {bridge} | while read -r _ _ _ other _; do\n"
+        f'\ttest "$other" = {address} || ip address delete "$other" dev {bridge}\n'
+        "done\n"
+        # After that, as the addresses of one subnet go with the first of them.
         f"ip address replace {address} dev {bridge}\n"
         f"ip link set dev {bridge} up\n"
         # Named before it is deleted, so that there is something to delete; nft(8) does all of it or nothing.
@@ -192,8 +197,10 @@ def _missing_now(device: _Device, listed: str, *, address: str, ruleset: str) ->
         return ["not there"]
     if device["kind"] == "unreadable":
         return ["cannot be told without iproute2"]
+    others = [entry for entry in device["addresses"] if entry != address]
     wrong = {
         f"has no address {address}": address not in device["addresses"],
+        f"has an address that is not wanted: {', '.join(others)}": bool(others),
         "is down": not device["up"],
         "speaks IPv6": device["ipv6"],
         "no NAT": not listed,
