@@ -14,6 +14,8 @@ from mxc_ops.prep.rules.files import remove_empty
 
 _COMPILE_S = 120
 _WORK = ".build"
+_BEFORE = ".before"
+"""Beside a program that we have put there: what was in its place until then, or an empty file for nothing."""
 
 
 def _queries(store: str, key: str, program: str, **_rest: Any) -> tuple[Query, ...]:
@@ -78,7 +80,7 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
     # It must say its own key before it takes its place: a compiler that misbuilds it is found out here.
     install = (
         f'chmod 0755 "$work/{program}" && test "$("$work/{program}" --version)" = {key}'
-        f" && mkdir -p {quote(folder)} && chmod 0755 {quote(folder)}"
+        f" && mkdir -p {quote(folder)} && chmod 0755 {quote(folder)} && {_keep(folder, program)}"
         f' && cp "$work/{program}" {quote(folder)}/.new && mv -f {quote(folder)}/.new {quote(path)}'
     )
     commands = " && ".join(["umask 022", *make, install])
@@ -96,6 +98,17 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
     )
 
 
+def _keep(folder: str, program: str) -> str:
+    """A command that keeps what is in the program's place before our first change, in one step."""
+    before, path = quote(f"{folder}/{_BEFORE}"), quote(f"{folder}/{program}")
+    kept = f"if {_is_there(path)}; then ln {path} {before}; else : > {before}; fi"
+    return f"{{ {_is_there(before)} || {kept}; }}"
+
+
+def _is_there(name: str) -> str:
+    return f"test -e {name} || test -L {name}"
+
+
 def reverse(
     checksum: str,
     stored: list[str],
@@ -107,7 +120,7 @@ def reverse(
     made: Mapping[str, Any],
     **_rest: Any,
 ) -> Decision:
-    """What we put into the store gone, of earlier versions too.
+    """What we put into the store gone, of earlier versions too, and what it replaced in its place again.
 
     Parameters
     ----------
@@ -131,7 +144,13 @@ def reverse(
 
 
 def _remove(folder: str, program: str) -> tuple[str, ...]:
-    return (f"rm -f {quote(folder)}/{program} {quote(folder)}/.new", *remove_empty([folder]))
+    """Each step leaves what the next attempt goes on from: without `_BEFORE`, what is there is not ours."""
+    before, path = quote(f"{folder}/{_BEFORE}"), quote(f"{folder}/{program}")
+    back = (
+        f"if test -s {before} || test -L {before}; then mv -f {before} {path};"
+        f" elif test -e {before}; then rm -f {path} && rm -f {before}; fi"
+    )
+    return f"rm -f {quote(folder)}/.new", back, *remove_empty([folder])
 
 
 def _measured(store: str, key: str, program: str, **_rest: Any) -> Mapping[str, str]:
