@@ -10,11 +10,12 @@ from mxc_ops.prep.decision import Decision, FileChange, Query, Rule, nothing_to_
 from mxc_ops.prep.rules.files import parents_of, prior_text, put_back
 
 _Texts = Mapping[str, str]
+_LOADED = "/sys/kernel/security/apparmor/profiles"
 
 
 def _profile_queries(switch: str, path: str, program: str) -> tuple[Query, ...]:
     del program
-    texts = Query("files.Texts", {"paths": [_proc(switch), path]})
+    texts = Query("files.Texts", {"paths": [_proc(switch), _LOADED, path]})
     return texts, Query("files.Existing", {"paths": parents_of(path)})
 
 
@@ -27,12 +28,21 @@ def profile_text(path: str, program: str) -> str:
 
     What the program starts keeps the profile, unless it has one of its own (apparmor.d(5), flags).
     """
-    name = path.rpartition("/")[2]
     return (
         f"# mxc-ops prep host: {program}, and what it starts, may make user namespaces; nothing else may.\n"
         "abi <abi/4.0>,\ninclude <tunables/global>\n\n"
-        f"profile {name} {program} flags=(unconfined) {{\n  userns,\n}}\n"
+        f"profile {_name(path)} {program} flags=(unconfined) {{\n  userns,\n}}\n"
     )
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _is_loaded(seen: _Texts, path: str) -> bool:
+    """Whether the kernel has the profile; counted as loaded where the kernel does not tell us."""
+    listed = seen.get(_LOADED)
+    return listed is None or any(line.partition(" (")[0] == _name(path) for line in listed.splitlines())
 
 
 def decide_profile(seen: _Texts, existing: list[str], *, switch: str, path: str, program: str) -> Decision:
@@ -40,19 +50,23 @@ def decide_profile(seen: _Texts, existing: list[str], *, switch: str, path: str,
 
     Parameters
     ----------
-    seen: texts by path: of the switch below /proc/sys, of `path`.
+    seen: texts by path: of the switch below /proc/sys, of the kernel's list of profiles, of `path`.
     switch: the sysctl that restricts; it stays as it is.
     """
     if seen.get(_proc(switch), "0").strip() != "1":
         return nothing_to_do("AppArmor does not restrict user namespaces here")
     text = profile_text(path, program)
     found = seen.get(path)
+    load = f"apparmor_parser -r {quote(path)}"
     if found == text:
-        return nothing_to_do(path)
+        if _is_loaded(seen, path):
+            return nothing_to_do(path)
+        # Nothing to go back to: it would be loaded at the next start anyway.
+        return Decision(f"{path} is not loaded", path, (load,), prior={"text": text}, made={"text": text})
     return Decision(
         "no profile permits user namespaces" if found is None else f"{path} differs",
         path,
-        (write_file(path, text), f"apparmor_parser -r {quote(path)}"),
+        (write_file(path, text), load),
         prior=prior_text(found, path, existing),
         made={"text": text},
         files=(FileChange(path, found, text),),

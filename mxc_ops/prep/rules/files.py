@@ -62,14 +62,19 @@ def reverse_directory(
     made: Mapping[str, Any],
 ) -> Decision:
     """The directories that we made, as far as they are empty: what others put there stays."""
-    del parents, made
+    del parents
     if seen is None:
         return nothing_to_do("not there, as before")
     if "directories" not in prior:
         back = f"mode {prior['mode']}, as before"
         if seen["mode"] == prior["mode"]:
             return nothing_to_do(back)
-        return Decision(f"mode {seen['mode']}", back, (f"chmod 0{prior['mode']} {quote(path)}",))
+        return Decision(
+            f"mode {seen['mode']}",
+            back,
+            (f"chmod 0{prior['mode']} {quote(path)}",),
+            refusal="" if seen["mode"] == made["mode"] else f"{path} is no longer of mode {made['mode']}",
+        )
     first, *above = [quote(directory) for directory in prior["directories"]]
     # Of those above, others may have begun to use some; the item's own must go.
     commands = (f"rmdir {first}", *(f"rmdir {directory} 2>/dev/null || true" for directory in above))
