@@ -77,7 +77,7 @@ NEEDS: tuple[Need, ...] = (
         "lxc.sysctl.ip-forward",
         NeedKind.KERNEL_SETTING,
         "what a container sends is routed by the host; our table lets nothing in that it did not ask for",
-        data={"key": "net.ipv4.ip_forward", "wanted": "1"},
+        data={"key": "net.ipv4.ip_forward", "wanted": "1", "kernel_default": "0"},
     ),
     Need(
         "lxc.bridge",

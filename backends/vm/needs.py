@@ -106,7 +106,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.KERNEL_SETTING,
         "virtual machines reach other networks through the host; libvirt would switch it on by itself, and "
         "never off",
-        data={"key": "net.ipv4.ip_forward", "wanted": "1"},
+        data={"key": "net.ipv4.ip_forward", "wanted": "1", "kernel_default": "0"},
         machines=MACHINES,
     ),
     Need(

@@ -67,6 +67,7 @@ class Case:
 
 _KEY = source_key()
 TEXT = 'it\'s "$HOME" `id` \\n %s\n\ttab ☃\n'
+_FORWARDS = "grep -qx 1 /proc/sys/net/ipv4/ip_forward"
 CASES = {
     "package": Case(
         "packages.installed",
@@ -108,6 +109,20 @@ CASES = {
         "test $(/opt/brought/k1/p --version) = k1",
         before="mkdir /opt/brought; printf '#!/bin/sh\\necho k1\\n' > /run/program",
     ),
+    "helper-pushed-over-another": Case(
+        "helpers.pushed",
+        {
+            "store": "/opt/shared",
+            "key": "k1",
+            "program": "p",
+            "source": "/run/ours",
+            "sha256": "@the program's@",
+        },
+        "cmp -s /opt/shared/k1/p /run/ours",
+        "cmp -s /opt/shared/k1/p /run/theirs",
+        before="mkdir -p /opt/shared/k1; printf '#!/bin/sh\\necho k1\\n' > /run/ours;"
+        " echo theirs > /run/theirs; cp -p /run/theirs /opt/shared/k1/p",
+    ),
     "ids": Case(
         "ids.recorded_range",
         {"path": "/etc/it's new/host.json", "wanted": "1900000000:16"},
@@ -125,6 +140,14 @@ CASES = {
         " && grep -q '= 1' /etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf",
         "grep -qx 0 /proc/sys/kernel/unprivileged_userns_clone"
         " && test ! -e /etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf",
+    ),
+    "setting-right-by-chance": Case(
+        "kernel.setting",
+        {"key": "net.ipv4.ip_forward", "wanted": "1", "kernel_default": "0"},
+        f"{_FORWARDS} && grep -q '= 1' /etc/sysctl.d/90-mxc-ops-net.ipv4.ip_forward.conf",
+        f"{_FORWARDS} && test ! -e /etc/sysctl.d/90-mxc-ops-net.ipv4.ip_forward.conf",
+        before="echo 1 > /run/forward; mount --bind /run/forward /proc/sys/net/ipv4/ip_forward;"
+        " mkdir -p /etc/sysctl.d; echo 'net/ipv4/ip_forward=0' > /etc/sysctl.d/10-theirs.conf",
     ),
     "profile": Case(
         "apparmor.profile",

@@ -15,6 +15,7 @@ import pytest
 from backends.linux.id_ranges import overlaps
 from mxc_ops.prep.decision import Decision, Query
 from mxc_ops.prep.rules import rule
+from tests.unit.deciding import applied, at_rest
 
 SWITCH = "kernel.apparmor_restrict_unprivileged_userns"
 SWITCH_FILE = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
@@ -99,10 +100,6 @@ class Attempt:
         answers = [self.host.answer(query) for query in kind.queries(**self.arguments)]
         record = {"prior": self.first.prior, "made": self.first.made}
         return kind.reverse(*answers, **record, **self.arguments)
-
-
-def at_rest(decision: Decision) -> bool:
-    return not decision.commands and not decision.refusal
 
 
 @pytest.fixture
@@ -206,6 +203,26 @@ def test_a_pushed_program_with_another_sum_never_takes_its_place(host: Host) -> 
     assert host.tree() == before
 
 
+@pytest.mark.parametrize("earlier", ["#!/bin/sh\necho theirs\n", None])
+def test_a_program_that_was_there_before_comes_back_however_often_that_is_tried(
+    host: Host, earlier: str | None
+) -> None:
+    """Also when it was replaced twice, and when a way back was interrupted after its last step."""
+    if earlier is not None:
+        (host.folder / f"store/{KEY}").mkdir()
+        (host.folder / f"store/{KEY}/launcher").write_text(earlier)
+    before = host.tree()
+    attempt = Attempt(host, "helpers.pushed", arguments("helpers.pushed", host.folder, ""))
+    host.run(attempt.first)
+    (host.folder / f"store/{KEY}/launcher").write_text("damaged")
+    host.run(attempt.decide())
+    assert at_rest(attempt.decide())
+    back = attempt.reverse()
+    for _ in range(2):
+        host.run(back)
+        assert host.tree() == before
+
+
 def test_a_program_with_another_key_never_takes_its_place(host: Host) -> None:
     program = "#!/bin/sh\necho another\n"
     (host.folder / "up/launcher").write_text(program)
@@ -270,12 +287,6 @@ def subordinate(texts: dict[str, str]) -> Decision:
     return rule("ids.subordinate").decide(texts, user="mxc", count=65536)
 
 
-def applied(texts: dict[str, str], decision: Decision) -> dict[str, str]:
-    """The texts after a decision about files."""
-    after = {**texts, **{change.path: change.after for change in decision.files}}
-    return {path: text for path, text in after.items() if text is not None}
-
-
 @pytest.mark.parametrize(
     "texts",
     [
@@ -296,49 +307,6 @@ def test_subordinate_ids_are_free_ones_and_go_again_by_the_line(texts: dict[str,
     back = rule("ids.subordinate").reverse(later, **record, user="mxc", count=65536)
     assert not back.refusal
     assert applied(later, back) == {path: text.replace(f"{line}\n", "") for path, text in later.items()}
-
-
-@pytest.mark.parametrize(
-    ("seen", "wanted"), [(None, "1"), ("1", "1"), ("96365", ">=1024"), ("1024", ">=1024")]
-)
-def test_a_kernel_setting_that_is_absent_or_right_is_left_alone(seen: str | None, wanted: str) -> None:
-    assert at_rest(rule("kernel.setting").decide(seen, {}, [], key="a.b", wanted=wanted))
-
-
-@pytest.mark.parametrize("earlier", [None, "# by hand\n"])
-def test_a_kernel_setting_lasts_and_its_way_back_restores_value_and_file(earlier: str | None) -> None:
-    kind, named = rule("kernel.setting"), {"key": "a.b", "wanted": ">=1024"}
-    drop_in = "/etc/sysctl.d/90-mxc-ops-a.b.conf"
-    texts = {} if earlier is None else {drop_in: earlier}
-    first = kind.decide("0", texts, ["/etc/sysctl.d", "/etc"], **named)
-    after = applied(texts, first)
-    assert after[drop_in].endswith("a.b = 1024\n")
-    assert at_rest(kind.decide("1024", after, [], **named))
-    record = {"prior": first.prior, "made": first.made}
-    back = kind.reverse("1024", after, [], **record, **named)
-    assert applied(after, back) == texts
-    assert back.commands[0] == "printf '%s\\n' 0 > /proc/sys/a/b"
-    assert at_rest(kind.reverse("0", texts, [], **record, **named))
-    drifted = kind.reverse("77", after, [], **record, **named)
-    assert "a.b is now '77', we made it '1024'" in drifted.refusal
-
-
-@pytest.mark.parametrize(("seen", "unloads"), [("available", True), ("loaded", False)])
-def test_a_module_that_others_loaded_stays(seen: str, unloads: bool) -> None:
-    kind, named = rule("kernel.module"), {"module": "br_netfilter"}
-    first = kind.decide(seen, {}, ["/etc"], **named)
-    after = applied({}, first)
-    assert at_rest(kind.decide("loaded", after, [], **named))
-    back = kind.reverse("loaded", after, [], prior=first.prior, made=first.made, **named)
-    assert any("modprobe -r" in command for command in back.commands) == unloads
-    assert at_rest(kind.reverse("loaded", {}, [], prior=first.prior, made=first.made, **named))
-    edited = dict.fromkeys(after, "others\n")
-    assert kind.reverse("loaded", edited, [], prior=first.prior, made=first.made, **named).refusal
-
-
-def test_a_module_that_the_kernel_lacks_is_refused() -> None:
-    decision = rule("kernel.module").decide("absent", {}, [], module="br_netfilter")
-    assert "no module br_netfilter" in decision.refusal and not decision.commands
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from shlex import quote
 
 from pyinfra.api.facts import FactBase
@@ -25,6 +26,36 @@ class Setting(FactBase[str | None]):
     @override
     def process(self, output: list[str]) -> str:
         return output[0].strip()
+
+
+class Configured(FactBase[list[dict[str, str]]]):
+    """What sysctl.d(5) sets a key to when the host starts: ``{"path", "value"}`` of each, the last one holds.
+
+    Of /etc/sysctl.conf only what a link in one of the directories makes known: not everybody reads it else.
+    """
+
+    @override
+    def command(self, key: str) -> str:
+        name = re.escape(key).replace(r"\.", "[./]")
+        sets = quote(f"^[[:space:]]*-?[[:space:]]*{name}[[:space:]]*=")
+        # A file in an earlier directory takes the place of those of its name in later ones, even if empty.
+        return (
+            'set --; seen=" "; for folder in /etc /run /usr/local/lib /usr/lib /lib; do'
+            ' for file in "$folder"/sysctl.d/*.conf; do name=${file##*/};'
+            ' case "$seen" in *" $name "*) ;; *) seen="$seen$name "; set -- "$@" "$file";; esac; done; done;'
+            f' grep -sHE {sets} "$@" /dev/null || true'
+        )
+
+    @staticmethod
+    @override
+    def default() -> list[dict[str, str]]:
+        return []
+
+    @override
+    def process(self, output: list[str]) -> list[dict[str, str]]:
+        parts = [line.partition(":") for line in output if ":" in line]
+        found = [{"path": path, "value": text.partition("=")[2].strip()} for path, _, text in parts]
+        return sorted(found, key=lambda entry: entry["path"].rpartition("/")[2])
 
 
 class Module(WordFact):

@@ -6,9 +6,14 @@ from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def setting(key: str, wanted: str, item: str = "") -> Commands:
-    """Have a sysctl at a value (``>=N``: at least), now and after a restart, where the kernel has it."""
-    yield from follow("kernel.setting", item, key=key, wanted=wanted)
+def setting(key: str, wanted: str, kernel_default: str = "", item: str = "") -> Commands:
+    """Have a sysctl at a value (``>=N``: at least), now and after a restart, where the kernel has it.
+
+    Parameters
+    ----------
+    kernel_default: what it is after a restart when nothing sets it; "" when that will do, or is not known.
+    """
+    yield from follow("kernel.setting", item, key=key, wanted=wanted, kernel_default=kernel_default)
 
 
 @operation

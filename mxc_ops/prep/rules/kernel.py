@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -17,9 +17,13 @@ def setting_drop_in(key: str) -> str:
     return f"/etc/sysctl.d/90-mxc-ops-{key}.conf"
 
 
-def _setting_queries(key: str, wanted: str) -> tuple[Query, ...]:
-    del wanted
-    return Query("kernel.Setting", {"key": key}), *_drop_in_queries(setting_drop_in(key))
+def _setting_queries(key: str, wanted: str, kernel_default: str = "") -> tuple[Query, ...]:
+    del wanted, kernel_default
+    return (
+        Query("kernel.Setting", {"key": key}),
+        Query("kernel.Configured", {"key": key}),
+        *_drop_in_queries(setting_drop_in(key)),
+    )
 
 
 def _drop_in_queries(path: str) -> tuple[Query, ...]:
@@ -27,30 +31,54 @@ def _drop_in_queries(path: str) -> tuple[Query, ...]:
 
 
 def decide_setting(
-    seen: str | None, texts: _Texts, existing: list[str], *, key: str, wanted: str
+    seen: str | None,
+    configured: Sequence[Mapping[str, str]],
+    texts: _Texts,
+    existing: list[str],
+    *,
+    key: str,
+    wanted: str,
+    kernel_default: str = "",
 ) -> Decision:
-    """A sysctl, set now and by a drop-in for the next boot, but only where the kernel has it and it is wrong.
+    """A sysctl, set now where it is wrong, and by a drop-in where it would be wrong after a restart.
 
     Parameters
     ----------
     seen: the value now, None where the kernel has no such key.
+    configured: what it is set to when the host starts, see `facts.kernel.Configured`.
     wanted: a value, or ``>=N``.
+    kernel_default: what it is when nothing sets it; "" when that will do, or is not known.
     """
     if seen is None:
         return nothing_to_do("this kernel has no such setting")
-    if _satisfies(seen, wanted):
-        return nothing_to_do(seen)
-    value = wanted.removeprefix(">=")
     drop_in = setting_drop_in(key)
+    notice = _overruled(configured, drop_in, wanted)
+    right = _satisfies(seen, wanted)
+    at_start = configured[-1]["value"] if configured else kernel_default
+    kept = not at_start or _satisfies(at_start, wanted)
+    if right and (kept or (notice and drop_in in texts)):
+        return nothing_to_do(seen, notice=notice)
+    value = seen if right else wanted.removeprefix(">=")
     text = f"# mxc-ops prep host\n{key} = {value}\n"
     return Decision(
-        seen,
+        f"{seen}, until the next start" if right else seen,
         f"{value}, kept by {drop_in}",
-        (write_file(drop_in, text), _set(key, value)),
+        (write_file(drop_in, text), *(() if right else (_set(key, value),))),
         prior={"value": seen, **prior_text(texts.get(drop_in), drop_in, existing)},
         made={"value": value, "text": text},
         files=(FileChange(drop_in, texts.get(drop_in), text),),
+        notice=notice,
     )
+
+
+def _overruled(configured: Sequence[Mapping[str, str]], drop_in: str, wanted: str) -> str:
+    """What somebody's file, which is read after ours, makes of the setting when the host starts."""
+    if not configured or _satisfies(configured[-1]["value"], wanted):
+        return ""
+    path, value = configured[-1]["path"], configured[-1]["value"]
+    if path.rpartition("/")[2] <= drop_in.rpartition("/")[2]:
+        return ""
+    return f"{path} makes it {value} when the host starts, after {drop_in}: take that line out of it"
 
 
 def _satisfies(seen: str, wanted: str) -> bool:
@@ -65,16 +93,18 @@ def _set(key: str, value: str) -> str:
 
 def reverse_setting(
     seen: str | None,
+    configured: Sequence[Mapping[str, str]],
     texts: _Texts,
     existing: list[str],
     *,
     key: str,
     wanted: str,
+    kernel_default: str = "",
     prior: Mapping[str, Any],
     made: Mapping[str, Any],
 ) -> Decision:
     """The earlier value and the earlier drop-in, unless somebody has changed either since."""
-    del wanted, existing
+    del configured, wanted, existing, kernel_default
     drop_in = setting_drop_in(key)
     text = texts.get(drop_in)
     if (seen, text) == (prior["value"], prior["text"]):
