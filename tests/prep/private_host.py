@@ -23,9 +23,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any
 
+from tests.conftest import CHECKOUT
 from tests.fleet.image import PACKAGES_INSIDE, debian_root, package_source
 
 __all__ = ["OF_NO_ACCOUNT", "PACKAGES", "PrivateHost", "Reported", "listing", "missing"]
@@ -176,6 +178,16 @@ class PrivateHost:
         )
         assert done.returncode == 0, f"{script}: {done.stderr}"
         return done.stdout
+
+    def empty(self, path: str, mode: str = "755") -> None:
+        """Let a directory be empty inside, but for this checkout, where it is below it."""
+        checkout = quote(str(CHECKOUT))
+        again = f"mkdir -p {checkout}; mount --bind /run/checkout {checkout}"
+        self.sh(
+            f"mkdir -p /run/checkout; mount --bind {checkout} /run/checkout;"
+            f" mount -t tmpfs -o mode={mode} tmpfs {path};"
+            f" {again if CHECKOUT.is_relative_to(path) else ''}\numount /run/checkout"
+        )
 
     def change_kernel(self) -> None:
         """Let each kernel setting that bears on namespaces be as it must not be; no sandbox runs then."""

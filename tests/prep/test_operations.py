@@ -186,7 +186,8 @@ chmod 755 /usr/sbin/modprobe
 def host() -> Iterator[PrivateHost]:
     with PrivateHost() as made:
         made.change_kernel()
-        made.sh("mount -t tmpfs tmpfs /srv; mount -t tmpfs tmpfs /opt")
+        made.empty("/srv")
+        made.empty("/opt")
         if HAS_MODULES:
             made.sh(_OTHER_MODULES)
         yield made

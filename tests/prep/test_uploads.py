@@ -19,13 +19,15 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 ITEM = "test.uploads"
-PROGRAM = b"echo brought"
+PROGRAM = b"#!/bin/sh\necho k1\n"
 
 
 @pytest.fixture
 def host() -> Iterator[PrivateHost]:
     with PrivateHost() as made:
-        made.sh("mount -t tmpfs -o mode=1777 tmpfs /tmp; mount -t tmpfs tmpfs /opt; mkdir /opt/store")
+        made.empty("/tmp", "1777")
+        made.empty("/opt")
+        made.sh("mkdir /opt/store")
         made.seen("/run/program").write_bytes(PROGRAM)
         yield made
 
@@ -47,6 +49,10 @@ def push(host: PrivateHost, source: str) -> dict[str, Any]:
     return told
 
 
+def brought(host: PrivateHost) -> str:
+    return host.sh("find /tmp -path '/tmp/mxc-ops-*'")
+
+
 def test_a_folder_that_another_user_made_before_does_not_matter(host: PrivateHost) -> None:
     host.sh(
         f"mkdir /tmp/mxc-ops-{ITEM}; touch /tmp/mxc-ops-{ITEM}/theirs; chown -R 65534 /tmp/mxc-ops-{ITEM}"
@@ -54,10 +60,10 @@ def test_a_folder_that_another_user_made_before_does_not_matter(host: PrivateHos
     told = push(host, "/run/program")
     assert (told["failed"], told["changed"]) == (False, True), told["said"]
     assert host.seen("/opt/store/k1/p").read_bytes() == PROGRAM
-    assert host.sh("cd /tmp; find . -mindepth 1").split() == [f"./mxc-ops-{ITEM}", f"./mxc-ops-{ITEM}/theirs"]
+    assert brought(host).split() == [f"/tmp/mxc-ops-{ITEM}", f"/tmp/mxc-ops-{ITEM}/theirs"]
 
 
 def test_what_cannot_be_brought_there_leaves_nothing(host: PrivateHost) -> None:
     assert push(host, "/run/no-such-program")["failed"]
-    assert host.sh("find /tmp /opt/store -mindepth 1") == ""
+    assert brought(host) == host.sh("find /opt/store -mindepth 1") == ""
     assert host.receipts() == {}

@@ -79,7 +79,8 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
     path = f"{folder}/{program}"
     # It must say its own key before it takes its place: a compiler that misbuilds it is found out here.
     install = (
-        f'chmod 0755 "$work/{program}" && test "$("$work/{program}" --version)" = {key}'
+        f'chmod 0755 "$work/{program}" && {{ test "$("$work/{program}" --version)" = {key}'
+        f" || {{ echo {quote(f'the new {program} does not answer with its key')} >&2; false; }}; }}"
         f" && mkdir -p {quote(folder)} && chmod 0755 {quote(folder)} && {_keep(folder, program)}"
         f' && cp "$work/{program}" {quote(folder)}/.new && mv -f {quote(folder)}/.new {quote(path)}'
     )
