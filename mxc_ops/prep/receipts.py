@@ -1,13 +1,14 @@
 """The receipt of an item: what we changed on a host and what was there before. One JSON file for each item.
 
 It is written before the first change, as pending, and completed after the last, by the very command that
-makes the change: a controller that dies in between leaves either kind, never a half-written one.
+makes the change: a controller that dies in between leaves either kind, never a half-written one. A change
+that failed by itself is recorded so, with what it had made until then.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ __all__ = ["DIRECTORY", "WINDOWS_DIRECTORY", "Receipt", "Unreadable", "decode", 
 SCHEMA_VERSION = 1
 DIRECTORY = "/var/lib/mxc-ops/receipts"
 WINDOWS_DIRECTORY = r"$env:ProgramData\mxc-ops\receipts"
-PENDING, COMPLETE = "pending", "complete"
+PENDING, FAILED, COMPLETE = "pending", "failed", "complete"
 
 
 class Unreadable(ValueError):
@@ -50,7 +51,7 @@ _VALIDATOR = SchemaValidator(
     core_schema.typed_dict_schema(
         {
             "schemaVersion": core_schema.typed_dict_field(core_schema.literal_schema([SCHEMA_VERSION])),
-            "state": core_schema.typed_dict_field(core_schema.literal_schema([PENDING, COMPLETE])),
+            "state": core_schema.typed_dict_field(core_schema.literal_schema([PENDING, FAILED, COMPLETE])),
             "item": core_schema.typed_dict_field(_ITEM),
             **{name: core_schema.typed_dict_field(_TEXT) for name in ("operation", "at", "by")},
             **{name: core_schema.typed_dict_field(_OBJECT) for name in ("arguments", "prior", "made")},
@@ -75,17 +76,23 @@ def decode(text: str) -> Receipt:
 def merged(earlier: Receipt | None, new: Receipt) -> Receipt:
     """The receipt after a further change to the same item.
 
-    The way back leads to before our first change, so `prior` stays; lists in `made` are united, everything
-    else in it is replaced.
+    The way back leads to before our first change, so `prior` stays, and is only added to: files and
+    directories that the further change is the first to touch. Lists in `made` are united, everything else in
+    it is replaced.
     """
     if earlier is None:
         return new
     made = dict(earlier.made) | dict(new.made)
     for name in earlier.made.keys() & new.made.keys():
         if isinstance(earlier.made[name], list):
-            made[name] = [
-                *earlier.made[name],
-                *(entry for entry in new.made[name] if entry not in earlier.made[name]),
-            ]
-    prior = earlier.prior or new.prior
+            made[name] = _united(earlier.made[name], new.made[name])
+    prior = dict(earlier.prior or new.prior)
+    if "directories" in prior:
+        prior["directories"] = _united(prior["directories"], new.prior.get("directories", []))
+    if "files" in prior:
+        prior["files"] = {**new.prior.get("files", {}), **prior["files"]}
     return Receipt(new.item, new.operation, new.arguments, prior, made, new.state, new.at, new.by)
+
+
+def _united(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    return [*first, *(entry for entry in second if entry not in first)]

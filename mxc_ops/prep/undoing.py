@@ -14,7 +14,7 @@ from backends import registry
 from backends.needs import BASE, Need
 from mxc_ops.prep.choices import COMPILER
 from mxc_ops.prep.decision import Decision, Query
-from mxc_ops.prep.receipts import COMPLETE, Receipt
+from mxc_ops.prep.receipts import COMPLETE, PENDING, Receipt
 from mxc_ops.prep.rules import rule
 
 __all__ = [
@@ -66,13 +66,14 @@ def trouble(item: str, receipt: Receipt) -> str:
 
 def unmeasured(receipt: Receipt) -> Decision | None:
     """The refusal to reverse a change that ended before it was known what it made; None when it is known."""
-    # What is measured by a snapshot is needed for the way back, other measures only tell drift.
-    if receipt.state == COMPLETE or not rule(receipt.operation).snapshot(**receipt.arguments):
+    # What is measured by a snapshot is needed for the way back, other measures only tell drift. A change that
+    # failed by itself was measured.
+    if receipt.state != PENDING or not rule(receipt.operation).snapshot(**receipt.arguments):
         return None
     return Decision(
         "unfinished",
         "as before",
-        refusal="the change was interrupted before it was known what it made: complete it first",
+        refusal="the change was interrupted before it was known what it made: first let it complete or fail",
         fix=preparing(receipt.item, alone=True),
     )
 
@@ -96,8 +97,9 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
     """
     again = preparing(receipt.item)
     if receipt.state != COMPLETE:
+        what = "was interrupted" if receipt.state == PENDING else "failed"
         return Verdict.UNFINISHED, Decision(
-            wanted.before, wanted.after, refusal="the change was interrupted", fix=again
+            wanted.before, wanted.after, refusal=f"the change {what}", fix=again
         )
     if wanted.refusal:
         return Verdict.DRIFTED, replace(wanted, commands=())

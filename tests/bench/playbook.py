@@ -118,7 +118,7 @@ class Ansible:
 
     def _setting(self, key: str) -> list[_Task]:
         read = {**_looked_at(f"sysctl -n {key}"), "failed_when": False}
-        drop_in = f"/etc/sysctl.d/90-mxc-ops-{key}.conf"
+        drop_in = f"/etc/sysctl.d/zz-mxc-ops-{key}.conf"
         return [read, self._as_it_stands(drop_in)] if self._cat(drop_in) else [read]
 
     def _as_it_stands(self, path: str) -> _Task:

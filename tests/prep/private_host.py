@@ -67,7 +67,7 @@ echo 'deb [trusted=yes] file:/run/packages ./' > /etc/apt/sources.list
 rm -f /var/lib/man-db/auto-update
 dpkg --purge --force-depends bubblewrap musl-tools >/dev/null 2>&1
 rm -rf /usr/local/lib/mxc-ops /etc/mxc-ops /var/lib/mxc-ops /var/log/mxc-ops
-rm -f /etc/sysctl.d/90-mxc-ops-* /etc/apparmor.d/mxc-ops-*
+rm -f /etc/sysctl.d/zz-mxc-ops-* /etc/apparmor.d/mxc-ops-*
 for name in reboot shutdown; do printf '#!/bin/sh\necho "$0" >> /run/restarted\n' > "/usr/sbin/$name"; done
 mkdir "$top/debian" "$top/debian.upper" "$top/debian.work"
 over="upperdir=$top/debian.upper,workdir=$top/debian.work"

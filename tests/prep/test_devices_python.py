@@ -134,6 +134,19 @@ def test_a_rule_of_udevs_keeps_it_and_goes_again(host: Host, device: dict[str, s
 
 
 @needs_root
+def test_a_rule_that_somebody_removed_is_drift_though_the_device_is_still_open(
+    host: Host, device: dict[str, str]
+) -> None:
+    udev = with_udev(host)
+    record = udev.apply(DEVICE, **device)
+    host.sh("rm /etc/udev/rules.d/90-mxc-ops-kvm.rules")
+    lost = udev.reverse(DEVICE, record, **device)
+    assert "90-mxc-ops-kvm.rules is gone" in lost.refusal and lost.commands
+    udev.take_back(DEVICE, record, **device)
+    assert rights(host, device) == "root 600"
+
+
+@needs_root
 def test_a_device_for_everybody_belongs_to_no_other_group_than_before(
     host: Host, device: dict[str, str]
 ) -> None:
@@ -286,6 +299,17 @@ def test_an_environment_that_was_only_begun_is_ours_to_finish(offline: Host, wan
     (environment / ".mxc-ops").touch()
     decision = offline.decide(ENVIRONMENT, **wanted)
     assert decision.commands and not decision.refusal
+
+
+def test_a_removal_that_was_killed_halfway_is_ours_to_finish(offline: Host, wanted: dict[str, Any]) -> None:
+    environment = Path(wanted["environment"])
+    record = offline.apply(ENVIRONMENT, **wanted)
+    first, *_ = offline.reverse(ENVIRONMENT, record, **wanted).commands
+    offline.sh(first)
+    assert [path.name for path in environment.iterdir()] == [".mxc-ops"]
+    assert offline.decide(ENVIRONMENT, **wanted).commands
+    offline.take_back(ENVIRONMENT, record, **wanted)
+    assert not environment.parent.exists()
 
 
 @pytest.mark.parametrize("kind", ["environment", "file", "link"])

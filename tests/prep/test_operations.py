@@ -137,15 +137,15 @@ CASES = {
         "kernel.setting",
         {"key": "kernel.unprivileged_userns_clone", "wanted": "1"},
         "grep -qx 1 /proc/sys/kernel/unprivileged_userns_clone"
-        " && grep -q '= 1' /etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf",
+        " && grep -q '= 1' /etc/sysctl.d/zz-mxc-ops-kernel.unprivileged_userns_clone.conf",
         "grep -qx 0 /proc/sys/kernel/unprivileged_userns_clone"
-        " && test ! -e /etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf",
+        " && test ! -e /etc/sysctl.d/zz-mxc-ops-kernel.unprivileged_userns_clone.conf",
     ),
     "setting-right-by-chance": Case(
         "kernel.setting",
         {"key": "net.ipv4.ip_forward", "wanted": "1", "kernel_default": "0"},
-        f"{_FORWARDS} && grep -q '= 1' /etc/sysctl.d/90-mxc-ops-net.ipv4.ip_forward.conf",
-        f"{_FORWARDS} && test ! -e /etc/sysctl.d/90-mxc-ops-net.ipv4.ip_forward.conf",
+        f"{_FORWARDS} && grep -q '= 1' /etc/sysctl.d/zz-mxc-ops-net.ipv4.ip_forward.conf",
+        f"{_FORWARDS} && test ! -e /etc/sysctl.d/zz-mxc-ops-net.ipv4.ip_forward.conf",
         before="echo 1 > /run/forward; mount --bind /run/forward /proc/sys/net/ipv4/ip_forward;"
         " mkdir -p /etc/sysctl.d; echo 'net/ipv4/ip_forward=0' > /etc/sysctl.d/10-theirs.conf",
     ),
@@ -171,14 +171,12 @@ mkdir -p /usr/lib/modules/$(uname -r)
 echo 'kernel/mxc_test.ko:' >> /usr/lib/modules/$(uname -r)/modules.dep
 cat /proc/modules > /run/modules
 mount --bind /run/modules /proc/modules
-cat > /usr/sbin/modprobe <<'END'
+printf '#!/bin/sh\necho "$1 1" >> /run/modules\n' > /usr/sbin/modprobe
+cat > /usr/sbin/rmmod <<'END'
 #!/bin/sh
-case $1 in
-    -r) grep -v "^$2 " /run/modules > /run/left; cat /run/left > /run/modules ;;
-    *) echo "$1 1" >> /run/modules ;;
-esac
+grep -v "^$1 " /run/modules > /run/left; cat /run/left > /run/modules
 END
-chmod 755 /usr/sbin/modprobe
+chmod 755 /usr/sbin/modprobe /usr/sbin/rmmod
 """
 
 

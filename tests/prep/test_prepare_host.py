@@ -15,7 +15,7 @@ pytestmark = [
 ]
 STORE = "/usr/local/lib/mxc-ops/helpers"
 HOST_FILE = "/etc/mxc-ops/host.json"
-USERNS_CLONE = "/etc/sysctl.d/90-mxc-ops-kernel.unprivileged_userns_clone.conf"
+USERNS_CLONE = "/etc/sysctl.d/zz-mxc-ops-kernel.unprivileged_userns_clone.conf"
 PROFILE = "/etc/apparmor.d/mxc-ops-launcher"
 
 

@@ -8,7 +8,7 @@ from mxc_ops.prep.rules import rule
 from tests.unit.deciding import applied, at_rest
 
 KEY = "net.ipv4.ip_forward"
-DROP_IN = f"/etc/sysctl.d/90-mxc-ops-{KEY}.conf"
+DROP_IN = f"/etc/sysctl.d/zz-mxc-ops-{KEY}.conf"
 FORWARD = {"key": KEY, "wanted": "1", "kernel_default": "0"}
 
 
@@ -22,7 +22,7 @@ def test_a_kernel_setting_that_is_absent_or_right_is_left_alone(seen: str | None
 @pytest.mark.parametrize("earlier", [None, "# by hand\n"])
 def test_a_kernel_setting_lasts_and_its_way_back_restores_value_and_file(earlier: str | None) -> None:
     kind, named = rule("kernel.setting"), {"key": "a.b", "wanted": ">=1024"}
-    drop_in = "/etc/sysctl.d/90-mxc-ops-a.b.conf"
+    drop_in = "/etc/sysctl.d/zz-mxc-ops-a.b.conf"
     texts = {} if earlier is None else {drop_in: earlier}
     first = kind.decide("0", [], texts, ["/etc/sysctl.d", "/etc"], **named)
     after = applied(texts, first)
@@ -44,7 +44,8 @@ def test_a_module_that_others_loaded_stays(seen: str, unloads: bool) -> None:
     after = applied({}, first)
     assert at_rest(kind.decide("loaded", after, [], **named))
     back = kind.reverse("loaded", after, [], prior=first.prior, made=first.made, **named)
-    assert any("modprobe -r" in command for command in back.commands) == unloads
+    assert any("rmmod br_netfilter" in command for command in back.commands) == unloads
+    assert not any("modprobe" in command for command in back.commands)
     assert at_rest(kind.reverse("loaded", {}, [], prior=first.prior, made=first.made, **named))
     edited = dict.fromkeys(after, "others\n")
     assert kind.reverse("loaded", edited, [], prior=first.prior, made=first.made, **named).refusal
@@ -66,9 +67,9 @@ def test_a_setting_that_a_restart_would_lose_is_kept_and_one_that_somebody_keeps
 
 def test_who_overrules_our_drop_in_is_named_and_a_second_run_changes_nothing() -> None:
     decide = rule("kernel.setting").decide
-    theirs = {"path": "/etc/sysctl.d/99-hard.conf", "value": "0"}
+    theirs = {"path": "/etc/sysctl.d/zzz-hard.conf", "value": "0"}
     first = decide("0", [theirs], {}, ["/etc/sysctl.d", "/etc"], **FORWARD)
-    assert "/etc/sysctl.d/99-hard.conf makes it 0" in first.notice
+    assert "/etc/sysctl.d/zzz-hard.conf makes it 0" in first.notice
     ours = {"path": DROP_IN, "value": "1"}
     second = decide("1", [ours, theirs], applied({}, first), ["/etc/sysctl.d", "/etc"], **FORWARD)
     assert at_rest(second) and second.notice == first.notice

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from mxc_ops.prep.decision import Decision
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.rules.package_managers import MANAGERS
 
@@ -299,27 +298,24 @@ def test_edited_configuration_of_erased_packages_goes_but_not_that_of_others(hos
     assert (Path(f"{ours}.rpmsave").exists(), Path(f"{others}.rpmsave").exists()) == (False, True)
 
 
-def interrupted() -> Decision:
-    made = {"asked": ["bubblewrap"]}
-    queries = INSTALLED.reverse_queries
-    assert queries is not None
-    assert len(queries(packages=["bubblewrap"], family="arch", prior={}, made=made)) == 2
-    return INSTALLED.reverse([], [], packages=["bubblewrap"], family="arch", prior={}, made=made)
-
-
-@pytest.mark.parametrize(
-    ("before", "left"),
-    [(None, ""), ("bubblewrap 1\nglibc 1\nlibcap 1\n", ""), ("glibc 1\n", "bubblewrap libcap")],
-)
-def test_an_interrupted_installation_is_forgotten_only_when_it_has_added_nothing(
-    arch: Host, before: str | None, left: str
+@pytest.mark.parametrize("made", [{"asked": ["bubblewrap"]}, {"asked": ["bubblewrap"], "added": []}])
+def test_an_installation_that_has_added_nothing_leaves_nothing_to_take_back(
+    made: dict[str, list[str]],
 ) -> None:
-    if before is not None:
-        (arch.folder / "receipt.before").write_text(before)
-    (command,) = interrupted().commands
-    done = arch.run(f"set -e; {command}")
-    assert bool(done.returncode) == bool(left)
-    assert done.stderr.rstrip().endswith(left)
+    named = {"packages": ["bubblewrap"], "family": "arch"}
+    assert INSTALLED.reverse_queries is not None
+    assert len(INSTALLED.reverse_queries(prior={}, made=made, **named)) == 2
+    back = INSTALLED.reverse([], [], prior={}, made=made, **named)
+    assert (back.commands, back.refusal) == ((), "")
+
+
+def test_a_configuration_file_that_was_kept_before_us_stays(host: Host) -> None:
+    theirs = host.folder / "ours.conf.rpmsave"
+    theirs.write_text("edited long ago")
+    host.program("rpm", f'case "$1" in -qc) echo {host.folder}/ours.conf;; esac')
+    (command,) = MANAGERS["fedora"].remove(["ours.noarch"], [], [])
+    assert host.run(f"set -e; {command}").returncode == 0
+    assert theirs.exists()
 
 
 def test_what_was_there_before_us_stays_also_when_it_was_asked_for() -> None:

@@ -186,19 +186,26 @@ def test_a_survey_that_was_cut_off_is_no_answer(kept: int) -> None:
         SHELL.answers(marks, 3)
 
 
-def _saved(script: str) -> list[str]:
-    """What is saved as receipts, with ``time`` and what is measured filled in as PowerShell would."""
+def _saved(script: str, *outcomes: str) -> list[str]:
+    """What is saved as receipts, with times, outcomes and what is measured filled in as PowerShell would."""
     values = {"time": "2026-11-25T01:02:03Z", "measured_enabled": '["earlier","it\'s","new"]'}
+    outcome = iter(outcomes)
     texts: list[str] = []
     for expression in re.findall(r"^Save-Receipt \((.*)\)$", script, re.MULTILINE):
         words = re.findall(r"(')((?:[^'\u2018\u2019]|''|\u2018\u2018|\u2019\u2019)*)'|\$(\w+)", expression)
+        values["outcome"] = next(outcome)
         texts.append("".join(values[name] if name else _literal(f"'{word}'") for _, word, name in words))
     return texts
 
 
-def test_a_receipt_is_pending_before_the_commands_and_complete_after_them() -> None:
+def test_a_receipt_is_pending_before_the_commands_and_complete_or_failed_after_them() -> None:
     script = SHELL.change(CHANGE)
-    pending, complete = (receipts.decode(text) for text in _saved(script))
+    assert re.findall(r"^\$outcome=(.*)$", script, re.MULTILINE) == [
+        "'pending'",
+        "if($failure){'failed'}else{'complete'}",
+    ]
+    assert script.rindex("if($failure){throw $failure}") > script.rindex("Save-Receipt (")
+    pending, complete = (receipts.decode(text) for text in _saved(script, "pending", "complete"))
     assert pending == replace(RECEIPT, state="pending", at="2026-11-25T01:02:03Z")
     made = {"enabled": ["earlier", "it's", "new"], "other": 1}
     assert complete == replace(RECEIPT, made=made, at="2026-11-25T01:02:03Z")

@@ -87,6 +87,16 @@ def test_a_first_change_without_a_prior_does_not_hide_the_second_ones() -> None:
     assert merged(change({}, {}), change({}, {"value": "0"})).prior == {"value": "0"}
 
 
+def test_what_a_second_change_is_the_first_to_touch_goes_back_to_before_it() -> None:
+    """A bridge that was made without a service manager, and again with one."""
+    first = change({"files": {}}, {"files": {}, "directories": ["/a"]})
+    later = {"files": {"/a/x": None, "/b/y": "theirs"}, "directories": ["/a", "/b"]}
+    second = merged(first, change({"files": {"/a/x": "one", "/b/y": "two"}}, later))
+    assert second.prior == later
+    third = change({}, {"files": {"/a/x": "one", "/c": None}, "directories": []})
+    assert merged(second, third).prior["files"] == {"/a/x": None, "/b/y": "theirs", "/c": None}
+
+
 # --- whether it can be acted upon
 
 
@@ -110,13 +120,17 @@ def test_a_receipt_that_nothing_here_has_made_cannot(item: str, changes: dict[st
     assert trouble(item, decode(document(**changes)))
 
 
-def test_a_change_that_was_interrupted_before_it_was_measured_is_completed_first() -> None:
+def test_a_change_that_was_interrupted_before_it_was_measured_is_let_end_first() -> None:
     interrupted = decode(document(state=PENDING, made={"asked": ["bubblewrap"]}))
     refused = unmeasured(interrupted)
     assert refused is not None
     assert refused.refusal and not refused.commands
     assert "mxc-ops prep host --backend bubblewrap --item bubblewrap.package.bwrap --yes" in refused.fix
     assert unmeasured(WHOLE) is None
+
+
+def test_a_change_that_failed_can_be_taken_back_as_it_was_measured() -> None:
+    assert unmeasured(decode(document(state="failed", made={"asked": ["x"], "added": []}))) is None
 
 
 def test_a_change_that_is_known_beforehand_can_be_taken_back_from_any_state() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import pytest
 
@@ -107,13 +110,15 @@ def test_many_quotation_marks_behind_many_shells_make_no_word_that_is_too_long(s
     assert SHELL.answers(done.stdout.splitlines(), 1) == [[text]], done.stderr
 
 
-def test_the_first_command_that_fails_ends_the_change_which_stays_pending(sh: Shell, tmp_path: Path) -> None:
+def test_the_first_command_that_fails_ends_the_change_which_is_recorded_as_failed(
+    sh: Shell, tmp_path: Path
+) -> None:
     mark = quote(str(tmp_path / "mark"))
     done = sh(SHELL.change(change("echo said; false; true", f"touch {mark}")))
     assert done.returncode != 0
     assert done.stdout == "said\n"
     assert not (tmp_path / "mark").exists()
-    assert sh.receipt().state == "pending"
+    assert sh.receipt().state == "failed"
 
 
 def test_what_is_measured_is_united_with_what_was_measured_before(sh: Shell) -> None:
@@ -135,17 +140,57 @@ def test_a_change_that_cannot_be_measured_fails_and_is_not_complete(sh: Shell, m
     assert (sh.receipt().made, sh.files()) == ({"added": ["whole"]}, ["an.item.json"])
 
 
-def test_what_was_there_before_is_kept_from_the_first_attempt_to_the_last(sh: Shell, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Growing:
+    """A list on the host, to which changes add, and which is measured as packages are."""
+
+    path: Path
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        listed = f"cat {quote(str(self.path))}"
+        return {"snapshot": listed, "measured": {"added": f'{listed} | grep -vxFf "$receipt.before" || true'}}
+
+    def adding(self, line: str) -> str:
+        return f"echo {line} >> {quote(str(self.path))}"
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> Growing:
     (tmp_path / "list").write_text("old\n")
-    listed = f"cat {quote(str(tmp_path / 'list'))}"
-    measured = {"added": f'{listed} | grep -vxFf "$receipt.before"'}
-    add = f"echo new >> {quote(str(tmp_path / 'list'))}"
-    attempt = change(add, "false", snapshot=listed, measured=measured)
-    assert sh(SHELL.change(attempt)).returncode != 0
-    assert sh.files() == ["an.item.before", "an.item.json"]
-    assert sh(SHELL.change(change(snapshot=listed, measured=measured))).returncode == 0
+    return Growing(tmp_path / "list")
+
+
+def test_what_was_there_before_is_kept_over_an_interruption(sh: Shell, growing: Growing) -> None:
+    child = sh.start(SHELL.change(change(growing.adding("new"), "sleep 300", **growing.recorded)))
+    await_true(lambda: "new" in growing.path.read_text(), "it does not begin")
+    _kill(child)
+    assert (sh.receipt().state, sh.files()) == ("pending", ["an.item.before", "an.item.json"])
+    assert sh(SHELL.change(change(**growing.recorded))).returncode == 0
     assert sh.receipt().made == {"added": ["new"]}
     assert sh.files() == ["an.item.json"]
+
+
+def test_what_others_do_after_a_change_that_failed_is_not_ours(sh: Shell, growing: Growing) -> None:
+    failing = change(growing.adding("half"), "echo why; exit 3", **growing.recorded)
+    done = sh(SHELL.change(failing))
+    assert (done.returncode, done.stdout) == (3, "why\n")
+    failed = sh.receipt()
+    assert (failed.state, failed.made, sh.files()) == ("failed", {"added": ["half"]}, ["an.item.json"])
+    with growing.path.open("a") as listed:
+        listed.write("theirs\n")
+    again = merged(failed, Receipt("an.item", "an.operation", {}))
+    assert sh(SHELL.change(change(growing.adding("new"), receipt=again, **growing.recorded))).returncode == 0
+    assert sh.receipt().made == {"added": ["half", "new"]}
+
+
+def test_a_list_that_a_kill_left_beside_a_finished_record_is_not_used(sh: Shell, growing: Growing) -> None:
+    assert sh(SHELL.change(change(growing.adding("new"), **growing.recorded))).returncode == 0
+    (sh.state / "receipts/an.item.before").write_text("old\n")
+    with growing.path.open("a") as listed:
+        listed.write("theirs\n")
+    assert sh(SHELL.change(change(growing.adding("newer"), **growing.recorded))).returncode == 0
+    assert sh.receipt().made == {"added": ["newer"]}
 
 
 @pytest.mark.parametrize("snapshot", ["true", "echo half; exit 1", "no-such-program"])
@@ -158,11 +203,11 @@ def test_nothing_is_changed_when_it_is_not_known_what_was_there(
     assert not (sh.state / "receipts/an.item.before").exists()
 
 
-def test_a_second_change_that_is_interrupted_is_pending_again(sh: Shell) -> None:
+def test_a_second_change_that_fails_is_no_longer_complete(sh: Shell) -> None:
     assert sh(SHELL.change(change("true"))).returncode == 0
     assert sh.receipt().state == "complete"
     assert sh(SHELL.change(change("false"))).returncode != 0
-    assert sh.receipt().state == "pending"
+    assert sh.receipt().state == "failed"
 
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_started(sh: Shell) -> None:
@@ -170,7 +215,7 @@ def test_a_command_that_hangs_is_killed_with_all_that_it_started(sh: Shell) -> N
     assert done.returncode != 0
     assert "killed after 1 s" in done.stdout
     await_end(int(done.stdout.splitlines()[0]))
-    assert sh.receipt().state == "pending"
+    assert sh.receipt().state == "failed"
 
 
 def test_a_change_goes_on_when_nobody_listens_any_more(sh: Shell, tmp_path: Path) -> None:
@@ -252,15 +297,19 @@ def test_a_kill_at_any_moment_leaves_a_record_that_parses(sh: Shell) -> None:
     for attempt in range(12):
         child = sh.start(script)
         time.sleep(0.002 * attempt)
-        for pid in _tree(child.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        child.communicate()
+        _kill(child)
         if (sh.state / "receipts/an.item.json").exists():
             states.add(sh.receipt().state)
     assert states <= {"pending", "complete"}
     assert sh(script).returncode == 0
     assert sh.files() == ["an.item.json"]
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    for pid in _tree(child.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    child.communicate()
 
 
 def _tree(pid: int) -> list[int]:

@@ -24,7 +24,7 @@ DRIFTED = "although it has drifted"
 
 @dataclass(frozen=True)
 class Step:
-    """One item and the decision about it. `unfinished`: an earlier change was interrupted."""
+    """One item and the decision about it. `unfinished`: an earlier change was interrupted, or failed."""
 
     identifier: str
     kind: str
@@ -88,7 +88,7 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     recorded = undo_order(session.access.receipts.values(), wanted)
     steps: list[Step] = []
     for receipt, decision in _reversals(recorded):
-        final = unmeasured(receipt) or _final(receipt.item, decision, insist=insist)
+        final = _final(receipt.item, decision, insist=insist)
         steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", final, receipt=receipt))
     unreadable = [item for item in session.unreadable if not wanted or is_named(item, wanted)]
     for item in unreadable:
@@ -118,7 +118,7 @@ def _final(item: str, decision: Decision, *, insist: bool) -> Decision:
 
 def _reversals(recorded: Sequence[Receipt]) -> list[tuple[Receipt, Decision]]:
     told = ask_all([(receipt.item, reverse_queries(receipt)) for receipt in recorded])
-    return [(receipt, reversal(receipt, told[receipt.item])) for receipt in recorded]
+    return [(receipt, unmeasured(receipt) or reversal(receipt, told[receipt.item])) for receipt in recorded]
 
 
 def verify(session: Session) -> list[Step]:
@@ -143,7 +143,7 @@ def planned(step: Step) -> dict[str, Any]:
     """A step as the parent is told of it."""
     decision = step.decision
     notice = "; ".join(
-        filter(None, [decision.notice, "completes an interrupted change" if step.unfinished else ""])
+        filter(None, [decision.notice, "completes an earlier change" if step.unfinished else ""])
     )
     return {
         "item": step.identifier,

@@ -141,13 +141,16 @@ def reverse(
     commands: list[str] = []
     drifted: list[str] = []
     text = texts.get(drop_in(path))
-    if text != prior["text"]:
-        commands += put_back(drop_in(path), prior)
-        drifted += [] if text == made["text"] else [f"{drop_in(path)} is no longer what we made it"]
+    # The node goes back before the rule: one that stayed open without a rule is drift, not half a way back.
     if node is not None and (node["gid"], node["mode"]) != (prior["gid"], prior["mode"]):
         commands.append(_set(prior["gid"], prior["mode"], path))
         if (node["group"], node["mode"]) != (made["group"], made["mode"]):
             drifted.append(f"{path} is now of group {node['group']}, mode {node['mode']}")
+        elif made["text"] is not None and text == prior["text"]:
+            drifted.append(f"{drop_in(path)} is gone, so that it lasts until the next start only")
+    if text != prior["text"]:
+        commands += put_back(drop_in(path), prior)
+        drifted += [] if text == made["text"] else [f"{drop_in(path)} is no longer what we made it"]
     members = _members(texts.get(_GROUPS, ""))
     if not prior["had_group"] and group in members:
         commands.append(_unmake(group))

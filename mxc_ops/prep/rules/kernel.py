@@ -13,8 +13,8 @@ _Texts = Mapping[str, str]
 
 
 def setting_drop_in(key: str) -> str:
-    """Where sysctl.d(5) finds our value for a key."""
-    return f"/etc/sysctl.d/90-mxc-ops-{key}.conf"
+    """Where sysctl.d(5) finds our value for a key, after every file that is named as usual."""
+    return f"/etc/sysctl.d/zz-mxc-ops-{key}.conf"
 
 
 def _setting_queries(key: str, wanted: str, kernel_default: str = "") -> tuple[Query, ...]:
@@ -188,11 +188,12 @@ def reverse_module(
     if found == prior["text"]:
         return nothing_to_do("not kept, as before")
     drifted = "" if found == made["text"] else f"{drop_in} is now {found!r}, we made it {made['text']!r}"
-    unload = () if prior["loaded"] else (f"modprobe -r {quote(module)} 2>/dev/null || true",)
+    # This one alone: modprobe -r would take out what it needed as well, such as bridge with every bridge.
+    unload = () if prior["loaded"] else (f"rmmod {quote(module)} 2>/dev/null || true",)
     return Decision(
         f"{seen}, kept by {drop_in}",
         "not kept, as before",
-        (*put_back(drop_in, prior), *unload),
+        (*unload, *put_back(drop_in, prior)),
         refusal=drifted,
         files=(FileChange(drop_in, found, prior["text"]),),
     )

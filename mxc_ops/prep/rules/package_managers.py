@@ -163,9 +163,12 @@ def _rpm_removal(names: Sequence[str], kept: Sequence[str]) -> str:
 
 def _rpm_remove(names: Sequence[str], kept: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     """rpm(8) itself erases exactly these; dnf and zypper would also take what they leave unneeded."""
-    # An edited configuration file of an erased package is kept as .rpmsave.
-    saved = f"saved=$(rpm -qc {joined(names)} | sed -n 's|^/.*|&.rpmsave|p');" if names else "saved=;"
-    tidy = 'printf \'%s\\n\' "$saved" | while IFS= read -r path; do rm -f "$path"; done'
+    # An edited configuration file of an erased package is kept as .rpmsave: only what the erasure makes goes.
+    each = "while IFS= read -r path; do"
+    absent = f'{each} test -e "$path" || printf \'%s\\n\' "$path"; done'
+    listed = f"rpm -qc {joined(names)} | sed -n 's|^/.*|&.rpmsave|p' | {absent}"
+    saved = f"saved=$({listed});" if names else "saved=;"
+    tidy = f'printf \'%s\\n\' "$saved" | {each} rm -f "$path"; done'
     return (f"{saved} rpm -e {joined([*names, *kept, *others])} && {tidy}",)
 
 

@@ -137,9 +137,7 @@ def reverse(
     wanted: those that came along with ours and that somebody has asked for since.
     made: ``asked``, and what was measured; ``together``: what goes with other receipts at the same time.
     """
-    del prior
-    if "added" not in made:
-        return _reverse_interrupted(packages, family)
+    del packages, prior
     added, kept, upgraded = _split(made)
     there = [name for name in removal if name in {*added, *kept}]
     if not there:
@@ -161,22 +159,6 @@ def reverse(
         refusal="; ".join(drift),
         notice="; ".join(stays),
         deadline_s=DEADLINE_S,
-    )
-
-
-def _reverse_interrupted(packages: Sequence[str], family: str) -> Decision:
-    """An installation that was never measured: its record goes, once it is sure that it has added nothing."""
-    added = _measured(packages, family)["added"]
-    left = (
-        "the interrupted installation has added packages: have it completed by mxc-ops prep host, then undo:"
-    )
-    return Decision(
-        f"the installation of {' '.join(packages)} was interrupted",
-        "as before, if it has added nothing",
-        (
-            f'test ! -e "$receipt.before" || {{ added=$({added}); test -z "$added"'
-            f' || {{ echo "{left}" $added >&2; exit 1; }}; }}',
-        ),
     )
 
 

@@ -85,7 +85,7 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def _make(environment: str, requirements: Sequence[str], checksums: _Checksums) -> tuple[str, ...]:
-    place = quote(environment)
+    place, new = quote(environment), quote(f"{environment}.new")
     pip = f"{quote(f'{environment}/bin/python3')} -I -m pip --disable-pip-version-check --no-input"
     # Wheels only: nothing of a package is executed while it is installed by root.
     options = "--no-cache-dir --no-deps --only-binary :all:" + (" --require-hashes" if checksums else "")
@@ -94,8 +94,10 @@ def _make(environment: str, requirements: Sequence[str], checksums: _Checksums) 
         for text in requirements
     ]
     return (
-        f"umask 022 && export PYTHONDONTWRITEBYTECODE=1 && mkdir -p {place}"
-        f" && touch {place}/{MARKER} && python3 -m venv {place}",
+        # In its place only together with its marker.
+        f"umask 022 && {{ test -e {place}/{MARKER} || {{ rm -rf {new} && mkdir -p {new}"
+        f" && touch {new}/{MARKER} && mv {new} {place}; }}; }}",
+        f"umask 022 && export PYTHONDONTWRITEBYTECODE=1 && python3 -m venv {place}",
         # Only a file of requirements can hold checksums.
         f"umask 022 && printf '%s\\n' {' '.join(quote(line) for line in lines)}"
         f" | {pip} install {options} --requirement /dev/stdin",
@@ -125,6 +127,7 @@ def reverse(
         return Decision(
             str(seen["state"]), after, refusal=refusal, fix=f"look at it: ls -la {quote(environment)}"
         )
+    place = quote(environment)
     ours = [_versions([text]) for text in made["packages"]]
     others = [
         f"{name}=={version}"
@@ -134,7 +137,12 @@ def reverse(
     return Decision(
         environment,
         after,
-        (f"rm -rf {quote(environment)}", *remove_empty(prior["directories"])),
+        # The marker last: without it, what a kill leaves would be nobody's.
+        (
+            f"find {place} -mindepth 1 -maxdepth 1 ! -name {MARKER} -exec rm -rf {{}} +",
+            f"rm -rf {place}",
+            *remove_empty(prior["directories"]),
+        ),
         refusal=f"somebody has put {' '.join(others)} into {environment}" if others else "",
     )
 

@@ -142,7 +142,9 @@ def _start(name: str, manager: str, daemonize: str) -> str:
 
 
 def _links(manager: str) -> str:
-    return f"find {_LINKS[manager]} -type l 2>/dev/null | LC_ALL=C sort"
+    # The directory itself is listed too: a list of nothing would not tell that it is whole.
+    place = _LINKS[manager]
+    return f"{{ echo {place}; find {place} -type l 2>/dev/null; }} | LC_ALL=C sort"
 
 
 def _snapshot(service: str, manager: str, otherwise: Sequence[str] = (), daemonize: str = "") -> str:

@@ -19,12 +19,12 @@ HELD_BY_ANOTHER = 75
 
 @dataclass(frozen=True)
 class Change:
-    """One item's change as a whole: the record, the commands, the record completed.
+    """One item's change as a whole: the record, the commands, the record completed, or that it failed.
 
     Parameters
     ----------
     receipt: as it will be, but for the time and for what is measured.
-    commands: in order; none: only the record of an interrupted change is completed.
+    commands: in order; none: only the record of an earlier change is completed.
     snapshot, measured: see `decision.Rule`.
     uploads: the directory on the host that holds the item's uploads, "" for none.
     deadline_s: each command is killed after this many seconds, with all that it started. The change as a

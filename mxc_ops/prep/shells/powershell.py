@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
-from mxc_ops.prep.receipts import PENDING, SCHEMA_VERSION, WINDOWS_DIRECTORY, Receipt
+from mxc_ops.prep.receipts import COMPLETE, FAILED, PENDING, SCHEMA_VERSION, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.shells import HELD_BY_ANOTHER, Change
 from mxc_ops.prep.windows.script import PROTECTED_STATE, STATE, headed, quote
 
@@ -40,6 +40,11 @@ _SAVE = """function Save-Receipt([string]$text){
 if([IO.File]::Exists("$receipt.json")){[IO.File]::Replace("$receipt.new","$receipt.json",[NullString]::Value)}
 else{[IO.File]::Move("$receipt.new","$receipt.json")}}
 $time=[DateTime]::UtcNow.ToString('s',[Globalization.CultureInfo]::InvariantCulture)+'Z'"""
+# What was there before is kept over an interruption, and over nothing else: what others have changed since a
+# change ended would be taken for ours.
+_FRESH_SNAPSHOT = f"""if(-not ([IO.File]::Exists("$receipt.json") -and
+[IO.File]::ReadAllText("$receipt.json").Contains('"state": "{PENDING}"'))){{
+[IO.File]::Delete("$receipt.before")}}"""
 _REMOVE_EMPTY = (
     f"""foreach($path in "{WINDOWS_DIRECTORY}","{STATE}"){{try{{[IO.Directory]::Delete($path)}}catch{{}}}}"""
 )
@@ -77,15 +82,16 @@ class PowerShell:
             return headed("run", body, commands=len(change.commands))
         lines = [
             *_head(receipt.item),
-            _save(replace(receipt, state=PENDING), ()),
+            _FRESH_SNAPSHOT,
+            f"$outcome={quote(PENDING)}",
+            _save(receipt, ()),
             *([_kept(change.snapshot)] if change.snapshot else []),
+            "$failure=$null;try{",
             *_limited(change),
-            *[
-                f"${_variable(name)}={_as_json(command, receipt.made.get(name))}"
-                for name, command in change.measured.items()
-            ],
-            _save(receipt, tuple(change.measured)),
+            "}catch{$failure=$_}",
+            *_recorded(change),
             '[IO.File]::Delete("$receipt.before")',
+            "if($failure){throw $failure}",
         ]
         parts = {"snapshot": bool(change.snapshot), "measured": list(change.measured)}
         body = "\n".join([_LIMIT, *_logged(lines)])
@@ -197,12 +203,24 @@ def _kept(snapshot: str) -> str:
 [IO.File]::Move("$receipt.new","$receipt.before")}}"""
 
 
+def _recorded(change: Change) -> Iterator[str]:
+    """Measure, and write down what was made, also by a change that failed halfway."""
+    # What went wrong first is what the reader must know.
+    yield "try{"
+    for name, command in change.measured.items():
+        yield f"${_variable(name)}={_as_json(command, change.receipt.made.get(name))}"
+    yield "}catch{if($failure){throw $failure};throw}"
+    yield f"$outcome=if($failure){{{quote(FAILED)}}}else{{{quote(COMPLETE)}}}"
+    yield _save(change.receipt, tuple(change.measured))
+
+
 def _save(receipt: Receipt, measured: Sequence[str]) -> str:
-    """Save a receipt, in which the time and what is measured are filled in on the host."""
+    """Save a receipt, in which state, time and what is measured are filled in on the host."""
     made = {**receipt.made, **{name: _blank(name) for name in measured}}
-    document = {"schemaVersion": SCHEMA_VERSION, **asdict(replace(receipt, made=made, at=_blank("time")))}
+    blank = replace(receipt, made=made, state=_blank("state"), at=_blank("time"))
+    document = {"schemaVersion": SCHEMA_VERSION, **asdict(blank)}
     blanks: Mapping[str, str] = {f'"{_blank(name)}"': _variable(name) for name in measured}
-    names = {**blanks, _blank("time"): "time"}
+    names = {**blanks, _blank("state"): "outcome", _blank("time"): "time"}
     pieces = re.split(f"({'|'.join(map(re.escape, names))})", json.dumps(document))
     words = [f"${names[piece]}" if piece in names else quote(piece) for piece in pieces]
     return f"Save-Receipt ({'+'.join(words)})"

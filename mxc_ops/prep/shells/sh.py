@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from shlex import quote
 
-from mxc_ops.prep.receipts import DIRECTORY, PENDING, SCHEMA_VERSION, Receipt
+from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, FAILED, PENDING, SCHEMA_VERSION, Receipt
 from mxc_ops.prep.shells import HELD_BY_ANOTHER, Change
 
 __all__ = ["SHELL"]
@@ -30,6 +30,9 @@ _AS_TEXT = (
     " else tr -d '\\200-\\377'; fi || true; }"
 )
 _HEAD = "set -eu; umask 022; export LC_ALL=C"
+# What was there before is kept over an interruption, and over nothing else: what others have changed since a
+# change ended would be taken for ours.
+_FRESH_SNAPSHOT = f"""failed=; grep -qs '"state": "{PENDING}"' "$receipt.json" || rm -f "$receipt.before\""""
 
 
 class Sh:
@@ -66,12 +69,13 @@ class Sh:
         path = f"{DIRECTORY}/{receipt.item}"
         lines = [
             *_head(path),
-            _write(_document(replace(receipt, state=PENDING), {})),
+            _FRESH_SNAPSHOT,
+            f"state={PENDING}; {_write(_document(receipt, {}))}",
             *([_kept(change.snapshot)] if change.snapshot else []),
-            *_isolated(change),
-            *[_measured(name, command, receipt.made.get(name)) for name, command in change.measured.items()],
-            _write(_document(receipt, {name: _variable(name) for name in change.measured})),
+            f"{{ {' && '.join(_isolated(change)) or ':'}; }} || failed=$?",
+            *_recorded(change),
             'rm -f "$receipt.before"',
+            "exit ${failed:-0}",
         ]
         return _logged("\n".join(lines), path, change.deadline_s + _STRAGGLER_S, change.uploads)
 
@@ -207,9 +211,11 @@ def _isolated(change: Change) -> Iterator[str]:
 def _document(receipt: Receipt, variables: Mapping[str, str]) -> list[str]:
     """The receipt as words, alternately literal and names of the shell variables to be filled in."""
     made = {**receipt.made, **{name: _blank(name) for name in variables}}
-    document = {"schemaVersion": SCHEMA_VERSION, **asdict(replace(receipt, made=made, at=_blank("time")))}
+    filled_in = {name: _blank(name) for name in ("state", "time")}
+    blank = replace(receipt, made=made, state=filled_in["state"], at=filled_in["time"])
+    document = {"schemaVersion": SCHEMA_VERSION, **asdict(blank)}
     blanks = {f'"{_blank(name)}"': variable for name, variable in variables.items()}
-    blanks[_blank("time")] = "time"
+    blanks |= {text: name for name, text in filled_in.items()}
     pieces = re.split(f"({'|'.join(map(re.escape, blanks))})", json.dumps(document))
     return [blanks.get(piece, piece) for piece in pieces]
 
@@ -230,6 +236,19 @@ def _variable(name: str) -> str:
     return f"measured_{name}"
 
 
+def _recorded(change: Change) -> Iterator[str]:
+    """Measure, and write down what was made, also by a change that failed halfway."""
+    receipt, measured = change.receipt, change.measured
+    variables = {name: _variable(name) for name in measured}
+    measures = [_measured(name, command, receipt.made.get(name)) for name, command in measured.items()]
+    for measure, name in zip(measures, measured, strict=True):
+        # What went wrong first is what the reader must know.
+        in_vain = f"echo {quote(f'what has changed cannot be measured: {name}')} >&2; exit 1"
+        yield f'{measure} || {{ test -z "$failed" || exit $failed; {in_vain}; }}'
+    yield f'test -n "$failed" && state={FAILED} || state={COMPLETE}'
+    yield _write(_document(receipt, variables))
+
+
 def _measured(name: str, command: str, earlier: object) -> str:
     """The lines that a command prints, with earlier ones, as a JSON array in a variable.
 
@@ -240,8 +259,7 @@ def _measured(name: str, command: str, earlier: object) -> str:
     to_json = r"""sort -u | sed -e 's/[\\"]/\\&/g' -e 's/\t/\\t/g' -e 's/.*/"&"/' | paste -s -d , -"""
     printable = r"tr -d '\000-\010\013-\037'"
     lines = f'{{ {print_known}cat "$receipt.new"; }} | {printable} | {to_json}'
-    in_vain = f"{{ echo {quote(f'what has changed cannot be measured: {name}')} >&2; exit 1; }}"
     return (
-        f'sh -c {quote(f"set -e; {command}")} 8<&- </dev/null > "$receipt.new" || {in_vain}\n'
-        f"{_variable(name)}=$(printf '['; {lines} | tr -d '\\n'; printf ']')"
+        f'sh -c {quote(f"set -e; {command}")} 8<&- </dev/null > "$receipt.new"'
+        f" && {_variable(name)}=$(printf '['; {lines} | tr -d '\\n'; printf ']')"
     )

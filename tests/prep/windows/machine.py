@@ -165,18 +165,26 @@ class Machine:
 
     def _changed(self, outer: _Part, inner: list[_Part], script: str) -> list[str]:
         item: str = outer.told["item"]
-        pending, complete = re.findall(r"^Save-Receipt \((.*)\)$", script, re.MULTILINE)
-        self.receipts[item] = _filled(pending, {})
+        begun, ended = re.findall(r"^Save-Receipt \((.*)\)$", script, re.MULTILINE)
+        self.receipts[item] = _filled(begun, {"outcome": "pending"})
         if outer.told["snapshot"]:
             self.before.setdefault(item, self._run(inner.pop(0)))
         commands, measures = inner[: outer.told["commands"]], inner[outer.told["commands"] :]
-        printed = [line for part in commands for line in self._run(part)]
-        measured: dict[str, str] = {}
+        printed: list[str] = []
+        values = {"outcome": "complete"}
+        failure: Failed | None = None
+        try:
+            for part in commands:
+                printed += self._run(part)
+        except Failed as error:
+            failure, values["outcome"] = error, "failed"
         for name, part in zip(outer.told["measured"], measures, strict=True):
             seen = set(self._run(part)) - set(self.before.get(item, ()))
-            measured[f"measured_{name}"] = json.dumps(sorted(seen))
-        self.receipts[item] = _filled(complete, measured)
+            values[f"measured_{name}"] = json.dumps(sorted(seen))
+        self.receipts[item] = _filled(ended, values)
         self.before.pop(item, None)
+        if failure:
+            raise failure
         return printed
 
     def _run(self, part: _Part) -> list[str]:

@@ -113,7 +113,8 @@ def reverse(
     files: list[str] | None = seen["files"]
     if files is None:
         return nothing_to_do("not there, as before")
-    changed = sorted(set(files) ^ set(made["files"]))
+    # Without a list the change was interrupted once the directory was in its place.
+    changed = sorted(set(files) ^ set(made.get("files", files)))
     names = ", ".join(dict.fromkeys(line.rpartition(" ")[0] for line in changed))
     body = (
         f"$root=[Environment]::ExpandEnvironmentVariables({quote(path)})\n"

@@ -88,7 +88,9 @@ def reverse(states: Seen, *, feature: str, prior: Mapping[str, Any], made: Mappi
     if trouble := unreadable(states, "disabled, as before"):
         return trouble
     del feature
-    names: list[str] = [name for name in made["enabled"] if str(states.get(name, "")).startswith("Enable")]
+    names: list[str] = [
+        name for name in made.get("enabled", []) if str(states.get(name, "")).startswith("Enable")
+    ]
     if not names:
         return nothing_to_do("disabled, as before")
     listed = ",".join(quote(name) for name in names)
