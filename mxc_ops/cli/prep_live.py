@@ -70,7 +70,7 @@ class Live:
             self._show(message.host, f"{message.data['item']} ({self._left[message.host]} to go)")
         elif message.event is Event.CHANGED:
             self._left[message.host] -= 1
-            if not self._left[message.host]:
+            if self._left[message.host] <= 0:
                 self._show(message.host, "looking whether it holds")
         elif message.event is Event.CHECKED and not report.hosts[message.host].items:
             self._drop(message.host)

@@ -133,6 +133,41 @@ def test_an_item_that_fails_is_told_with_its_command_and_the_rest_is_not_tried(h
     assert host.prep("verify").exit_code == 0
 
 
+# A module that brings settings along that are wrong.
+_BRIDGES_ARE_NOT_FILTERED = """
+mkdir -p /usr/lib/modules/$(uname -r)
+echo 'kernel/net/bridge/br_netfilter.ko:' >> /usr/lib/modules/$(uname -r)/modules.dep
+mount -t tmpfs tmpfs /proc/sys/net
+cat > /usr/sbin/modprobe <<'END'
+#!/bin/sh
+mkdir /proc/sys/net/bridge
+for name in iptables ip6tables; do echo 0 > /proc/sys/net/bridge/bridge-nf-call-$name; done
+END
+chmod 755 /usr/sbin/modprobe
+"""
+
+
+def test_what_an_earlier_change_brings_along_is_made_right_in_the_same_run(host: PrivateHost) -> None:
+    host.sh(_BRIDGES_ARE_NOT_FILTERED)
+    wanted = (
+        "--backend",
+        "lxc",
+        "--feature",
+        "network",
+        "--item",
+        "lxc.module.*",
+        "--item",
+        "lxc.sysctl.bridge-*",
+    )
+    planned = host.prep("host", *wanted)
+    assert set(planned.states.values()) == {"would change", "as wanted"}
+    made = host.prep("host", *wanted, "--yes")
+    assert (made.exit_code, set(made.states.values())) == (0, {"changed"}), made
+    assert host.sh("cat /proc/sys/net/bridge/*") == "1\n1\n"
+    again = host.prep("host", *wanted, "--yes")
+    assert set(again.states.values()) == {"as wanted"}, again
+
+
 def test_a_host_that_cannot_keep_records_is_not_changed(host: PrivateHost) -> None:
     host.sh("mkdir /var/lib/mxc-ops; mount -t tmpfs -o ro tmpfs /var/lib/mxc-ops")
     told = host.prep("host", *QUICK, "--yes")

@@ -17,7 +17,7 @@ from pyinfra.context import state as pyinfra_state
 from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller, last_words
-from mxc_ops.prep.items import WINDOWS
+from mxc_ops.prep.items import WINDOWS, Item
 from mxc_ops.prep.messages import Event
 
 __all__ = ["apply"]
@@ -28,32 +28,45 @@ _BY_HAND_LENGTH = 500
 
 
 def apply(session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Callable[[], bool]) -> bool:
-    """Carry out what changes. True when everything succeeded and holds.
+    """Carry out what changes, and what that has made due. True when everything succeeded and holds.
 
     Parameters
     ----------
     may_go_on: asked before each step; False stops this host as well.
     """
+    done, succeeded = _carry_out_all(session, steps, teller, may_go_on)
+    due, held = _look_again(session, [step.item for step in steps if step.item], done, teller)
+    if not due or not succeeded:
+        return succeeded and held
+    later, succeeded = _carry_out_all(session, due, teller, may_go_on)
+    _, held_too = _look_again(session, [step.item for step in later if step.item], later, teller)
+    return succeeded and held and held_too
+
+
+def _carry_out_all(
+    session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Callable[[], bool]
+) -> tuple[list[Step], bool]:
+    """Carry out what changes, until something fails. Returns what was done, and whether that is all."""
     name = session.host.name
-    changing = [step for step in steps if step.changes]
     done: list[Step] = []
-    for step in changing:
+    for step in steps:
+        if not step.changes:
+            continue
         if not may_go_on():
             teller.tell(
                 Event.STOPPED, name, message=f"stopped before {step.identifier}: too many hosts failed"
             )
-            return False
+            return done, False
         teller.tell(Event.STARTED, name, item=step.identifier)
         message, changed = _carry_out(session, step, teller)
         if message:
             teller.tell(
                 Event.FAILED, name, item=step.identifier, message=message, fix=_by_hand(session, step)
             )
-            break
+            return done, False
         teller.tell(Event.CHANGED, name, item=step.identifier, changed=changed)
         done.append(step)
-    held = _check(session, done, teller)
-    return len(done) == len(changing) and held
+    return done, True
 
 
 def _carry_out(session: Session, step: Step, teller: Teller) -> tuple[str, bool]:
@@ -98,22 +111,31 @@ def _by_hand(session: Session, step: Step) -> str:
     return command
 
 
-def _check(session: Session, done: Sequence[Step], teller: Teller) -> bool:
-    """Decide again about what was changed: nothing must be left to do."""
-    items = [step.item for step in done if step.item is not None]
-    if not items:
-        return True
-    for item in items:
-        session.access.receipts.pop(item.identifier, None)  # as it was before: complete by now
+def _look_again(
+    session: Session, items: Sequence[Item], done: Sequence[Step], teller: Teller
+) -> tuple[list[Step], bool]:
+    """Decide again, once something was changed: of that, nothing must be left to do.
+
+    Returns what is due only now, such as the settings of a module that was loaded, and whether all holds.
+    """
+    changed = {step.identifier for step in done}
+    if not items or not changed:
+        return [], True
+    for identifier in changed:
+        session.access.receipts.pop(identifier, None)  # as it was before: complete by now
+    due: list[Step] = []
     held = True
     for step in plan_items(session, items):
         settled = not step.decision.commands and not step.decision.refusal
-        held = held and settled
-        teller.tell(
-            Event.CHECKED,
-            session.host.name,
-            item=step.identifier,
-            settled=settled,
-            before=step.decision.before,
-        )
-    return held
+        if step.identifier in changed:
+            held = held and settled
+            teller.tell(
+                Event.CHECKED,
+                session.host.name,
+                item=step.identifier,
+                settled=settled,
+                before=step.decision.before,
+            )
+        elif step.decision.commands and not step.decision.refusal:
+            due.append(step)
+    return due, held

@@ -120,8 +120,21 @@ class Features(_Json):
         return headed("features", readable("\n".join(lines)))
 
 
+# Distributions belong to users. The registry shows those of users who are there now, the disks of all others.
+_OF_ALL_USERS = r"""foreach($user in Get-ChildItem Registry::HKEY_USERS -ErrorAction SilentlyContinue){
+$names+=@(Get-ChildItem "Registry::$($user.Name)\Software\Microsoft\Windows\CurrentVersion\Lxss" `
+-ErrorAction SilentlyContinue|ForEach-Object{[string]$_.GetValue('DistributionName')})}
+foreach($user in Get-CimInstance Win32_UserProfile){$local=$user.LocalPath+'\AppData\Local\'
+$names+=@(Get-ChildItem ($local+'Packages\*\LocalState\ext4.vhdx'),($local+'wsl\*\ext4.vhdx') `
+-ErrorAction SilentlyContinue|ForEach-Object{$_.FullName})}
+$names=@($names|Where-Object{$_}|Sort-Object -Unique)"""
+
+
 class Wsl(_Json):
-    """``{"present", "version", "distributions"}``; `version` is None where WSL is not installed."""
+    """``{"present", "version", "distributions"}``; `version` is None where WSL is not installed.
+
+    `distributions` are those of all users, by name; by the file of their disk for users who are not there.
+    """
 
     @override
     def command(self) -> str:
@@ -131,7 +144,8 @@ class Wsl(_Json):
             "if($present){$env:WSL_UTF8='1'",
             f"$lines={native('wsl.exe --version')};$known=$LASTEXITCODE -eq 0",
             f"if($known){{$names={native('wsl.exe --list --quiet')}",
-            "if($LASTEXITCODE -ne 0){$names=@()}}else{$lines=@()}}",
+            f"if($LASTEXITCODE -ne 0){{$names=@()}}\n{_OF_ALL_USERS}",
+            "}else{$lines=@()}}",
             printed("@{present=$present;lines=$lines;distributions=$names}"),
         ]
         return headed("wsl", readable("\n".join(lines)))
