@@ -20,6 +20,7 @@ from mxc_ops.prep.rules.packages import MANAGERS
 
 __all__ = [
     "FAMILIES",
+    "OPERATIONS",
     "HostFacts",
     "Item",
     "distribution_family",
@@ -37,7 +38,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "suse": ("suse", "opensuse"),
 }
 LINUX, WINDOWS = "linux", "windows"
-_OPERATIONS: Mapping[NeedKind, str] = {
+OPERATIONS: Mapping[NeedKind, str] = {
     NeedKind.PACKAGE: "packages.installed",
     NeedKind.KERNEL_SETTING: "kernel.setting",
     NeedKind.KERNEL_MODULE: "kernel.module",
@@ -227,7 +228,7 @@ def _applies(need: Need, facts: HostFacts) -> bool:
 
 
 def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:
-    operation = _OPERATIONS[need.kind]
+    operation = OPERATIONS[need.kind]
     match need.kind:
         case NeedKind.PACKAGE:
             return operation, {"packages": list(need.packages[facts.family]), "family": facts.family}

@@ -73,6 +73,28 @@ def test_one_item_alone_is_taken_back_and_the_others_stay(host: PrivateHost) -> 
     assert "nothing is recorded of it" in nothing.items["bubblewrap.ids.workloads"]["message"]
 
 
+def test_what_another_backend_relies_on_is_taken_back_with_it_or_when_the_user_insists(
+    host: PrivateHost,
+) -> None:
+    """The first of two backends that need the same has the record; the second found it as wanted."""
+    host.change_kernel()
+    before = host.differences()
+    setting = "bubblewrap.sysctl.userns-count"
+    lxc = ("--backend", "lxc", "--item", "lxc.ids.root", "--item", "lxc.sysctl.userns-count")
+    assert host.prep("host", "--item", setting, "--yes").exit_code == 0
+    assert host.prep("host", *lxc, "--yes").states["lxc.sysctl.userns-count"] == "as wanted"
+
+    refused = host.prep("undo", "--item", "bubblewrap.*", "--yes")
+    assert (refused.exit_code, refused.states) == (1, {setting: "refused"}), refused
+    assert "needed for lxc.sysctl.userns-count as well" in refused.items[setting]["message"]
+    assert refused.items[setting]["fix"] == f"mxc-ops prep undo --item {setting} --force"
+    assert host.prep("undo", "--item", setting, "--force", "--yes").states == {setting: "undone"}
+
+    assert host.prep("host", "--item", setting, "--yes").exit_code == 0
+    assert set(host.prep("undo", "--yes").states.values()) == {"undone"}
+    assert host.differences() == before
+
+
 # --- drift
 
 

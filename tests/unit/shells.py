@@ -14,10 +14,10 @@ from typing import Any
 from mxc_ops.prep.receipts import Receipt, decode
 from mxc_ops.prep.shells import Change
 
-__all__ = ["NAMES", "STATE", "Shell", "await_end", "await_true", "change", "read", "search_path"]
+__all__ = ["NAMES", "Shell", "await_end", "await_true", "change", "read", "search_path"]
 
 NAMES = ("dash", "bash", "busybox")
-STATE = "/var/lib/mxc-ops"
+STATE, PROGRAMS = "/var/lib/mxc-ops", "/usr/local/lib/mxc-ops"
 # busybox's flock knows no -w (util-linux/flock.c), and Debian's busybox has none: the real one, without it.
 _FLOCK = """#!/bin/sh
 for word; do case $word in -w*) echo 'flock: invalid option' >&2; exit 1 ;; -*) ;; *) break ;; esac; done
@@ -27,14 +27,27 @@ exec {flock} "$@"
 
 @dataclass(frozen=True)
 class Shell:
-    """One way to run commands; what they keep below /var/lib/mxc-ops is kept in `state` instead."""
+    """One way to run commands.
+
+    Parameters
+    ----------
+    state: what they keep below /var/lib/mxc-ops is kept there instead, and what they keep below
+        /usr/local/lib/mxc-ops beside it, in `programs`.
+    """
 
     path: str
     state: Path
 
+    @property
+    def programs(self) -> Path:
+        return self.state.with_name("programs")
+
+    def inside(self, command: str) -> str:
+        return command.replace(STATE, str(self.state)).replace(PROGRAMS, str(self.programs))
+
     def start(self, command: str, *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["sh", "-c", command.replace(STATE, str(self.state))],
+            ["sh", "-c", self.inside(command)],
             executable=shutil.which("sh", path=self.path),
             env={"PATH": self.path},
             stdin=stdin,

@@ -14,7 +14,7 @@ import pytest
 
 from mxc_ops.prep.shells import HELD_BY_ANOTHER
 from mxc_ops.prep.shells.sh import SHELL
-from tests.unit.shells import NAMES, STATE, Shell, await_true, change, read, search_path
+from tests.unit.shells import NAMES, Shell, await_true, change, read, search_path
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -54,6 +54,27 @@ def test_a_second_one_is_told_who_holds_the_host_and_nothing_is_left_in_the_end(
     first.communicate(timeout=20)
     assert first.returncode == 0
     assert not sh.state.exists()
+
+
+def test_directories_that_several_items_share_go_with_the_last_receipt_unless_others_use_them(
+    sh: Shell,
+) -> None:
+    receipt = sh.state / "receipts/an.item.json"
+    for folder in (receipt.parent, sh.state / "images", sh.programs):
+        folder.mkdir(parents=True)
+    for kept, there in (
+        (receipt, (True, True)),
+        (sh.programs / "theirs", (False, True)),
+        (None, (False, False)),
+    ):
+        if kept:
+            kept.touch()
+        first = hold(sh, "me")
+        await_holder(sh, "me")
+        first.communicate(timeout=20)
+        assert ((sh.state / "images").exists(), sh.programs.exists()) == there
+        if kept:
+            kept.unlink()
 
 
 def test_who_waits_gets_the_host_although_its_directory_was_removed_meanwhile(sh: Shell) -> None:
@@ -152,7 +173,7 @@ def test_an_interrupted_change_that_goes_on_is_waited_for(sh: Shell, tmp_path: P
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to hide /proc")
 def test_a_host_can_be_held_without_proc(sh: Shell) -> None:
-    command = SHELL.hold("me", 0).replace(STATE, str(sh.state))
+    command = sh.inside(SHELL.hold("me", 0))
     hidden = f"mount -t tmpfs none /proc; exec sh -c {quote(command)}"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", hidden],

@@ -14,6 +14,7 @@ from mxc_ops.prep.engine.session import Session, ask_all
 from mxc_ops.prep.items import WINDOWS, Item
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
+from mxc_ops.prep.sharing import needed_by_others
 from mxc_ops.prep.undoing import Verdict, is_named, judge, reversal, reverse_queries, undo_order, unmeasured
 
 __all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
@@ -87,8 +88,13 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     """
     recorded = undo_order(session.access.receipts.values(), wanted)
     steps: list[Step] = []
+    undone = {receipt.item for receipt in recorded}
+    remaining = [receipt for item, receipt in session.access.receipts.items() if item not in undone]
     for receipt, decision in _reversals(recorded):
         final = _final(receipt.item, decision, insist=insist)
+        others = needed_by_others(receipt, remaining) if final.commands and not final.refusal else []
+        if others:
+            final = _shared(receipt.item, final, others, insist=insist)
         steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", final, receipt=receipt))
     unreadable = [item for item in session.unreadable if not wanted or is_named(item, wanted)]
     for item in unreadable:
@@ -114,6 +120,13 @@ def _final(item: str, decision: Decision, *, insist: bool) -> Decision:
         return replace(decision, refusal="", fix="", notice=f"{DRIFTED}: {decision.refusal}")
     fix = decision.fix or (f"mxc-ops prep undo --item {item} --force" if decision.commands else "")
     return replace(decision, fix=fix)
+
+
+def _shared(item: str, decision: Decision, others: Sequence[str], *, insist: bool) -> Decision:
+    needed = f"what was changed is needed for {' and '.join(others)} as well"
+    if insist:
+        return replace(decision, notice="; ".join(filter(None, [decision.notice, needed])))
+    return replace(decision, refusal=needed, fix=f"mxc-ops prep undo --item {item} --force")
 
 
 def _reversals(recorded: Sequence[Receipt]) -> list[tuple[Receipt, Decision]]:

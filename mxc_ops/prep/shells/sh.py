@@ -20,6 +20,8 @@ _STATE = DIRECTORY.rpartition("/")[0]
 _LOCK = f"{_STATE}/lock"
 _HOST_LOCK = f"{_LOCK}/host"
 _HOLDER = f"{_LOCK}/holder"
+# Of several items, whose receipts need not know of each other's: empty, they go with the last receipt.
+_SHARED = ("/usr/local/lib/mxc-ops", f"{_STATE}/images")
 _STRAGGLER_S = 900
 _STRAGGLER = "a change that an interrupted preparation has begun"
 _KILL_AFTER_S = 5
@@ -107,7 +109,7 @@ class Sh:
             "cat >/dev/null",
             f"rm -f {_HOLDER}; {{ rmdir {_HOST_LOCK} {DIRECTORY}",
             # A change that goes on has its receipt there, and needs its lock.
-            f"test -e {DIRECTORY} || rmdir {_LOCK} {_STATE}; }} 2>/dev/null || true",
+            f"test -e {DIRECTORY} || rmdir {' '.join(_SHARED)} {_LOCK} {_STATE}; }} 2>/dev/null || true",
         ]
         return "\n".join(lines)
 

@@ -1,0 +1,72 @@
+"""What several backends need alike of a host: the record is kept by the one that came first. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+
+from backends import registry
+from backends.needs import BASE, Need, NeedKind
+from mxc_ops.prep.items import OPERATIONS
+from mxc_ops.prep.receipts import Receipt
+
+__all__ = ["needed_by_others"]
+
+# By which of its arguments an operation of one kind is the same as another.
+_SUBJECTS = (
+    "key",
+    "module",
+    "path",
+    "user",
+    "service",
+    "bridge",
+    "network",
+    "pool",
+    "environment",
+    "feature",
+)
+
+
+def needed_by_others(receipt: Receipt, remaining: Iterable[Receipt]) -> list[str]:
+    """Items of other backends that rely on what a receipt records.
+
+    Parameters
+    ----------
+    remaining: the receipts that stay; a backend without any is not taken for prepared, and neither is a
+        feature.
+    """
+    own = _backend(receipt.item)
+    prepared: dict[str, set[str]] = {}
+    for other in remaining:
+        prepared.setdefault(_backend(other.item), set()).add(other.item)
+    return [
+        need.identifier
+        for backend, items in prepared.items()
+        if backend != own
+        for need in _prepared_needs(backend, items)
+        # Of packages, two records can be about some each.
+        if (need.identifier not in items or need.kind is NeedKind.PACKAGE) and _is_the_same(need, receipt)
+    ]
+
+
+def _backend(item: str) -> str:
+    return item.partition(".")[0]
+
+
+def _prepared_needs(backend: str, items: set[str]) -> Iterator[Need]:
+    entry = registry.CONTAINMENTS.get(backend)
+    if entry is None or entry.needs is None:
+        return
+    needs: tuple[Need, ...] = import_module(entry.needs).NEEDS
+    features = {BASE, *(need.feature for need in needs if need.identifier in items)}
+    yield from (need for need in needs if need.feature in features)
+
+
+def _is_the_same(need: Need, receipt: Receipt) -> bool:
+    if OPERATIONS[need.kind] != receipt.operation:
+        return False
+    arguments = receipt.arguments
+    if need.kind is NeedKind.PACKAGE:
+        return not {*need.packages.get(arguments["family"], ())}.isdisjoint(arguments["packages"])
+    subject = next((name for name in _SUBJECTS if name in need.data), "")
+    return bool(subject) and need.data[subject] == arguments.get(subject)
