@@ -72,6 +72,7 @@ def test_without_a_service_manager_no_boot_file_is_written_and_the_plan_says_so(
     "drift",
     [
         f"ip address flush dev {BRIDGE}",
+        f"ip address add 192.0.2.1/24 dev {BRIDGE}",
         f"ip link set dev {BRIDGE} down",
         f"ip link delete dev {BRIDGE}",
         f"nft delete table inet {TABLE}",
@@ -92,11 +93,29 @@ def test_drift_is_noticed_and_mended(machine: Host, drift: str) -> None:
     assert machine.state() == before
 
 
+def test_an_address_that_was_chosen_before_goes_when_another_is(machine: Host) -> None:
+    before = machine.state()
+    machine.apply(OPERATION, {**UNATTENDED, "address": "10.99.0.1/22"})
+    machine.apply(OPERATION, UNATTENDED)
+    assert machine.run(f"ip -4 -br address show dev {BRIDGE}").split()[2:] == [ADDRESS]
+    assert not machine.undo().refusal
+    assert machine.state() == before
+
+
 def test_a_bridge_that_was_killed_in_the_making_is_made_again(machine: Host) -> None:
     machine.run(f"ip link add name {BRIDGE}-new type bridge")
     machine.apply(OPERATION, UNATTENDED)
     assert not machine.decide(OPERATION, UNATTENDED).commands
     assert f"{BRIDGE}-new" not in machine.run("ip -o link")
+
+
+def test_what_a_kill_in_the_making_has_left_goes_with_undo(machine: Host) -> None:
+    before = machine.state()
+    machine.apply(OPERATION, UNATTENDED)
+    machine.run(f"ip link delete dev {BRIDGE}; nft delete table inet {TABLE}")
+    machine.run(f"ip link add name {BRIDGE}-new type bridge")
+    assert not machine.undo().refusal
+    assert machine.state() == before
 
 
 def test_a_bridge_that_was_there_before_is_refused_and_left_alone(machine: Host) -> None:

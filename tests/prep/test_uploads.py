@@ -63,6 +63,13 @@ def test_a_folder_that_another_user_made_before_does_not_matter(host: PrivateHos
     assert brought(host).split() == [f"/tmp/mxc-ops-{ITEM}", f"/tmp/mxc-ops-{ITEM}/theirs"]
 
 
+def test_what_a_controller_that_died_has_brought_goes_with_the_next_preparation(host: PrivateHost) -> None:
+    old, fresh, theirs = (f"/tmp/mxc-ops-{name}" for name in ("0" * 32, "1" * 32, "theirs"))
+    host.sh(f"mkdir {old} {fresh} {theirs}; touch {old}/archive; touch -d '2 hours ago' {old} {theirs}")
+    assert host.prep("host", "--item", "bubblewrap.ids.*", "--yes").exit_code == 0
+    assert set(brought(host).split()) == {fresh, theirs}
+
+
 def test_what_cannot_be_brought_there_leaves_nothing(host: PrivateHost) -> None:
     assert push(host, "/run/no-such-program")["failed"]
     assert brought(host) == host.sh("find /opt/store -mindepth 1") == ""

@@ -27,7 +27,7 @@ from pyinfra.context import host
 from mxc_ops.prep.decision import Decision, Query, Upload
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt, Unreadable, decode, merged
 from mxc_ops.prep.rules import rule
-from mxc_ops.prep.shells import Change, Shell
+from mxc_ops.prep.shells import UPLOADS, UPLOADS_LETTERS, Change, Shell
 from mxc_ops.prep.shells.sh import SHELL
 from mxc_ops.prep.undoing import reversal, reverse_queries, unmeasured
 
@@ -190,7 +190,8 @@ def _uploads_folder(decision: Decision) -> str:
 
     A name that others could guess, they could have made there before us.
     """
-    return f"/tmp/mxc-ops-{secrets.token_hex(16)}" if decision.uploads else ""  # noqa: S108
+    name = UPLOADS.format(secrets.token_hex(UPLOADS_LETTERS // 2))
+    return f"/tmp/{name}" if decision.uploads else ""  # noqa: S108
 
 
 def _uploaded(uploads: Sequence[Upload], folder: str) -> Commands:

@@ -72,6 +72,11 @@ def bring_up(bridge: str, address: str, table: str) -> str:
     )
 
 
+def _unnamed(bridge: str) -> str:
+    """Where it is seen that a bridge was killed in the making, see `bring_up`."""
+    return f"/sys/class/net/{bridge}-new"
+
+
 def _boot_files(bridge: str, address: str, table: str, manager: str) -> tuple[BootFile, ...]:
     script = f"/usr/local/lib/mxc-ops/network/{bridge}.sh"
     if manager not in BOOT:
@@ -85,6 +90,7 @@ def _queries(bridge: str, address: str, table: str, manager: str) -> tuple[Query
     paths = [file.path for file in _boot_files(bridge, address, table, manager)]
     places = list(dict.fromkeys(above for path in paths for above in parents_of(path)))
     links = [BOOT[manager].link(f"mxc-ops-{bridge}")] if manager in BOOT else []
+    links.append(_unnamed(bridge))
     return (
         Query("network.Bridge", {"bridge": bridge}),
         Query("network.Subnets", {"around": str(IPv4Interface(address).network)}),
@@ -263,10 +269,11 @@ def reverse(
     made: Mapping[str, Any],
 ) -> Decision:
     """Bridge, table and files of ours gone; refused while something is attached to the bridge."""
-    del subnets, chains, address, existing
+    del subnets, chains, address
+    unnamed = [f"ip link delete dev {quote(f'{bridge}-new')}"] if _unnamed(bridge) in existing else []
     ours = device is not None and device["alias"] == ALIAS
     touched = [path for path in made["files"] if texts.get(path) != prior["files"][path]]
-    if not ours and not listed and not touched:
+    if not ours and not listed and not touched and not unnamed:
         return nothing_to_do("not there, as before")
     service = (BOOT[manager].disable(f"mxc-ops-{bridge}"),) if touched else ()
     attached = [f"{port} is attached to {bridge}" for port in device["ports"]] if device and ours else []
@@ -284,6 +291,7 @@ def reverse(
             *remove_empty(prior["directories"]),
             *([f"nft delete table inet {quote(table)}"] if listed else []),
             *([f"ip link delete dev {quote(bridge)}"] if ours else []),
+            *unnamed,
         ),
         refusal="; ".join([*changed, *attached]),
         fix=f"stop what is attached: ip link show master {bridge}" if attached else "",

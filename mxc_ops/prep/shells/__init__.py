@@ -11,7 +11,10 @@ from typing import Protocol
 
 from mxc_ops.prep.receipts import Receipt
 
-__all__ = ["HELD_BY_ANOTHER", "Change", "Shell"]
+__all__ = ["HELD_BY_ANOTHER", "UPLOADS", "UPLOADS_LETTERS", "Change", "Shell"]
+
+UPLOADS, UPLOADS_LETTERS = "mxc-ops-{}", 32
+"""Names of directories below /tmp for what is brought to a host, by so many letters that nobody can guess."""
 
 HELD_BY_ANOTHER = 75
 """Exit status of `Shell.hold` when another preparation holds the host (EX_TEMPFAIL of sysexits.h)."""

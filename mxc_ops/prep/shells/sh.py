@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from shlex import quote
 
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, FAILED, PENDING, SCHEMA_VERSION, Receipt
-from mxc_ops.prep.shells import HELD_BY_ANOTHER, Change
+from mxc_ops.prep.shells import HELD_BY_ANOTHER, UPLOADS, UPLOADS_LETTERS, Change
 
 __all__ = ["SHELL"]
 
@@ -24,7 +24,7 @@ _HOLDER = f"{_LOCK}/holder"
 _SHARED = ("/usr/local/lib/mxc-ops", f"{_STATE}/images")
 _STRAGGLER_S = 900
 _STRAGGLER = "a change that an interrupted preparation has begun"
-_KILL_AFTER_S = 5
+_KILL_AFTER_S, _FORGOTTEN_MIN = 5, 60
 _WORD_CHARACTERS = 120_000
 # pyinfra reads UTF-8 and nothing else, and a name in /etc/passwd may be in any encoding. musl has no iconv.
 _AS_TEXT = (
@@ -105,6 +105,9 @@ class Sh:
             f"rm -f {_HOLDER}; exec 8<{_LOCK} || exit 1",
             f"{_lock(8, patience)} || {{ echo {quote(_STRAGGLER)}; {held}; }}",
             "exec 8<&-",
+            # Of controllers that died between bringing files and acting on them.
+            f"find /tmp -maxdepth 1 -type d -name {quote(UPLOADS.format('?' * UPLOADS_LETTERS))}"
+            f" -mmin +{_FORGOTTEN_MIN} -exec rm -rf {{}} + 2>/dev/null || true",
             f"printf '%s\\n' {quote(holder)} > {_HOLDER}",
             "cat >/dev/null",
             f"rm -f {_HOLDER}; {{ rmdir {_HOST_LOCK} {DIRECTORY}",
