@@ -243,6 +243,15 @@ def test_a_profile_is_loaded_and_unloaded_again(host: Host) -> None:
     assert (host.folder / "log").read_text() == f"-r {host.folder}/new\n-R {host.folder}/new\n"
 
 
+@pytest.mark.parametrize("manager", ["systemd", "openrc"])
+def test_that_no_service_is_started_with_the_host_is_known_beforehand_too(manager: str) -> None:
+    """A host may have all of that in /usr: an empty list would not tell that it is whole."""
+    named = {"service": "libvirtd", "manager": manager}
+    elsewhere = rule("services.running").snapshot(**named).replace("find /etc", "find /no/such")
+    listed = subprocess.run(["sh", "-ec", elsewhere], capture_output=True, text=True, check=True).stdout
+    assert listed.splitlines() == [{"systemd": "/etc/systemd/system", "openrc": "/etc/runlevels"}[manager]]
+
+
 @pytest.mark.parametrize("seen", [{}, {SWITCH_FILE: "0\n"}])
 def test_without_the_restriction_no_profile_is_written(host: Host, seen: dict[str, str]) -> None:
     host.given = seen

@@ -77,6 +77,23 @@ def test_a_feature_that_comes_along_goes_with_the_one_that_needed_it(windows: Wi
     assert windows.machine.features == Machine().features
 
 
+def test_a_feature_that_was_interrupted_keeps_nothing_else_from_being_verified_and_undone(
+    windows: Windows,
+) -> None:
+    windows.run("host", "--backend", "windows_sandbox", *PROCESS_CONTAINER, "--yes")
+    records = dict(windows.machine.receipts)
+    feature = "windows_sandbox.feature.containers"
+    records[feature] = json.dumps({**json.loads(records[feature]), "state": "pending", "made": {}})
+    windows.set(replace(windows.machine, receipts=records))
+    verified = windows.run("verify")
+    assert (verified.exit_code, verified.states[feature]) == (7, "unfinished"), verified.errors
+    assert verified.states["processcontainer.drive"] == "as recorded"
+    undone = windows.run("undo", "--item", "processcontainer.*", "--yes")
+    assert set(undone.states.values()) == {"undone"}, undone.errors
+    refused = windows.run("undo", "--yes")
+    assert "interrupted before it was known what it made" in refused.item(feature)["message"]
+
+
 def test_the_null_device_is_open_after_a_restart_too(windows: Windows) -> None:
     windows.run("host", *PROCESS_CONTAINER, "--yes")
     windows.restart()
