@@ -133,6 +133,26 @@ def test_an_item_that_fails_is_told_with_its_command_and_the_rest_is_not_tried(h
     assert host.prep("verify").exit_code == 0
 
 
+def test_what_others_install_after_an_installation_that_failed_stays_theirs(host: PrivateHost) -> None:
+    bwrap = ("--item", "bubblewrap.package.bwrap", "--yes")
+    before = host.packages()
+    host.sh("mount -t tmpfs tmpfs /run/packages")
+    assert host.prep("host", *bwrap).states == {"bubblewrap.package.bwrap": "failed"}
+    assert host.receipts()["bubblewrap.package.bwrap"]["state"] == "failed"
+    assert host.prep("undo", "--yes").exit_code == 0
+    assert host.receipts() == {}
+
+    assert host.prep("host", *bwrap).exit_code == 1
+    host.sh(
+        "umount /run/packages; apt-get -q update; apt-get -q -y --no-install-recommends install musl-tools"
+    )
+    theirs = host.packages()
+    assert theirs != before
+    assert host.prep("host", *bwrap).exit_code == 0
+    assert host.prep("undo", "--yes").exit_code == 0
+    assert host.packages() == theirs
+
+
 # A module that brings settings along that are wrong.
 _BRIDGES_ARE_NOT_FILTERED = """
 mkdir -p /usr/lib/modules/$(uname -r)
