@@ -11,7 +11,7 @@ from pathlib import Path
 from backends.hyperlight.needs import ENVIRONMENT, REQUIREMENTS
 from backends.linux.virtualisation import Virtualisation, observe, remedy
 from backends.needs import Health, Probe
-from backends.qemu.accelerator import find_qemu, try_accelerator
+from backends.qemu.accelerator import find_qemu, machine_type, try_accelerator
 
 __all__ = ["hypervisor_probe", "probe"]
 
@@ -114,7 +114,7 @@ def _guest_by_kvm() -> str | None:
     qemu = find_qemu()
     if qemu is None:
         return None
-    return try_accelerator(qemu, "kvm").why
+    return try_accelerator(qemu, "kvm", machine=machine_type(qemu)).why
 
 
 def hypervisor_probe(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from backends.linux.virtualisation import Virtualisation, login, observe, remedy
 from backends.needs import Health, Probe
-from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, try_accelerator
+from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, machine_type, try_accelerator
 
 __all__ = ["accelerator_probes", "device_probe", "image_tools_probe", "probe"]
 
@@ -42,7 +42,7 @@ def probe() -> list[Probe]:
             _virtualisation(host),
             image_tools_probe(_tools()),
         ]
-    machine = _machine(qemu)
+    machine = machine_type(qemu)
     verdicts = {name: try_accelerator(qemu, name, machine=machine) for name in ACCELERATORS}
     return [
         version,
@@ -64,12 +64,6 @@ def _qemu_probe(qemu: str | None) -> Probe:
     if status != 0 or not said:
         return Probe(identifier, Health.FAILED, f"{qemu} does not start: {said[:300]}", why, FIX, "root")
     return Probe(identifier, Health.OK, f"{said.splitlines()[0]} at {qemu}", why)
-
-
-def _machine(qemu: str) -> str:
-    """The machine type to try with: RHEL's QEMU has no microvm."""
-    listed = {line.split()[0] for line in _ask(qemu, "-machine", "help")[1].splitlines() if line.strip()}
-    return "microvm" if "microvm" in listed else "q35"
 
 
 def _ask(*argv: str) -> tuple[int, str]:

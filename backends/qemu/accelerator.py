@@ -22,6 +22,7 @@ __all__ = [
     "command",
     "find_qemu",
     "judge",
+    "machine_type",
     "try_accelerator",
 ]
 
@@ -30,6 +31,7 @@ PROGRAMS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
 """Names of QEMU for x86_64: a path as the Red Hat family has it, which keeps it off the search path."""
 
 DEADLINE_S = 5.0
+_LISTED_S = 10.0
 _SHOWN_LETTERS = 300
 # QEMU is ended by `timeout` should we be killed ourselves; a guest's memory is not worth a core file.
 _BOUNDED = 'ulimit -c 0; exec timeout -s KILL "$@"'
@@ -52,7 +54,14 @@ def find_qemu() -> str | None:
     return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
 
 
-def command(qemu: str, accelerator: str, guest: str, machine: str = "microvm") -> list[str]:
+def machine_type(qemu: str) -> str:
+    """The machine type to try with: RHEL's QEMU has no microvm."""
+    listed = attempt([qemu, "-machine", "help"], deadline_s=_LISTED_S).text
+    names = {line.split()[0] for line in listed.splitlines() if line.strip()}
+    return "microvm" if "microvm" in names else "q35"
+
+
+def command(qemu: str, accelerator: str, guest: str, machine: str) -> list[str]:
     """The command line that boots the tiny guest. Pure.
 
     Parameters
@@ -67,15 +76,14 @@ def command(qemu: str, accelerator: str, guest: str, machine: str = "microvm") -
     ]
 
 
-def try_accelerator(
-    qemu: str, accelerator: str, *, machine: str = "microvm", deadline_s: float = DEADLINE_S
-) -> Verdict:
+def try_accelerator(qemu: str, accelerator: str, *, machine: str, deadline_s: float = DEADLINE_S) -> Verdict:
     """Boot the tiny guest; nothing of it is left when this returns, however it returns.
 
     Parameters
     ----------
     qemu: absolute path of the program.
     accelerator: one of `ACCELERATORS`.
+    machine: one that this QEMU has, see `machine_type`.
     deadline_s: seconds after which the guest counts as stuck.
     """
     guest = os.memfd_create("mxc-ops-tiny-guest")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from backends.hyperlight import probe as hyperlight
+from backends.linux.virtualisation import observe
 from backends.microvm import probe as microvm
 from backends.needs import Health, Probe
 from backends.qemu.accelerator import find_qemu
+from backends.qemu.tiny_guest import ANSWER
 from tests.conftest import User
 
 needs_qemu = pytest.mark.skipif(find_qemu() is None, reason="needs QEMU: apt-get install qemu-system-x86")
@@ -112,6 +114,25 @@ def test_an_environment_that_others_may_write_to_is_not_run(environment: Path, t
     probe = by_name(hyperlight.probe(str(environment)))["hyperlight.packages"]
     assert probe.health is Health.FAILED
     assert not (tmp_path / "run").exists()
+
+
+def test_hyperlight_tries_kvm_with_a_machine_that_this_qemu_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RHEL's QEMU has q35 and no microvm; this one answers as the tiny guest does."""
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.write_text(f"""#!/bin/sh
+if test "$1 $2" = "-machine help"; then echo "q35   Standard PC"; exit 0; fi
+if test "$1 $2" = "-M q35"; then exit {ANSWER}; fi
+echo "qemu: unsupported machine type" >&2; exit 1
+""")
+    qemu.chmod(0o755)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kvm").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(hyperlight, "observe", lambda: observe(f"{tmp_path}/"))
+    probe = by_name(hyperlight.probe(str(tmp_path / "nothing")))["hyperlight.hypervisor"]
+    assert (probe.health, probe.seen.partition(";")[0]) == (Health.WARNING, "KVM works"), probe
 
 
 @pytest.mark.backend("hyperlight")

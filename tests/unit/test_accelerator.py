@@ -36,7 +36,7 @@ def test_the_tiny_guest_boots_by_emulation(machine: str) -> None:
 @pytest.mark.backend("microvm")
 def test_kvm_works_or_is_told_why_not() -> None:
     assert QEMU is not None
-    verdict = try_accelerator(QEMU, "kvm")
+    verdict = try_accelerator(QEMU, "kvm", machine="microvm")
     assert verdict.works is not bool(verdict.why)
     assert Path("/dev/kvm").exists() or not verdict.works
 
@@ -44,7 +44,7 @@ def test_kvm_works_or_is_told_why_not() -> None:
 @needs_qemu
 def test_an_accelerator_that_qemu_does_not_know_is_told_in_its_words() -> None:
     assert QEMU is not None
-    assert "invalid accelerator" in try_accelerator(QEMU, "nothing").why
+    assert "invalid accelerator" in try_accelerator(QEMU, "nothing", machine="microvm").why
 
 
 def test_the_answer_is_the_result_of_the_whole_computation() -> None:
@@ -141,7 +141,7 @@ def descriptors() -> set[str]:
 
 def test_a_guest_that_is_stuck_is_ended_with_all_its_processes(stuck_qemu: Path) -> None:
     before = descriptors()
-    verdict = try_accelerator(str(stuck_qemu), "kvm", deadline_s=1.5)
+    verdict = try_accelerator(str(stuck_qemu), "kvm", machine="q35", deadline_s=1.5)
     assert verdict.why == "the guest gave no answer within 1.5 s"
     wait_until_gone(pids_of(stuck_qemu))
     assert descriptors() == before
@@ -151,7 +151,8 @@ def test_a_guest_that_is_stuck_outlives_its_killed_prober_by_the_deadline_at_mos
     stuck_qemu: Path, checkout: Path
 ) -> None:
     source = (
-        f"from backends.qemu.accelerator import *; try_accelerator({str(stuck_qemu)!r}, 'kvm', deadline_s=1)"
+        "from backends.qemu.accelerator import *;"
+        f" try_accelerator({str(stuck_qemu)!r}, 'kvm', machine='q35', deadline_s=1)"
     )
     prober = subprocess.Popen([sys.executable, "-c", source], cwd=checkout)
     pids = pids_of(stuck_qemu)
@@ -164,5 +165,5 @@ def test_a_crash_leaves_no_core_file(tmp_path: Path) -> None:
     program = tmp_path / "qemu"
     program.write_text(f"#!/bin/sh\nulimit -c > {tmp_path}/limit\nkill -ABRT $$\n")
     program.chmod(0o755)
-    assert try_accelerator(str(program), "kvm").why == "QEMU was ended by SIGABRT"
+    assert try_accelerator(str(program), "kvm", machine="q35").why == "QEMU was ended by SIGABRT"
     assert (tmp_path / "limit").read_text() == "0\n"
