@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-__all__ = ["BASE", "EACH_USER", "FEATURES", "Health", "Need", "NeedKind", "Probe", "chosen"]
+from backends.errors import Problem, UsageError
+
+__all__ = [
+    "BASE",
+    "EACH_USER",
+    "FEATURES",
+    "Health",
+    "Need",
+    "NeedKind",
+    "Probe",
+    "check_features",
+    "chosen",
+    "fault_of",
+]
 
 BASE = "base"
 EACH_USER = "each user named"
@@ -78,6 +91,20 @@ def chosen(needs: Iterable[Need], features: Iterable[str]) -> tuple[Need, ...]:
     return tuple(need for need in needs if need.feature in wanted)
 
 
+def check_features(features: Iterable[str]) -> None:
+    """Raises `UsageError` for a feature that no backend knows."""
+    for feature in features:
+        if feature not in FEATURES:
+            raise UsageError(
+                Problem(
+                    "unknown_feature",
+                    "--feature",
+                    f"no backend knows a feature {feature!r}",
+                    expected="one of " + ", ".join(FEATURES),
+                )
+            )
+
+
 class Health(Enum):
     OK = "ok"
     WARNING = "warning"
@@ -94,3 +121,8 @@ class Probe:
     why: str = ""
     fix: str = ""
     privilege: str = "none"
+
+
+def fault_of(feature: str, features: Collection[str]) -> Health:
+    """What a part of a feature is that does not work: a failure where the feature was asked for."""
+    return Health.FAILED if feature in features else Health.WARNING

@@ -17,7 +17,7 @@ from typing import Any
 from backends import registry
 from backends.base import Limits, SandboxRequest, Timeout
 from backends.errors import MxcError, Problem, UnsupportedContainment, UsageError
-from backends.needs import Health, Probe
+from backends.needs import Health, Probe, check_features
 
 __all__ = ["Report", "examine", "obstacle"]
 
@@ -53,16 +53,21 @@ class Report:
         return 2 if Health.WARNING in found else 0
 
 
-def examine(backends: Sequence[str] = ()) -> Report:
+def examine(backends: Sequence[str] = (), features: Sequence[str] = ()) -> Report:
     """Probe the given backends, or all that mxc-ops can run sandboxes in.
 
-    Raises `UnsupportedContainment` for a name that cannot be examined here. Everything else that goes wrong
-    is a probe.
+    Parameters
+    ----------
+    features: see `backends.needs.FEATURES`; what one of these lacks is a failure, not a warning.
+
+    Raises `UnsupportedContainment` for a name that cannot be examined here, `UsageError` for a name that
+    nobody knows. Everything else that goes wrong is a probe.
     """
+    check_features(features)
     names = tuple(dict.fromkeys(backends)) or registry.available()
     for name in names:
         _check(name)
-    return Report(tuple(probe for name in names for probe in _examine(name)))
+    return Report(tuple(probe for name in names for probe in _examine(name, features)))
 
 
 def obstacle(name: str, platform: str) -> str:
@@ -103,8 +108,8 @@ def _check(name: str) -> None:
     )
 
 
-def _examine(name: str) -> list[Probe]:
-    probes = _own_probes(name)
+def _examine(name: str, features: Sequence[str]) -> list[Probe]:
+    probes = _own_probes(name, features)
     if registry.CONTAINMENTS[name].module is None:
         return probes
     if os.geteuid() != 0:
@@ -116,9 +121,9 @@ def _examine(name: str) -> list[Probe]:
     ]
 
 
-def _own_probes(name: str) -> list[Probe]:
+def _own_probes(name: str, features: Sequence[str]) -> list[Probe]:
     try:
-        probes: list[Probe] = import_module(f"{_package(name)}.probe").probe()
+        probes: list[Probe] = import_module(f"{_package(name)}.probe").probe(features)
     except Exception as error:
         # What is wrong with one backend must not hide what the others have to tell.
         seen = f"the probes broke: {type(error).__name__}: {error}"

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from backends.inside import toolchain
 from backends.needs import EACH_USER, Need, NeedKind, chosen
 
-__all__ = ["APPARMOR_PROFILE", "NEEDS", "needs"]
+__all__ = ["APPARMOR_PROFILE", "NEEDS", "SUBORDINATE_COUNT", "needs"]
 
 APPARMOR_PROFILE = "/etc/apparmor.d/mxc-ops-launcher"
+SUBORDINATE_COUNT = 65_536
 
 _HELPERS = "/usr/local/lib/mxc-ops/helpers"
 # The range of workload ids lies above what systemd gives to containers (524288 … 1878982656) and below 2^31,
@@ -120,7 +121,7 @@ NEEDS: tuple[Need, ...] = (
         "bubblewrap.ids.users",
         NeedKind.SUBORDINATE_IDS,
         "each user that the inventory names gets subordinate ids of their own",
-        data={"user": EACH_USER, "count": 65_536},
+        data={"user": EACH_USER, "count": SUBORDINATE_COUNT},
         feature="rootless",
     ),
 )

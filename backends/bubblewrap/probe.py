@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from backends.bubblewrap import feature_probes
 from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
 from backends.bubblewrap.needs import APPARMOR_PROFILE
 from backends.errors import MxcError
@@ -13,14 +14,12 @@ from backends.inside.store import find_launcher
 from backends.linux import cgroups, landlock
 from backends.linux.id_ranges import ID_FILES, overlaps
 from backends.linux.limit_probe import exceed_memory, exceed_pids, has_bitten
-from backends.linux.nft_probe import find_program, load_rules, start_pasta
 from backends.linux.trial import attempt
 from backends.linux.uid_range import HOST_FILE, configured_range
-from backends.needs import Health, Probe
+from backends.needs import Health, Probe, fault_of
 
 _DEADLINE_S = 10
 _UNPRIVILEGED_UID = 61234
-_NETWORK_FIX = "mxc-ops prep host --backend bubblewrap --feature network --yes"
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _NAMESPACE_FLAGS = (
     *("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL", "--die-with-parent"),
@@ -28,10 +27,14 @@ _NAMESPACE_FLAGS = (
 )
 
 
-def probe() -> list[Probe]:
+def probe(features: Collection[str] = ()) -> list[Probe]:
     """Try everything that a sandbox stands on as the caller; when root, namespaces without its rights too.
 
     Whether whole sandboxes run is told by `mxc_ops.doctor`, which has the rest of the way at hand.
+
+    Parameters
+    ----------
+    features: those that were asked for: without them this host is not ready.
     """
     probes = [_guard("bubblewrap.bwrap", _bwrap), _guard("bubblewrap.launcher", _launcher)]
     users = [("caller", os.geteuid())] + ([("unprivileged", _UNPRIVILEGED_UID)] if os.geteuid() == 0 else [])
@@ -40,12 +43,15 @@ def probe() -> list[Probe]:
         probes.append(_guard(identifier, lambda identifier, uid=uid: _namespaces(identifier, uid)))
     rest: tuple[tuple[str, Callable[[str], Probe]], ...] = (
         ("bubblewrap.seccomp", _seccomp),
-        ("bubblewrap.landlock", _landlock),
+        ("bubblewrap.landlock", lambda identifier: _landlock(identifier, features)),
         ("bubblewrap.limits", _limits),
         ("bubblewrap.ids", _ids),
     )
     probes += [_guard(identifier, look) for identifier, look in rest]
-    return probes + _network(users)
+    for_launcher_only = is_for_launcher_only(_read_switches(), _profile_state())
+    probes += feature_probes.network(users, features, for_launcher_only=for_launcher_only)
+    optional = {"rootless": feature_probes.rootless, "compiler": feature_probes.compiler}
+    return probes + [look() for feature, look in optional.items() if feature in features]
 
 
 def _guard(identifier: str, look: Callable[[str], Probe]) -> Probe:
@@ -68,10 +74,6 @@ _WHY = {
     "bubblewrap.landlock": "a second, independent wall around the filesystem",
     "bubblewrap.limits": "a limit that nothing holds is refused by name",
     "bubblewrap.ids": "started by root, each sandbox gets a host uid of its own",
-    "bubblewrap.network": "sandboxes without a network need nothing of it",
-    "bubblewrap.rules.caller": "nft holds the rules of a sandbox's own network",
-    "bubblewrap.rules.unprivileged": "nft holds them in a user's namespaces too",
-    "bubblewrap.pasta": "it connects the sandbox's own network of a user who is not root",
 }
 
 
@@ -201,13 +203,13 @@ def _seccomp(identifier: str) -> Probe:
     return Probe(identifier, Health.FAILED, seen, _WHY[identifier], "use x86_64 and a kernel ≥ 5.9", "root")
 
 
-def _landlock(identifier: str) -> Probe:
+def _landlock(identifier: str, features: Collection[str]) -> Probe:
     abi = landlock.abi()
     if abi:
         return _ok(identifier, f"Landlock ABI {abi}")
     fix = "boot a kernel ≥ 5.13 with landlock in its lsm= list"
     seen = "the kernel has no Landlock; mounts alone hold the filesystem policy"
-    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root")
+    return Probe(identifier, fault_of("landlock", features), seen, _WHY[identifier], fix, "root")
 
 
 def _limits(identifier: str) -> Probe:
@@ -251,34 +253,6 @@ def _ids(identifier: str) -> Probe:
         fix = f"write a free range to {HOST_FILE}"
         return Probe(identifier, Health.FAILED, "; ".join(taken), _WHY[identifier], fix, "root")
     return _ok(identifier, f"uids {uids.first} to {uids.first + uids.count - 1}, nobody else's")
-
-
-def _network(users: list[tuple[str, int]]) -> list[Probe]:
-    """A host without the programs was not prepared for sandboxes with a network: that is no fault."""
-    nft, pasta, bwrap = (find_program(name) for name in ("nft", "pasta", "bwrap"))
-    missing = [name for name, path in (("nft", nft), ("pasta", pasta)) if path is None]
-    if nft is None or pasta is None or bwrap is None:
-        seen = f"not prepared for: no {' and no '.join(missing or ['bwrap'])}; see: {_NETWORK_FIX}"
-        return [_ok("bubblewrap.network", seen)]
-    for_launcher_only = is_for_launcher_only(_read_switches(), _profile_state())
-    probes: list[Probe] = []
-    for name, uid in users:
-        identifier = f"bubblewrap.rules.{name}"
-        outcome = load_rules(nft, bwrap, uid)
-        if outcome.status == 0:
-            probes.append(_ok(identifier, "filter, sets, connection tracking and NAT load in a namespace"))
-        elif for_launcher_only and uid:
-            probes.append(_ok(identifier, "not tried: AppArmor permits namespaces to our launcher only"))
-        else:
-            probes.append(_network_fault(identifier, f"uid {uid} cannot load rules: {outcome.why}"))
-    outcome = start_pasta(pasta, os.geteuid() or _UNPRIVILEGED_UID)
-    if outcome.status == 0:
-        return [*probes, _ok("bubblewrap.pasta", "a network came up in a namespace of a user's")]
-    return [*probes, _network_fault("bubblewrap.pasta", f"no network came up for a user: {outcome.why}")]
-
-
-def _network_fault(identifier: str, seen: str) -> Probe:
-    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], _NETWORK_FIX, "root")
 
 
 def _ok(identifier: str, seen: str) -> Probe:

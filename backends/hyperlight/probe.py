@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 from backends.hyperlight.needs import ENVIRONMENT, REQUIREMENTS
@@ -32,11 +33,12 @@ print(Sandbox(backend="wasm", module="python_guest.path").run("print(6 * 7)").st
 """
 
 
-def probe(environment: str = ENVIRONMENT) -> list[Probe]:
+def probe(_features: Collection[str] = (), environment: str = ENVIRONMENT) -> list[Probe]:
     """Import the packages and run a sandbox with them; without them, boot a guest by KVM if QEMU is here.
 
     Parameters
     ----------
+    _features: none of them needs anything of its own here.
     environment: directory of the Python environment that prep makes.
     """
     machine = os.uname().machine

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pwd
 import shutil
 import socket
 import struct
@@ -12,14 +11,19 @@ from collections.abc import Collection, Sequence
 
 from backends.linux import cgroups
 from backends.linux.mountinfo import read_mountinfo
+from backends.linux.subordinate_ids import caller_names, ranges_of
 from backends.lxc.needs import BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
 from backends.lxc.trial import Trial, said
-from backends.needs import Health, Probe
+from backends.needs import Health, Probe, fault_of
 
 __all__ = ["apparmor", "probe"]
 
 _FIX = "mxc-ops prep host --backend lxc --yes"
+_POLICY_FIX = "mxc-ops prep host --backend lxc --feature network --yes"
+_ROOTLESS_FIX = "mxc-ops prep host --backend lxc --feature rootless --yes"
 _AS_ROOT = "sudo mxc-ops doctor --backend lxc"
+_BRIDGED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
+_MADE_BY_USERS = "kernel.unprivileged_userns_clone"
 _CHECK = f"{_FIX}; when that finds nothing to do: lxc-checkconfig"
 _TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
 _OLDEST = (5, 0)
@@ -34,14 +38,17 @@ _WHY = {
     "lxc.limits": "a limit that nothing holds is refused by name",
     "lxc.bridge": "containers with a network are attached to it",
     "lxc.nat": "containers reach other networks under the host's address",
+    "lxc.network": "what containers send each other is seen by the rules that hold a network policy",
+    "lxc.rootless": "a container of a user's is a user namespace that the user makes",
 }
 
 
-def probe(image: str = IMAGE) -> list[Probe]:
+def probe(features: Collection[str] = (), image: str = IMAGE) -> list[Probe]:
     """Try everything that a container stands on, with the rights of the caller; what takes root's says so.
 
     Parameters
     ----------
+    features: those that were asked for: without them this host is not ready.
     image: the directory of a root filesystem image, as prep installs it.
     """
     ids = _ids("lxc.ids")
@@ -50,8 +57,10 @@ def probe(image: str = IMAGE) -> list[Probe]:
         ids,
         *apparmor("lxc.apparmor", _read(_APPARMOR), _profiles()),
         *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids),
-        _bridge("lxc.bridge"),
-        _nat("lxc.nat"),
+        _bridge("lxc.bridge", features),
+        _nat("lxc.nat", features),
+        *([_policy("lxc.network")] if "network" in features else []),
+        *([_rootless("lxc.rootless")] if "rootless" in features else []),
     ]
 
 
@@ -65,6 +74,11 @@ def _failed(identifier: str, seen: str, fix: str = _FIX) -> Probe:
 
 def _warning(identifier: str, seen: str, fix: str = _FIX) -> Probe:
     return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root")
+
+
+def _without_network(identifier: str, seen: str, features: Collection[str]) -> Probe:
+    health = fault_of("network", features)
+    return Probe(identifier, health, seen, _WHY[identifier], _FIX, "root")
 
 
 def _not_tried(identifier: str) -> Probe:
@@ -83,8 +97,8 @@ def _tools(identifier: str) -> Probe:
 
 
 def _ids(identifier: str) -> Probe:
-    names = _names()
-    ranges = _ranges(names)
+    names = caller_names()
+    ranges = ranges_of(names, SUBORDINATE_COUNT)
     if ranges is None:
         seen = f"{names[0]} has no {SUBORDINATE_COUNT} ids in /etc/subuid and /etc/subgid"
         return _failed(identifier, seen) if os.geteuid() == 0 else _warning(identifier, seen, _AS_ROOT)
@@ -92,41 +106,6 @@ def _ids(identifier: str) -> Probe:
         return _failed(identifier, "newuidmap and newgidmap not found")
     uid, gid = ranges
     return _ok(identifier, f"containers of {names[0]} have uids from {uid} on, gids from {gid} on")
-
-
-def _names() -> tuple[str, ...]:
-    """What the caller is called in subuid(5): by name or number."""
-    number = os.geteuid()
-    try:
-        return pwd.getpwuid(number).pw_name, str(number)
-    except KeyError:
-        return (str(number),)
-
-
-def _ranges(names: Collection[str]) -> tuple[int, int] | None:
-    """Where somebody's subordinate uids and gids begin (subuid(5)); None when either are too few."""
-    uid, gid = (_first_range(path, names) for path in ("/etc/subuid", "/etc/subgid"))
-    return None if uid is None or gid is None else (uid, gid)
-
-
-def _first_range(path: str, names: Collection[str]) -> int | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            entries = [line.strip().split(":") for line in file]
-    except OSError:
-        return None
-    return next(
-        (
-            int(fields[1])
-            for fields in entries
-            if len(fields) == 3
-            and fields[0] in names
-            and fields[1].isdigit()
-            and fields[2].isdigit()
-            and int(fields[2]) >= SUBORDINATE_COUNT
-        ),
-        None,
-    )
 
 
 def apparmor(identifier: str, enabled: str, profiles: str | None) -> list[Probe]:
@@ -158,7 +137,7 @@ def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Pro
     """One container for both: it starts, does as it is told, is limited, and ends."""
     if os.geteuid() != 0:
         return [_not_tried(container), _not_tried(limits)]
-    ranges = _ranges(_names())
+    ranges = ranges_of(caller_names(), SUBORDINATE_COUNT)
     why_not = ""
     if not os.path.isdir(rootfs):
         why_not = f"there is no image at {os.path.dirname(rootfs)}"
@@ -218,16 +197,16 @@ def _limited(identifier: str, bitten: Sequence[str]) -> Probe:
     return _warning(identifier, seen, "boot with cgroup_enable=memory, or mount the control groups missing")
 
 
-def _bridge(identifier: str) -> Probe:
+def _bridge(identifier: str, features: Collection[str]) -> Probe:
     """By /sys and /proc, which everybody may read."""
     device = f"/sys/class/net/{BRIDGE}"
     if not os.path.isdir(f"{device}/bridge"):
-        return _warning(identifier, f"no bridge {BRIDGE}: containers have no network")
+        return _without_network(identifier, f"no bridge {BRIDGE}: containers have no network", features)
     if not int(_read(f"{device}/flags"), 16) & 1:  # IFF_UP, netdevice(7)
-        return _warning(identifier, f"{BRIDGE} is down")
+        return _without_network(identifier, f"{BRIDGE} is down", features)
     address = _address()
     if not address:
-        return _warning(identifier, f"{BRIDGE} has no address")
+        return _without_network(identifier, f"{BRIDGE} has no address", features)
     return _ok(identifier, f"{BRIDGE} is up, with {address}")
 
 
@@ -240,16 +219,35 @@ def _address() -> str:
     return socket.inet_ntoa(answer[20:24])
 
 
-def _nat(identifier: str) -> Probe:
+def _nat(identifier: str, features: Collection[str]) -> Probe:
     if _read("/proc/sys/net/ipv4/ip_forward").strip() != "1":
-        return _warning(identifier, "net.ipv4.ip_forward is off: the host forwards nothing")
+        seen = "net.ipv4.ip_forward is off: the host forwards nothing"
+        return _without_network(identifier, seen, features)
     if os.geteuid() != 0:
         return _not_tried(identifier)
     if shutil.which("nft") is None:
-        return _warning(identifier, "nft not found")
+        return _without_network(identifier, "nft not found", features)
     if "masquerade" not in said(["nft", "list", "table", "inet", TABLE]):
-        return _warning(identifier, f"nftables has no NAT in a table inet {TABLE}")
+        seen = f"nftables has no NAT in a table inet {TABLE}"
+        return _without_network(identifier, seen, features)
     return _ok(identifier, f"table inet {TABLE} translates what leaves {BRIDGE}")
+
+
+def _policy(identifier: str) -> Probe:
+    """By /proc, which everybody may read; each network namespace has switches of its own."""
+    off = [key for key in _BRIDGED if _read(f"/proc/sys/{key.replace('.', '/')}").strip() != "1"]
+    if off:
+        return _failed(identifier, f"it is not: {' and '.join(off)} must be 1", _POLICY_FIX)
+    return _ok(identifier, f"{' and '.join(_BRIDGED)} are 1")
+
+
+def _rootless(identifier: str) -> Probe:
+    switch = f"/proc/sys/{_MADE_BY_USERS.replace('.', '/')}"
+    if os.path.exists(switch) and _read(switch).strip() != "1":
+        return _failed(identifier, f"users may make none: {_MADE_BY_USERS} is off", _ROOTLESS_FIX)
+    if _read("/proc/sys/user/max_user_namespaces").strip() == "0":
+        return _failed(identifier, "nobody may make one: user.max_user_namespaces is 0")
+    return _ok(identifier, "no switch of the kernel forbids users to make them")
 
 
 def _read(path: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["NEEDS", "needs"]
+__all__ = ["IMAGE", "NEEDS", "needs"]
 
 MACHINES = ("x86_64",)  # QEMU has the machine type microvm for x86 only
+IMAGE = "/var/lib/mxc-ops/images/microvm-debian"
 
 NEEDS: tuple[Need, ...] = (
     Need(
@@ -65,7 +66,7 @@ NEEDS: tuple[Need, ...] = (
         "microvm.image.debian",
         NeedKind.IMAGE,
         "kernel, initrd and root file system that the machines start from",
-        data={"image": "microvm-debian", "path": "/var/lib/mxc-ops/images/microvm-debian"},
+        data={"image": "microvm-debian", "path": IMAGE},
         feature="image",
         machines=MACHINES,
     ),

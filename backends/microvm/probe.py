@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from backends.linux.virtualisation import Virtualisation, login, observe, remedy
-from backends.needs import Health, Probe
+from backends.microvm.needs import IMAGE
+from backends.needs import Health, Probe, fault_of
 from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, machine_type, try_accelerator
 
-__all__ = ["accelerator_probes", "device_probe", "image_tools_probe", "probe"]
+__all__ = ["accelerator_probes", "device_probe", "image_probe", "image_tools_probe", "probe"]
 
 FIX = "mxc-ops prep host --backend microvm --yes"
 _BUILD_FIX = "mxc-ops prep host --backend microvm --feature build --yes"
+_IMAGE_FIX = "mxc-ops prep host --backend microvm --feature image --yes"
 _DEADLINE_S = 10
 _WHY_ACCELERATOR = "something must execute the guest: KVM on the processor itself, else TCG by translating it"
 _COST = (
@@ -30,18 +32,20 @@ IMAGE_TOOLS: Mapping[str, Sequence[str]] = {
 """What is made → the programs that make it, one of which is enough."""
 
 
-def probe() -> list[Probe]:
-    """Try out everything that a microVM stands on. Takes 5 s for each accelerator that hangs."""
+def probe(features: Collection[str] = ()) -> list[Probe]:
+    """Try out everything that a microVM stands on. Takes 5 s for each accelerator that hangs.
+
+    Parameters
+    ----------
+    features: those that were asked for: without them this host is not ready.
+    """
     qemu = find_qemu()
     host = observe()
     version = _qemu_probe(qemu)
+    images = [image_tools_probe(_tools(), features)]
+    images += [image_probe()] if "image" in features else []
     if qemu is None or version.health is Health.FAILED:
-        return [
-            version,
-            device_probe(host, kvm_works=None),
-            _virtualisation(host),
-            image_tools_probe(_tools()),
-        ]
+        return [version, device_probe(host, kvm_works=None), _virtualisation(host), *images]
     machine = machine_type(qemu)
     verdicts = {name: try_accelerator(qemu, name, machine=machine) for name in ACCELERATORS}
     return [
@@ -49,7 +53,7 @@ def probe() -> list[Probe]:
         *accelerator_probes(verdicts, host),
         device_probe(host, kvm_works=verdicts["kvm"].works),
         _virtualisation(host),
-        image_tools_probe(_tools()),
+        *images,
     ]
 
 
@@ -140,15 +144,31 @@ def _tools() -> dict[str, str]:
     }
 
 
-def image_tools_probe(tools: Mapping[str, str]) -> Probe:
+def image_probe(image: str = IMAGE) -> Probe:
+    """Whether there is an image to start machines from.
+
+    Parameters
+    ----------
+    image: its directory.
+    """
+    identifier, why = "microvm.image", "machines start from it"
+    if os.path.isdir(image):
+        return Probe(identifier, Health.OK, f"{image} is here", why)
+    seen = f"there is no {image}; the controller brings it where mxc_images in the inventory names it"
+    return Probe(identifier, Health.FAILED, seen, why, _IMAGE_FIX, "root")
+
+
+def image_tools_probe(tools: Mapping[str, str], features: Collection[str] = ()) -> Probe:
     """Whether images can be built here. Pure.
 
     Parameters
     ----------
     tools: as `IMAGE_TOOLS`, with the program found for each; "" for none.
+    features: with ``build`` they must be.
     """
     identifier, why = "microvm.image-tools", "images are built here, or brought from a host that can"
     missing = [f"{made} ({' or '.join(IMAGE_TOOLS[made])})" for made, name in tools.items() if not name]
     if not missing:
         return Probe(identifier, Health.OK, f"{', '.join(tools.values())} are here", why)
-    return Probe(identifier, Health.WARNING, f"missing for {', '.join(missing)}", why, _BUILD_FIX, "root")
+    seen = f"missing for {', '.join(missing)}"
+    return Probe(identifier, fault_of("build", features), seen, why, _BUILD_FIX, "root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
 from backends.needs import Health, Probe
@@ -29,11 +30,12 @@ _FIX = {
 }
 
 
-def probe(uri: str = SYSTEM) -> list[Probe]:
+def probe(_features: Collection[str] = (), uri: str = SYSTEM) -> list[Probe]:
     """Try it all as the caller: connect, look at network and pool, make and end a small virtual machine.
 
     Parameters
     ----------
+    _features: none of them needs anything of its own here.
     uri: of the host's own connection.
     """
     return [_as_probe(check, result) for check, result in _try(uri).items()]

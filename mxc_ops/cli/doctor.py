@@ -33,6 +33,12 @@ def configure(parser: ArgumentParser) -> None:
         metavar="B",
         help="look at this backend (default: the inventory's, or all that mxc-ops can run)",
     )
+    parser.add_argument(
+        "--feature",
+        action="append",
+        metavar="F",
+        help="not ready without this feature (default: the inventory's, or none)",
+    )
     add_targets(parser)
     complete(parser, _doctor)
 
@@ -50,7 +56,7 @@ def _this_host(options: Namespace) -> int:
             flag = f"--{name.replace('_', '-')}"
             problem = "it is for the hosts of an inventory, and none is given"
             raise UsageError(Problem("inventory_missing", flag, problem, expected="--inventory FILE"))
-    report = examine(options.backend or ())
+    report = examine(options.backend or (), options.feature or ())
     probes = [
         {
             "identifier": probe.identifier,

@@ -14,7 +14,7 @@ from typing import Any
 from backends import registry
 from backends.errors import Problem, UnsupportedContainment, UsageError
 from backends.inside.store import source_key
-from backends.needs import EACH_USER, FEATURES, Need, NeedKind
+from backends.needs import EACH_USER, Need, NeedKind, check_features
 from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
 
@@ -103,16 +103,7 @@ def needs_of(choices: Choices) -> tuple[Need, ...]:
     Raises `UnsupportedContainment` for a name that nothing can be prepared for, `UsageError` for a feature
     that no backend knows.
     """
-    for feature in choices.features:
-        if feature not in FEATURES:
-            raise UsageError(
-                Problem(
-                    "unknown_feature",
-                    "--feature",
-                    f"no backend knows a feature {feature!r}",
-                    expected="one of " + ", ".join(FEATURES),
-                )
-            )
+    check_features(choices.features)
     features = [*choices.features, *([COMPILER] if choices.launcher == "build" else [])]
     found: dict[str, Need] = {}
     for name in choices.backends:

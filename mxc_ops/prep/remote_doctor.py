@@ -129,7 +129,7 @@ def place(lines: Sequence[str]) -> Place | None:
     return Place(folder, told.get("python", ""), version if version.startswith("Python ") else "")
 
 
-def examination(where: Place, digest: str, backends: Sequence[str]) -> str:
+def examination(where: Place, digest: str, backends: Sequence[str], features: Sequence[str]) -> str:
     """A command that runs the doctor from the archive in `where.folder`; what it prints see `probes`.
 
     Whatever happens, the command removes what was brought and made, also when nobody listens any more.
@@ -138,9 +138,14 @@ def examination(where: Place, digest: str, backends: Sequence[str]) -> str:
     ----------
     digest: of the archive.
     backends: none: all that mxc-ops can run sandboxes in.
+    features: those without which the host is not ready.
     """
     python, folder = quote(where.python), quote(where.folder)
-    named = " ".join(f"--backend {quote(name)}" for name in backends)
+    named = " ".join(
+        f"{flag} {quote(name)}"
+        for flag, names in (("--backend", backends), ("--feature", features))
+        for name in names
+    )
     return "\n".join(
         [
             f"export PATH={_PATH} LC_ALL=C.UTF-8; umask 022; cd /; own=",

@@ -151,8 +151,11 @@ def test_a_backend_that_cannot_be_prepared_is_told_before_anything_else(somebody
     assert "bubblewrap" in problem["expected"]
 
 
-def test_a_feature_that_nobody_knows_is_told_with_those_that_are(somebody: Commands) -> None:
-    done = somebody.run(MXC_OPS, "prep", "host", "--feature", "teleport")
+@pytest.mark.parametrize("command", [("prep", "host"), ("doctor",)])
+def test_a_feature_that_nobody_knows_is_told_with_those_that_are(
+    somebody: Commands, command: tuple[str, ...]
+) -> None:
+    done = somebody.run(MXC_OPS, *command, "--feature", "teleport")
     assert (done.returncode, done.stdout) == (64, "")
     assert "'teleport'" in done.stderr and "network" in done.stderr
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ PROBE = """
 import json, sys
 from dataclasses import asdict
 from backends.lxc.probe import probe
-for found in probe(*sys.argv[1:]):
+for found in probe(sys.argv[2:], sys.argv[1]):
     print(json.dumps({**asdict(found), "health": found.health.value}))
 """
 HOST = f"""
@@ -52,11 +52,24 @@ def image() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def told(image: Path, change: str = "") -> Told:
+def told(image: Path, change: str = "", features: Sequence[str] = ()) -> Told:
     """What the probes say on such a host, after a change to it."""
     inside = f'{HOST}{change}\nexec "$@"'
     done = subprocess.run(
-        ["unshare", "--net", "--mount", "sh", "-c", inside, "sh", sys.executable, "-c", PROBE, str(image)],
+        [
+            "unshare",
+            "--net",
+            "--mount",
+            "sh",
+            "-c",
+            inside,
+            "sh",
+            sys.executable,
+            "-c",
+            PROBE,
+            image,
+            *features,
+        ],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -116,6 +129,32 @@ def test_what_is_missing_is_named_with_its_fix(
     assert (found["health"], found["privilege"]) == (health, "root"), found
     assert seen in found["seen"]
     assert found["fix"] == "mxc-ops prep host --backend lxc --yes"
+
+
+@needs_lxc
+@pytest.mark.parametrize(
+    ("change", "feature", "identifier", "seen"),
+    [
+        (f"ip link set dev {BRIDGE} down", "network", "lxc.bridge", f"{BRIDGE} is down"),
+        (f"nft flush table inet {TABLE}", "network", "lxc.nat", "nftables has no NAT"),
+        (
+            "test ! -e /proc/sys/net/bridge || echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables",
+            *("network", "lxc.network", "net.bridge.bridge-nf-call-iptables"),
+        ),
+        (
+            "mkdir -p /run/off && echo 0 > /run/off/it && mount --bind /run/off/it"
+            " /proc/sys/user/max_user_namespaces",
+            *("rootless", "lxc.rootless", "user.max_user_namespaces is 0"),
+        ),
+    ],
+)
+def test_what_a_feature_lacks_that_was_asked_for_is_a_failure(
+    image: Path, change: str, feature: str, identifier: str, seen: str
+) -> None:
+    found = told(image, change, [feature])[identifier]
+    assert found["health"] == Health.FAILED.value, found
+    assert seen in found["seen"]
+    assert found["fix"].startswith("mxc-ops prep host --backend lxc ")
 
 
 @needs_lxc

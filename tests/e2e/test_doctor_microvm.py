@@ -88,7 +88,7 @@ def environment(tmp_path: Path) -> Path:
 
 
 def test_hyperlights_own_failure_is_told(environment: Path) -> None:
-    probes = by_name(hyperlight.probe(str(environment)))
+    probes = by_name(hyperlight.probe(environment=str(environment)))
     assert probes["hyperlight.packages"].health is Health.OK
     failed = probes["hyperlight.hypervisor"]
     assert failed.health is Health.FAILED
@@ -101,7 +101,7 @@ def test_another_version_of_hyperlight_is_not_taken_for_ours(environment: Path) 
     (info.with_name("other-1.dist-info") / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: other\nVersion: 1\n"
     )
-    probe = by_name(hyperlight.probe(str(environment)))["hyperlight.packages"]
+    probe = by_name(hyperlight.probe(environment=str(environment)))["hyperlight.packages"]
     assert probe.health is Health.FAILED
     assert "lacks hyperlight-sandbox-python-guest==" in probe.seen
 
@@ -111,7 +111,7 @@ def test_an_environment_that_others_may_write_to_is_not_run(environment: Path, t
     (environment / "bin/python3").write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
     (environment / "bin/python3").chmod(0o755)
     environment.chmod(0o777)
-    probe = by_name(hyperlight.probe(str(environment)))["hyperlight.packages"]
+    probe = by_name(hyperlight.probe(environment=str(environment)))["hyperlight.packages"]
     assert probe.health is Health.FAILED
     assert not (tmp_path / "run").exists()
 
@@ -131,7 +131,7 @@ echo "qemu: unsupported machine type" >&2; exit 1
     (tmp_path / "dev/kvm").touch()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(hyperlight, "observe", lambda: observe(f"{tmp_path}/"))
-    probe = by_name(hyperlight.probe(str(tmp_path / "nothing")))["hyperlight.hypervisor"]
+    probe = by_name(hyperlight.probe(environment=str(tmp_path / "nothing")))["hyperlight.hypervisor"]
     assert (probe.health, probe.seen.partition(";")[0]) == (Health.WARNING, "KVM works"), probe
 
 

@@ -205,6 +205,33 @@ def test_the_inventory_names_the_backends_and_what_exists_elsewhere_is_said(
     assert found["bubblewrap.sandbox.root"]["health"] == "ok"
 
 
+def test_a_host_that_lacks_a_feature_that_is_asked_for_is_not_ready(tmp_path: Path) -> None:
+    with Sshd("mount --bind /dev/null /usr/sbin/nft") as server:
+        data = {"worker": server.data(mxc_features=["network"]), "other": server.data()}
+        path = inventory(tmp_path, data)
+        code, hosts = examined(path)
+        assert (code, hosts["worker"]["state"]) == (1, "failed")
+        network = probes(hosts["worker"])["bubblewrap.network"]
+        assert network["health"] == "failed"
+        assert network["seen"].startswith("no nft")
+        assert hosts["other"]["state"] in READY.values()
+        assert probes(hosts["other"])["bubblewrap.network"]["health"] == "ok"
+        code, hosts = examined(path, "--limit", "other", "--feature", "network")
+        assert (code, probes(hosts["other"])["bubblewrap.network"]["health"]) == (1, "failed")
+
+
+def test_a_feature_that_nobody_knows_is_a_wrong_command_line_also_in_an_inventory(
+    host: Sshd, tmp_path: Path
+) -> None:
+    misspelt = inventory(tmp_path, {"one": host.data(mxc_features=["netwrok"])})
+    done = run("--inventory", misspelt)
+    assert done.returncode == 64
+    assert "netwrok" in done.stdout
+    done = run("--inventory", misspelt, "--feature", "teleport")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "'teleport'" in done.stderr
+
+
 def test_a_password_is_shown_nowhere_even_if_the_host_blurts_it_out(tmp_path: Path) -> None:
     secret = "correct-horse"
     with Sshd(BLABBING_SUDO) as server:

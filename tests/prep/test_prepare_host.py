@@ -62,6 +62,16 @@ def test_from_nothing_to_ready_and_back(host: PrivateHost) -> None:
     assert host.packages() == packages
 
 
+def test_what_was_prepared_is_tried_out_with_its_features(host: PrivateHost) -> None:
+    """The package is there, as far as its manager knows; what it brought is not."""
+    host.sh("mount --bind /dev/null /usr/bin/newuidmap")
+    made = host.prep("host", "--feature", "rootless", "--yes")
+    assert (made.exit_code, made.host["state"]) == (1, "failed"), made
+    assert {probe["identifier"] for probe in made.host["probes"] if probe["health"] == "failed"} == {
+        "bubblewrap.rootless"
+    }
+
+
 def test_one_item_alone_is_taken_back_and_the_others_stay(host: PrivateHost) -> None:
     made = host.prep("host", "--item", "bubblewrap.ids.*", "--item", "bubblewrap.directory.*", "--yes")
     assert (made.exit_code, len(made.items)) == (0, 2), made

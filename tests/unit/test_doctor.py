@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_every_containment_can_be_examined_on_linux_or_says_where_it_exists() ->
 
 
 def test_a_probe_that_breaks_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> list[Probe]:
+    def broken(features: Sequence[str]) -> list[Probe]:
         raise RuntimeError("boom")
 
     monkeypatch.setattr("backends.lxc.probe.probe", broken)
@@ -214,7 +215,7 @@ def test_what_arrives_changed_is_not_run_and_goes_again(tmp_path: Path) -> None:
     assert where is not None
     assert Path(where.folder).stat().st_mode & 0o777 == 0o700
     Path(where.folder, remote_doctor.ARCHIVE).write_bytes(b"something else")
-    command = remote_doctor.examination(where, remote_doctor.sources().digest, ["bubblewrap"])
+    command = remote_doctor.examination(where, remote_doctor.sources().digest, ["bubblewrap"], [])
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "what arrived is not what was sent" in done.stderr

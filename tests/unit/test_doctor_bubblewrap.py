@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from backends.bubblewrap import probe
+from backends.bubblewrap import feature_probes, probe
 from backends.bubblewrap.needs import APPARMOR_PROFILE
+from backends.linux import landlock
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.limit_probe import BITTEN, exceed_memory, exceed_pids, has_bitten
 from backends.linux.nft_probe import find_program, load_rules, start_pasta
@@ -207,10 +209,59 @@ def test_a_host_without_the_programs_was_not_prepared_for_networks_and_that_is_n
     def find(name: str) -> str | None:
         return None if name == "nft" else f"/usr/bin/{name}"
 
-    monkeypatch.setattr(probe, "find_program", find)
-    (found,) = [one for one in probe.probe() if one.identifier.startswith("bubblewrap.network")]
+    monkeypatch.setattr(feature_probes, "find_program", find)
+    (found,) = [one for one in probe.probe() if one.identifier == "bubblewrap.network"]
     assert found.health is Health.OK
     assert "no nft; see: mxc-ops prep host --backend bubblewrap --feature network" in found.seen
+    (found,) = [one for one in probe.probe(["network"]) if one.identifier == "bubblewrap.network"]
+    assert (found.health, found.seen) == (Health.FAILED, "no nft")
+
+
+@pytest.mark.parametrize(("features", "health"), [((), Health.WARNING), (("network",), Health.FAILED)])
+def test_rules_that_do_not_load_are_a_failure_where_a_network_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, features: Sequence[str], health: Health
+) -> None:
+    def refuse(*_: object) -> Outcome:
+        return Outcome(1, "Operation not permitted")
+
+    def find(name: str) -> str:
+        return f"/usr/bin/{name}"
+
+    monkeypatch.setattr(feature_probes, "find_program", find)
+    monkeypatch.setattr(feature_probes, "load_rules", refuse)
+    monkeypatch.setattr(feature_probes, "start_pasta", refuse)
+    found = feature_probes.network([("caller", os.geteuid())], features, for_launcher_only=False)
+    assert [one.identifier for one in found] == ["bubblewrap.rules.caller", "bubblewrap.pasta"]
+    assert {one.health for one in found} == {health}
+
+
+@pytest.mark.parametrize(
+    ("features", "health"), [(("network",), Health.WARNING), (("landlock",), Health.FAILED)]
+)
+def test_a_kernel_without_landlock_fails_only_who_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch, features: Sequence[str], health: Health
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    (found,) = [one for one in probe.probe(features) if one.identifier == "bubblewrap.landlock"]
+    assert found.health is health
+
+
+def test_users_ids_need_the_programs_that_map_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(feature_probes, "find_program", find)
+    (found,) = [one for one in probe.probe(["rootless"]) if one.identifier == "bubblewrap.rootless"]
+    assert (found.health, found.seen) == (Health.FAILED, "no newuidmap and no newgidmap")
+    assert found.fix == "mxc-ops prep host --backend bubblewrap --feature rootless --yes"
+
+
+def test_a_host_that_is_to_compile_the_launcher_needs_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (found,) = [one for one in probe.probe(["compiler"]) if one.identifier == "bubblewrap.compiler"]
+    assert (found.health, found.seen) == (Health.FAILED, "no C compiler was found")
 
 
 # --- attempts

@@ -9,7 +9,14 @@ import pytest
 from backends.frozen import replace
 from backends.hyperlight.probe import hypervisor_probe
 from backends.linux.virtualisation import Virtualisation, observe, remedy
-from backends.microvm.probe import IMAGE_TOOLS, accelerator_probes, device_probe, image_tools_probe
+from backends.microvm.probe import (
+    IMAGE_TOOLS,
+    accelerator_probes,
+    device_probe,
+    image_probe,
+    image_tools_probe,
+)
+from backends.microvm.probe import probe as probe_microvm
 from backends.needs import Health
 from backends.qemu.accelerator import Verdict
 
@@ -93,6 +100,14 @@ def test_a_missing_image_tool_is_named_with_its_alternatives() -> None:
     assert probe.health is Health.WARNING
     assert "mmdebstrap or debootstrap" in probe.seen
     assert "--feature build" in probe.fix
+    assert image_tools_probe({**tools, "erofs": ""}, ["build"]).health is Health.FAILED
+
+
+def test_an_image_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    assert image_probe(str(tmp_path)).health is Health.OK
+    assert image_probe(f"{tmp_path}/nothing").health is Health.FAILED
+    found = {one.identifier for one in probe_microvm(["image"])}
+    assert found - {one.identifier for one in probe_microvm()} == {"microvm.image"}
 
 
 def test_what_the_host_says_is_read(tmp_path: Path) -> None:

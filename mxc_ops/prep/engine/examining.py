@@ -11,7 +11,6 @@ from facts, as a plan decides it: that tells what is missing, and nothing is tri
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 
@@ -19,7 +18,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.connectors.util import CommandOutput
 
 from backends import registry
-from backends.needs import Health, Probe
+from backends.needs import Health, Probe, check_features
 from mxc_ops.doctor import obstacle
 from mxc_ops.prep import remote_doctor
 from mxc_ops.prep.choices import Choices
@@ -44,15 +43,18 @@ _PLATFORMS = {"windows": "win32", "linux": "linux"}
 def examine(session: Session, request: Request, teller: Teller, *, unproven: Health = Health.FAILED) -> None:
     """Examine a host for the backends asked for, else the inventory's, else all that mxc-ops has.
 
+    What is lacking of the features asked for, else the inventory's, makes it fail.
+
     Parameters
     ----------
     unproven: what it is that something cannot be told yet: of Linux without Python, of a Windows that waits
         for a restart.
 
     Raises `PyinfraError` when the host cannot be asked, `PrepFailed` for data in the inventory that cannot be
-    meant.
+    meant, `UsageError` for a feature that no backend knows.
     """
     choices = choices_for(session.host, request, registry.available())
+    check_features(choices.features)
     platform = _PLATFORMS[session.facts.system]
     misplaced = {name: obstacle(name, platform) for name in choices.backends}
     found = [_misplaced(name, trouble, session) for name, trouble in misplaced.items() if trouble]
@@ -90,20 +92,21 @@ def _by_doctor(session: Session, choices: Choices, unproven: Health) -> list[Pro
         if not where.python:
             missing = remote_doctor.python_missing(where, session.facts.family)
             return [replace(missing, health=unproven)]
-        return _visit(session, where, choices.backends)
+        return _visit(session, where, choices)
     finally:
         # Of a host that is lost, or that we are told to leave, nothing more can be asked.
         with suppress(Exception):
             _ask(session, remote_doctor.removal(where))
 
 
-def _visit(session: Session, where: Place, backends: Sequence[str]) -> list[Probe]:
+def _visit(session: Session, where: Place, choices: Choices) -> list[Probe]:
     sources = remote_doctor.sources()
     try:
         session.host.put_file(io.BytesIO(sources.packed), f"{where.folder}/{remote_doctor.ARCHIVE}")
     except OSError as error:
         return [remote_doctor.failure(str(error))]
-    command = session.access.elevated(remote_doctor.examination(where, sources.digest, backends))
+    examination = remote_doctor.examination(where, sources.digest, choices.backends, choices.features)
+    command = session.access.elevated(examination)
     deadline = remote_doctor.DEADLINE_S + _PATIENCE_S
     answer = _ask(session, command, session.access.stdin, deadline)
     probes = remote_doctor.probes(answer.stdout_lines)
