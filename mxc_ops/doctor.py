@@ -26,6 +26,7 @@ _TESTIMONY = (
     "cat /proc/self/status; for path in /etc/shadow /root /home; do [ -e $path ] && leak=$path; done;"
     " echo Leak: ${leak:-none}; echo Interfaces: $(grep -c : /proc/net/dev)"
 )
+_REPORT = "please report this, with what the command prints"
 _WHY_UNPRIVILEGED = "users without root's rights can run sandboxes"
 _PLATFORMS = {"linux": "Linux", "win32": "Windows", "darwin": "macOS"}
 _PROMISES = {
@@ -126,10 +127,9 @@ def _own_probes(name: str, features: Sequence[str]) -> list[Probe]:
         probes: list[Probe] = import_module(f"{_package(name)}.probe").probe(features)
     except Exception as error:
         # What is wrong with one backend must not hide what the others have to tell.
-        seen = f"the probes broke: {type(error).__name__}: {error}"
+        seen = f"the probes broke: {type(error).__name__}: {error}; {_REPORT}"
         why = "nothing is known of this backend without them"
-        fix = f"please report this, with what this prints: mxc-ops doctor --backend {name} --json"
-        return [Probe(f"{name}.probes", Health.FAILED, seen, why, fix)]
+        return [Probe(f"{name}.probes", Health.FAILED, seen, why, _in_full(name))]
     return probes
 
 
@@ -156,9 +156,8 @@ def _run_sandbox(name: str, identifier: str) -> Probe:
     ]
     if broken:
         said = result.stderr.decode(errors="replace").strip()
-        seen = "; ".join(broken) + (f"; it said: {said[:300]}" if said else "")
-        fix = f"please report this, with what this prints: mxc-ops doctor --backend {name} --json"
-        return Probe(identifier, Health.FAILED, seen, why, fix)
+        seen = "; ".join([*broken, *([f"it said: {said[:300]}"] if said else []), _REPORT])
+        return Probe(identifier, Health.FAILED, seen, why, _in_full(name))
     held = ", ".join(f"{limit.name} by {limit.mechanism}" for limit in result.limits[:2])
     identity = dict(result.enforced)["identity"]
     seen = f"ran as {identity}, without capabilities, network or the host's secrets; {held}"
@@ -193,10 +192,14 @@ def _run_unprivileged(name: str, identifier: str) -> Probe:
 
 def _failed(name: str, identifier: str, error: MxcError | OSError, why: str) -> Probe:
     if isinstance(error, OSError):
-        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why, _look_closer(name))
-    privilege = "root" if "prep host" in error.fix else "none"
-    fix = error.fix or _look_closer(name)
-    return Probe(identifier, Health.FAILED, error.problems[0].message, why, fix, privilege)
+        return Probe(identifier, Health.FAILED, f"the system refused: {error}", why, _in_full(name))
+    message = error.problems[0].message
+    if error.fix.startswith("mxc-ops "):
+        privilege = "root" if "prep host" in error.fix else "none"
+        return Probe(identifier, Health.FAILED, message, why, error.fix, privilege)
+    # What callers are told to do may be more than a command.
+    seen = f"{message}; {error.fix}" if error.fix else message
+    return Probe(identifier, Health.FAILED, seen, why, _in_full(name))
 
 
 def _in_child(uid: int, name: str, identifier: str) -> Probe:
@@ -222,7 +225,7 @@ def _in_child(uid: int, name: str, identifier: str) -> Probe:
     os.waitpid(child, 0)
     if not answer:
         seen = "the attempt ended without an answer"
-        return Probe(identifier, Health.FAILED, seen, _WHY_UNPRIVILEGED, _look_closer(name))
+        return Probe(identifier, Health.FAILED, seen, _WHY_UNPRIVILEGED, _in_full(name))
     fields: dict[str, Any] = json.loads(answer)
     fields["health"] = Health(fields["health"])
     return Probe(**fields)
@@ -232,5 +235,5 @@ def _prepare(name: str) -> str:
     return f"mxc-ops prep host --backend {name} --yes"
 
 
-def _look_closer(name: str) -> str:
-    return f"see what it fails at: mxc-ops run --backend {name} --json -- true"
+def _in_full(name: str) -> str:
+    return f"mxc-ops doctor --backend {name} --json"

@@ -63,7 +63,8 @@ def _unprepared(missing: str, features: Collection[str]) -> Probe:
     identifier = "bubblewrap.network"
     if "network" in features:
         return _fault(identifier, missing, features)
-    return _ok(identifier, f"not prepared for: {missing}; see: {_prepare('network')}")
+    fix = _prepare("network")
+    return Probe(identifier, Health.OK, f"not prepared for: {missing}", _WHY[identifier], fix, "root")
 
 
 def _fault(identifier: str, seen: str, features: Collection[str]) -> Probe:

@@ -20,6 +20,7 @@ from backends.needs import Health, Probe, fault_of
 
 _DEADLINE_S = 10
 _UNPRIVILEGED_UID = 61234
+_AS_ROOT = "mxc-ops doctor --backend bubblewrap"
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _NAMESPACE_FLAGS = (
     *("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL", "--die-with-parent"),
@@ -59,10 +60,8 @@ def _guard(identifier: str, look: Callable[[str], Probe]) -> Probe:
     try:
         return look(identifier)
     except MxcError as error:
-        privilege = "root" if "prep host" in error.fix else "none"
-        return Probe(
-            identifier, Health.FAILED, error.problems[0].message, _WHY[identifier], error.fix, privilege
-        )
+        message = error.problems[0].message
+        return Probe(identifier, Health.FAILED, message, _WHY[identifier], error.fix, "root")
 
 
 _WHY = {
@@ -165,7 +164,9 @@ def is_for_launcher_only(switches: dict[str, str], profile: str) -> bool:
 def explain_refusal(
     switches: dict[str, str], *, in_chroot: bool, profile: str = "absent"
 ) -> tuple[str, str, str]:
-    """Why user namespaces are refused: cause, fix, and the privilege that the fix needs (user_namespaces(7)).
+    """Why user namespaces are refused: cause, fix, and who can mend it (user_namespaces(7)).
+
+    The fix is "" where no command on this host mends it; the cause then says what does.
 
     Parameters
     ----------
@@ -181,15 +182,13 @@ def explain_refusal(
             return f"{APPARMOR_PROFILE} is not loaded", f"apparmor_parser -r {APPARMOR_PROFILE}", "root"
         return "AppArmor restricts user namespaces and has no profile that permits bwrap", FIX, "root"
     if in_chroot:
-        return (
-            "we are inside a chroot, where the kernel refuses them",
-            "use a container",
-            "root",
-        )
+        cause = "we are inside a chroot, where the kernel refuses them; use a container instead"
+        return cause, "", "whoever made the chroot"
     return (
-        "no switch of the kernel forbids it: a container's own seccomp filter or security module does",
-        "start the outer container with: --security-opt seccomp=unconfined"
+        "no switch of the kernel forbids it: a container's own seccomp filter or security module does;"
+        " start that container with: --security-opt seccomp=unconfined"
         " --security-opt systempaths=unconfined --security-opt apparmor=unconfined",
+        "",
         "whoever starts the container",
     )
 
@@ -200,16 +199,19 @@ def _seccomp(identifier: str) -> Probe:
     if machine == "x86_64" and has_filters:
         return _ok(identifier, "the kernel takes seccomp filters; filters for x86_64 are at hand")
     seen = f"this is {machine}" if has_filters else "the kernel has no seccomp filters"
-    return Probe(identifier, Health.FAILED, seen, _WHY[identifier], "use x86_64 and a kernel ≥ 5.9", "root")
+    seen += "; x86_64 and a kernel ≥ 5.9 are needed"
+    return Probe(identifier, Health.FAILED, seen, _WHY[identifier], privilege="whoever provides the host")
 
 
 def _landlock(identifier: str, features: Collection[str]) -> Probe:
     abi = landlock.abi()
     if abi:
         return _ok(identifier, f"Landlock ABI {abi}")
-    fix = "boot a kernel ≥ 5.13 with landlock in its lsm= list"
-    seen = "the kernel has no Landlock; mounts alone hold the filesystem policy"
-    return Probe(identifier, fault_of("landlock", features), seen, _WHY[identifier], fix, "root")
+    seen = (
+        "the kernel has no Landlock; mounts alone hold the filesystem policy;"
+        " a kernel ≥ 5.13 has it, booted with landlock in its lsm= list"
+    )
+    return Probe(identifier, fault_of("landlock", features), seen, _WHY[identifier], privilege="root")
 
 
 def _limits(identifier: str) -> Probe:
@@ -219,15 +221,18 @@ def _limits(identifier: str) -> Probe:
     seen = f"{', '.join(held)} by cgroup {facts.version}" if held else "no control group is ours to use"
     toothless = _toothless(facts)
     if toothless:
-        fix = "boot with cgroup_enable=memory swapaccount=1, and without: cgroup_disable="
-        return Probe(identifier, Health.FAILED, f"{seen}; {toothless}", _WHY[identifier], fix, "root")
+        seen += f"; {toothless}; boot with cgroup_enable=memory swapaccount=1, and without cgroup_disable="
+        return Probe(identifier, Health.FAILED, seen, _WHY[identifier], privilege="root")
     seen += "; what took too much was stopped"
     if not missing:
         return _ok(identifier, seen)
     without = {"memory": "memory per process only", "pids": "pids by RLIMIT_NPROC", "cpu": "no share of cpus"}
     seen += "; " + ", ".join(without[name] for name in missing)
-    fix = "run as root, or under: systemd-run --user --scope"
-    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root or a systemd session")
+    if os.geteuid() == 0:
+        seen += "; nobody has handed the controllers down to this host"
+        return Probe(identifier, Health.WARNING, seen, _WHY[identifier], privilege="whoever starts it")
+    seen += "; there is more for root, and under: systemd-run --user --scope"
+    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], _AS_ROOT, "root")
 
 
 def _toothless(facts: cgroups.CgroupFacts) -> str:
@@ -250,8 +255,8 @@ def _ids(identifier: str) -> Probe:
     texts = {path: Path(path).read_text() for path in ID_FILES if Path(path).exists()}
     taken = overlaps(texts, uids.first, uids.count)
     if taken:
-        fix = f"write a free range to {HOST_FILE}"
-        return Probe(identifier, Health.FAILED, "; ".join(taken), _WHY[identifier], fix, "root")
+        seen = "; ".join([*taken, f"write a free range to {HOST_FILE}"])
+        return Probe(identifier, Health.FAILED, seen, _WHY[identifier], privilege="root")
     return _ok(identifier, f"uids {uids.first} to {uids.first + uids.count - 1}, nobody else's")
 
 

@@ -44,8 +44,9 @@ def probe(_features: Collection[str] = (), environment: str = ENVIRONMENT) -> li
     machine = os.uname().machine
     if machine != "x86_64":
         why = "its packages are built for x86_64 only"
-        seen = f"this is {machine}"
-        return [Probe("hyperlight.machine", Health.FAILED, seen, why, "use an x86_64 host", "none")]
+        seen = f"this is {machine}; an x86_64 host is needed"
+        provider = "whoever provides the host"
+        return [Probe("hyperlight.machine", Health.FAILED, seen, why, privilege=provider)]
     packages = _packages(environment)
     ran = _run(environment, _RUN) if packages.health is Health.OK else None
     return [packages, hypervisor_probe(ran, _guest_by_kvm(), observe(), has_mshv=Path(_MSHV).exists())]
@@ -133,7 +134,7 @@ def hypervisor_probe(
     identifier = "hyperlight.hypervisor"
     if ran == (0, "42"):
         return Probe(identifier, Health.OK, "a sandbox ran and answered", _WHY_HYPERVISOR)
-    fix, privilege = remedy(host, FIX)
+    cause, fix, privilege = remedy(host, FIX)
     if not host.device and not has_mshv:
         seen = f"no sandbox can run: neither /dev/kvm nor {_MSHV} is here"
     elif ran is not None:
@@ -148,4 +149,4 @@ def hypervisor_probe(
         return Probe(identifier, Health.WARNING, seen, _WHY_HYPERVISOR, FIX, "root")
     else:
         seen = f"no sandbox can run: QEMU boots no guest by KVM: {kvm}"
-    return Probe(identifier, Health.FAILED, seen, _WHY_HYPERVISOR, fix, privilege)
+    return Probe(identifier, Health.FAILED, f"{seen}; {cause}", _WHY_HYPERVISOR, fix, privilege)

@@ -10,10 +10,12 @@ import stat
 from collections.abc import Mapping
 
 from backends.frozen import frozen
+from backends.linux.groups import joining
 
-__all__ = ["KVM", "Virtualisation", "login", "observe", "remedy"]
+__all__ = ["KVM", "Virtualisation", "access", "observe", "remedy"]
 
 KVM = "dev/kvm"
+_ROOTS = "root"
 _OUTSIDE = "whoever runs the machine below"
 
 
@@ -30,6 +32,7 @@ class Virtualisation:
     device: owner, group and mode of /dev/kvm, for people; "" without it.
     shared: a group other than root's, or everybody, may open the device.
     accessible: the caller may.
+    join: the command that lets the caller join the device's group; "" for root, and without a device.
     """
 
     flag: str
@@ -39,6 +42,7 @@ class Virtualisation:
     device: str
     shared: bool
     accessible: bool
+    join: str = ""
 
 
 def observe(root: str = "/") -> Virtualisation:
@@ -51,15 +55,16 @@ def observe(root: str = "/") -> Virtualisation:
     flags = _flags(f"{root}proc/cpuinfo")
     modules = _modules(f"{root}sys/module")
     nested = {name: _read(f"{root}sys/module/{name}/parameters/nested") for name in modules}
-    shown, shared = _rights(root + KVM)
+    group, mode = _rights(root + KVM)
     return Virtualisation(
         flag=next((name for name in ("vmx", "svm") if name in flags), ""),
         below="hypervisor" in flags,
         modules=modules,
         nested={name: value for name, value in nested.items() if value},
-        device=shown,
-        shared=shared,
+        device=f"group {group}, mode {mode:04o}" if group else "",
+        shared=mode & 0o006 == 0o006 or (mode & 0o060 == 0o060 and group != _ROOTS),
         accessible=os.access(root + KVM, os.R_OK | os.W_OK),
+        join=joining(group) if group else "",
     )
 
 
@@ -86,52 +91,59 @@ def _read(file: str) -> str:
         return ""
 
 
-def _rights(device: str) -> tuple[str, bool]:
-    """For people, and whether others than root may open it; "" where there is nothing."""
+def _rights(device: str) -> tuple[str, int]:
+    """Its group, "" where there is nothing, and its mode."""
     import grp
 
     try:
         status = os.stat(device)
     except OSError:
-        return "", False
+        return "", 0
     try:
         group = grp.getgrgid(status.st_gid).gr_name
     except KeyError:
         group = str(status.st_gid)
-    mode = stat.S_IMODE(status.st_mode)
-    shared = mode & 0o006 == 0o006 or (mode & 0o060 == 0o060 and status.st_gid != 0)
-    return f"group {group}, mode {mode:04o}", shared
+    return group, stat.S_IMODE(status.st_mode)
 
 
-def remedy(host: Virtualisation, prepare: str) -> tuple[str, str]:
-    """What would make KVM work, and who can do that. Pure.
+def remedy(host: Virtualisation, prepare: str) -> tuple[str, str, str]:
+    """Why KVM does not work: the nearest cause, the command that mends it, and who can. Pure.
+
+    Where no command on this host mends it that is "", and the cause says what does.
 
     Parameters
     ----------
     prepare: the command that prepares the host.
     """
     if not host.flag and host.below:
-        return (
-            "turn on nested virtualisation for this virtual machine"
-            " (on Hyper-V: Set-VMProcessor -ExposeVirtualizationExtensions $true)",
-            _OUTSIDE,
+        cause = (
+            "nested virtualisation is to be turned on for this virtual machine"
+            " (on Hyper-V: Set-VMProcessor -ExposeVirtualizationExtensions $true)"
         )
+        return cause, "", _OUTSIDE
     if not host.flag:
-        return "turn on VT-x or AMD-V in the firmware's settings", "whoever has the machine at hand"
+        cause = "VT-x or AMD-V is to be turned on in the firmware's settings"
+        return cause, "", "whoever has the machine at hand"
     if not host.device:
-        return f"modprobe kvm_{'intel' if host.flag == 'vmx' else 'amd'}", "root"
+        name = "kvm_intel" if host.flag == "vmx" else "kvm_amd"
+        return f"the module {name} is not loaded", f"modprobe {name}", "root"
     if not host.accessible:
-        return f"{prepare} && usermod -aG kvm {login()}, then log in again", "root"
+        return access(host, prepare)
     if host.below:
-        return "have nested virtualisation mended below, or use a host of bare metal", _OUTSIDE
-    return "look for KVM's complaint: dmesg | grep -i kvm", "root"
+        cause = "nested virtualisation is to be mended below, or a host of bare metal to be used"
+        return cause, "", _OUTSIDE
+    return "the kernel may have said why", "dmesg | grep -i kvm", "root"
 
 
-def login() -> str:
-    """The caller's name, or uid where it has none."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
+def access(host: Virtualisation, prepare: str) -> tuple[str, str, str]:
+    """Who may not open the device, the command that lets them, and who can do that; as `remedy`. Pure."""
+    if not host.shared:
+        return "other users may not open it", prepare, "root"
+    if host.join:
+        return (
+            "you may not open it, but members of its group may, from their next log-in on",
+            host.join,
+            "root",
+        )
+    cause = "not even root may open it: a container is to be started with the device"
+    return cause, "", "whoever starts the container"

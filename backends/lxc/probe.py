@@ -21,10 +21,10 @@ __all__ = ["apparmor", "probe"]
 _FIX = "mxc-ops prep host --backend lxc --yes"
 _POLICY_FIX = "mxc-ops prep host --backend lxc --feature network --yes"
 _ROOTLESS_FIX = "mxc-ops prep host --backend lxc --feature rootless --yes"
-_AS_ROOT = "sudo mxc-ops doctor --backend lxc"
+_DOCTOR = "mxc-ops doctor --backend lxc"
 _BRIDGED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
 _MADE_BY_USERS = "kernel.unprivileged_userns_clone"
-_CHECK = f"{_FIX}; when that finds nothing to do: lxc-checkconfig"
+_CHECK = "where nothing is left to prepare, lxc-checkconfig says what the kernel lacks"
 _TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
 _OLDEST = (5, 0)
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
@@ -51,12 +51,12 @@ def probe(features: Collection[str] = (), image: str = IMAGE) -> list[Probe]:
     features: those that were asked for: without them this host is not ready.
     image: the directory of a root filesystem image, as prep installs it.
     """
-    ids = _ids("lxc.ids")
+    ids = _ids("lxc.ids", features)
     return [
         _tools("lxc.tools"),
         ids,
         *apparmor("lxc.apparmor", _read(_APPARMOR), _profiles()),
-        *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids),
+        *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids, features),
         _bridge("lxc.bridge", features),
         _nat("lxc.nat", features),
         *([_policy("lxc.network")] if "network" in features else []),
@@ -81,8 +81,13 @@ def _without_network(identifier: str, seen: str, features: Collection[str]) -> P
     return Probe(identifier, health, seen, _WHY[identifier], _FIX, "root")
 
 
-def _not_tried(identifier: str) -> Probe:
-    return _warning(identifier, "not tried: it takes root's rights", _AS_ROOT)
+def _not_tried(identifier: str, features: Collection[str]) -> Probe:
+    return _warning(identifier, "not tried: it takes root's rights", _as_root(features))
+
+
+def _as_root(features: Collection[str]) -> str:
+    """The same again; who gives the command gives the rights."""
+    return " ".join([_DOCTOR, *(f"--feature {feature}" for feature in features)])
 
 
 def _tools(identifier: str) -> Probe:
@@ -92,16 +97,21 @@ def _tools(identifier: str) -> Probe:
     version = said(["lxc-start", "--version"]).strip()
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < _OLDEST:
-        return _failed(identifier, f"LXC {version or 'without a version'}", "install LXC 5.0 or later")
+        seen = (
+            f"LXC {version or 'without a version'}; 5.0 or later is needed, from elsewhere or a later release"
+        )
+        return _failed(identifier, seen, fix="")
     return _ok(identifier, f"LXC {version}")
 
 
-def _ids(identifier: str) -> Probe:
+def _ids(identifier: str, features: Collection[str]) -> Probe:
     names = caller_names()
     ranges = ranges_of(names, SUBORDINATE_COUNT)
     if ranges is None:
         seen = f"{names[0]} has no {SUBORDINATE_COUNT} ids in /etc/subuid and /etc/subgid"
-        return _failed(identifier, seen) if os.geteuid() == 0 else _warning(identifier, seen, _AS_ROOT)
+        return (
+            _failed(identifier, seen) if os.geteuid() == 0 else _warning(identifier, seen, _as_root(features))
+        )
     if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
         return _failed(identifier, "newuidmap and newgidmap not found")
     uid, gid = ranges
@@ -133,10 +143,12 @@ def _profiles() -> str | None:
         return None
 
 
-def _container(container: str, limits: str, rootfs: str, ids: Probe) -> list[Probe]:
+def _container(
+    container: str, limits: str, rootfs: str, ids: Probe, features: Collection[str]
+) -> list[Probe]:
     """One container for both: it starts, does as it is told, is limited, and ends."""
     if os.geteuid() != 0:
-        return [_not_tried(container), _not_tried(limits)]
+        return [_not_tried(container, features), _not_tried(limits, features)]
     ranges = ranges_of(caller_names(), SUBORDINATE_COUNT)
     why_not = ""
     if not os.path.isdir(rootfs):
@@ -162,28 +174,32 @@ def _tried(container: str, limits: str, trial: Trial) -> list[Probe]:
             seen, fix = _refused(trial)
             return [_failed(container, seen, fix), _failed(limits, "not tried: no container", fix)]
         identity, bitten = trial.identity(), trial.bitten()
-    return [_started(container, identity, trial.ids, trial.left_behind), _limited(limits, bitten)]
+    return [_started(container, identity, trial), _limited(limits, bitten)]
 
 
 def _refused(trial: Trial) -> tuple[str, str]:
     seen = f"a container from {trial.rootfs} does not start: {trial.refused}"
     if "mount attributes" not in trial.refused:
-        return seen, _CHECK
+        return f"{seen}; {_CHECK}", _FIX
     points = [
         mount for mount in read_mountinfo() if f"{trial.rootfs}/".startswith(f"{mount.point.rstrip('/')}/")
     ]
     kind = max(points, key=lambda mount: len(mount.point)).filesystem
     where = os.path.dirname(os.path.dirname(trial.rootfs))
-    return f"{seen}; {kind} cannot map ids", f"mount an ext4, xfs or btrfs at {where}, then: {_FIX}"
+    return f"{seen}; {kind} cannot map ids: mount an ext4, xfs or btrfs at {where} and prepare again", ""
 
 
-def _started(identifier: str, identity: str, ranges: tuple[int, int], left_behind: Sequence[str]) -> Probe:
+def _started(identifier: str, identity: str, trial: Trial) -> Probe:
+    ranges = trial.ids
     if identity != f"0 {ranges[0]}":
-        seen = f"its root is told as {identity or 'nothing'}, not as 0 mapped to {ranges[0]}"
-        return _failed(identifier, seen, "please report this: ids are not mapped as they were asked to be")
-    if left_behind:
-        fix = f"lxc-stop --kill; then remove {' '.join(left_behind)}"
-        return _warning(identifier, f"it ran, but {', '.join(left_behind)} stayed behind", fix)
+        seen = (
+            f"its root is told as {identity or 'nothing'}, not as 0 mapped to {ranges[0]}; please report this"
+        )
+        return _failed(identifier, seen, f"{_DOCTOR} --json")
+    if trial.left_behind:
+        return _warning(
+            identifier, f"it ran, but {', '.join(trial.left_behind)} stayed behind", trial.removal
+        )
     return _ok(
         identifier, f"started, its root being uid {ranges[0]} here; stopped, and nothing stayed behind"
     )
@@ -193,8 +209,11 @@ def _limited(identifier: str, bitten: Sequence[str]) -> Probe:
     missing = [name for name in ("memory", "pids") if name not in bitten]
     if not missing:
         return _ok(identifier, f"{' and '.join(bitten)} are held by control groups")
-    seen = f"no limit of {' or '.join(missing)} holds inside"
-    return _warning(identifier, seen, "boot with cgroup_enable=memory, or mount the control groups missing")
+    seen = (
+        f"no limit of {' or '.join(missing)} holds inside;"
+        " boot with cgroup_enable=memory, or mount the control groups missing"
+    )
+    return _warning(identifier, seen, fix="")
 
 
 def _bridge(identifier: str, features: Collection[str]) -> Probe:
@@ -224,7 +243,7 @@ def _nat(identifier: str, features: Collection[str]) -> Probe:
         seen = "net.ipv4.ip_forward is off: the host forwards nothing"
         return _without_network(identifier, seen, features)
     if os.geteuid() != 0:
-        return _not_tried(identifier)
+        return _not_tried(identifier, features)
     if shutil.which("nft") is None:
         return _without_network(identifier, "nft not found", features)
     if "masquerade" not in said(["nft", "list", "table", "inet", TABLE]):

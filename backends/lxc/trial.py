@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from shlex import join, quote
 from types import TracebackType
 
 from backends.linux.mountinfo import read_mountinfo
@@ -95,6 +96,18 @@ class Trial:
             for name, excess in _EXCESSES.items()
             if self._said_inside(f"echo begun; {excess}; echo done").split() == ["begun"]
         ]
+
+    @property
+    def removal(self) -> str:
+        """The command that ends and removes what stayed behind."""
+        groups = [path for path in self.left_behind if path != self._path]
+        return "; ".join(
+            [
+                join(self._tool("lxc-stop", "--kill")),
+                f"rm -rf {self._path}",
+                *(f"find {quote(group)} -depth -type d -exec rmdir {{}} +" for group in groups),
+            ]
+        )
 
     def _tool(self, tool: str, *arguments: str) -> list[str]:
         return [tool, "-P", self._path, "-n", self._name, *arguments]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 
-from backends.linux.virtualisation import Virtualisation, login, observe, remedy
+from backends.linux.virtualisation import Virtualisation, access, observe, remedy
 from backends.microvm.needs import IMAGE
 from backends.needs import Health, Probe, fault_of
 from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, machine_type, try_accelerator
@@ -17,6 +17,7 @@ __all__ = ["accelerator_probes", "device_probe", "image_probe", "image_tools_pro
 FIX = "mxc-ops prep host --backend microvm --yes"
 _BUILD_FIX = "mxc-ops prep host --backend microvm --feature build --yes"
 _IMAGE_FIX = "mxc-ops prep host --backend microvm --feature image --yes"
+_REINSTALL = ("QEMU's package is to be installed again", "", "root")
 _DEADLINE_S = 10
 _WHY_ACCELERATOR = "something must execute the guest: KVM on the processor itself, else TCG by translating it"
 _COST = (
@@ -61,7 +62,7 @@ def _qemu_probe(qemu: str | None) -> Probe:
     identifier, why = "microvm.qemu", "it runs the machines"
     if os.uname().machine != "x86_64":
         seen = f"this is {os.uname().machine}; microVMs are for x86_64"
-        return Probe(identifier, Health.FAILED, seen, why, "use an x86_64 host", "none")
+        return Probe(identifier, Health.FAILED, seen, why, privilege="whoever provides the host")
     if qemu is None:
         return Probe(identifier, Health.FAILED, "QEMU for x86_64 is not installed", why, FIX, "root")
     status, said = _ask(qemu, "--version")
@@ -99,9 +100,10 @@ def accelerator_probes(verdicts: Mapping[str, Verdict], host: Virtualisation) ->
             found.append(Probe(identifier, Health.OK, seen, _WHY_ACCELERATOR))
             continue
         health = Health.WARNING if one_works else Health.FAILED
-        fix, privilege = remedy(host, FIX) if name == "kvm" else (f"reinstall QEMU: {FIX}", "root")
+        cause, fix, privilege = remedy(host, FIX) if name == "kvm" else _REINSTALL
         why = _COST if name == "kvm" and one_works else _WHY_ACCELERATOR
-        found.append(Probe(identifier, health, f"no guest boots: {verdict.why}", why, fix, privilege))
+        seen = f"no guest boots: {verdict.why}; {cause}"
+        found.append(Probe(identifier, health, seen, why, fix, privilege))
     return found
 
 
@@ -119,9 +121,8 @@ def device_probe(host: Virtualisation, *, kvm_works: bool | None) -> Probe:
         return Probe(identifier, Health.OK, f"{host.device}, of no use while KVM does not work", why)
     if host.shared and host.accessible:
         return Probe(identifier, Health.OK, host.device, why)
-    seen = f"{host.device}: {'other users may not open it' if host.accessible else 'you may not open it'}"
-    fix = f"usermod -aG kvm {login()}, then log in again" if host.shared else FIX
-    return Probe(identifier, Health.WARNING, seen, why, fix, "root")
+    cause, fix, privilege = access(host, FIX)
+    return Probe(identifier, Health.WARNING, f"{host.device}: {cause}", why, fix, privilege)
 
 
 def _virtualisation(host: Virtualisation) -> Probe:

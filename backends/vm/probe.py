@@ -7,6 +7,8 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+from backends.linux.groups import joining
+from backends.linux.virtualisation import observe, remedy
 from backends.needs import Health, Probe
 from backends.vm.needs import NAME
 from backends.vm.on_host import SYSTEM, TRIAL, command
@@ -15,6 +17,7 @@ __all__ = ["probe"]
 
 _DEADLINE_S = 60  # the first connection looks at every QEMU, for seconds
 _PREPARE = "mxc-ops prep host --backend vm --yes"
+_GROUP = "libvirt"  # libvirt's polkit rules and socket name it in every distribution
 _WHY = {
     "connection": "networks, images and virtual machines are asked for there",
     "accelerators": "a virtual machine is run by QEMU, at full speed only through KVM",
@@ -23,6 +26,7 @@ _WHY = {
     "domain": "what libvirt promises, it must also do",
 }
 _FIX = {
+    "connection": _PREPARE,
     "accelerators": _PREPARE,
     "network": _PREPARE,
     "pool": _PREPARE,
@@ -72,15 +76,23 @@ def _as_probe(check: str, result: dict[str, Any]) -> Probe:
     identifier = f"vm.{check}"
     seen: str = result["seen"]
     if not result["passed"]:
-        fix, privilege = _connection_fix() if check == "connection" else (_FIX[check], "root")
-        return Probe(identifier, Health.FAILED, seen, _WHY[check], fix, privilege)
+        if check == "connection" and _may_not_ask():
+            seen += f"; members of the group {_GROUP} may ask, from their next log-in on"
+            return Probe(identifier, Health.FAILED, seen, _WHY[check], joining(_GROUP), "root")
+        return Probe(identifier, Health.FAILED, seen, _WHY[check], _FIX[check], "root")
     if check == "accelerators" and "kvm" not in seen.split():
-        fix = "on hardware or in a VM that has it, load it: modprobe kvm_intel || modprobe kvm_amd"
-        return Probe(identifier, Health.WARNING, "QEMU only emulates here", _WHY[check], fix, "root")
+        cause, fix, privilege = remedy(observe(), _PREPARE)
+        seen = f"QEMU only emulates here; {cause}"
+        return Probe(identifier, Health.WARNING, seen, _WHY[check], fix, privilege)
     return Probe(identifier, Health.OK, seen, _WHY[check])
 
 
-def _connection_fix() -> tuple[str, str]:
-    if os.geteuid() == 0:
-        return _PREPARE, "root"
-    return f"as root, or as a member of the group libvirt: {_PREPARE}; usermod -aG libvirt USER", "root"
+def _may_not_ask() -> bool:
+    """Whether libvirt is here, and the caller neither root nor one of those who may ask it."""
+    import grp
+
+    try:
+        members = grp.getgrnam(_GROUP)
+    except KeyError:
+        return False
+    return os.geteuid() != 0 and members.gr_gid not in (os.getegid(), *os.getgroups())

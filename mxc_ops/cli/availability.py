@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from backends.frozen import frozen
 from backends.needs import Health
 from backends.registry import CONTAINMENTS
+from mxc_ops.fixes import for_this_host
 
 if TYPE_CHECKING:
     from backends.needs import Probe
@@ -33,6 +34,8 @@ def look(containment: str, platform: str) -> Availability:
     probes: list[Probe] = import_module(f"{entry.module}.probe").probe()
     failed = [probe for probe in probes if probe.health is Health.FAILED]
     if failed:
-        return Availability(usable=False, why=failed[0].seen, fix=failed[0].fix)
+        return Availability(
+            usable=False, why=failed[0].seen, fix=for_this_host(failed[0].fix, failed[0].privilege)
+        )
     warnings = tuple(probe.seen for probe in probes if probe.health is Health.WARNING)
     return Availability(usable=True, warnings=warnings)

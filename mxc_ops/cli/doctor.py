@@ -50,6 +50,7 @@ def _doctor(options: Namespace) -> int:
 def _this_host(options: Namespace) -> int:
     from backends.errors import Problem, UsageError
     from mxc_ops.doctor import examine
+    from mxc_ops.fixes import for_this_host
 
     for name in _OF_INVENTORIES:
         if getattr(options, name):
@@ -63,7 +64,7 @@ def _this_host(options: Namespace) -> int:
             "health": probe.health.value,
             "seen": probe.seen,
             "why": probe.why,
-            "fix": probe.fix,
+            "fix": for_this_host(probe.fix, probe.privilege),
             "privilege": probe.privilege,
         }
         for probe in report.probes
@@ -84,8 +85,9 @@ def _print_probes(probes: Sequence[dict[str, str]]) -> None:
     for probe in probes:
         if probe["health"] != "ok":
             print(f"{printable(probe['identifier'])}: {printable(probe['why'])}")
-            if probe["fix"]:
-                print(f"  fix ({printable(probe['privilege'])}): {printable(probe['fix'])}")
+            mended = f"fix ({probe['privilege']}): {probe['fix']}"
+            by_hand = f"no command mends it, but {probe['privilege']} can"
+            print(f"  {printable(mended if probe['fix'] else by_hand)}")
 
 
 def _inventory(options: Namespace) -> int:

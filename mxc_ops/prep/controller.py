@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from backends.errors import PrepFailed, Problem
+from mxc_ops.fixes import own_command
 from mxc_ops.prep.absorbing import absorb
 from mxc_ops.prep.choices import Choices
 from mxc_ops.prep.items import needs_of
@@ -188,14 +189,8 @@ def _elevated_command(host: HostReport, request: Request) -> str:
         ("--inventory", [request.inventory] if request.inventory else []),
         ("--limit", [] if here else [host.name]),
     ]
-    words = ["sudo", _own_command()] if here else ["mxc-ops"]
+    words = ["sudo", own_command()] if here else ["mxc-ops"]
     words += ["prep", task, *(word for flag, values in flags for value in values for word in (flag, value))]
     words += ["--force"] if request.insist else []
     words += [] if here else ["--ask-sudo-password"]
     return f"{shlex.join(words)} --yes"
-
-
-def _own_command() -> str:
-    """How to call us from a shell of root's, whose search path is another."""
-    beside = Path(sys.executable).with_name("mxc-ops")
-    return str(beside) if beside.exists() else "mxc-ops"

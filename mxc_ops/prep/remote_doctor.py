@@ -53,7 +53,6 @@ _INSTALL = {
     "arch": "pacman -S --noconfirm python",
     "suse": "zypper --non-interactive install python311",
 }
-_INSTALL_ANYHOW = "install Python 3.11 or later, so that python3 is found in /usr/bin or /usr/local/bin"
 # The sum is that of the very bytes that are unpacked: the archive lies where whoever we log in as may write.
 _UNPACK = """
 import hashlib, io, sys, tarfile
@@ -141,11 +140,7 @@ def examination(where: Place, digest: str, backends: Sequence[str], features: Se
     features: those without which the host is not ready.
     """
     python, folder = quote(where.python), quote(where.folder)
-    named = " ".join(
-        f"{flag} {quote(name)}"
-        for flag, names in (("--backend", backends), ("--feature", features))
-        for name in names
-    )
+    asked = quote(json.dumps({"backends": list(backends), "features": list(features)}))
     return "\n".join(
         [
             f"export PATH={_PATH} LC_ALL=C.UTF-8; umask 022; cd /; own=",
@@ -155,7 +150,7 @@ def examination(where: Place, digest: str, backends: Sequence[str], features: Se
             'chmod 755 "$own" || exit 1',
             f'{python} -I -c {quote(_UNPACK)} {folder}/{ARCHIVE} {digest} "$own" || exit 1',
             f'PYTHONPATH="$own" timeout -k {_KILL_AFTER_S} {DEADLINE_S}'
-            f" {python} -P -s -B -m mxc_ops.cli doctor --json {named} </dev/null",
+            f" {python} -P -s -B -m mxc_ops.prep.answering {asked} </dev/null",
             f"status=$?; test $status != {_KILLED} || echo 'killed after {DEADLINE_S} s' >&2; exit $status",
         ]
     )
@@ -187,8 +182,8 @@ def failure(said: str) -> Probe:
         "host.doctor",
         Health.FAILED,
         f"the doctor gave no answer: {said or 'it ended, or was killed, without a word'}",
-        "nothing is known of this host without it",
-        "mend what it says, then the same command again",
+        "nothing is known of this host without it; once what it says is mended, ask again",
+        "mxc-ops doctor",
     )
 
 
@@ -200,8 +195,11 @@ def python_missing(where: Place, family: str) -> Probe:
     family: of the distribution, "" when unknown.
     """
     seen = f"python3 is {where.version}" if where.version else "there is no python3"
+    fix = _INSTALL.get(family, "")
+    if not fix:
+        seen += "; install Python 3.11 or later, so that python3 is found in /usr/bin or /usr/local/bin"
+    elif family == "debian" and where.version:
+        seen += "; Debian and Ubuntu have python3.11 in some releases, and a newer python3 in later ones"
+        fix = "apt-get install -y python3.11"
     why = "the doctor, and mxc-ops itself, run on Python 3.11 or later"
-    fix = _INSTALL.get(family, _INSTALL_ANYHOW)
-    if family == "debian" and where.version:
-        fix = "apt-get install -y python3.11, or a later release of the distribution"
     return Probe("host.python", Health.FAILED, seen, why, fix, "root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,11 @@ def test_every_probe_says_what_was_seen_why_it_matters_and_how_it_is_mended(name
     assert f"{name}.probes" not in {probe.identifier for probe in probes}, probes
     assert all(probe.identifier.startswith(f"{name}.") for probe in probes)
     assert [probe for probe in probes if not (probe.seen and probe.why and probe.privilege)] == []
-    assert [probe for probe in probes if probe.health is not Health.OK and not probe.fix] == []
+    wrong = [probe for probe in probes if probe.health is not Health.OK]
+    assert [probe for probe in wrong if not probe.fix and probe.privilege == "none"] == []
+    words = {probe.fix.split()[0] for probe in probes if probe.fix}
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    assert [word for word in words if word != "mxc-ops" and not shutil.which(word, path=path)] == []
 
 
 def test_a_user_is_told_that_limits_hold_less(as_user: User) -> None:
@@ -71,6 +76,14 @@ def test_a_missing_launcher_is_found(checkout: Path) -> None:
     assert "bubblewrap.launcher failed" in done.stdout, done.stderr
     assert "bubblewrap.sandbox.root failed" in done.stdout
     assert done.stdout.endswith("exit 1\n")
+
+
+def test_a_user_is_told_commands_that_take_roots_rights(somebody: Commands) -> None:
+    done = somebody.run(MXC_OPS, "doctor", "--backend", "lxc", "--feature", "network", "--json")
+    found = {probe["identifier"]: probe for probe in json.loads(done.stdout)["probes"]}
+    rights, program, *rest = found["lxc.container"]["fix"].split()
+    assert (rights, Path(program).name) == ("sudo", "mxc-ops")
+    assert rest == ["doctor", "--backend", "lxc", "--feature", "network"]
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_limit_that_does_not_hold_is_noticed(image: Path) -> None:
         pytest.skip("needs control groups v1, whose controllers can be taken away one by one")
     found = told(image, hidden)["lxc.limits"]
     assert found["health"] == Health.WARNING.value, found
-    assert found["seen"] == "no limit of memory or pids holds inside"
+    assert found["seen"].startswith("no limit of memory or pids holds inside")
 
 
 def test_a_user_is_told_what_takes_roots_rights(as_user: User) -> None:
@@ -193,4 +193,4 @@ def test_a_user_is_told_what_takes_roots_rights(as_user: User) -> None:
         found = _read(done.stdout)[identifier]
         assert found["health"] == Health.WARNING.value
         assert "root's rights" in found["seen"]
-        assert (found["fix"], found["privilege"]) == ("sudo mxc-ops doctor --backend lxc", "root")
+        assert (found["fix"], found["privilege"]) == ("mxc-ops doctor --backend lxc", "root")

@@ -163,9 +163,10 @@ def test_one_command_tells_each_host_as_it_is(host: Sshd, tmp_path: Path) -> Non
         assert hosts["gone"]["problem"]
         (python,) = hosts["bare"]["probes"]
         assert (python["identifier"], python["seen"]) == ("host.python", "there is no python3")
-        assert (python["fix"], python["privilege"]) == ("apt-get install -y python3", "root")
+        install = f"pyinfra -y --limit bare {path} exec -- 'apt-get install -y python3'"
+        assert (python["fix"], python["privilege"]) == (install, "root")
         (python,) = hosts["old"]["probes"]
-        assert python["seen"] == "python3 is Python 3.9.2"
+        assert python["seen"].startswith("python3 is Python 3.9.2; ")
         launcher = probes(hosts["broken"])["bubblewrap.launcher"]
         assert launcher["fix"] == (
             f"mxc-ops prep host --inventory {path} --limit broken --backend bubblewrap --yes"
@@ -186,6 +187,15 @@ def test_people_get_a_table_for_each_host_and_a_summary(host: Sshd, tmp_path: Pa
     assert summary[1][:2] == ["one", "ready"]
     assert summary[2] == ["gone", "unreachable", "0", "0", "0"]
     assert "\x1b" not in done.stdout
+
+
+def test_what_takes_roots_rights_there_is_asked_for_from_here(host: Sshd, tmp_path: Path) -> None:
+    """Not by our sudo, whose root has other keys, nor with that host's path of us."""
+    path = inventory(tmp_path, {"one": host.data(USER, mxc_backends=["lxc"])})
+    _, hosts = examined(path)
+    assert probes(hosts["one"])["lxc.container"]["fix"] == (
+        f"mxc-ops doctor --inventory {path} --limit one --ask-sudo-password --backend lxc"
+    )
 
 
 def test_limit_and_exclude_choose_the_hosts(host: Sshd, tmp_path: Path) -> None:
@@ -309,10 +319,13 @@ def test_a_root_of_busybox_without_python_is_told_what_to_install(tmp_path: Path
         if not (root / "bin" / applet).exists():
             (root / "bin" / applet).symlink_to("busybox")
     (root / "etc/os-release").write_text("ID=alpine\nPRETTY_NAME=Alpine\n")
-    code, hosts = examined(inventory(tmp_path, {f"@chroot/{root}": {}}))
+    name = f"@chroot/{root}"
+    path = inventory(tmp_path, {name: {}})
+    code, hosts = examined(path)
     ((_, told),) = hosts.items()
     (python,) = told["probes"]
-    assert (code, python["identifier"], python["fix"]) == (1, "host.python", "apk add python3")
+    fix = f"pyinfra -y --limit {name} {path} exec -- 'apk add python3'"
+    assert (code, python["identifier"], python["fix"]) == (1, "host.python", fix)
     assert list((root / "tmp").iterdir()) == []
 
 

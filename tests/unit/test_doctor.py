@@ -81,8 +81,10 @@ def test_a_switch_that_forbids_namespaces_is_named_with_its_fix(switches: dict[s
 
 
 def test_a_chroot_and_an_outer_container_are_told_apart() -> None:
-    assert "chroot" in explain_refusal(OPEN, in_chroot=True)[0]
-    assert "--security-opt" in explain_refusal(OPEN, in_chroot=False)[1]
+    cause, fix, privilege = explain_refusal(OPEN, in_chroot=True)
+    assert ("chroot" in cause, fix, privilege) == (True, "", "whoever made the chroot")
+    cause, fix, privilege = explain_refusal(OPEN, in_chroot=False)
+    assert ("--security-opt" in cause, fix, privilege) == (True, "", "whoever starts the container")
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
@@ -126,7 +128,7 @@ def test_a_probe_that_breaks_hides_nothing_else(monkeypatch: pytest.MonkeyPatch)
     (probe,) = doctor.examine(["lxc"]).probes
     assert (probe.identifier, probe.health) == ("lxc.probes", Health.FAILED)
     assert "RuntimeError: boom" in probe.seen
-    assert probe.fix.endswith("mxc-ops doctor --backend lxc --json")
+    assert probe.fix == "mxc-ops doctor --backend lxc --json"
 
 
 def test_the_sources_are_the_same_each_time_and_hold_all_that_is_needed(tmp_path: Path) -> None:
@@ -193,10 +195,10 @@ def test_what_no_doctor_says_is_no_answer(lines: list[str]) -> None:
     ("family", "version", "fix"),
     [
         ("debian", "", "apt-get install -y python3"),
-        ("debian", "Python 3.9.2", "apt-get install -y python3.11, or a later release of the distribution"),
+        ("debian", "Python 3.9.2", "apt-get install -y python3.11"),
         ("fedora", "Python 3.9.18", "dnf install -y python3.12"),
         ("suse", "Python 3.6.15", "zypper --non-interactive install python311"),
-        ("", "", "install Python 3.11 or later, so that python3 is found in /usr/bin or /usr/local/bin"),
+        ("", "", ""),
     ],
 )
 def test_a_missing_or_old_python_comes_with_the_command_that_installs_one(
@@ -205,6 +207,7 @@ def test_a_missing_or_old_python_comes_with_the_command_that_installs_one(
     probe = remote_doctor.python_missing(Place(HERE.folder, "", version), family)
     assert (probe.identifier, probe.fix, probe.privilege) == ("host.python", fix, "root")
     assert version in probe.seen
+    assert probe.fix or "install Python 3.11 or later" in probe.seen
 
 
 def test_what_arrives_changed_is_not_run_and_goes_again(tmp_path: Path) -> None:

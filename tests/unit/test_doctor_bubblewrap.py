@@ -211,8 +211,8 @@ def test_a_host_without_the_programs_was_not_prepared_for_networks_and_that_is_n
 
     monkeypatch.setattr(feature_probes, "find_program", find)
     (found,) = [one for one in probe.probe() if one.identifier == "bubblewrap.network"]
-    assert found.health is Health.OK
-    assert "no nft; see: mxc-ops prep host --backend bubblewrap --feature network" in found.seen
+    assert (found.health, found.seen) == (Health.OK, "not prepared for: no nft")
+    assert found.fix == "mxc-ops prep host --backend bubblewrap --feature network --yes"
     (found,) = [one for one in probe.probe(["network"]) if one.identifier == "bubblewrap.network"]
     assert (found.health, found.seen) == (Health.FAILED, "no nft")
 

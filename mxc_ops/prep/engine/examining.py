@@ -22,7 +22,7 @@ from backends.needs import Health, Probe, check_features
 from mxc_ops.doctor import obstacle
 from mxc_ops.prep import remote_doctor
 from mxc_ops.prep.choices import Choices
-from mxc_ops.prep.engine.fixes import from_here
+from mxc_ops.prep.engine.fixes import of_probe
 from mxc_ops.prep.engine.planning import Step, plan_items
 from mxc_ops.prep.engine.session import Session, choices_for
 from mxc_ops.prep.engine.tell import Teller, last_words
@@ -37,6 +37,7 @@ _ANSWER_S = 60
 _PREPARE = "mxc-ops prep host"
 _RESTART = "Restart-Computer"
 _PRIVILEGE = "administrator"
+_CHOOSER = "whoever chooses the backends"
 _PLATFORMS = {"windows": "win32", "linux": "linux"}
 
 
@@ -69,17 +70,17 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
 def _misplaced(name: str, trouble: str, session: Session) -> Probe:
     return _elsewhere(
         name,
-        f"{trouble}, and this is {session.facts.distribution or session.facts.system}",
-        "name other backends for this host: --backend, or mxc_backends in the inventory",
+        f"{trouble}, and this is {session.facts.distribution or session.facts.system};"
+        " name other backends for this host: --backend, or mxc_backends in the inventory",
     )
 
 
-def _elsewhere(name: str, seen: str, fix: str) -> Probe:
-    return Probe(f"{name}.platform", Health.FAILED, seen, "it was asked for", fix)
+def _elsewhere(name: str, seen: str) -> Probe:
+    return Probe(f"{name}.platform", Health.FAILED, seen, "it was asked for", privilege=_CHOOSER)
 
 
 def _as_told(probe: Probe, session: Session, request: Request) -> dict[str, str]:
-    fix = from_here(probe.fix, session, request)
+    fix = of_probe(probe, session, request)
     return {**asdict(probe), "health": probe.health.value, "fix": fix}
 
 
@@ -129,7 +130,7 @@ def _by_facts(session: Session, choices: Choices, unproven: Health) -> list[Prob
         needs = needs_of(one)
         trouble = unsupported(needs, session.facts)
         if trouble:
-            probes.append(_elsewhere(name, trouble.message, trouble.fix))
+            probes.append(_elsewhere(name, f"{trouble.message}; {trouble.fix}"))
         for item in items_for(needs, session.facts, one):
             wanted.setdefault(item.identifier, (item, name))
     steps = plan_items(session, [item for item, _ in wanted.values()])
@@ -142,9 +143,13 @@ def _by_facts(session: Session, choices: Choices, unproven: Health) -> list[Prob
 
 def _decided(step: Step, backend: str, unproven: Health) -> Probe:
     decision = step.decision
-    if decision.refusal or step.changes:
-        seen = f"{decision.before}; {decision.refusal or f'wanted: {decision.after}'}"
-        fix = (decision.refusal and decision.fix) or f"{_PREPARE} --backend {backend} --yes"
+    if decision.refusal:
+        # What a person is told to do about it is more than a command.
+        seen = "; ".join(filter(None, (decision.before, decision.refusal, decision.fix)))
+        return Probe(step.identifier, Health.FAILED, seen, step.why, privilege=_PRIVILEGE)
+    if step.changes:
+        seen = f"{decision.before}; wanted: {decision.after}"
+        fix = f"{_PREPARE} --backend {backend} --yes"
         return Probe(step.identifier, Health.FAILED, seen, step.why, fix, _PRIVILEGE)
     if decision.restart:
         return Probe(step.identifier, unproven, decision.before, step.why, _RESTART, _PRIVILEGE)

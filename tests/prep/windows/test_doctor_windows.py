@@ -59,7 +59,9 @@ def test_what_waits_for_a_restart_does_not_work_yet(windows: Windows) -> None:
     windows.run("host", "--backend", "windows_sandbox", "--yes")
     code, host = doctor(windows, "windows_sandbox")
     assert (code, healths(host)["windows_sandbox.feature.containers"]) == (1, "failed")
-    assert {probe["fix"] for probe in host["probes"] if probe["health"] == "failed"} == {"Restart-Computer"}
+    assert {probe["fix"] for probe in host["probes"] if probe["health"] == "failed"} == {
+        f"pyinfra -y --limit {HOST} {windows.inventory} exec -- Restart-Computer"
+    }
     windows.restart()
     assert doctor(windows, "windows_sandbox")[0] == 0
 
