@@ -230,6 +230,21 @@ def test_a_host_that_lacks_a_feature_that_is_asked_for_is_not_ready(tmp_path: Pa
         assert (code, probes(hosts["other"])["bubblewrap.network"]["health"]) == (1, "failed")
 
 
+def test_users_whom_the_inventory_names_must_have_ids_of_their_own(tmp_path: Path) -> None:
+    known = f"echo {USER}:100000:65536 > /run/ids; for name in subuid subgid; do"
+    with Sshd(f"{known} mount --bind /run/ids /etc/$name; done") as server:
+        data = server.data(mxc_features=["rootless"], mxc_users=[USER, "daemon"])
+        path = inventory(tmp_path, {"one": data})
+        code, hosts = examined(path)
+        found = probes(hosts["one"])
+        assert (code, found[f"bubblewrap.ids.users.{USER}"]["health"]) == (1, "ok")
+        lacking = found["bubblewrap.ids.users.daemon"]
+        assert (lacking["health"], lacking["privilege"]) == ("failed", "root")
+        assert lacking["fix"] == (
+            f"mxc-ops prep host --inventory {path} --limit one --backend bubblewrap --feature rootless --yes"
+        )
+
+
 def test_a_feature_that_nobody_knows_is_a_wrong_command_line_also_in_an_inventory(
     host: Sshd, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.connectors.util import CommandOutput
 
 from backends import registry
-from backends.needs import Health, Probe, check_features
+from backends.needs import EACH_USER, Health, Probe, check_features
 from mxc_ops.doctor import obstacle
 from mxc_ops.prep import remote_doctor
 from mxc_ops.prep.choices import Choices
@@ -29,12 +29,12 @@ from mxc_ops.prep.engine.tell import Teller, last_words
 from mxc_ops.prep.items import WINDOWS, Item, items_for, needs_of, unsupported
 from mxc_ops.prep.messages import Event, Request
 from mxc_ops.prep.remote_doctor import Place
+from mxc_ops.prep.undoing import preparing
 
 __all__ = ["examine"]
 
 _PATIENCE_S = 30
 _ANSWER_S = 60
-_PREPARE = "mxc-ops prep host"
 _RESTART = "Restart-Computer"
 _PRIVILEGE = "administrator"
 _CHOOSER = "whoever chooses the backends"
@@ -61,8 +61,10 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
     found = [_misplaced(name, trouble, session) for name, trouble in misplaced.items() if trouble]
     wanted = replace(choices, backends=[name for name, trouble in misplaced.items() if not trouble])
     if wanted.backends:
-        way = _by_facts if session.facts.system == WINDOWS else _by_doctor
-        found += way(session, wanted, unproven)
+        if session.facts.system == WINDOWS:
+            found += _by_facts(session, wanted, unproven)
+        else:
+            found += [*_by_doctor(session, wanted, unproven), *_of_users(session, wanted)]
     told = [_as_told(probe, session, request) for probe in found]
     teller.tell(Event.PROBED, session.host.name, probes=told)
 
@@ -134,23 +136,33 @@ def _by_facts(session: Session, choices: Choices, unproven: Health) -> list[Prob
         for item in items_for(needs, session.facts, one):
             wanted.setdefault(item.identifier, (item, name))
     steps = plan_items(session, [item for item, _ in wanted.values()])
-    probes += [_decided(step, wanted[step.identifier][1], unproven) for step in steps]
+    probes += [_decided(step, _preparing(wanted[step.identifier][1]), unproven) for step in steps]
     if session.restart:
         why = "what was changed takes effect at the next start"
         probes.append(Probe("host.restart", Health.WARNING, session.restart, why, _RESTART, _PRIVILEGE))
     return probes
 
 
-def _decided(step: Step, backend: str, unproven: Health) -> Probe:
+def _preparing(backend: str) -> str:
+    return f"mxc-ops prep host --backend {backend} --yes"
+
+
+def _of_users(session: Session, choices: Choices) -> list[Probe]:
+    """Only the inventory knows the users, so what each of them needs is decided from facts."""
+    needs = [need for need in needs_of(choices) if need.data.get("user") == EACH_USER]
+    steps = plan_items(session, items_for(needs, session.facts, choices))
+    return [_decided(step, preparing(step.identifier), Health.FAILED, "root") for step in steps]
+
+
+def _decided(step: Step, fix: str, unproven: Health, privilege: str = _PRIVILEGE) -> Probe:
     decision = step.decision
     if decision.refusal:
         # What a person is told to do about it is more than a command.
         seen = "; ".join(filter(None, (decision.before, decision.refusal, decision.fix)))
-        return Probe(step.identifier, Health.FAILED, seen, step.why, privilege=_PRIVILEGE)
+        return Probe(step.identifier, Health.FAILED, seen, step.why, privilege=privilege)
     if step.changes:
         seen = f"{decision.before}; wanted: {decision.after}"
-        fix = f"{_PREPARE} --backend {backend} --yes"
-        return Probe(step.identifier, Health.FAILED, seen, step.why, fix, _PRIVILEGE)
+        return Probe(step.identifier, Health.FAILED, seen, step.why, fix, privilege)
     if decision.restart:
-        return Probe(step.identifier, unproven, decision.before, step.why, _RESTART, _PRIVILEGE)
+        return Probe(step.identifier, unproven, decision.before, step.why, _RESTART, privilege)
     return Probe(step.identifier, Health.OK, decision.before, step.why)
