@@ -26,7 +26,10 @@ from backends import registry  # noqa: E402 - importable only once the checkout 
 
 _BIN = CHECKOUT / ".venv" / "bin"
 # Of these only the packages: tests make their bridges, images and daemons in namespaces of their own.
-_PACKAGES_FOR = ("lxc", "microvm", "vm")
+_PACKAGES_FOR = {
+    "--backend": ("bubblewrap", "lxc", "microvm", "vm"),
+    "--feature": ("network", "rootless"),
+}
 CHECKS: Mapping[str, Sequence[str]] = {
     "lint": (f"{_BIN}/ruff", "check", "."),
     "format": (f"{_BIN}/ruff", "format", "--check", "."),
@@ -34,7 +37,7 @@ CHECKS: Mapping[str, Sequence[str]] = {
     "this host prepared": (f"{_BIN}/mxc-ops", "prep", "host", "--backend", "bubblewrap", "--yes"),
     "packages for tests": (
         *(f"{_BIN}/mxc-ops", "prep", "host", "--yes", "--item", "*.package.*"),
-        *(word for name in _PACKAGES_FOR for word in ("--backend", name)),
+        *(word for flag, names in _PACKAGES_FOR.items() for name in names for word in (flag, name)),
     ),
 }
 # pyinfra patches the process it is imported into, so its tests get a pytest of their own.
