@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from mxc_ops.cli.output import print_table
 from mxc_ops.cli.text import printable
-
-if TYPE_CHECKING:
-    from mxc_ops.prep.report import HostReport, ItemReport, Report
+from mxc_ops.prep.report import HostReport, ItemReport, ItemState, Report
 
 __all__ = ["print_report"]
+
+_PLANNED = (ItemState.WOULD_CHANGE, ItemState.WOULD_UNDO)
 
 
 def print_report(report: Report, *, diff: bool) -> None:
@@ -33,12 +32,14 @@ def print_report(report: Report, *, diff: bool) -> None:
 def _print_items(host: HostReport, *, diff: bool) -> None:
     if not host.items:
         return
-    headers = ("item", "state", "is", "wanted") if diff else ("item", "state")
+    # A plan says what would become of what; afterwards that would be of no use but in differences.
+    is_plan = any(item.state in _PLANNED for item in host.items.values())
+    headers = ("item", "state", "is", "wanted") if diff or is_plan else ("item", "state")
     rows = [
-        (item.identifier, item.state.value, item.before, item.after)[: len(headers)]
+        (item.identifier, item.state.value, item.before, item.after if item.after != item.before else "")
         for item in host.items.values()
     ]
-    print_table(headers, rows)
+    print_table(headers, [row[: len(headers)] for row in rows])
     if diff:
         for item in host.items.values():
             for line in _file_changes(item):
@@ -79,8 +80,6 @@ def _troubles(host: HostReport) -> Iterator[str]:
 
 
 def _summary(report: Report) -> list[tuple[str, ...]]:
-    from mxc_ops.prep.report import ItemState
-
     changed = (ItemState.CHANGED, ItemState.UNDONE)
     good = (ItemState.AS_WANTED, ItemState.AS_RECORDED, ItemState.NOTHING_LEFT)
     rows: list[tuple[str, ...]] = []

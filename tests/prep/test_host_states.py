@@ -215,6 +215,16 @@ def test_nothing_is_imported_from_the_directory_that_one_happens_to_be_in(
 # --- how it is said
 
 
+def test_a_plan_says_what_is_and_what_would_be_and_a_report_what_came_of_it(host: PrivateHost) -> None:
+    planned = host.run("prep", "host", *QUICK).stdout.splitlines()
+    (row,) = [line for line in planned if line.startswith(IDS)]
+    assert row.split(None, 1)[1].startswith("would change  none recorded")
+    assert row.endswith("ids 1900000000 to 1900004095")
+    assert not any(line.startswith("---") for line in planned)
+    done = host.run("prep", "host", *QUICK, "--yes").stdout.splitlines()
+    assert [line.split() for line in done if line.startswith(IDS)] == [[IDS, "changed"]]
+
+
 def test_on_a_pipe_it_says_what_would_change_in_plain_lines(host: PrivateHost) -> None:
     done = host.run("prep", "host", "--diff", env={"TERM": "xterm-256color", "COLORTERM": "truecolor"})
     assert (done.returncode, done.stderr) == (3, "")
