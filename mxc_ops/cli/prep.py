@@ -1,8 +1,8 @@
 """`mxc-ops prep`: make hosts ready, look for drift, undo. Plan, confirm, change, report.
 
-Exit codes: 0 ready (as recorded, undone); 1 something failed or could not be reached; 3 changes are pending
-and were not made; 4 root's rights are missing; 5 not supported; 6 a restart is needed; 7 drifted; 8 another
-preparation holds the host; 64 wrong command line.
+Exit codes: 0 ready (as recorded, undone, nothing to do); 1 something failed or could not be reached; 3
+changes are pending and were not made; 4 root's rights are missing; 5 not supported; 6 a restart is needed;
+7 drifted; 8 another preparation holds the host; 64 wrong command line.
 """
 
 from __future__ import annotations

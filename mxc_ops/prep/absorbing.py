@@ -17,7 +17,11 @@ _VERDICTS = {
     Event.HELD: HostState.HELD,
     Event.STOPPED: HostState.STOPPED,
 }
-_OF_RECEIPTS = {Task.VERIFY: HostState.AS_RECORDED, Task.UNDO: HostState.UNDONE}
+_OF_NO_ITEMS = {
+    Task.PREPARE: (HostState.NOTHING_TO_DO, "nothing of what was asked for is needed here"),
+    Task.VERIFY: (HostState.AS_RECORDED, "nothing is recorded here"),
+    Task.UNDO: (HostState.UNDONE, "nothing is recorded here"),
+}
 
 
 def absorb(report: Report, message: Message) -> None:
@@ -29,15 +33,14 @@ def absorb(report: Report, message: Message) -> None:
         elif message.event is Event.INVALID:
             report.problem, report.fix, report.usage = data["message"], data["fix"], data["usage"]
         return
-    report.usage = report.usage or data.get("usage", False)
     host = report.hosts.setdefault(message.host, HostReport(message.host))
     match message.event:
         case Event.HOST:
             host.distribution, host.elevation = data["distribution"], data["elevation"]
         case Event.PLANNED:
             host.items = {entry["item"]: _planned(entry, report.task) for entry in data["items"]}
-            if not host.items and report.task in _OF_RECEIPTS:
-                host.verdict, host.problem = _OF_RECEIPTS[report.task], "nothing is recorded here"
+            if not host.items and host.verdict is None:
+                host.verdict, host.problem = _OF_NO_ITEMS[report.task]
         case Event.RESTART:
             host.restart = data["message"]
         case Event.PROBED:

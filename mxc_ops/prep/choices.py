@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
+from backends import registry
 from backends.errors import PrepFailed, Problem
+from backends.needs import FEATURES
 
 __all__ = ["COMPILER", "Choices", "choices_from"]
 
@@ -91,14 +93,11 @@ def choices_from(data: Mapping[str, Any]) -> Choices:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"] if not str(step).startswith(("list[", "tuple[")))
-        raise PrepFailed(
-            Problem(
-                "inventory_data",
-                f"mxc_{place}",
-                f"mxc_{place} in the inventory: {first['msg']}",
-                fix="see inventories/fleet.py for what it may be",
-            )
-        ) from None
+        raise _not_meant(place, first["msg"]) from None
+    for key, known in (("backends", registry.CONTAINMENTS), ("features", FEATURES)):
+        for name in told.get(key, ()):
+            if name not in known:
+                raise _not_meant(key, f"nothing is called {name!r}; it may name {', '.join(known)}")
     return Choices(
         tuple(told.get("backends", ())),
         tuple(told.get("features", ())),
@@ -106,4 +105,15 @@ def choices_from(data: Mapping[str, Any]) -> Choices:
         told.get("images", {}),
         told.get("bridges", {}),
         tuple(told.get("users", ())),
+    )
+
+
+def _not_meant(place: str, why: str) -> PrepFailed:
+    return PrepFailed(
+        Problem(
+            "inventory_data",
+            f"mxc_{place}",
+            f"mxc_{place} in the inventory: {why}",
+            fix="see inventories/fleet.py for what it may be",
+        )
     )

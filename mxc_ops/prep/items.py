@@ -5,7 +5,7 @@ An item is one operation with its arguments under the need's stable identifier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -26,6 +26,7 @@ __all__ = [
     "distribution_family",
     "items_for",
     "named",
+    "naming_none",
     "needs_of",
     "unsupported",
 ]
@@ -38,6 +39,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "suse": ("suse", "opensuse"),
 }
 LINUX, WINDOWS = "linux", "windows"
+_OTHER_BACKENDS = "name other backends for this host: --backend, or mxc_backends in the inventory"
 OPERATIONS: Mapping[NeedKind, str] = {
     NeedKind.PACKAGE: "packages.installed",
     NeedKind.KERNEL_SETTING: "kernel.setting",
@@ -120,6 +122,7 @@ def needs_of(choices: Choices) -> tuple[Need, ...]:
                     "--backend",
                     f"{name!r} cannot be prepared: {why}",
                     expected="one of " + ", ".join(registry.preparable()),
+                    fix=_OTHER_BACKENDS,
                 )
             )
         found.update({need.identifier: need for need in import_module(entry.needs).needs(features)})
@@ -173,7 +176,7 @@ def _misplaced(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
             code,
             facts.name,
             f"{backend} exists on {' and '.join(dict.fromkeys(only))} only, and this is {this}",
-            fix="name other backends for this host: --backend, or mxc_backends in the inventory",
+            fix=_OTHER_BACKENDS,
         )
     return None
 
@@ -199,18 +202,15 @@ def _for_users(need: Need, users: Sequence[str]) -> list[Need]:
 
 
 def named(items: Sequence[Item], patterns: Sequence[str]) -> tuple[Item, ...]:
-    """Those that one of the patterns names (``lxc.package.*``), in the same order; without patterns all.
-
-    Raises `UsageError` for a pattern that names none.
-    """
-    for pattern in patterns:
-        if not any(fnmatchcase(item.identifier, pattern) for item in items):
-            known = ", ".join(item.identifier for item in items)
-            message = f"no item of what is to be prepared is called {pattern!r}"
-            raise UsageError(Problem("unknown_item", "--item", message, expected=f"one of {known}"))
+    """Those that one of the patterns names (``lxc.package.*``), in the same order; without patterns all."""
     if not patterns:
         return tuple(items)
     return tuple(item for item in items if any(fnmatchcase(item.identifier, pattern) for pattern in patterns))
+
+
+def naming_none(identifiers: Collection[str], patterns: Sequence[str]) -> list[str]:
+    """The patterns that name none of the items."""
+    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in identifiers)]
 
 
 def _applies(need: Need, facts: HostFacts) -> bool:

@@ -22,7 +22,7 @@ class Event(Enum):
     HOST = "host"  # distribution, elevation
     UNREACHABLE = "unreachable"  # message, fix
     UNSUPPORTED = "unsupported"  # message, fix
-    INVALID = "invalid"  # message, fix, usage: the host (all, for no host) cannot be planned for
+    INVALID = "invalid"  # message, fix: the host cannot be planned for; for no host also usage: none can
     PLANNED = "planned"  # items: [{item, kind, why, before, after, changes, message, fix, notice, files}]
     ASK = "ask"
     HELD = "held"  # message: who holds the host

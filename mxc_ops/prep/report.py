@@ -40,6 +40,7 @@ class HostState(Enum):
     READY_WITH_WARNINGS = "ready with warnings"
     AS_RECORDED = "as recorded"
     UNDONE = "undone"
+    NOTHING_TO_DO = "nothing to do here"
     FAILED = "failed"
     UNREACHABLE = "unreachable"
     STOPPED = "stopped"
@@ -60,6 +61,7 @@ _EXIT_CODES = {
     HostState.READY_WITH_WARNINGS: 2,
     HostState.AS_RECORDED: 0,
     HostState.UNDONE: 0,
+    HostState.NOTHING_TO_DO: 0,
     HostState.FAILED: 1,
     HostState.UNREACHABLE: 1,
     HostState.STOPPED: 1,
@@ -146,9 +148,10 @@ class HostReport:
 
 @dataclass
 class Report:
-    """All hosts, in the order in which they were named. `problem`: why there are none.
+    """All hosts, in the order in which they were named.
 
-    `usage`: the command line names something that is not there.
+    `problem`: why there are none, or why none is changed; `usage`: the command line names something that
+    nowhere is.
     """
 
     task: Task = Task.PREPARE
@@ -159,9 +162,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 ready, as recorded, undone; 1 failed or unreachable; 2 examined, ready with warnings; 3 changes
-        pending; 4 root's rights missing; 5 not supported; 6 restart needed; 7 drifted; 8 held by another
-        preparation.
+        """0 ready, as recorded, undone, nothing to do; 1 failed or unreachable; 2 examined, ready with
+        warnings; 3 changes pending; 4 root's rights missing; 5 not supported; 6 restart needed; 7 drifted; 8
+        held by another preparation.
 
         Of several hosts with different troubles, a failure comes first, then the highest code.
         """

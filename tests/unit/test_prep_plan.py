@@ -93,8 +93,7 @@ def test_single_items_are_named_by_patterns() -> None:
     items = items_for(needs_of(BUBBLEWRAP), DEBIAN, BUBBLEWRAP)
     chosen = [item.identifier for item in named(items, ["bubblewrap.package.*"])]
     assert chosen == ["bubblewrap.package.bwrap", "bubblewrap.package.compiler"]
-    with pytest.raises(UsageError, match=r"'bubblewrap\.none'"):
-        named(items, ["bubblewrap.none"])
+    assert named(items, ["bubblewrap.none"]) == ()
 
 
 def test_an_unsupported_distribution_is_told_what_to_install_by_hand() -> None:
@@ -120,6 +119,8 @@ def test_what_exists_on_windows_only_is_refused_elsewhere_with_its_place() -> No
         ({"images": {"lxc-debian": {"source": "/a.tar", "sha256": "short"}}}, "mxc_images"),
         ({"bridges": {"mxcbr0": "everywhere"}}, "mxc_bridges"),
         ({"users": ["ann;id"]}, "mxc_users"),
+        ({"backends": ["bubblewrap", "bublewrap"]}, "mxc_backends"),
+        ({"features": ["netwrok"]}, "mxc_features"),
     ],
 )
 def test_data_of_an_inventory_that_cannot_be_meant_are_named(data: dict[str, Any], key: str) -> None:

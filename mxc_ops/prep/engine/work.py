@@ -17,7 +17,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
-from backends.errors import MxcError, UsageError
+from backends.errors import MxcError
 from backends.needs import Health
 from mxc_ops.prep.engine.applying import apply
 from mxc_ops.prep.engine.examining import examine
@@ -27,7 +27,7 @@ from mxc_ops.prep.engine.lock import HeldByAnother, holding
 from mxc_ops.prep.engine.planning import Step, plan_items, plan_undo, planned, verify
 from mxc_ops.prep.engine.session import Session, choices_for, open_session, read_receipts_again
 from mxc_ops.prep.engine.tell import Teller
-from mxc_ops.prep.items import items_for, named, needs_of, unsupported
+from mxc_ops.prep.items import items_for, named, naming_none, needs_of, unsupported
 from mxc_ops.prep.messages import Answer, Event, Request, Task
 from mxc_ops.prep.operations.common import access
 
@@ -52,11 +52,12 @@ class Work:
         self._request = request
         self._teller = teller
         self._plans: dict[str, _Plan] = {}
+        self._items: dict[str, list[str]] = {}
         self._failed: set[str] = set()
         self._hosts: list[Host] = []
 
     def run(self, ask: Callable[[], Answer]) -> None:
-        """Plan, ask, change. What is wrong with the inventory is told as INVALID, for no host."""
+        """Plan, ask, change. What is wrong with the command line or inventory is INVALID, for no host."""
         try:
             inventory = load(self._request)
             self._hosts = choose(inventory, self._request.limit, self._request.exclude)
@@ -69,14 +70,32 @@ class Work:
         with ctx_state.use(state):
             self._teller.tell(Event.HOSTS, names=[host.name for host in self._hosts])
             self._on_each(state, self._hosts, self._plan)
-            self._teller.tell(Event.ASK)
-            approved = set(ask().apply)
+            approved = set[str]() if self._nobody_has_what_was_asked_for() else self._approved(ask)
             state.set_stage(StateStage.Execute)
             state.is_executing = True
             self._on_each(state, [host for host in self._hosts if host.name in approved], self._change)
             for plan in self._plans.values():
                 plan.session.host.disconnect()
         self._teller.tell(Event.FINISHED)
+
+    def _approved(self, ask: Callable[[], Answer]) -> set[str]:
+        self._teller.tell(Event.ASK)
+        return set(ask().apply)
+
+    def _nobody_has_what_was_asked_for(self) -> bool:
+        """Whether an item was named that is not to be had, which is told.
+
+        A host that could not be looked at might have it.
+        """
+        known = dict.fromkeys(name for names in self._items.values() for name in names)
+        nowhere = naming_none(known, self._request.items)
+        if not nowhere or len(self._items) < len(self._hosts):
+            return False
+        message = f"no item of what is to be prepared is called {nowhere[0]!r}"
+        self._teller.tell(
+            Event.INVALID, message=message, fix=f"--item may name {', '.join(known)}", usage=True
+        )
+        return True
 
     def _make_state(self, inventory: Inventory) -> State:
         state = State(inventory, Config(), check_for_changes=False)
@@ -99,8 +118,7 @@ class Work:
                 except MxcError as error:
                     problem = error.problems[0]
                     expected = f"; expected: {problem.expected}" if problem.expected else ""
-                    usage = isinstance(error, UsageError)
-                    self._fail(Event.INVALID, host, problem.message + expected, problem.fix, usage=usage)
+                    self._fail(Event.INVALID, host, problem.message + expected, problem.fix)
                 except Exception as error:
                     self._fail(Event.INVALID, host, f"{type(error).__name__}: {error}", "please report this")
 
@@ -108,9 +126,9 @@ class Work:
         for _ in pool.imap_unordered(at, hosts):
             pass
 
-    def _fail(self, event: Event, host: Host, message: str, fix: str = "", **more: bool) -> None:
+    def _fail(self, event: Event, host: Host, message: str, fix: str = "") -> None:
         self._failed.add(host.name)
-        self._teller.tell(event, host.name, message=message, fix=fix, **more)
+        self._teller.tell(event, host.name, message=message, fix=fix)
 
     def _stop(self, host: Host) -> None:
         fix = "mend the hosts that failed, then the same command again"
@@ -152,7 +170,9 @@ class Work:
             self._teller.tell(Event.UNSUPPORTED, session.host.name, message=trouble.message, fix=trouble.fix)
             return []
         items = items_for(needs, session.facts, choices)
-        return plan_items(session, named(items, self._request.items))
+        steps = plan_items(session, named(items, self._request.items))
+        self._items[session.host.name] = [item.identifier for item in items]
+        return steps
 
     def _change(self, host: Host) -> None:
         plan = self._plans[host.name]
