@@ -95,8 +95,9 @@ def _inventory(options: Namespace) -> int:
     from mxc_ops.prep.controller import carry_out
     from mxc_ops.prep.messages import Task
 
+    request = request_for(options, Task.EXAMINE)
     with _progress(as_json=options.json) as on_event:
-        report = carry_out(request_for(options, Task.EXAMINE), approve=lambda _plan: False, on_event=on_event)
+        report = carry_out(request, approve=lambda _plan: False, on_event=on_event)
     if report.problem:
         problem = Problem("inventory_unusable", "--inventory", report.problem, fix=report.fix)
         raise UsageError(problem) if report.usage else PrepFailed(problem)

@@ -96,9 +96,10 @@ def _percent(text: str) -> int:
 
 
 def request_for(options: Namespace, task: Task) -> Request:
-    """What the flags ask for. Passwords are asked on the terminal."""
-    from getpass import getpass
+    """What the flags ask for. Passwords are asked for on the terminal, so nothing must draw on it yet.
 
+    Raises `UsageError` where nobody can be asked.
+    """
     from mxc_ops.prep.messages import Request
 
     given = vars(options)
@@ -115,9 +116,21 @@ def request_for(options: Namespace, task: Task) -> Request:
         launcher=given.get("launcher") or "",
         items=given.get("item") or (),
         insist=given.get("force", False),
-        sudo_password=getpass("password for sudo: ") if options.ask_sudo_password else "",
-        ssh_password=getpass("password for SSH: ") if options.ask_ssh_password else "",
+        sudo_password=_password("sudo") if options.ask_sudo_password else "",
+        ssh_password=_password("SSH") if options.ask_ssh_password else "",
     )
+
+
+def _password(of: str) -> str:
+    from getpass import getpass
+
+    from backends.errors import Problem, UsageError
+
+    try:
+        return getpass(f"password for {of}: ")
+    except EOFError:
+        problem = "a terminal is needed to be asked for a password"
+        raise UsageError(Problem("no_terminal", f"--ask-{of.lower()}-password", problem)) from None
 
 
 def _host(options: Namespace) -> int:
@@ -167,12 +180,13 @@ def _carry_out(options: Namespace, task: Task) -> int:
 
     # What draws takes standard output over, and then tells of no terminal.
     somebody_there = not options.json and sys.stdin.isatty() and sys.stdout.isatty()
+    request = request_for(options, task)
     with view(options) as shown:
 
         def approve(plan: Report) -> bool:
             return options.yes or (somebody_there and _ask(plan, shown))
 
-        report = carry_out(request_for(options, task), approve=approve, on_event=shown.event)
+        report = carry_out(request, approve=approve, on_event=shown.event)
     shown.report(report)
     return report.exit_code
 
