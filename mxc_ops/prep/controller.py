@@ -193,4 +193,5 @@ def _elevated_command(host: HostReport, request: Request) -> str:
     words += ["prep", task, *(word for flag, values in flags for value in values for word in (flag, value))]
     words += ["--force"] if request.insist else []
     words += [] if here else ["--ask-sudo-password"]
+    words += ["--ask-ssh-password"] if request.ssh_password else []
     return f"{shlex.join(words)} --yes"

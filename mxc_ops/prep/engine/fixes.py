@@ -24,8 +24,9 @@ def from_here(fix: str, session: Session, request: Request) -> str:
     """
     if not request.inventory:
         return fix
-    there = f"--inventory {quote(request.inventory)} --limit {quote(session.host.name)}"
-    aimed = f"{there} --ask-sudo-password" if _asks(session) else there
+    aimed = f"--inventory {quote(request.inventory)} --limit {quote(session.host.name)}"
+    aimed += " --ask-sudo-password" if _asks(session) else ""
+    aimed += " --ask-ssh-password" if request.ssh_password else ""
     return _OUR_COMMAND.sub(lambda found: f"{found.group()} {aimed}", fix)
 
 

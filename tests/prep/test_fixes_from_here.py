@@ -1,0 +1,68 @@
+"""Fixes are commands to be pasted where `mxc-ops` ran: they must get to the host that they are for.
+
+A host that is reached by SSH is this machine; what a test changes there lies in memory of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.prep.loopback import USER, Sshd, missing
+
+pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
+
+MXC_OPS = str(Path(sys.executable).with_name("mxc-ops"))
+DIRECTORY = "bubblewrap.directory.helpers"
+NOTHING_PREPARED = "mount -t tmpfs tmpfs /var/lib; mount -t tmpfs tmpfs /usr/local/lib"
+# What root's runs log belongs below /var/log, where it would get among this host's own.
+_OWN_LOGS = 'mount --bind "$1" /var/log; shift; exec "$@"'
+
+
+def inventory(folder: Path, host: str, data: dict[str, Any]) -> Path:
+    path = folder / "fleet.py"
+    path.write_text(f"hosts = {[(host, data)]!r}\n")
+    return path
+
+
+def report(folder: Path, *arguments: str | Path, stdin: str = "") -> dict[str, Any]:
+    """What a command with ``--json`` says of its one host."""
+    (folder / "log").mkdir(exist_ok=True)
+    command = [MXC_OPS, *map(str, arguments), "--json"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-euc", _OWN_LOGS, "sh", str(folder / "log"), *command],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,  # so that passwords are not asked for on somebody's terminal
+        env={**os.environ, "TERM": "dumb"},
+    )
+    assert done.stdout, done.stderr
+    text = done.stdout if arguments[0] == "doctor" else done.stdout.splitlines()[-1]
+    (host,) = json.loads(text)["hosts"]
+    return host
+
+
+def test_whoever_was_asked_for_a_password_of_ssh_is_asked_by_the_fix_too(tmp_path: Path) -> None:
+    secret = "correct-horse"
+    with Sshd(NOTHING_PREPARED) as server:
+        path = inventory(tmp_path, "one", server.data(USER))
+        asking = ["--inventory", path, "--ask-ssh-password"]
+        refused = report(tmp_path, "prep", "host", *asking, "--item", DIRECTORY, stdin=f"{secret}\n")
+        examined = report(tmp_path, "doctor", *asking, stdin=f"{secret}\n")
+    assert refused["fix"] == (
+        f"mxc-ops prep host --item {DIRECTORY} --inventory {path} --limit one"
+        " --ask-sudo-password --ask-ssh-password --yes"
+    )
+    fixes = [probe["fix"] for probe in examined["probes"] if "mxc-ops prep host" in probe["fix"]]
+    flags = f"mxc-ops prep host --inventory {path} --limit one --ask-sudo-password --ask-ssh-password"
+    assert fixes
+    assert [fix for fix in fixes if flags not in fix] == []
+    assert secret not in repr((refused, examined))
