@@ -51,6 +51,17 @@ def packages(host: PrivateHost) -> str:
     return host.sh(f"chroot {host.debian} {show}")
 
 
+def test_the_command_of_a_failed_item_goes_into_the_root(host: PrivateHost, inventory: Path) -> None:
+    place = host.debian / "usr/local/lib"
+    host.sh(f"mount -t tmpfs -o ro tmpfs {place}")
+    item = "bubblewrap.directory.helpers"
+    fix = host.prep("host", "--inventory", inventory, "--item", item, "--yes").items[item]["fix"]
+    assert fix.startswith(f"chroot {host.debian} sh -c ")
+    host.sh(f"mount -o remount,rw {place}\n{fix}")
+    assert host.seen(place / "mxc-ops/helpers").is_dir()
+    assert not host.seen("/usr/local/lib/mxc-ops").exists()
+
+
 def test_from_nothing_to_ready_and_back_to_the_last_file(host: PrivateHost, inventory: Path) -> None:
     root = host.seen(host.debian)
     files, installed = listing(root), packages(host)

@@ -66,3 +66,45 @@ def test_whoever_was_asked_for_a_password_of_ssh_is_asked_by_the_fix_too(tmp_pat
     assert fixes
     assert [fix for fix in fixes if flags not in fix] == []
     assert secret not in repr((refused, examined))
+
+
+# A sudo that only says so: what it is asked to run keeps the rights of whoever asks.
+SUDO_IN_NAME = r"""
+mkdir /run/bin
+cat > /run/bin/sudo <<'END'
+#!/bin/sh
+while test "${1#-}" != "$1"; do shift; done
+exec "$@"
+END
+chmod 755 /run/bin/sudo
+mount --bind /run/bin /usr/local/bin
+chown ops /usr/local/lib /var/lib
+"""
+READ_ONLY = "mount -o remount,ro /usr/local/lib"
+WRITABLE = "mount -o remount,rw /usr/local/lib"
+
+
+def pasted(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "setup", "rights"), [("root", "", "'sh -c "), (USER, SUDO_IN_NAME, "'sudo sh -c ")]
+)
+@pytest.mark.parametrize("name", ["one", "@ssh/one"])
+def test_the_command_of_a_failed_item_goes_to_its_host_by_ssh(
+    tmp_path: Path, name: str, user: str, setup: str, rights: str
+) -> None:
+    with Sshd(f"{NOTHING_PREPARED}; {setup}\n{READ_ONLY}") as server:
+        path = inventory(tmp_path, name, server.data(user))
+        told = report(tmp_path, "prep", "host", "--inventory", path, "--item", DIRECTORY, "--yes")
+        (failed,) = told["items"]
+        assert failed["state"] == "failed", told
+        assert failed["fix"].startswith("ssh -t -i ")
+        assert f" -p {server.port} {user}@127.0.0.1 -- {rights}" in failed["fix"]
+        assert "Read-only file system" in (again := pasted(failed["fix"])).stderr, again
+        subprocess.run(server.inside(["sh", "-c", WRITABLE]), check=True)
+        assert pasted(failed["fix"]).returncode == 0
+        assert server.names_in("/usr/local/lib/mxc-ops") == ["helpers"]

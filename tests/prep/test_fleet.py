@@ -96,7 +96,8 @@ def test_a_host_that_fails_midway_keeps_what_succeeded_and_begins_nothing_more(
     failed = items["bubblewrap.directory.helpers"]
     assert failed["state"] == "failed"
     assert "Read-only file system" in failed["message"]
-    assert failed["fix"].startswith("sudo sh -c 'umask 022 && mkdir -p ")
+    assert failed["fix"].startswith("ssh -t ")
+    assert " -- 'sudo sh -c " in failed["fix"]
     assert items["bubblewrap.ids.workloads"]["state"] == "would change"
     assert fleet.inside("read-only", "test ! -e /etc/mxc-ops && command -v bwrap") == "/usr/bin/bwrap\n"
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from shlex import quote
 from typing import Any
 
 from pyinfra.api.exceptions import OperationError, PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import state as pyinfra_state
 
+from mxc_ops.prep.engine.fixes import with_all_rights
 from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller, last_words
@@ -105,10 +105,11 @@ def operation_named(name: str) -> Callable[..., OperationMeta]:
 
 def _by_hand(session: Session, step: Step) -> str:
     """What a person can paste to see the failure for themselves, where that is short enough."""
-    command = f"sudo sh -c {quote(' && '.join(step.decision.commands))}"
-    if session.facts.system == WINDOWS or step.decision.uploads or len(command) > _BY_HAND_LENGTH:
+    script = " && ".join(step.decision.commands)
+    pasted = "" if session.facts.system == WINDOWS or not script else with_all_rights(script, session)
+    if not pasted or step.decision.uploads or len(pasted) > _BY_HAND_LENGTH:
         return "mend what the message says, then the same command again"
-    return command
+    return pasted
 
 
 def _look_again(
