@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from shlex import quote
@@ -21,6 +22,8 @@ __all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
 
 DRIFTED = "although it has drifted"
 """How the notice of a decision begins that is carried out because the user insists."""
+# To PowerShell, typographic quotes end a double-quoted string just as well.
+_SPECIAL = re.compile('[`$"\u201c\u201d\u201e]')
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,19 @@ def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
 
 
 def _unreadable(session: Session, item: str, decision: Decision) -> Decision:
-    windows = session.facts.system == WINDOWS
-    path = rf"{WINDOWS_DIRECTORY}\{item}.json" if windows else f"{DIRECTORY}/{item}.json"
+    if session.facts.system == WINDOWS:
+        path = rf"{WINDOWS_DIRECTORY}\{item}.json"
+        # The variable is expanded in double quotes only; the name, which may be anybody's, must not be.
+        named = _SPECIAL.sub(r"`\g<0>", item)
+        removal = rf'Remove-Item -LiteralPath "{WINDOWS_DIRECTORY}\{named}.json"'
+    else:
+        path = f"{DIRECTORY}/{item}.json"
+        removal = f"rm -- {quote(path)}"
     return Decision(
         decision.before,
         decision.after,
         refusal=f"the record of what was changed cannot be understood: {path}: {session.unreadable[item]}",
-        fix=f"look at it, then: {'Remove-Item -LiteralPath' if windows else 'rm --'} {quote(path)}",
+        fix=f"look at it, then: {removal}",
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.prep.windows.conftest import MakeWindows, Windows
 from tests.prep.windows.machine import Machine
+from tests.unit.powershell_grammar import errors
 
 PROCESS_CONTAINER = ("--backend", "processcontainer")
 CONFLICT = "(A;OICI;0x1200a9;;;AC)"
@@ -92,6 +93,18 @@ def test_a_feature_that_was_interrupted_keeps_nothing_else_from_being_verified_a
     assert set(undone.states.values()) == {"undone"}, undone.errors
     refused = windows.run("undo", "--yes")
     assert "interrupted before it was known what it made" in refused.item(feature)["message"]
+
+
+def test_the_command_that_removes_a_record_that_cannot_be_understood_is_powershell(windows: Windows) -> None:
+    item, strange = "processcontainer.drive", "x$(whoami)\u201d`"
+    windows.set(replace(windows.machine, receipts={item: "{}", strange: "{}"}))
+    planned = windows.run("host", *PROCESS_CONTAINER)
+    removal = r'Remove-Item -LiteralPath "$env:ProgramData\mxc-ops\receipts\processcontainer.drive.json"'
+    assert planned.item(item)["fix"] == f"look at it, then: {removal}"
+    assert errors(removal) == []
+    # What PowerShell would act upon in a name is only text.
+    verified = windows.run("verify")
+    assert verified.item(strange)["fix"].endswith('\\receipts\\x`$(whoami)`\u201d``.json"')
 
 
 def test_the_null_device_is_open_after_a_restart_too(windows: Windows) -> None:
