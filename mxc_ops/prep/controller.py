@@ -110,16 +110,17 @@ def _worker() -> Generator[tuple[Popen[str], Callable[[str], None]]]:
 
         def send(line: str) -> None:
             assert worker.stdin is not None
-            worker.stdin.write(line)
-            worker.stdin.flush()
+            try:
+                worker.stdin.write(line)
+                worker.stdin.flush()
+            except BrokenPipeError:
+                _end(worker)
+                raise PrepFailed(_broken(log)) from None
 
         try:
             yield worker, send
             if worker.wait() != 0:
                 raise PrepFailed(_broken(log))
-        except BrokenPipeError:
-            worker.wait()
-            raise PrepFailed(_broken(log)) from None
         finally:
             _end(worker)
 
