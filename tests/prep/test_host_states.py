@@ -41,6 +41,13 @@ def test_a_restart_that_is_needed_is_told_and_never_made(host: PrivateHost) -> N
     assert not host.seen("/run/restarted").exists()
 
 
+def test_a_command_that_says_what_sudo_asks_fails_and_nobody_is_asked(host: PrivateHost) -> None:
+    host.sh("printf '#!/bin/sh\\necho sudo: a password is required >&2\\nexit 1\\n' > /usr/bin/apt-get")
+    made = host.prep("host", "--item", "bubblewrap.package.bwrap", "--yes")
+    assert (made.exit_code, made.states) == (1, {"bubblewrap.package.bwrap": "failed"}), made
+    assert "sudo: a password is required" in made.items["bubblewrap.package.bwrap"]["message"]
+
+
 def test_an_unknown_distribution_is_not_supported_and_told_what_to_install(host: PrivateHost) -> None:
     before = host.differences()
     host.sh("mount -t tmpfs tmpfs /mnt; echo 'ID=nixos\nPRETTY_NAME=\"NixOS 24\"' > /mnt/release")

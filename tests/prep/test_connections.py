@@ -1,0 +1,90 @@
+"""Hosts that are reached by SSH, or not: what is told of them, and that the others go on meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.prep.loopback import Sshd, missing
+
+pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
+
+MXC_OPS = str(Path(sys.executable).with_name("mxc-ops"))
+_DEADLINE_S = 120
+# What is written there stays there, and nothing of what this machine records of itself is seen.
+UNPREPARED = """
+for tree in etc usr var; do
+    mkdir -p /run/own/$tree.upper /run/own/$tree.work
+    over="upperdir=/run/own/$tree.upper,workdir=/run/own/$tree.work"
+    mount -t overlay -o "lowerdir=/$tree,$over" overlay /$tree
+done
+for name in passwd shadow; do mount --bind /run/$name /etc/$name; done
+rm -rf /var/lib/mxc-ops /etc/mxc-ops /usr/local/lib/mxc-ops
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Sshd]:
+    with Sshd(UNPREPARED) as running:
+        yield running
+
+
+def verified(folder: Path, hosts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What ``prep verify`` reports of each host; it changes nothing there."""
+    path = folder / "inventory.py"
+    path.write_text(f"hosts = {list(hosts.items())!r}\n")
+    done = subprocess.run(
+        [MXC_OPS, "prep", "verify", "--inventory", str(path), "--json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_DEADLINE_S,
+    )
+    assert done.stdout, done.stderr
+    return {told["name"]: told for told in json.loads(done.stdout.splitlines()[-1])["hosts"]}
+
+
+def behind(jump: Sshd, host: Sshd, folder: Path) -> dict[str, Any]:
+    """The host's data, when it is reached through another; only its own key is known."""
+    config = folder / "ssh_config"
+    config.write_text(
+        f"Host jump\n HostName 127.0.0.1\n Port {jump.port}\n User root\n"
+        f" IdentityFile {jump.data()['ssh_key']}\n"
+        f"Host behind\n HostName 127.0.0.1\n ProxyJump jump\n"
+    )
+    known = folder / "known_hosts"
+    known.write_text(Path(host.data()["ssh_known_hosts_file"]).read_text())
+    return host.data(ssh_hostname="behind", ssh_config_file=str(config), ssh_known_hosts_file=str(known))
+
+
+def test_a_jump_host_is_checked_as_the_host_behind_it(host: Sshd, tmp_path: Path) -> None:
+    with Sshd() as jump:
+        data = behind(jump, host, tmp_path)
+        told = verified(tmp_path, {"behind": data, "near": host.data()})
+        known = Path(data["ssh_known_hosts_file"])
+        assert told["near"]["state"] == "as recorded"
+        assert told["behind"]["state"] == "unreachable"
+        missing_key = (
+            f"the key of jump host [127.0.0.1]:{jump.port} is not known: it does not stand in {known}"
+        )
+        assert missing_key in told["behind"]["problem"]
+        with known.open("a") as file:
+            file.write(Path(jump.data()["ssh_known_hosts_file"]).read_text())
+        assert verified(tmp_path, {"behind": data})["behind"]["state"] == "as recorded"
+
+
+def test_an_inventory_that_wants_to_be_asked_about_keys_is_told_what_is_missing(
+    host: Sshd, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "known_hosts"
+    nowhere.touch()
+    unknown = host.data(ssh_known_hosts_file=str(nowhere), ssh_strict_host_key_checking="ask")
+    told = verified(tmp_path, {"unknown": unknown, "near": host.data()})
+    assert (told["unknown"]["state"], told["near"]["state"]) == ("unreachable", "as recorded")
+    assert f"is not known: it does not stand in {nowhere}" in told["unknown"]["problem"]
