@@ -88,3 +88,58 @@ def test_an_inventory_that_wants_to_be_asked_about_keys_is_told_what_is_missing(
     told = verified(tmp_path, {"unknown": unknown, "near": host.data()})
     assert (told["unknown"]["state"], told["near"]["state"]) == ("unreachable", "as recorded")
     assert f"is not known: it does not stand in {nowhere}" in told["unknown"]["problem"]
+
+
+def mended(fix: str) -> None:
+    """Do what the fix says after its last colon, as a person would paste it."""
+    command = fix.rpartition(": ")[2]
+    subprocess.run(["sh", "-euc", command], check=True, capture_output=True, timeout=_DEADLINE_S)
+
+
+def test_an_unknown_key_is_known_after_what_the_fix_says(host: Sshd, tmp_path: Path) -> None:
+    known = tmp_path / "known hosts"
+    data = {"one": host.data(ssh_known_hosts_file=str(known))}
+    told = verified(tmp_path, data)["one"]
+    assert told["state"] == "unreachable"
+    assert told["problem"] == (
+        f"the key of [127.0.0.1]:{host.port} is not known: it does not stand in {known}"
+    )
+    mended(told["fix"])
+    assert verified(tmp_path, data)["one"]["state"] == "as recorded"
+
+
+def test_a_changed_key_may_be_an_attack_and_is_forgotten_first(host: Sshd, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    with Sshd() as other:
+        key = Path(other.data()["ssh_known_hosts_file"]).read_text().partition(" ")[2]
+    known.write_text(f"[127.0.0.1]:{host.port} {key}")
+    data = {"one": host.data(ssh_known_hosts_file=str(known))}
+    told = verified(tmp_path, data)["one"]
+    assert told["state"] == "unreachable"
+    assert "has changed" in told["problem"]
+    assert "may be an attack" in told["problem"]
+    mended(told["fix"])
+    assert verified(tmp_path, data)["one"]["state"] == "as recorded"
+
+
+def test_a_key_behind_a_jump_host_is_fetched_through_it(host: Sshd, tmp_path: Path) -> None:
+    with Sshd() as jump:
+        data = behind(jump, host, tmp_path)
+        Path(data["ssh_known_hosts_file"]).write_text(Path(jump.data()["ssh_known_hosts_file"]).read_text())
+        told = verified(tmp_path, {"behind": data})["behind"]
+    assert told["problem"].startswith(f"the key of [127.0.0.1]:{host.port} is not known")
+    assert told["fix"] == (
+        "check the host's key, then add it: ssh -o StrictHostKeyChecking=ask"
+        f" -p {host.port} -l root -i {data['ssh_key']} -F {data['ssh_config_file']}"
+        f" -o UserKnownHostsFile={data['ssh_known_hosts_file']} behind true"
+    )
+
+
+def test_a_host_that_refuses_us_is_tried_by_hand_as_the_inventory_says(host: Sshd, tmp_path: Path) -> None:
+    data = host.data("nobody-here")
+    told = verified(tmp_path, {"one": data})["one"]
+    assert told["state"] == "unreachable"
+    assert told["fix"] == (
+        f"see whether it can be reached from here: ssh -p {host.port} -l nobody-here -i {data['ssh_key']}"
+        f" -o UserKnownHostsFile={data['ssh_known_hosts_file']} 127.0.0.1 true"
+    )

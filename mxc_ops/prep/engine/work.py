@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from shlex import quote
 
 from gevent.pool import Pool
 from pyinfra.api.config import Config
@@ -27,6 +26,7 @@ from mxc_ops.prep.engine.lock import HeldByAnother, holding
 from mxc_ops.prep.engine.planning import Step, plan_items, plan_undo, planned, verify
 from mxc_ops.prep.engine.session import Session, choices_for, open_session, read_receipts_again
 from mxc_ops.prep.engine.tell import Teller
+from mxc_ops.prep.engine.troubles import connection_trouble
 from mxc_ops.prep.items import items_for, named, naming_none, needs_of, unsupported
 from mxc_ops.prep.messages import Answer, Event, Request, Task
 from mxc_ops.prep.operations.common import access
@@ -35,8 +35,6 @@ __all__ = ["Work"]
 
 _DEFAULT_BACKENDS = ("bubblewrap",)
 _CHROOTS = "@chroot/"
-_BY_SSH = ("@ssh/", "@mxcwin/")
-_HOST_KEY_WORDS = ("host key", "known_hosts")
 
 
 @dataclass
@@ -110,11 +108,8 @@ class Work:
             with ctx_state.use(state), ctx_config.use(state.config.copy()), ctx_host.use(host):
                 try:
                     work(host)
-                except PyinfraError as error:
-                    self._fail(Event.UNREACHABLE, host, *_connection_trouble(host, str(error)))
-                except OSError as error:  # a host that falls silent is a TimeoutError
-                    said = str(error) or "it did not answer in time"
-                    self._fail(Event.UNREACHABLE, host, *_connection_trouble(host, said))
+                except (PyinfraError, OSError) as error:  # a host that falls silent is a TimeoutError
+                    self._fail(Event.UNREACHABLE, host, *connection_trouble(host, error))
                 except MxcError as error:
                     problem = error.problems[0]
                     expected = f"; expected: {problem.expected}" if problem.expected else ""
@@ -209,13 +204,3 @@ class Work:
         whole = request.task is Task.PREPARE and not request.items
         if changed and whole and not session.host.name.startswith(_CHROOTS):
             examine(session, request, self._teller, unproven=Health.WARNING)
-
-
-def _connection_trouble(host: Host, message: str) -> tuple[str, str]:
-    """What to tell of a connection that failed, and the fix."""
-    address = quote(str(host.data.get("ssh_hostname") or host.name.rpartition("/")[2]))
-    if any(word in message.lower() for word in _HOST_KEY_WORDS):
-        return message, f"check the host's key, then add it: ssh-keyscan {address} >> ~/.ssh/known_hosts"
-    if host.name.startswith("@") and not host.name.startswith(_BY_SSH):
-        return message, ""
-    return message, f"see whether it can be reached from here: ssh {address} true"
