@@ -119,4 +119,4 @@ class Answer:
 
     @staticmethod
     def decode(line: str) -> Answer:
-        return Answer(json.loads(line)["apply"]) if line else Answer(())
+        return Answer(json.loads(line)["apply"])

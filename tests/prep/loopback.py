@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -117,11 +119,20 @@ class Sshd:
         self.close()
 
     def close(self) -> None:
-        """No host any more: connections are refused."""
+        """No host any more: connections are refused, and those that there are end."""
         if self._daemon is not None:
+            self.hang_up()
             self._daemon.kill()
             self._daemon.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def hang_up(self) -> None:
+        """End every connection that there is."""
+        assert self._daemon is not None
+        with suppress(FileNotFoundError):
+            pid = self._daemon.pid
+            for session in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                os.kill(int(session), signal.SIGKILL)
 
     def _await(self) -> None:
         assert self._daemon is not None

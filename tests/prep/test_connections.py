@@ -27,6 +27,9 @@ done
 for name in passwd shadow; do mount --bind /run/$name /etc/$name; done
 rm -rf /var/lib/mxc-ops /etc/mxc-ops /usr/local/lib/mxc-ops
 """
+# The first command, or the first upload, stops whoever serves the connection.
+SILENT_AT_COMMANDS = """echo 'ForceCommand kill -STOP $PPID' >> "$1"\n"""
+SILENT_AT_UPLOADS = """sed -i 's/^Subsystem .*/Subsystem sftp kill -STOP $PPID/' "$1"\n"""
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +40,23 @@ def host() -> Iterator[Sshd]:
 
 def verified(folder: Path, hosts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What ``prep verify`` reports of each host; it changes nothing there."""
+    report = json.loads(printed(folder, hosts, "prep", "verify").splitlines()[-1])
+    return {host["name"]: host for host in report["hosts"]}
+
+
+def printed(folder: Path, hosts: Mapping[str, dict[str, Any]], *command: str) -> str:
+    """What a command with ``--json`` prints about these hosts."""
     path = folder / "inventory.py"
     path.write_text(f"hosts = {list(hosts.items())!r}\n")
     done = subprocess.run(
-        [MXC_OPS, "prep", "verify", "--inventory", str(path), "--json"],
+        [MXC_OPS, *command, "--inventory", str(path), "--json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=_DEADLINE_S,
     )
     assert done.stdout, done.stderr
-    return {told["name"]: told for told in json.loads(done.stdout.splitlines()[-1])["hosts"]}
+    return done.stdout
 
 
 def behind(jump: Sshd, host: Sshd, folder: Path) -> dict[str, Any]:
@@ -142,4 +151,28 @@ def test_a_host_that_refuses_us_is_tried_by_hand_as_the_inventory_says(host: Ssh
     assert told["fix"] == (
         f"see whether it can be reached from here: ssh -p {host.port} -l nobody-here -i {data['ssh_key']}"
         f" -o UserKnownHostsFile={data['ssh_known_hosts_file']} 127.0.0.1 true"
+    )
+
+
+def impatient(folder: Path) -> dict[str, str]:
+    """Data of hosts that are asked every second whether they are still there."""
+    config = folder / "ssh_config"
+    config.write_text("Host *\n ServerAliveInterval 1\n")
+    return {"ssh_config_file": str(config)}
+
+
+def test_a_host_that_logs_us_in_and_falls_silent_holds_up_nobody(host: Sshd, tmp_path: Path) -> None:
+    with Sshd(SILENT_AT_COMMANDS) as silent:
+        told = verified(tmp_path, {"silent": silent.data(**impatient(tmp_path)), "near": host.data()})
+    assert (told["silent"]["state"], told["near"]["state"]) == ("unreachable", "as recorded")
+    assert told["silent"]["problem"] == "it has fallen silent: it does not answer any more"
+
+
+def test_a_host_that_falls_silent_when_something_is_brought_there_is_given_up(tmp_path: Path) -> None:
+    with Sshd(SILENT_AT_UPLOADS) as silent:
+        told = printed(tmp_path, {"silent": silent.data(**impatient(tmp_path))}, "doctor")
+    (found,) = json.loads(told)["hosts"]
+    assert (found["state"], found["problem"]) == (
+        "unreachable",
+        "it has fallen silent: it does not answer any more",
     )

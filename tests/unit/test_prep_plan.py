@@ -165,10 +165,6 @@ def test_passwords_stand_in_no_representation() -> None:
     assert "it's" not in repr(Request(sudo_password="it's", ssh_password="it's"))
 
 
-def test_a_parent_that_went_away_wants_nothing_changed() -> None:
-    assert Answer.decode("") == Answer(())
-
-
 @pytest.mark.parametrize(
     ("states", "code"),
     [

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import gevent
+from gevent.event import AsyncResult
 from gevent.fileobject import FileObject
 
 from mxc_ops.prep.engine.hostkeys import ask_nobody
@@ -30,6 +32,26 @@ def serve() -> int:
         os.dup2(nothing.fileno(), 0)  # and whatever asks must not take the answer for its own
     ask_nobody()
     request = Request.decode(requests.readline())
+    answer: AsyncResult[Answer] = AsyncResult()
+    gevent.spawn(_listen, requests, answer)
+
+    def ask() -> Answer:
+        given = answer.get()
+        assert given is not None, "it waits without end"
+        return given
+
     teller = Teller(events, (request.sudo_password, request.ssh_password))
-    Work(request, teller).run(lambda: Answer.decode(requests.readline()))
+    Work(request, teller).run(ask)
     return 0
+
+
+def _listen(requests: Any, answer: AsyncResult[Answer]) -> None:
+    """Hand the answer on; then, or without one, the end of the input means that whoever asked is gone.
+
+    What runs on a host goes on there until its own deadline; no wait of ours for it serves anybody.
+    """
+    line = requests.readline()
+    if line:
+        answer.set(Answer.decode(line))
+        requests.read()
+    os._exit(1)

@@ -106,6 +106,8 @@ def _visit(session: Session, where: Place, choices: Choices) -> list[Probe]:
     sources = remote_doctor.sources()
     try:
         session.host.put_file(io.BytesIO(sources.packed), f"{where.folder}/{remote_doctor.ARCHIVE}")
+    except (TimeoutError, ConnectionError):
+        raise
     except OSError as error:
         return [remote_doctor.failure(str(error))]
     examination = remote_doctor.examination(where, sources.digest, choices.backends, choices.features)

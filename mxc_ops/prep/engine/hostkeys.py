@@ -20,6 +20,7 @@ __all__ = ["HostKeyTrouble", "ask_nobody"]
 
 _STRICTNESS = "_pyinfra_ssh_strict_host_key_checking"
 _FILE = "_pyinfra_ssh_known_hosts_file"
+_KEEPALIVE = 5  # its place in what `parse_config` answers
 _checks: ContextVar[dict[str, Any] | None] = ContextVar("checks", default=None)
 
 
@@ -71,9 +72,11 @@ class _Client(pyinfra_client.SSHClient):
     known_hosts: the first of its files of known hosts.
     jump: it is for a jump host.
     through: it is connected through another.
+    alive_s: ServerAliveInterval of its SSH configuration; 0: none.
     """
 
     jump = False
+    alive_s = 0
 
     @property
     def known_hosts(self) -> str:
@@ -99,6 +102,12 @@ class _Client(pyinfra_client.SSHClient):
             super().connect(hostname, **given)  # pyright: ignore[reportUnknownArgumentType]
         except BadHostKeyException as error:
             raise HostKeyTrouble(self, error.hostname, int(self._settings["port"]), changed=True) from None
+
+    @override
+    def parse_config(self, *arguments: Any, **named: Any) -> Any:
+        found = super().parse_config(*arguments, **named)
+        self.alive_s = found[_KEEPALIVE]
+        return found
 
     @override
     def set_missing_host_key_policy(self, policy: Any) -> None:

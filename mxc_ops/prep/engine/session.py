@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import uniform
 from typing import Any
 
-import gevent
 from pyinfra.api.command import StringCommand
-from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
 from mxc_ops.prep import receipts
 from mxc_ops.prep.choices import Choices, choices_from
 from mxc_ops.prep.decision import Query
+from mxc_ops.prep.engine.connection import connect
 from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, distribution_family
 from mxc_ops.prep.messages import Request
 from mxc_ops.prep.operations.common import Access, access, answers
@@ -27,7 +25,6 @@ from mxc_ops.prep.undoing import trouble
 
 __all__ = ["Session", "ask_all", "choices_for", "open_session", "read_receipts_again"]
 
-_RETRIES = "ssh_connect_retries"
 _TOLD = ("backends", "features", "launcher", "images", "bridges", "users")
 _WINDOWS_HOSTS = "@mxcwin/"
 _LINUX_SURVEY = (
@@ -54,35 +51,11 @@ class Session:
 
 def open_session(host: Host, request: Request) -> Session:
     """Connect, and read what everything else depends on. Raises `PyinfraError`, also of the connection."""
-    _connect(host)
+    connect(host)
     windows = host.name.startswith(_WINDOWS_HOSTS)
     session = _open_windows(host, request) if windows else _open_linux(host, request)
     access.set(session.access)
     return session
-
-
-def _connect(host: Host) -> None:
-    """Connect; try again only what may go better, so that a host that is gone holds nobody up.
-
-    An sshd that is asked for many connections at once drops some (sshd_config(5), MaxStartups).
-    """
-    data: dict[str, Any] = host.connector.data
-    tries = int(data.get(_RETRIES) or 0)
-    if _RETRIES in data:
-        data[_RETRIES] = 0  # pyinfra itself would try everything again
-    while True:
-        try:
-            host.connect(show_errors=False, raise_exceptions=True)
-            return
-        except ConnectError as error:
-            if not tries or not _was_dropped(str(error)):
-                raise
-        tries -= 1
-        gevent.sleep(uniform(0.1, 0.5))  # noqa: S311 - so that they do not all come at once again
-
-
-def _was_dropped(message: str) -> bool:
-    return any(words in message for words in ("protocol banner", "EOF", "reset by peer", "kex_exchange"))
 
 
 def _open_linux(host: Host, request: Request) -> Session:
