@@ -41,6 +41,13 @@ def test_a_restart_that_is_needed_is_told_and_never_made(host: PrivateHost) -> N
     assert not host.seen("/run/restarted").exists()
 
 
+def test_undo_asks_for_no_restart_that_others_need(host: PrivateHost) -> None:
+    assert host.prep("host", *QUICK, "--yes").exit_code == 0
+    host.sh("touch /run/reboot-required")
+    undone = host.prep("undo", "--yes")
+    assert (undone.exit_code, undone.host["state"], undone.host["restart"]) == (0, "undone", ""), undone
+
+
 def test_a_command_that_says_what_sudo_asks_fails_and_nobody_is_asked(host: PrivateHost) -> None:
     host.sh("printf '#!/bin/sh\\necho sudo: a password is required >&2\\nexit 1\\n' > /usr/bin/apt-get")
     made = host.prep("host", "--item", "bubblewrap.package.bwrap", "--yes")

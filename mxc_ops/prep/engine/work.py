@@ -154,7 +154,8 @@ class Work:
         for entry in told:
             entry["fix"] = from_here(entry["fix"], session, self._request)
         self._teller.tell(Event.PLANNED, host.name, items=told)
-        if session.restart:
+        # What an undo leaves is as it was before us, also where somebody else wants a restart of it.
+        if session.restart and self._request.task is not Task.UNDO:
             self._teller.tell(Event.RESTART, host.name, message=session.restart)
 
     def _wanted(self, session: Session) -> list[Step]:
