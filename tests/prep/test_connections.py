@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.commands import wait_until
 from tests.prep.loopback import Sshd, missing
 
 pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -27,6 +32,21 @@ done
 for name in passwd shadow; do mount --bind /run/$name /etc/$name; done
 rm -rf /var/lib/mxc-ops /etc/mxc-ops /usr/local/lib/mxc-ops
 """
+# What root's runs log belongs below /var/log, where it would get among this host's own.
+OWN_LOGS = 'mount --bind "$1" /var/log; shift; exec "$@"'
+ITEM = "bubblewrap.directory.helpers"
+# sudo gives root's rights for one harmless command.
+STINGY_SUDO = r"""
+mkdir /run/bin
+cat > /run/bin/sudo <<'END'
+#!/bin/sh
+test "$*" = "-n true" && exit
+echo "Sorry, user ops is not allowed to execute that as root" >&2
+exit 1
+END
+chmod 755 /run/bin/sudo
+mount --bind /run/bin /usr/local/bin
+"""
 # The first command, or the first upload, stops whoever serves the connection.
 SILENT_AT_COMMANDS = """echo 'ForceCommand kill -STOP $PPID' >> "$1"\n"""
 SILENT_AT_UPLOADS = """sed -i 's/^Subsystem .*/Subsystem sftp kill -STOP $PPID/' "$1"\n"""
@@ -38,6 +58,19 @@ def host() -> Iterator[Sshd]:
         yield running
 
 
+def inventory(folder: Path, hosts: Mapping[str, dict[str, Any]]) -> Path:
+    path = folder / "inventory.py"
+    path.write_text(f"hosts = {list(hosts.items())!r}\n")
+    return path
+
+
+def logging_to(folder: Path) -> list[str]:
+    """To be put before a command."""
+    logs = folder / "log"
+    logs.mkdir(exist_ok=True)
+    return ["unshare", "--mount", "sh", "-euc", OWN_LOGS, "sh", str(logs)]
+
+
 def verified(folder: Path, hosts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What ``prep verify`` reports of each host; it changes nothing there."""
     report = json.loads(printed(folder, hosts, "prep", "verify").splitlines()[-1])
@@ -46,10 +79,8 @@ def verified(folder: Path, hosts: Mapping[str, dict[str, Any]]) -> dict[str, dic
 
 def printed(folder: Path, hosts: Mapping[str, dict[str, Any]], *command: str) -> str:
     """What a command with ``--json`` prints about these hosts."""
-    path = folder / "inventory.py"
-    path.write_text(f"hosts = {list(hosts.items())!r}\n")
     done = subprocess.run(
-        [MXC_OPS, *command, "--inventory", str(path), "--json"],
+        [*logging_to(folder), MXC_OPS, *command, "--inventory", str(inventory(folder, hosts)), "--json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -176,3 +207,71 @@ def test_a_host_that_falls_silent_when_something_is_brought_there_is_given_up(tm
         "unreachable",
         "it has fallen silent: it does not answer any more",
     )
+
+
+def prepared(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """What is reported of the preparation of one host with one item."""
+    told = printed(folder, {"one": data}, "prep", "host", "--item", ITEM, "--yes")
+    (host,) = json.loads(told.splitlines()[-1])["hosts"]
+    return host
+
+
+def test_a_host_that_cannot_be_locked_has_failed_and_says_why(tmp_path: Path) -> None:
+    read_only = "mkdir -p /var/lib/mxc-ops; mount -t tmpfs -o ro tmpfs /var/lib/mxc-ops\n"
+    with Sshd(f"{UNPREPARED}{read_only}") as host:
+        told = prepared(tmp_path, host.data())
+    assert (told["state"], told["exitCode"]) == ("failed", 1)
+    assert "Read-only file system" in told["problem"]
+    assert told["fix"] == "mend what the message says, then the same command again"
+
+
+def test_a_sudo_that_refuses_what_is_needed_is_a_failure_of_the_host(tmp_path: Path) -> None:
+    with Sshd(f"{UNPREPARED}{STINGY_SUDO}") as host:
+        told = prepared(tmp_path, host.data("ops"))
+    assert (told["state"], told["problem"]) == (
+        "failed",
+        "Sorry, user ops is not allowed to execute that as root",
+    )
+
+
+def test_a_connection_that_is_lost_before_the_answer_is_told_as_such(tmp_path: Path) -> None:
+    with Sshd(UNPREPARED) as host:
+        path = inventory(tmp_path, {"one": host.data()})
+        command = [MXC_OPS, "prep", "host", "--inventory", str(path), "--item", ITEM]
+        ours, theirs = pty.openpty()
+        child = subprocess.Popen(
+            [*logging_to(tmp_path), *command],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "dumb", "COLUMNS": "160"},
+            start_new_session=True,
+        )
+        os.close(theirs)
+        with FileIO(ours, "r+") as terminal:
+            seen = b""
+            while b"[y/N]" not in seen:
+                seen += terminal.read(1000)
+            host.close()
+            wait_until(lambda: not connections(host.port), "the loss is not noticed")
+            terminal.write(b"y\n")
+            told = rest(terminal)
+        assert child.wait(timeout=_DEADLINE_S) == 1, told
+    assert ": unreachable" in told
+    assert "please report this" not in told
+    assert f"ssh -p {host.port} -l root" in told
+
+
+def connections(port: int) -> list[str]:
+    """Those to a port that somebody here has open still: established, or to be closed (proc_pid_net(5))."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return [row[1] for row in rows if row[2].endswith(f":{port:04X}") and row[3] in ("01", "08")]
+
+
+def rest(terminal: FileIO) -> str:
+    """What is still shown there until the last writer has gone."""
+    shown = b""
+    with suppress(OSError):  # EIO: it has (pty(7))
+        while part := terminal.read(1000):
+            shown += part
+    return shown.decode()

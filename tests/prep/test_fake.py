@@ -89,7 +89,7 @@ def test_each_host_is_told_as_it_is_and_failures_come_first(
         tmp_path,
         {
             "web": (HOSTS - 20, answers),
-            "silent": (5, {"": {"success": False, "stderr": "no route to host"}}),
+            "refusing": (5, {"": {"success": False, "stderr": "this account is not available"}}),
             "nixos": (5, {**answers, FIRST: other}),
             "cut": (5, {**answers, SECOND: answers[SECOND][:-1]}),
             "mute": (5, {}),
@@ -100,13 +100,13 @@ def test_each_host_is_told_as_it_is_and_failures_come_first(
     assert told.exit_code == 1
     assert states == {
         ("@fake/web", "changes pending"): HOSTS - 20,
-        ("@fake/silent", "unreachable"): 5,
+        ("@fake/refusing", "failed"): 5,
         ("@fake/nixos", "unsupported"): 5,
-        ("@fake/cut", "unreachable"): 5,
-        ("@fake/mute", "unreachable"): 5,
+        ("@fake/cut", "failed"): 5,
+        ("@fake/mute", "failed"): 5,
     }
     problems = {host["name"].split("-")[0]: host["problem"] for host in told.report["hosts"]}
-    assert problems["@fake/silent"] == "no route to host"
+    assert problems["@fake/refusing"] == "this account is not available"
     assert "questions" in problems["@fake/cut"]
     assert Reported(prep("host", "--inventory", fleet, "--limit", "nixos", "--json")).exit_code == 5
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from paramiko.ssh_exception import SSHException
 from pyinfra.api.exceptions import OperationError, PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import state as pyinfra_state
@@ -80,7 +81,7 @@ def _carry_out(session: Session, step: Step, teller: Teller) -> tuple[str, bool]
     before = len(host.op_hash_order)
     try:
         operation(name=step.identifier, _ignore_errors=True, _timeout=deadline, **arguments)
-    except (OperationError, PyinfraError, OSError) as error:
+    except (OperationError, PyinfraError, SSHException, EOFError, OSError) as error:
         return str(error) or type(error).__name__, False
     meta: OperationMeta = pyinfra_state.ops[host][host.op_hash_order[before]].operation_meta
     lines = meta.stdout_lines + meta.stderr_lines

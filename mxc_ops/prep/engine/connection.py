@@ -20,6 +20,8 @@ from paramiko import SSHException
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
+from mxc_ops.prep.operations.common import HostFailure
+
 __all__ = ["connect"]
 
 _RETRIES = "ssh_connect_retries"
@@ -92,7 +94,10 @@ class _Connection:
 
     def put_file(self, source: Any, *arguments: Any, **named: Any) -> bool:
         limit_s = _UPLOADED_S + _size(source) // _SLOWEST_BYTES_PER_S
-        return self._ended(limit_s, partial(self._connector.put_file, source, *arguments, **named))
+        try:
+            return self._ended(limit_s, partial(self._connector.put_file, source, *arguments, **named))
+        except ConnectError as error:  # there is a connection, but no SFTP on it
+            raise HostFailure(str(error)) from error
 
     def _ended(self, limit_s: int | None, call: Callable[[], _Result]) -> _Result:
         limit = gevent.Timeout(limit_s)

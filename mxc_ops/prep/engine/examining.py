@@ -51,7 +51,7 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
     unproven: what it is that something cannot be told yet: of Linux without Python, of a Windows that waits
         for a restart.
 
-    Raises `PyinfraError` when the host cannot be asked, `PrepFailed` for data in the inventory that cannot be
+    Raises `HostFailure` when the host cannot answer, `PrepFailed` for data in the inventory that cannot be
     meant, `UsageError` for a feature that no backend knows.
     """
     choices = choices_for(session.host, request, registry.available())

@@ -18,16 +18,16 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from pyinfra.api.command import StringCommand
-from pyinfra.api.exceptions import PyinfraError
 
 from mxc_ops.prep.engine.session import Session
-from mxc_ops.prep.operations.common import access
+from mxc_ops.prep.operations.common import HostFailure, access
 from mxc_ops.prep.shells import HELD_BY_ANOTHER
 
 __all__ = ["HeldByAnother", "holding"]
 
 _ASK_AGAIN_S = 0.05
 _GRACE_S = 30
+_HELD_S = 60  # longer than it takes to notice that a host has fallen silent
 _ANSWER_S = 1
 _UNIQUE = " #"
 
@@ -62,7 +62,7 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
     holder: what another preparation is told.
     wait_s: seconds to wait for the other one.
 
-    Raises `HeldByAnother`, or `PyinfraError` when the host cannot be held at all.
+    Raises `HeldByAnother`, or `HostFailure` when the host cannot be held at all.
     """
     rights, host = session.access, session.host
     # Two containers may have one name for their host, and one number for the process.
@@ -80,7 +80,7 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
     patience_s = max(1, wait_s)  # the host's, for each of two locks
     begun = time.monotonic()
     try:
-        with gevent.Timeout(2 * patience_s + _GRACE_S, PyinfraError("the host does not let itself be held")):
+        with gevent.Timeout(2 * patience_s + _HELD_S, HostFailure("the host does not let itself be held")):
             while held_with not in (holders := _holders(session)):
                 if held.ready():
                     raise _refusal(held)
@@ -105,9 +105,9 @@ def _holders(session: Session) -> list[str]:
 def _refusal(held: Any) -> Exception:
     """Why the greenlet that should hold the host has ended."""
     if held.exception is not None:
-        return PyinfraError(str(held.exception))
+        return held.exception
     _, output = held.value
     if output.stdout_lines:
         told = output.stdout_lines[0].partition(_UNIQUE)[0]
         return HeldByAnother(f"another preparation is at work: {told}")
-    return PyinfraError(" | ".join(output.stderr_lines[-3:]) or f"it cannot be held (exit {HELD_BY_ANOTHER})")
+    return HostFailure(" | ".join(output.stderr_lines[-3:]) or f"it cannot be held (exit {HELD_BY_ANOTHER})")

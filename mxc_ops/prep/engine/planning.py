@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from shlex import quote
 from typing import Any
 
-from pyinfra.api.exceptions import PyinfraError
-
 from mxc_ops.prep.decision import Decision
 from mxc_ops.prep.engine.session import Session, ask_all
 from mxc_ops.prep.items import WINDOWS, Item
+from mxc_ops.prep.operations.common import HostFailure
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.sharing import needed_by_others
@@ -46,7 +45,7 @@ class Step:
 
 
 def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
-    """Decide about each item, from one survey. Raises `PyinfraError` when the host cannot be asked."""
+    """Decide about each item, from one survey. Raises `HostFailure` when the host cannot answer."""
     told = ask_all([(item.identifier, rule(item.operation).queries(**item.arguments)) for item in items])
     steps: list[Step] = []
     for item in items:
@@ -84,7 +83,7 @@ def _decided(
     try:
         return judge_by(*told, **arguments)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise PyinfraError(f"{operation} does not understand the host's answer: {error!r}") from error
+        raise HostFailure(f"{operation} does not understand the host's answer: {error!r}") from error
 
 
 def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[Step]:

@@ -50,7 +50,7 @@ class Session:
 
 
 def open_session(host: Host, request: Request) -> Session:
-    """Connect, and read what everything else depends on. Raises `PyinfraError`, also of the connection."""
+    """Connect, and read what everything else depends on. Raises as `connect`, and `HostFailure`."""
     connect(host)
     windows = host.name.startswith(_WINDOWS_HOSTS)
     session = _open_windows(host, request) if windows else _open_linux(host, request)
@@ -101,7 +101,7 @@ def _open_windows(host: Host, request: Request) -> Session:
 def read_receipts_again(session: Session) -> None:
     """To be done once the host is held: until then, another preparation may have changed them.
 
-    Raises `PyinfraError` when the host does not answer.
+    Raises `HostFailure` when the host does not tell.
     """
     kind = "windows.Receipts" if session.facts.system == WINDOWS else "receipts.Receipts"
     (texts,) = answers([Query(kind)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gevent.pool import Pool
+from paramiko.ssh_exception import SSHException
 from pyinfra.api.config import Config
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
@@ -29,11 +30,12 @@ from mxc_ops.prep.engine.tell import Teller
 from mxc_ops.prep.engine.troubles import connection_trouble
 from mxc_ops.prep.items import items_for, named, naming_none, needs_of, unsupported
 from mxc_ops.prep.messages import Answer, Event, Request, Task
-from mxc_ops.prep.operations.common import access
+from mxc_ops.prep.operations.common import HostFailure, access
 
 __all__ = ["Work"]
 
 _DEFAULT_BACKENDS = ("bubblewrap",)
+_MEND = "mend what the message says, then the same command again"
 _CHROOTS = "@chroot/"
 
 
@@ -108,7 +110,9 @@ class Work:
             with ctx_state.use(state), ctx_config.use(state.config.copy()), ctx_host.use(host):
                 try:
                     work(host)
-                except (PyinfraError, OSError) as error:  # a host that falls silent is a TimeoutError
+                except HostFailure as error:
+                    self._fail(Event.INVALID, host, str(error), _MEND)
+                except (PyinfraError, SSHException, EOFError, OSError) as error:
                     self._fail(Event.UNREACHABLE, host, *connection_trouble(host, error))
                 except MxcError as error:
                     problem = error.problems[0]

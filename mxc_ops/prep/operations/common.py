@@ -31,11 +31,15 @@ from mxc_ops.prep.shells import UPLOADS, UPLOADS_LETTERS, Change, Shell
 from mxc_ops.prep.shells.sh import SHELL
 from mxc_ops.prep.undoing import reversal, reverse_queries, unmeasured
 
-__all__ = ["Access", "Commands", "access", "answers", "follow", "go_back", "operation"]
+__all__ = ["Access", "Commands", "HostFailure", "access", "answers", "follow", "go_back", "operation"]
 
 Commands = Generator[StringCommand | FileUploadCommand, None, None]
 _Parameters = ParamSpec("_Parameters")
 SURVEY_DEADLINE_S = 60
+
+
+class HostFailure(PyinfraError):
+    """The host answered, but would not or could not do what was asked; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def fact(name: str) -> type[FactBase[Any]]:
 
 
 def answers(queries: Sequence[Query]) -> list[Any]:
-    """What the host that pyinfra is at answers to each query. Raises `PyinfraError` when it does not."""
+    """What the host that pyinfra is at answers to each query. Raises `HostFailure` when it cannot."""
     current = access.get()
     if current is None:
         return [host.get_fact(fact(query.fact), **query.arguments) for query in queries]  # pyright: ignore[reportUnknownMemberType]
@@ -92,11 +96,11 @@ def answers(queries: Sequence[Query]) -> list[Any]:
         StringCommand(survey), _stdin=current.stdin, _timeout=SURVEY_DEADLINE_S + 10
     )
     if not worked:
-        raise PyinfraError(" | ".join(output.stderr_lines[-3:]) or "the host answered nothing")
+        raise HostFailure(" | ".join(output.stderr_lines[-3:]) or "the host answered nothing")
     try:
         parts = current.shell.answers(output.stdout_lines, len(commands))
     except ValueError as error:
-        raise PyinfraError(str(error)) from error
+        raise HostFailure(str(error)) from error
     return [_answer(kind, lines) for (kind, _), lines in zip(facts, parts, strict=True)]
 
 
@@ -206,6 +210,6 @@ def _uploaded(uploads: Sequence[Upload], folder: str) -> Commands:
             yield FileUploadCommand(upload.source, f"{folder}/{upload.name}")
     except GeneratorExit:
         # pyinfra asks for no further command once one has failed. A host that is gone cannot be tidied.
-        with suppress(PyinfraError, SSHException, OSError):
+        with suppress(PyinfraError, SSHException, EOFError, OSError):
             host.run_shell_command(StringCommand(f"rm -rf {folder}"), **rights)  # pyright: ignore[reportUnknownMemberType]
         raise
