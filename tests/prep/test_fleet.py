@@ -180,6 +180,30 @@ def test_too_many_failures_stop_what_has_not_begun(controller: Controller, fleet
     assert outcome.states == {"read-only": "failed", "web-1": "ready", "web-2": "ready"}
 
 
+@pytest.mark.parametrize(
+    ("trouble", "state"),
+    [
+        # Its record of an item cannot be read, so that item is refused.
+        (f"mkdir -p {DIRECTORY}; echo '?' > {DIRECTORY}/bubblewrap.package.bwrap.json", "refused"),
+        # Its package is installed beside a bwrap that runs nothing.
+        ("dpkg-divert --quiet --rename --add /usr/bin/bwrap; cp /bin/false /usr/bin/bwrap", "changed"),
+    ],
+    ids=["refused", "does not work"],
+)
+def test_a_canary_that_cannot_be_made_ready_stops_the_others(
+    controller: Controller, fleet: Fleet, trouble: str, state: str
+) -> None:
+    fleet.renew("web-1", "web-2")
+    fleet.inside("web-1", trouble)
+    options = ["--parallel", "1", "--fail-percent", "0", "--limit", "web-[12]"]
+    outcome = controller.run("host", "--yes", *options)
+    assert outcome.states == {"web-1": "failed", "web-2": "stopped"}
+    assert outcome.items("web-1")["bubblewrap.package.bwrap"]["state"] == state
+    assert outcome.hosts["web-2"]["problem"] == "not begun: too many hosts failed"
+    assert fleet.inside("web-2", "ls -d /usr/bin/bwrap /var/lib/mxc-ops 2>/dev/null || true") == ""
+    fleet.renew("web-1", "web-2")
+
+
 def test_a_changed_host_key_is_refused(controller: Controller, fleet: Fleet) -> None:
     fleet.change_host_key("web-3")
     outcome = controller.run("host", "--yes", "--limit", "web-3")

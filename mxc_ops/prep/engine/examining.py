@@ -41,10 +41,10 @@ _CHOOSER = "whoever chooses the backends"
 _PLATFORMS = {"windows": "win32", "linux": "linux"}
 
 
-def examine(session: Session, request: Request, teller: Teller, *, unproven: Health = Health.FAILED) -> None:
+def examine(session: Session, request: Request, teller: Teller, *, unproven: Health = Health.FAILED) -> bool:
     """Examine a host for the backends asked for, else the inventory's, else all that mxc-ops has.
 
-    What is lacking of the features asked for, else the inventory's, makes it fail.
+    What is lacking of the features asked for, else the inventory's, makes it fail. True when nothing failed.
 
     Parameters
     ----------
@@ -67,6 +67,7 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
             found += [*_by_doctor(session, wanted, unproven), *_of_users(session, wanted)]
     told = [_as_told(probe, session, request) for probe in found]
     teller.tell(Event.PROBED, session.host.name, probes=told)
+    return all(probe.health is not Health.FAILED for probe in found)
 
 
 def _misplaced(name: str, trouble: str, session: Session) -> Probe:

@@ -154,6 +154,9 @@ class Work:
             case Task.PREPARE:
                 steps = self._wanted(session)
         self._plans[host.name] = _Plan(session, steps)
+        # Such a host has failed as it is: nothing at all is changed there.
+        if any(step.decision.refusal and not step.verdict for step in steps):
+            self._failed.add(host.name)
         told = [planned(step) for step in steps]
         for entry in told:
             entry["fix"] = from_here(entry["fix"], session, self._request)
@@ -193,14 +196,15 @@ class Work:
         if not succeeded:
             self._failed.add(host.name)
             return
-        self._prove(plan)
+        if not self._proves(plan):
+            self._failed.add(host.name)
         if any(step.changes and step.decision.restart for step in plan.steps):
             self._teller.tell(
                 Event.RESTART, host.name, message="what was changed takes effect at the next start"
             )
 
-    def _prove(self, plan: _Plan) -> None:
-        """Try out what was prepared.
+    def _proves(self, plan: _Plan) -> bool:
+        """Try out what was prepared: False when something of it does not work.
 
         A chroot has no kernel of its own to try it on, and a part of what is needed proves nothing.
         """
@@ -208,4 +212,5 @@ class Work:
         changed = any(step.changes for step in plan.steps)
         whole = request.task is Task.PREPARE and not request.items
         if changed and whole and not session.host.name.startswith(_CHROOTS):
-            examine(session, request, self._teller, unproven=Health.WARNING)
+            return examine(session, request, self._teller, unproven=Health.WARNING)
+        return True
