@@ -162,6 +162,19 @@ def test_a_changed_key_may_be_an_attack_and_is_forgotten_first(host: Sshd, tmp_p
     assert verified(tmp_path, data)["one"]["state"] == "as recorded"
 
 
+def test_a_changed_key_of_a_jump_host_is_told_as_the_jump_hosts(host: Sshd, tmp_path: Path) -> None:
+    with Sshd() as jump:
+        data = behind(jump, host, tmp_path)
+        known = Path(data["ssh_known_hosts_file"])
+        key = known.read_text().partition(" ")[2]
+        known.write_text(f"[127.0.0.1]:{jump.port} {key}{known.read_text()}")
+        told = verified(tmp_path, {"behind": data})["behind"]
+        assert told["state"] == "unreachable"
+        assert told["problem"].startswith(f"the key of jump host [127.0.0.1]:{jump.port} has changed")
+        mended(told["fix"])
+        assert verified(tmp_path, {"behind": data})["behind"]["state"] == "as recorded"
+
+
 def test_a_key_behind_a_jump_host_is_fetched_through_it(host: Sshd, tmp_path: Path) -> None:
     with Sshd() as jump:
         data = behind(jump, host, tmp_path)
