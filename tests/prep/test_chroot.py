@@ -56,8 +56,12 @@ def test_the_command_of_a_failed_item_goes_into_the_root(host: PrivateHost, inve
     host.sh(f"mount -t tmpfs -o ro tmpfs {place}")
     item = "bubblewrap.directory.helpers"
     fix = host.prep("host", "--inventory", inventory, "--item", item, "--yes").items[item]["fix"]
-    assert fix.startswith(f"chroot {host.debian} sh -c ")
-    host.sh(f"mount -o remount,rw {place}\n{fix}")
+    assert fix.startswith(
+        f"pyinfra -y --limit @chroot/{host.debian} {inventory} exec -- 'umask 022 && mkdir "
+    )
+    host.sh(
+        f"mount -o remount,rw {place}\n{Path(host.program).with_name('pyinfra')}{fix.removeprefix('pyinfra')}"
+    )
     assert host.seen(place / "mxc-ops/helpers").is_dir()
     assert not host.seen("/usr/local/lib/mxc-ops").exists()
 

@@ -86,15 +86,18 @@ WRITABLE = "mount -o remount,rw /usr/local/lib"
 
 def pasted(command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        ["sh", "-c", command],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
-@pytest.mark.parametrize(
-    ("user", "setup", "rights"), [("root", "", "'sh -c "), (USER, SUDO_IN_NAME, "'sudo sh -c ")]
-)
+@pytest.mark.parametrize(("user", "setup", "rights"), [("root", "", ""), (USER, SUDO_IN_NAME, "--sudo ")])
 @pytest.mark.parametrize("name", ["one", "@ssh/one"])
-def test_the_command_of_a_failed_item_goes_to_its_host_by_ssh(
+def test_the_command_of_a_failed_item_goes_to_its_host(
     tmp_path: Path, name: str, user: str, setup: str, rights: str
 ) -> None:
     with Sshd(f"{NOTHING_PREPARED}; {setup}\n{READ_ONLY}") as server:
@@ -102,9 +105,10 @@ def test_the_command_of_a_failed_item_goes_to_its_host_by_ssh(
         told = report(tmp_path, "prep", "host", "--inventory", path, "--item", DIRECTORY, "--yes")
         (failed,) = told["items"]
         assert failed["state"] == "failed", told
-        assert failed["fix"].startswith("ssh -t -i ")
-        assert f" -p {server.port} {user}@127.0.0.1 -- {rights}" in failed["fix"]
-        assert "Read-only file system" in (again := pasted(failed["fix"])).stderr, again
+        assert failed["fix"].startswith(
+            f"pyinfra -y {rights}--limit {name} {path} exec -- 'umask 022 && mkdir "
+        )
+        assert "Read-only file system" in (again := pasted(failed["fix"])).stdout + again.stderr, again
         subprocess.run(server.inside(["sh", "-c", WRITABLE]), check=True)
         assert pasted(failed["fix"]).returncode == 0
         assert server.names_in("/usr/local/lib/mxc-ops") == ["helpers"]

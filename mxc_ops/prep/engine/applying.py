@@ -19,7 +19,7 @@ from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller, last_words
 from mxc_ops.prep.items import WINDOWS, Item
-from mxc_ops.prep.messages import Event
+from mxc_ops.prep.messages import Event, Request
 
 __all__ = ["apply"]
 
@@ -28,24 +28,34 @@ _PATIENCE_S = 1000
 _BY_HAND_LENGTH = 500
 
 
-def apply(session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Callable[[], bool]) -> bool:
+def apply(
+    session: Session,
+    steps: Sequence[Step],
+    request: Request,
+    teller: Teller,
+    may_go_on: Callable[[], bool],
+) -> bool:
     """Carry out what changes, and what that has made due. True when everything succeeded and holds.
 
     Parameters
     ----------
     may_go_on: asked before each step; False stops this host as well.
     """
-    done, succeeded = _carry_out_all(session, steps, teller, may_go_on)
+    done, succeeded = _carry_out_all(session, steps, request, teller, may_go_on)
     due, held = _look_again(session, [step.item for step in steps if step.item], done, teller)
     if not due or not succeeded:
         return succeeded and held
-    later, succeeded = _carry_out_all(session, due, teller, may_go_on)
+    later, succeeded = _carry_out_all(session, due, request, teller, may_go_on)
     _, held_too = _look_again(session, [step.item for step in later if step.item], later, teller)
     return succeeded and held and held_too
 
 
 def _carry_out_all(
-    session: Session, steps: Sequence[Step], teller: Teller, may_go_on: Callable[[], bool]
+    session: Session,
+    steps: Sequence[Step],
+    request: Request,
+    teller: Teller,
+    may_go_on: Callable[[], bool],
 ) -> tuple[list[Step], bool]:
     """Carry out what changes, until something fails. Returns what was done, and whether that is all."""
     name = session.host.name
@@ -61,9 +71,8 @@ def _carry_out_all(
         teller.tell(Event.STARTED, name, item=step.identifier)
         message, changed = _carry_out(session, step, teller)
         if message:
-            teller.tell(
-                Event.FAILED, name, item=step.identifier, message=message, fix=_by_hand(session, step)
-            )
+            fix = _by_hand(session, step, request)
+            teller.tell(Event.FAILED, name, item=step.identifier, message=message, fix=fix)
             return done, False
         teller.tell(Event.CHANGED, name, item=step.identifier, changed=changed)
         done.append(step)
@@ -104,13 +113,13 @@ def operation_named(name: str) -> Callable[..., OperationMeta]:
     return getattr(import_module(f"mxc_ops.prep.operations.{area}"), kind)
 
 
-def _by_hand(session: Session, step: Step) -> str:
+def _by_hand(session: Session, step: Step, request: Request) -> str:
     """What a person can paste to see the failure for themselves, where that is short enough."""
     script = " && ".join(step.decision.commands)
-    pasted = "" if session.facts.system == WINDOWS or not script else with_all_rights(script, session)
-    if not pasted or step.decision.uploads or len(pasted) > _BY_HAND_LENGTH:
+    windows = session.facts.system == WINDOWS
+    if windows or step.decision.uploads or not 0 < len(script) <= _BY_HAND_LENGTH:
         return "mend what the message says, then the same command again"
-    return pasted
+    return with_all_rights(script, session, request)
 
 
 def _look_again(

@@ -187,7 +187,8 @@ class Work:
         try:
             with holding(plan.session, holder, self._request.wait_s):
                 read_receipts_again(plan.session)
-                succeeded = apply(plan.session, plan.steps, self._teller, self._may_go_on)
+                steps, request = plan.steps, self._request
+                succeeded = apply(plan.session, steps, request, self._teller, self._may_go_on)
         except HeldByAnother as error:
             self._failed.add(host.name)
             fix = "wait for it: the same command with --wait 600"
