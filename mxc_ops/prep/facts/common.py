@@ -1,11 +1,11 @@
-"""The two shapes that most facts have."""
+"""The shapes that most facts have."""
 
 from __future__ import annotations
 
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
-__all__ = ["LinesFact", "WordFact"]
+__all__ = ["EntriesFact", "LinesFact", "WordFact"]
 
 
 class WordFact(FactBase[str]):
@@ -32,3 +32,12 @@ class LinesFact(FactBase[list[str]]):
     @override
     def process(self, output: list[str]) -> list[str]:
         return [line for line in output if line]
+
+
+class EntriesFact(FactBase[list[dict[str, str]]]):
+    """What a command tells of several things, each by name; none when it prints nothing."""
+
+    @staticmethod
+    @override
+    def default() -> list[dict[str, str]]:
+        return []

@@ -8,7 +8,7 @@ from shlex import quote
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
-from mxc_ops.prep.facts.common import WordFact
+from mxc_ops.prep.facts.common import EntriesFact, WordFact
 
 
 class Setting(FactBase[str | None]):
@@ -28,7 +28,7 @@ class Setting(FactBase[str | None]):
         return output[0].strip()
 
 
-class Configured(FactBase[list[dict[str, str]]]):
+class Configured(EntriesFact):
     """What sysctl.d(5) sets a key to when the host starts: ``{"path", "value"}`` of each, the last one holds.
 
     Of /etc/sysctl.conf only what a link in one of the directories makes known: not everybody reads it else.
@@ -45,11 +45,6 @@ class Configured(FactBase[list[dict[str, str]]]):
             ' case "$seen" in *" $name "*) ;; *) seen="$seen$name "; set -- "$@" "$file";; esac; done; done;'
             f' grep -sHE {sets} "$@" /dev/null || true'
         )
-
-    @staticmethod
-    @override
-    def default() -> list[dict[str, str]]:
-        return []
 
     @override
     def process(self, output: list[str]) -> list[dict[str, str]]:

@@ -11,6 +11,8 @@ from typing import Any
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
+from mxc_ops.prep.facts.common import EntriesFact
+
 _UNREADABLE = "unreadable"
 
 
@@ -68,7 +70,7 @@ def _json(text: str) -> list[dict[str, Any]]:
     return [entry for entry in found if entry]
 
 
-class Subnets(FactBase[list[dict[str, str]]]):
+class Subnets(EntriesFact):
     """IPv4 networks that the host is in or has routes to, as ``{"subnet", "device"}``; no default routes.
 
     Of routes only those that lie in `around`, or that it lies in. Without iproute2, all of the main table.
@@ -81,11 +83,6 @@ class Subnets(FactBase[list[dict[str, str]]]):
             "if ip -j -4 address show 2>/dev/null; then"
             f" {routes} root {quote(around)}; {routes} match {quote(around)}; else cat /proc/net/route; fi"
         )
-
-    @staticmethod
-    @override
-    def default() -> list[dict[str, str]]:
-        return []
 
     @override
     def process(self, output: list[str]) -> list[dict[str, str]]:
@@ -140,7 +137,7 @@ class Table(FactBase[str]):
         return "\n".join(output)
 
 
-class ForwardChains(FactBase[list[dict[str, str]]]):
+class ForwardChains(EntriesFact):
     """Chains that judge what the host forwards: ``{"family", "table", "chain", "policy"}``.
 
     Also that of the iptables from before nftables, as family ``legacy``, where the kernel has its table.
@@ -152,11 +149,6 @@ class ForwardChains(FactBase[list[dict[str, str]]]):
             "nft -j list chains 2>/dev/null || true; if grep -qsx filter /proc/net/ip_tables_names;"
             " then iptables-legacy -S FORWARD 2>/dev/null | grep '^-P' || true; fi"
         )
-
-    @staticmethod
-    @override
-    def default() -> list[dict[str, str]]:
-        return []
 
     @override
     def process(self, output: list[str]) -> list[dict[str, str]]:
