@@ -58,7 +58,9 @@ def _prepared_needs(backend: str, items: set[str]) -> Iterator[Need]:
     if entry is None or entry.needs is None:
         return
     needs: tuple[Need, ...] = import_module(entry.needs).NEEDS
-    features = {BASE, *(need.feature for need in needs if need.identifier in items)}
+    # Of a need of each user, the items have the user's name behind its own.
+    names = {*items, *(item.rpartition(".")[0] for item in items)}
+    features = {BASE, *(need.feature for need in needs if need.identifier in names)}
     yield from (need for need in needs if need.feature in features)
 
 
@@ -67,6 +69,9 @@ def _is_the_same(need: Need, receipt: Receipt) -> bool:
         return False
     arguments = receipt.arguments
     if need.kind is NeedKind.PACKAGE:
-        return not {*need.packages.get(arguments["family"], ())}.isdisjoint(arguments["packages"])
+        ours = {*receipt.made.get("asked", ()), *receipt.made.get("added", ())}
+        # rpm's names end with the architecture.
+        ours |= {name.rpartition(".")[0] for name in ours}
+        return not ours.isdisjoint(need.packages.get(arguments["family"], ()))
     subject = next((name for name in _SUBJECTS if name in need.data), "")
     return bool(subject) and need.data[subject] == arguments.get(subject)

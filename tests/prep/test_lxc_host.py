@@ -102,6 +102,17 @@ def test_an_address_that_was_chosen_before_goes_when_another_is(machine: Host) -
     assert machine.state() == before
 
 
+def test_addresses_that_go_with_one_that_is_removed_hold_nothing_up(machine: Host) -> None:
+    machine.apply(OPERATION, UNATTENDED)
+    others = [ADDRESS.replace(".1/", f".{last}/") for last in (5, 1, 9)]
+    machine.run(f"ip address flush dev {BRIDGE}; echo 0 > /proc/sys/net/ipv4/conf/all/promote_secondaries")
+    for address in others:
+        machine.run(f"ip address add {address} dev {BRIDGE}")
+    machine.apply(OPERATION, UNATTENDED)
+    assert machine.run(f"ip -4 -br address show dev {BRIDGE}").split()[2:] == [ADDRESS]
+    assert not machine.undo().refusal
+
+
 def test_a_bridge_that_was_killed_in_the_making_is_made_again(machine: Host) -> None:
     machine.run(f"ip link add name {BRIDGE}-new type bridge")
     machine.apply(OPERATION, UNATTENDED)

@@ -29,11 +29,11 @@ def test_a_kernel_setting_lasts_and_its_way_back_restores_value_and_file(earlier
     assert after[drop_in].endswith("a.b = 1024\n")
     assert at_rest(kind.decide("1024", [], after, [], **named))
     record = {"prior": first.prior, "made": first.made}
-    back = kind.reverse("1024", [], after, [], **record, **named)
+    back = kind.reverse("1024", after, **record, **named)
     assert applied(after, back) == texts
     assert back.commands[0] == "printf '%s\\n' 0 > /proc/sys/a/b"
-    assert at_rest(kind.reverse("0", [], texts, [], **record, **named))
-    drifted = kind.reverse("77", [], after, [], **record, **named)
+    assert at_rest(kind.reverse("0", texts, **record, **named))
+    drifted = kind.reverse("77", after, **record, **named)
     assert "a.b is now '77', we made it '1024'" in drifted.refusal
 
 
@@ -63,6 +63,17 @@ def test_a_setting_that_a_restart_would_lose_is_kept_and_one_that_somebody_keeps
     assert not any("/proc/sys" in command for command in by_chance.commands)
     kept = [{"path": "/usr/lib/sysctl.d/50-theirs.conf", "value": "1"}]
     assert at_rest(decide("1", kept, {}, [], **FORWARD))
+
+
+def test_only_what_differs_goes_back_as_it_may_be_read_only_or_gone() -> None:
+    rules = rule("kernel.setting")
+    first = rules.decide("1", [], {}, ["/etc/sysctl.d", "/etc"], **FORWARD)
+    record = {"prior": first.prior, "made": first.made}
+    for seen in ("1", None):
+        back = rules.reverse(seen, applied({}, first), **record, **FORWARD)
+        assert back.commands == (f"rm -f {DROP_IN}",)
+    other = rules.reverse("0", applied({}, first), **record, **FORWARD)
+    assert other.commands[0] == "printf '%s\\n' 1 > /proc/sys/net/ipv4/ip_forward" and other.refusal
 
 
 def test_who_overrules_our_drop_in_is_named_and_a_second_run_changes_nothing() -> None:

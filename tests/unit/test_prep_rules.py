@@ -97,8 +97,10 @@ class Attempt:
 
     def reverse(self) -> Decision:
         kind = rule(self.operation)
-        answers = [self.host.answer(query) for query in kind.queries(**self.arguments)]
         record = {"prior": self.first.prior, "made": self.first.made}
+        ask = kind.reverse_queries
+        queries = ask(**record, **self.arguments) if ask else kind.queries(**self.arguments)
+        answers = [self.host.answer(query) for query in queries]
         return kind.reverse(*answers, **record, **self.arguments)
 
 

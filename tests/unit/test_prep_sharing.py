@@ -34,15 +34,28 @@ def test_who_relies_on_a_record_of_another_backend(
     assert needed_by_others(receipt, remaining) == needing
 
 
+def packages(item: str, *added: str, family: str = "debian") -> Receipt:
+    return Receipt(item, "packages.installed", {"packages": [], "family": family}, made={"added": [*added]})
+
+
 def test_a_feature_that_was_not_prepared_relies_on_nothing() -> None:
-    nft = prepared("lxc.package.network", "packages.installed", packages=["nftables"], family="debian")
+    nft = packages("lxc.package.network", "nftables")
     plain = [prepared("bubblewrap.ids.workloads")]
     assert needed_by_others(nft, plain) == []
     networked = [*plain, prepared("bubblewrap.module.conntrack")]
     assert needed_by_others(nft, networked) == ["bubblewrap.package.network"]
+    idmap = packages("lxc.package.idmap", "uidmap")
+    rootless = [*plain, prepared("bubblewrap.ids.users.alice")]
+    assert (needed_by_others(idmap, plain), needed_by_others(idmap, rootless)) == (
+        [],
+        ["bubblewrap.package.idmap"],
+    )
 
 
-def test_packages_are_shared_by_name_also_where_the_other_backend_has_a_record() -> None:
-    nft = prepared("bubblewrap.package.network", "packages.installed", packages=["nftables"], family="debian")
-    others = [prepared("lxc.package.network", "packages.installed", packages=["iproute2"], family="debian")]
-    assert needed_by_others(nft, others) == ["lxc.package.network"]
+def test_packages_are_shared_as_they_were_added_and_not_as_they_were_asked_for() -> None:
+    others = [packages("lxc.package.network", "iproute2")]
+    assert needed_by_others(packages("bubblewrap.package.network", "passt"), others) == []
+    along = packages("bubblewrap.package.network", "passt", "nftables")
+    assert needed_by_others(along, others) == ["lxc.package.network"]
+    fedora = packages("bubblewrap.package.network", "nftables.x86_64", family="fedora")
+    assert needed_by_others(fedora, others) == ["lxc.package.network"]

@@ -43,7 +43,8 @@ def _key_fix(host: Host, key: HostKeyTrouble) -> str:
     elif not key.jump:
         add = _ssh(host, "-o", "StrictHostKeyChecking=ask")
     else:
-        add = f"ssh-keyscan on the jump host before it, into {file} here"
+        forget = f"ssh-keygen -R {quote(key.name)} -f {file}; " if key.changed else ""
+        return f"{forget}then add to {file} what ssh-keyscan shows of it on the jump host before it"
     if key.changed:
         forget = f"ssh-keygen -R {quote(key.name)} -f {file}"
         return f"find out who changed it and why; only then: {forget} && {add}"

@@ -15,12 +15,20 @@ from mxc_ops.prep.rules.files import remove_empty
 _COMPILE_S = 120
 _WORK = ".build"
 _BEFORE = ".before"
-"""Beside a program that we have put there: what was in its place until then, or an empty file for nothing."""
+"""Beside a program that we have put there: what was in its place until then, an empty file for nothing."""
 
 
 def _queries(store: str, key: str, program: str, **_rest: Any) -> tuple[Query, ...]:
     path = f"{store}/{key}/{program}"
     return Query("files.Checksum", {"path": path}), Query("helpers.Stored", {"store": store})
+
+
+def _reverse_queries(
+    *, prior: Mapping[str, Any], made: Mapping[str, Any], store: str, key: str, program: str, **_rest: Any
+) -> tuple[Query, ...]:
+    del prior
+    kept = [f"{folder}/{made['before']}" for folder in made["folders"]]
+    return *_queries(store, key, program), Query("files.Existing", {"paths": kept})
 
 
 def decide_built(
@@ -94,7 +102,7 @@ def _stored_as(store: str, key: str, program: str, make: tuple[str, ...], before
             f'work={quote(f"{store}/{_WORK}")} && rm -rf "$work" && mkdir -m 0700 "$work"'
             f" && trap 'rm -rf \"$work\"' EXIT && {commands}",
         ),
-        made={"folders": [folder]},
+        made={"folders": [folder], "before": _BEFORE},
         deadline_s=_COMPILE_S,
     )
 
@@ -113,6 +121,7 @@ def _is_there(name: str) -> str:
 def reverse(
     checksum: str,
     stored: list[str],
+    kept: list[str],
     *,
     store: str,
     key: str,
@@ -125,14 +134,15 @@ def reverse(
 
     Parameters
     ----------
-    made: ``folders``, and ``sha256`` of what we put there, once it was measured.
+    kept: of `_BEFORE` in the folders, what is there.
+    made: ``folders``, ``before``, and ``sha256`` of what we put there, once it was measured.
     """
     del prior
-    folders: list[str] = [folder for folder in made["folders"] if folder.removeprefix(f"{store}/") in stored]
+    folders: list[str] = [folder for folder in made["folders"] if f"{folder}/{made['before']}" in kept]
     unfinished = [f"rm -rf {quote(f'{store}/{_WORK}')}"] if _WORK in stored else []
     if not folders and not unfinished:
         return nothing_to_do("not there, as before")
-    remove = [command for folder in folders for command in _remove(folder, program)]
+    remove = [command for folder in folders for command in _remove(folder, program, made["before"])]
     there = " ".join(folders) or f"{store}/{_WORK}"
     ours: list[str] = made.get("sha256", [])
     changed = checksum and ours and checksum not in ours
@@ -144,9 +154,9 @@ def reverse(
     )
 
 
-def _remove(folder: str, program: str) -> tuple[str, ...]:
-    """Each step leaves what the next attempt goes on from: without `_BEFORE`, what is there is not ours."""
-    before, path = quote(f"{folder}/{_BEFORE}"), quote(f"{folder}/{program}")
+def _remove(folder: str, program: str, kept: str) -> tuple[str, ...]:
+    """Each step leaves what the next attempt goes on from: without what was kept, nothing there is ours."""
+    before, path = quote(f"{folder}/{kept}"), quote(f"{folder}/{program}")
     back = (
         f"if test -s {before} || test -L {before}; then mv -f {before} {path};"
         f" elif test -e {before}; then rm -f {path} && rm -f {before}; fi"
@@ -159,6 +169,6 @@ def _measured(store: str, key: str, program: str, **_rest: Any) -> Mapping[str, 
 
 
 RULES = {
-    "built": Rule(_queries, decide_built, reverse, measured=_measured),
-    "pushed": Rule(_queries, decide_pushed, reverse, measured=_measured),
+    "built": Rule(_queries, decide_built, reverse, measured=_measured, reverse_queries=_reverse_queries),
+    "pushed": Rule(_queries, decide_pushed, reverse, measured=_measured, reverse_queries=_reverse_queries),
 }

@@ -65,7 +65,7 @@ def decide_setting(
         f"{value}, kept by {drop_in}",
         (write_file(drop_in, text), *(() if right else (_set(key, value),))),
         prior={"value": seen, **prior_text(texts.get(drop_in), drop_in, existing)},
-        made={"value": value, "text": text},
+        made={"value": value, "text": text, "path": drop_in},
         files=(FileChange(drop_in, texts.get(drop_in), text),),
         notice=notice,
     )
@@ -91,11 +91,16 @@ def _set(key: str, value: str) -> str:
     return f"printf '%s\\n' {quote(value)} > {quote('/proc/sys/' + key.replace('.', '/'))}"
 
 
+def _setting_reverse_queries(
+    key: str, wanted: str, prior: Mapping[str, Any], made: Mapping[str, Any], kernel_default: str = ""
+) -> tuple[Query, ...]:
+    del prior, wanted, kernel_default
+    return Query("kernel.Setting", {"key": key}), Query("files.Texts", {"paths": [made["path"]]})
+
+
 def reverse_setting(
     seen: str | None,
-    configured: Sequence[Mapping[str, str]],
     texts: _Texts,
-    existing: list[str],
     *,
     key: str,
     wanted: str,
@@ -104,8 +109,8 @@ def reverse_setting(
     made: Mapping[str, Any],
 ) -> Decision:
     """The earlier value and the earlier drop-in, unless somebody has changed either since."""
-    del configured, wanted, existing, kernel_default
-    drop_in = setting_drop_in(key)
+    del wanted, kernel_default
+    drop_in: str = made["path"]
     text = texts.get(drop_in)
     if (seen, text) == (prior["value"], prior["text"]):
         return nothing_to_do(f"{seen}, as before")
@@ -121,7 +126,11 @@ def reverse_setting(
     return Decision(
         str(seen),
         f"{prior['value']}, as before",
-        (_set(key, prior["value"]), *put_back(drop_in, prior)),
+        # What is as before is not written: it may be read-only, as in a container, or gone with its module.
+        (
+            *(() if seen in (None, prior["value"]) else (_set(key, prior["value"]),)),
+            *put_back(drop_in, prior),
+        ),
         refusal="; ".join(drifted),
         files=(FileChange(drop_in, text, prior["text"]),),
     )
@@ -200,6 +209,8 @@ def reverse_module(
 
 
 RULES = {
-    "setting": Rule(_setting_queries, decide_setting, reverse_setting),
+    "setting": Rule(
+        _setting_queries, decide_setting, reverse_setting, reverse_queries=_setting_reverse_queries
+    ),
     "module": Rule(_module_queries, decide_module, reverse_module),
 }

@@ -61,9 +61,9 @@ def bring_up(bridge: str, address: str, table: str) -> str:
         "}\n"
         f"! test -e {no_ipv6.format(bridge)} || echo 1 > {no_ipv6.format(bridge)}\n"
         f"ip -4 -o address show dev {bridge} | while read -r _ _ _ other _; do\n"
-        f'\ttest "$other" = {address} || ip address delete "$other" dev {bridge}\n'
+        f'\ttest "$other" = {address} || ip address delete "$other" dev {bridge} 2>/dev/null || true\n'
         "done\n"
-        # After that, as the addresses of one subnet go with the first of them.
+        # After that, as the others of one subnet go with the first of them.
         f"ip address replace {address} dev {bridge}\n"
         f"ip link set dev {bridge} up\n"
         # Named before it is deleted, so that there is something to delete; nft(8) does all of it or nothing.
