@@ -41,6 +41,8 @@ def absorb(report: Report, message: Message) -> None:
             host.items = {entry["item"]: _planned(entry, report.task) for entry in data["items"]}
             if not host.items and host.verdict is None:
                 host.verdict, host.problem = _OF_NO_ITEMS[report.task]
+        case Event.DUE:
+            host.items |= {entry["item"]: _planned(entry, report.task) for entry in data["items"]}
         case Event.RESTART:
             host.restart = data["message"]
         case Event.PROBED:

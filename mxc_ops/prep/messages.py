@@ -24,6 +24,7 @@ class Event(Enum):
     UNSUPPORTED = "unsupported"  # message, fix
     INVALID = "invalid"  # message, fix: the host cannot be planned for; for no host also usage: none can
     PLANNED = "planned"  # items: [{item, kind, why, before, after, changes, message, fix, notice, files}]
+    DUE = "due"  # items, as of planned: those that a change has made due
     ASK = "ask"
     HELD = "held"  # message: who holds the host
     STARTED = "started"  # item

@@ -275,6 +275,36 @@ def test_a_connection_that_is_lost_before_the_answer_is_told_as_such(tmp_path: P
     assert f"ssh -p {host.port} -l root" in told
 
 
+# The change begins, and ends only long after the connection.
+SLOW_CHMOD = r"""
+mkdir /run/bin
+cat > /run/bin/chmod <<'END'
+#!/bin/sh
+case $* in */mxc-ops/*) touch /run/begun; sleep 5 ;; esac
+exec /bin/chmod "$@"
+END
+/bin/chmod 755 /run/bin/chmod
+mount --bind /run/bin /usr/local/bin
+"""
+
+
+def test_a_connection_that_is_lost_during_a_change_is_the_hosts_trouble_and_not_the_items(
+    tmp_path: Path,
+) -> None:
+    with Sshd(f"{UNPREPARED}{SLOW_CHMOD}") as host:
+        path = inventory(tmp_path, {"one": host.data()})
+        command = [MXC_OPS, "prep", "host", "--inventory", str(path), "--item", ITEM, "--yes", "--json"]
+        with subprocess.Popen([*logging_to(tmp_path), *command], stdout=subprocess.PIPE, text=True) as child:
+            wait_until(lambda: "begun" in host.names_in("/run"), "the change does not begin")
+            host.hang_up()
+            told = child.communicate(timeout=_DEADLINE_S)[0]
+        wait_until(lambda: "helpers" in host.names_in("/usr/local/lib/mxc-ops"), "it did not end there")
+    report = json.loads(told.splitlines()[-1])
+    (one,) = report["hosts"]
+    assert (report["exitCode"], one["state"]) == (1, "unreachable"), told
+    assert one["items"][0]["state"] == "would change"
+
+
 def connections(port: int) -> list[str]:
     """Those to a port that somebody here has open still: established, or to be closed (proc_pid_net(5))."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]

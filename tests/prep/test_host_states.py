@@ -198,6 +198,8 @@ def test_what_an_earlier_change_brings_along_is_made_right_in_the_same_run(host:
     made = host.prep("host", *wanted, "--yes")
     assert (made.exit_code, set(made.states.values())) == (0, {"changed"}), made
     assert host.sh("cat /proc/sys/net/bridge/*") == "1\n1\n"
+    late = made.items["lxc.sysctl.bridge-ipv4"]
+    assert (late["before"], len(late["files"])) == ("0", 1)
     again = host.prep("host", *wanted, "--yes")
     assert set(again.states.values()) == {"as wanted"}, again
 

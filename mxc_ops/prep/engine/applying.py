@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from paramiko.ssh_exception import SSHException
 from pyinfra.api.exceptions import OperationError, PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import state as pyinfra_state
 
+from mxc_ops.prep.engine.connection import assert_not_lost
 from mxc_ops.prep.engine.fixes import with_all_rights
-from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items
+from mxc_ops.prep.engine.planning import DRIFTED, Step, plan_items, planned
 from mxc_ops.prep.engine.session import Session
 from mxc_ops.prep.engine.tell import Teller, last_words
 from mxc_ops.prep.items import WINDOWS, Item
@@ -34,8 +34,10 @@ def apply(
     request: Request,
     teller: Teller,
     may_go_on: Callable[[], bool],
-) -> bool:
-    """Carry out what changes, and what that has made due. True when everything succeeded and holds.
+) -> tuple[list[Step], bool]:
+    """Carry out what changes, and what that has made due.
+
+    Returns what was done, and whether that is all and holds.
 
     Parameters
     ----------
@@ -44,10 +46,11 @@ def apply(
     done, succeeded = _carry_out_all(session, steps, request, teller, may_go_on)
     due, held = _look_again(session, [step.item for step in steps if step.item], done, teller)
     if not due or not succeeded:
-        return succeeded and held
+        return done, succeeded and held
+    teller.tell(Event.DUE, session.host.name, items=[planned(step) for step in due])
     later, succeeded = _carry_out_all(session, due, request, teller, may_go_on)
     _, held_too = _look_again(session, [step.item for step in later if step.item], later, teller)
-    return succeeded and held and held_too
+    return [*done, *later], succeeded and held and held_too
 
 
 def _carry_out_all(
@@ -83,6 +86,7 @@ def _carry_out(session: Session, step: Step, teller: Teller) -> tuple[str, bool]
     """Call the step's operation: "" when it succeeded, else what went wrong; and whether it did anything.
 
     Another preparation may have done it since the plan was made.
+    Raises `SSHException`, `EOFError` or `OSError` when the host cannot be reached any more.
     """
     operation, arguments = _operation(step)
     host = session.host
@@ -90,13 +94,16 @@ def _carry_out(session: Session, step: Step, teller: Teller) -> tuple[str, bool]
     before = len(host.op_hash_order)
     try:
         operation(name=step.identifier, _ignore_errors=True, _timeout=deadline, **arguments)
-    except (OperationError, PyinfraError, SSHException, EOFError, OSError) as error:
+    except (TimeoutError, ConnectionError):
+        raise  # of the host, not of the item
+    except (OperationError, PyinfraError, OSError) as error:
         return str(error) or type(error).__name__, False
     meta: OperationMeta = pyinfra_state.ops[host][host.op_hash_order[before]].operation_meta
     lines = meta.stdout_lines + meta.stderr_lines
     teller.log(host.name, lines)
     if meta.did_error():
-        return last_words(lines) or "it failed without a word, or the connection was lost", True
+        assert_not_lost(host)
+        return last_words(lines) or "it failed without a word", True
     return "", meta.did_change()
 
 

@@ -22,7 +22,7 @@ from pyinfra.api.host import Host
 
 from mxc_ops.prep.operations.common import HostFailure
 
-__all__ = ["connect"]
+__all__ = ["assert_not_lost", "connect"]
 
 _RETRIES = "ssh_connect_retries"
 _CONNECTED_S = 120
@@ -59,6 +59,15 @@ def connect(host: Host) -> None:
         gevent.sleep(uniform(0.1, 0.5))  # noqa: S311 - so that they do not all come at once again
 
 
+def assert_not_lost(host: Host) -> None:
+    """pyinfra tells of a lost connection only that a command failed.
+
+    Raises `ConnectionError`, or `TimeoutError` for a host that has fallen silent.
+    """
+    connection: Any = host.connector
+    connection.assert_not_lost()
+
+
 def _was_dropped(message: str) -> bool:
     return any(words in message for words in ("protocol banner", "EOF", "reset by peer", "kex_exchange"))
 
@@ -88,9 +97,16 @@ class _Connection:
         limit_s = named.get("_timeout")
         call = partial(self._connector.run_shell_command, *arguments, **named)
         worked, output = self._ended(limit_s and limit_s + _MARGIN_S, call)
-        if not worked and self._is_lost():
-            raise self._loss()
+        if not worked:
+            self.assert_not_lost()
         return worked, output
+
+    def assert_not_lost(self) -> None:
+        """See `assert_not_lost`."""
+        transport = self._transport
+        gevent.sleep(0)  # the transport ends its channels first
+        if transport is not None and not transport.is_active():
+            raise TimeoutError(_SILENT) if self._silent else ConnectionError("the connection was lost")
 
     def put_file(self, source: Any, *arguments: Any, **named: Any) -> bool:
         limit_s = _UPLOADED_S + _size(source) // _SLOWEST_BYTES_PER_S
@@ -112,14 +128,6 @@ class _Connection:
             if self._silent:
                 raise TimeoutError(_SILENT) from error
             raise
-
-    def _is_lost(self) -> bool:
-        transport = self._transport
-        gevent.sleep(0)  # the transport ends its channels first
-        return transport is not None and not transport.is_active()
-
-    def _loss(self) -> OSError:
-        return TimeoutError(_SILENT) if self._silent else ConnectionError("the connection was lost")
 
     @property
     def _transport(self) -> Any:

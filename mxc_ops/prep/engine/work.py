@@ -188,7 +188,7 @@ class Work:
             with holding(plan.session, holder, self._request.wait_s):
                 read_receipts_again(plan.session)
                 steps, request = plan.steps, self._request
-                succeeded = apply(plan.session, steps, request, self._teller, self._may_go_on)
+                done, succeeded = apply(plan.session, steps, request, self._teller, self._may_go_on)
         except HeldByAnother as error:
             self._failed.add(host.name)
             fix = "wait for it: the same command with --wait 600"
@@ -199,7 +199,7 @@ class Work:
             return
         if not self._proves(plan):
             self._failed.add(host.name)
-        if any(step.changes and step.decision.restart for step in plan.steps):
+        if any(step.decision.restart for step in done):
             self._teller.tell(
                 Event.RESTART, host.name, message="what was changed takes effect at the next start"
             )
