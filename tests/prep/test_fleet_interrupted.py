@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, PENDING, Receipt, decode
+from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, FAILED, Receipt, decode
 from mxc_ops.prep.shells import Change
 from mxc_ops.prep.shells.sh import SHELL
 from tests.fleet.controller import Controller
@@ -146,7 +146,7 @@ def test_what_hangs_is_killed_on_the_host_with_all_it_started(fresh: Fleet) -> N
     assert done.returncode == 124  # timeout(1): the time is over
     assert fresh.inside("web-1", "pgrep -a sleep || true") == ""
     assert fresh.inside("web-1", "ls /run/went-on 2>/dev/null || true") == ""
-    assert [found.state for found in receipts(fresh, "web-1")] == [PENDING]
+    assert [found.state for found in receipts(fresh, "web-1")] == [FAILED]
 
 
 def test_what_hangs_is_killed_even_when_nobody_is_connected_any_more(fresh: Fleet) -> None:
