@@ -18,7 +18,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.connectors.util import CommandOutput
 
 from backends import registry
-from backends.needs import EACH_USER, Health, Probe, check_features
+from backends.needs import EACH_USER, Health, Probe
 from mxc_ops.doctor import obstacle
 from mxc_ops.prep import remote_doctor
 from mxc_ops.prep.choices import Choices
@@ -52,10 +52,9 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
         for a restart.
 
     Raises `HostFailure` when the host cannot answer, `PrepFailed` for data in the inventory that cannot be
-    meant, `UsageError` for a feature that no backend knows.
+    meant.
     """
     choices = choices_for(session.host, request, registry.available())
-    check_features(choices.features)
     platform = _PLATFORMS[session.facts.system]
     misplaced = {name: obstacle(name, platform) for name in choices.backends}
     found = [_misplaced(name, trouble, session) for name, trouble in misplaced.items() if trouble]
