@@ -17,9 +17,9 @@ __all__ = [
     "Need",
     "NeedKind",
     "Probe",
-    "check_features",
     "chosen",
     "fault_of",
+    "require_known_features",
 ]
 
 BASE = "base"
@@ -91,7 +91,7 @@ def chosen(needs: Iterable[Need], features: Iterable[str]) -> tuple[Need, ...]:
     return tuple(need for need in needs if need.feature in wanted)
 
 
-def check_features(features: Iterable[str]) -> None:
+def require_known_features(features: Iterable[str]) -> None:
     """Raises `UsageError` for a feature that no backend knows."""
     for feature in features:
         if feature not in FEATURES:

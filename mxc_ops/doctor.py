@@ -17,7 +17,7 @@ from typing import Any
 from backends import registry
 from backends.base import Limits, SandboxRequest, Timeout
 from backends.errors import MxcError, Problem, UnsupportedContainment, UsageError
-from backends.needs import Health, Probe, check_features
+from backends.needs import Health, Probe, require_known_features
 
 __all__ = ["Report", "examine", "obstacle"]
 
@@ -64,7 +64,7 @@ def examine(backends: Sequence[str] = (), features: Sequence[str] = ()) -> Repor
     Raises `UnsupportedContainment` for a name that cannot be examined here, `UsageError` for a name that
     nobody knows. Everything else that goes wrong is a probe.
     """
-    check_features(features)
+    require_known_features(features)
     names = tuple(dict.fromkeys(backends)) or registry.available()
     for name in names:
         _check(name)

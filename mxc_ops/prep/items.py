@@ -14,7 +14,7 @@ from typing import Any
 from backends import registry
 from backends.errors import Problem, UnsupportedContainment, UsageError
 from backends.inside.store import source_key
-from backends.needs import EACH_USER, Need, NeedKind, check_features
+from backends.needs import EACH_USER, Need, NeedKind, require_known_features
 from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
 
@@ -105,7 +105,7 @@ def needs_of(choices: Choices) -> tuple[Need, ...]:
     Raises `UnsupportedContainment` for a name that nothing can be prepared for, `UsageError` for a feature
     that no backend knows.
     """
-    check_features(choices.features)
+    require_known_features(choices.features)
     features = [*choices.features, *([COMPILER] if choices.launcher == "build" else [])]
     found: dict[str, Need] = {}
     for name in choices.backends:
