@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import secrets
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,12 +78,17 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
 
     held: Any = gevent.spawn(hold)
     patience_s = max(1, wait_s)  # the host's, for each of two locks
+
+    def once_more() -> Any:
+        limit_s = 2 * patience_s + _GRACE_S
+        return host.run_shell_command(StringCommand(command), _stdin=rights.stdin, _timeout=limit_s)
+
     begun = time.monotonic()
     try:
         with gevent.Timeout(2 * patience_s + _HELD_S, HostFailure("the host does not let itself be held")):
             while held_with not in (holders := _holders(session)):
                 if held.ready():
-                    raise _refusal(held)
+                    raise _refusal(held, once_more)
                 # Only the end of its input lets us see that the command has ended.
                 if time.monotonic() - begun > patience_s * (1 if holders else 2) + _ANSWER_S:
                     released.set()
@@ -102,11 +107,13 @@ def _holders(session: Session) -> list[str]:
     return output.stdout_lines
 
 
-def _refusal(held: Any) -> Exception:
+def _refusal(held: Any, once_more: Callable[[], Any]) -> Exception:
     """Why the greenlet that should hold the host has ended."""
-    if held.exception is not None:
+    broken = isinstance(held.exception, BrokenPipeError)
+    if held.exception is not None and not broken:
         return held.exception
-    _, output = held.value
+    # A command on this host that ends before it has read its input takes what it said with it.
+    _, output = once_more() if broken else held.value
     if output.stdout_lines:
         told = output.stdout_lines[0].partition(_UNIQUE)[0]
         return HeldByAnother(f"another preparation is at work: {told}")
