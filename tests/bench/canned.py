@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from pyinfra.api.command import StringCommand
@@ -27,6 +28,7 @@ class _Host:
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         self.name = name
+        self.connector: Any = SimpleNamespace(data={})
         self.taken_down: dict[str, str] = {}
         self._fleet = fleet
 
