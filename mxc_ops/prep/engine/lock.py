@@ -84,13 +84,21 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
         return host.run_shell_command(StringCommand(command), _stdin=rights.stdin, _timeout=limit_s)
 
     begun = time.monotonic()
+    slowest_s = 0.0
     try:
         with gevent.Timeout(2 * patience_s + _HELD_S, HostFailure("the host does not let itself be held")):
-            while held_with not in (holders := _holders(session)):
+            while True:
+                asked = time.monotonic()
+                holders = _holders(session)
+                if held_with in holders:
+                    break
                 if held.ready():
                     raise _refusal(held, once_more)
-                # Only the end of its input lets us see that the command has ended.
-                if time.monotonic() - begun > patience_s * (1 if holders else 2) + _ANSWER_S:
+                now = time.monotonic()
+                slowest_s = max(slowest_s, now - asked)
+                # Only the end of its input lets us see that the command has ended; to begin, it needs about as
+                # long as a question does.
+                if now - begun > patience_s * (1 if holders else 2) + _ANSWER_S + 2 * slowest_s:
                     released.set()
                 gevent.sleep(_ASK_AGAIN_S)
         yield
