@@ -18,6 +18,7 @@ from typing import Any
 
 __all__ = [
     "DEFAULT_DEADLINE_S",
+    "FORGET",
     "Decision",
     "FileChange",
     "Query",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 DEFAULT_DEADLINE_S = 120
+
+FORGET = "true"
+"""Does nothing: for a reversal that, when the user insists, only removes the record."""
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
-__all__ = ["DIRECTORY", "WINDOWS_DIRECTORY", "Receipt", "Unreadable", "decode", "merged"]
+__all__ = ["DIRECTORY", "WINDOWS_DIRECTORY", "Receipt", "Unreadable", "decode", "merged", "readings"]
 
 SCHEMA_VERSION = 1
 DIRECTORY = "/var/lib/mxc-ops/receipts"
 WINDOWS_DIRECTORY = r"$env:ProgramData\mxc-ops\receipts"
 PENDING, FAILED, COMPLETE = "pending", "failed", "complete"
+_INSTEAD = "instead"
 
 
 class Unreadable(ValueError):
@@ -78,7 +79,7 @@ def merged(earlier: Receipt | None, new: Receipt) -> Receipt:
 
     The way back leads to before our first change, so `prior` stays, and is only added to: files and
     directories that the further change is the first to touch. Lists in `made` are united, everything else in
-    it is replaced.
+    it is replaced; what was there instead is kept besides, as the further change may fail (see `readings`).
     """
     if earlier is None:
         return new
@@ -86,12 +87,37 @@ def merged(earlier: Receipt | None, new: Receipt) -> Receipt:
     for name in earlier.made.keys() & new.made.keys():
         if isinstance(earlier.made[name], list):
             made[name] = _united(earlier.made[name], new.made[name])
+    instead = _before(earlier, made)
+    made.pop(_INSTEAD, None)
+    if instead:
+        made[_INSTEAD] = instead
     prior = dict(earlier.prior or new.prior)
     if "directories" in prior:
         prior["directories"] = _united(prior["directories"], new.prior.get("directories", []))
     if "files" in prior:
         prior["files"] = {**new.prior.get("files", {}), **prior["files"]}
     return Receipt(new.item, new.operation, new.arguments, prior, made, new.state, new.at, new.by)
+
+
+def _before(earlier: Receipt, made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What may be there in place of `made` when the change that makes it does not complete."""
+    known: list[dict[str, Any]] = [] if earlier.state == COMPLETE else list(earlier.made.get(_INSTEAD, []))
+    other = {
+        name: value
+        for name, value in earlier.made.items()
+        if not isinstance(value, list) and value != made.get(name)
+    }
+    return [*known, other] if other and other not in known else known
+
+
+def readings(receipt: Receipt) -> list[Receipt]:
+    """What a receipt may mean, each without doubt; but one where the change is complete.
+
+    A further change that was interrupted, or failed, may have left what was made before it.
+    """
+    instead: list[dict[str, Any]] = [] if receipt.state == COMPLETE else receipt.made.get(_INSTEAD, [])
+    made = {name: value for name, value in receipt.made.items() if name != _INSTEAD}
+    return [replace(receipt, made={**made, **other}) for other in ({}, *instead)]
 
 
 def _united(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:

@@ -14,11 +14,12 @@ from backends import registry
 from backends.needs import BASE, Need
 from mxc_ops.prep.choices import COMPILER
 from mxc_ops.prep.decision import Decision, Query
-from mxc_ops.prep.receipts import COMPLETE, PENDING, Receipt
+from mxc_ops.prep.receipts import COMPLETE, PENDING, Receipt, readings
 from mxc_ops.prep.rules import rule
 
 __all__ = [
     "Verdict",
+    "as_it_stands",
     "is_named",
     "judge",
     "preparing",
@@ -80,8 +81,21 @@ def unmeasured(receipt: Receipt) -> Decision | None:
 
 def reversal(receipt: Receipt, told: Sequence[Any]) -> Decision:
     """How to take a recorded change back, from the answers to `reverse_queries`."""
+    return _read(receipt, told)[1]
+
+
+def as_it_stands(receipt: Receipt, told: Sequence[Any]) -> Receipt:
+    """The reading of a receipt that what is there agrees with; `told`: the answers to `reverse_queries`."""
+    return _read(receipt, told)[0]
+
+
+def _read(receipt: Receipt, told: Sequence[Any]) -> tuple[Receipt, Decision]:
     kind = rule(receipt.operation)
-    return kind.reverse(*told, prior=receipt.prior, made=receipt.made, **receipt.arguments)
+    pairs = [
+        (reading, kind.reverse(*told, prior=reading.prior, made=reading.made, **reading.arguments))
+        for reading in readings(receipt)
+    ]
+    return next((pair for pair in pairs if not pair[1].refusal), pairs[0])
 
 
 def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, Decision]:

@@ -195,6 +195,7 @@ def _reversal(kind: Rule, case: Case, forth: Decision) -> Case:
     queries = ask(**record, **arguments) if ask else kind.queries(**arguments)
     answers = given["answers"] if "answers" in given else case["then"]
     back = kind.reverse(*_ask(queries, answers), **record, **arguments)
+    assert back.commands or not back.refusal, "nobody could insist"
     if not back.refusal:
         later = kind.reverse(*_ask(queries, given.get("then", case["answers"])), **record, **arguments)
         assert _is_at_rest(later), "a second way back would change something"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,3 +74,25 @@ def test_a_host_is_prepared_proved_left_alone_verified_and_taken_back(machine: H
     undone = said(machine, "prep undo --yes")
     assert undone.returncode == 0, undone.stdout
     assert machine.run(BEFORE) == before
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_an_image_whose_successor_did_not_come_is_still_known_as_ours(
+    machine: Host, inventory: Path, completed: bool
+) -> None:
+    prepare = f"prep host --inventory {inventory} --backend lxc --item lxc.image.* --yes"
+    first = said(machine, prepare)
+    assert first.returncode == 0, first.stdout
+    whole = inventory.read_text()
+    inventory.write_text(re.sub(r"'sha256': '\w+'", f"'sha256': '{'0' * 64}'", whole))
+    failed = said(machine, prepare)
+    assert failed.returncode == 1 and "failed" in failed.stdout, failed.stdout
+    inventory.write_text(whole)
+    if completed:
+        again = said(machine, prepare)
+        assert again.returncode == 0, again.stdout
+        verified = said(machine, "prep verify")
+        assert verified.returncode == 0, verified.stdout
+    undone = said(machine, "prep undo --yes")
+    assert undone.returncode == 0, undone.stdout
+    assert machine.run("ls -d /var/lib/mxc-ops/images/* 2>/dev/null || true") == ""

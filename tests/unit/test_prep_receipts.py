@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mxc_ops.prep.receipts import PENDING, Receipt, Unreadable, decode, merged
+from mxc_ops.prep.receipts import PENDING, Receipt, Unreadable, decode, merged, readings
 from mxc_ops.prep.undoing import trouble, unmeasured
 
 WHOLE = Receipt(
@@ -72,7 +72,8 @@ def test_the_way_back_leads_to_before_the_first_change() -> None:
     first = change({"text": "one"}, {"text": "mine"}, at="1", by="eve")
     second = change({"text": "two"}, {"text": "one"}, at="2", by="bob", arguments={"x": 2})
     after = merged(first, second)
-    assert (after.prior, after.made) == ({"text": "mine"}, {"text": "two"})
+    assert after.prior == {"text": "mine"}
+    assert [reading.made for reading in readings(after)] == [{"text": "two"}]
     assert (after.arguments, after.at, after.by) == ({"x": 2}, "2", "bob")
 
 
@@ -81,6 +82,21 @@ def test_what_was_added_bit_by_bit_adds_up() -> None:
     after = merged(first, change({"added": ["a", "c"], "removed": ["z"]}, {}))
     assert after.made == {"added": ["b", "a", "c"], "kept": "x", "removed": ["z"]}
     assert first.made == {"added": ["b", "a"], "kept": "x"}
+
+
+def test_a_further_change_that_did_not_complete_may_have_left_what_was_there() -> None:
+    first = change({"text": "one", "mode": "755", "added": ["a"]}, {})
+    second = merged(first, change({"text": "two", "mode": "755"}, {}, state="failed"))
+    assert [reading.made for reading in readings(second)] == [
+        {"text": "two", "mode": "755", "added": ["a"]},
+        {"text": "one", "mode": "755", "added": ["a"]},
+    ]
+    third = merged(second, change({"text": "three"}, {}, state="pending"))
+    assert [reading.made["text"] for reading in readings(third)] == ["three", "one", "two"]
+    complete = merged(third, change({"text": "four"}, {}))
+    assert [reading.made["text"] for reading in readings(complete)] == ["four"]
+    fifth = merged(complete, change({"text": "five"}, {}, state="pending"))
+    assert [reading.made["text"] for reading in readings(fifth)] == ["five", "four"]
 
 
 def test_a_first_change_without_a_prior_does_not_hide_the_second_ones() -> None:

@@ -96,8 +96,8 @@ def holding(session: Session, holder: str, wait_s: int) -> Generator[None]:
                     raise _refusal(held, once_more)
                 now = time.monotonic()
                 slowest_s = max(slowest_s, now - asked)
-                # Only the end of its input lets us see that the command has ended; to begin, it needs about as
-                # long as a question does.
+                # Only the end of its input lets us see that the command has ended; to begin, it needs about
+                # as long as a question does.
                 if now - begun > patience_s * (1 if holders else 2) + _ANSWER_S + 2 * slowest_s:
                     released.set()
                 gevent.sleep(_ASK_AGAIN_S)

@@ -29,7 +29,7 @@ from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt, Unreadable, deco
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.shells import UPLOADS, UPLOADS_LETTERS, Change, Shell
 from mxc_ops.prep.shells.sh import SHELL
-from mxc_ops.prep.undoing import reversal, reverse_queries, unmeasured
+from mxc_ops.prep.undoing import as_it_stands, reversal, reverse_queries, unmeasured
 
 __all__ = ["Access", "Commands", "HostFailure", "access", "answers", "follow", "go_back", "operation"]
 
@@ -133,9 +133,12 @@ def follow(name: str, item: str, **arguments: Any) -> Commands:
     if not decision.commands and not unfinished:
         host.noop(decision.before)
         return
-    receipt = Receipt(item, name, arguments, decision.prior, decision.made, by=current.controller)
+    new = Receipt(item, name, arguments, decision.prior, decision.made, by=current.controller)
+    receipt = merged(earlier, new)
+    if earlier and not decision.commands:
+        receipt = as_it_stands(replace(receipt, state=earlier.state), answers(reverse_queries(receipt)))
     change = Change(
-        merged(earlier, receipt),
+        receipt,
         decision.commands,
         kind.snapshot(**arguments),
         kind.measured(**arguments),

@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Any
 
 from backends.linux.id_ranges import ID_FILES, overlaps
-from mxc_ops.prep.decision import Decision, FileChange, Query, Rule, nothing_to_do, write_file
+from mxc_ops.prep.decision import FORGET, Decision, FileChange, Query, Rule, nothing_to_do, write_file
 from mxc_ops.prep.rules.files import parents_of, prior_text, restore_text
 
 _Texts = Mapping[str, str]
@@ -147,7 +147,7 @@ def reverse_subordinate(
         changed = [path for path in made["files"] if _has_range(texts[path], user, 1)]
         if changed:
             missing = f"{' and '.join(changed)}: {' and '.join(ours)} is no longer there"
-            return Decision(missing, "as before", refusal=missing)
+            return Decision(missing, "as before", (FORGET,), refusal=missing)
         return nothing_to_do("not there, as before")
     gone = {path for path in touched if not rest[path] and path in prior["absent"]}
     return Decision(

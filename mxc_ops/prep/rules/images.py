@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
-from mxc_ops.prep.decision import Decision, Query, Rule, Upload, nothing_to_do
+from mxc_ops.prep.decision import FORGET, Decision, Query, Rule, Upload, nothing_to_do
 from mxc_ops.prep.rules.files import parents_of, remove_empty
 from vm_images.sources import IMAGES, ImageSource
 
@@ -200,9 +200,8 @@ def reverse(
         return nothing_to_do("not there, as before")
     if found["there"] and found["stamp"] != made["stamp"]:
         refusal = f"{path} is no longer what we made it: its stamp differs"
-        return Decision(
-            path, "not there, as before", refusal=refusal, fix=f"if it may go: rm -r {quote(path)}"
-        )
+        fix = f"if it may go: rm -r {quote(path)}"
+        return Decision(path, "not there, as before", (FORGET,), refusal=refusal, fix=fix)
     old = quote(f"{path}.old")
     # Renamed first, so that an interrupted removal leaves no half of an image.
     move = f"if test -e {quote(path)}; then rm -rf {old}; mv {quote(path)} {old}; fi"

@@ -12,7 +12,7 @@ from shlex import join, quote
 from typing import Any
 
 from backends.vm.on_host import OBJECTS, SYSTEM, command
-from mxc_ops.prep.decision import Decision, Query, Rule, nothing_to_do
+from mxc_ops.prep.decision import FORGET, Decision, Query, Rule, nothing_to_do
 from mxc_ops.prep.rules.files import parents_of, remove_empty
 
 __all__ = ["NETWORK", "POOL", "RULES", "Object", "look"]
@@ -139,7 +139,8 @@ def _reverse(kind: Object, seen: _Seen, name: str, xml: str, uri: str, prior: Ma
         return _restore(kind, seen, name, xml, uri, prior)
     if not seen["ours"]:
         refusal = f"{kind.kind} {name} is not ours any more: another is defined under its name"
-        return Decision(state, "not defined, as before", refusal=refusal, fix="leave it to its owner")
+        fix = "leave it to its owner: the same command with --force removes only what is recorded of it"
+        return Decision(state, "not defined, as before", (FORGET,), refusal=refusal, fix=fix)
     users = [f"used by {user}" for user in seen["users"]]
     why = [*seen["differs"], *users]
     return Decision(
@@ -214,7 +215,7 @@ def reverse_pool(
     decision = _reverse(POOL, seen, pool, xml, uri, prior)
     made_by_us: list[str] = made.get("directories", [])
     ours = sorted((directory for directory in made_by_us if directory in existing), key=len, reverse=True)
-    if path not in ours or (decision.refusal and not decision.commands):
+    if path not in ours or FORGET in decision.commands:
         return decision
     return replace(decision, commands=(*decision.commands, *remove_empty(ours)))
 

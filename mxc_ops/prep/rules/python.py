@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
-from mxc_ops.prep.decision import Decision, Query, Rule, nothing_to_do
+from mxc_ops.prep.decision import FORGET, Decision, Query, Rule, nothing_to_do
 from mxc_ops.prep.rules.files import parents_of, remove_empty
 
 __all__ = ["ABSENT", "MARKER", "OURS", "RULES", "listing"]
@@ -124,9 +124,8 @@ def reverse(
     after = "not there, as before"
     if seen["state"] != OURS:
         refusal = f"{environment} is {seen['state']}, not the environment that we made"
-        return Decision(
-            str(seen["state"]), after, refusal=refusal, fix=f"look at it: ls -la {quote(environment)}"
-        )
+        fix = f"look at it: ls -la {quote(environment)}"
+        return Decision(str(seen["state"]), after, (FORGET,), refusal=refusal, fix=fix)
     place = quote(environment)
     ours = [_versions([text]) for text in made["packages"]]
     others = [
