@@ -68,6 +68,7 @@ def _planned(entry: Mapping[str, Any], task: Task) -> ItemReport:
         entry["item"],
         entry["kind"],
         entry["why"],
+        entry["privilege"],
         entry["before"],
         entry["after"],
         state,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -78,6 +78,7 @@ _EXIT_CODES = {
 class ItemReport:
     """One item: `before` what was, `after` what is wanted; `message` and `fix` when it went wrong.
 
+    `privilege`: who may change it, ``root`` or ``administrator``.
     `notice`: what the reader of the plan must know; `files`: what would change in text files, as
     `decision.FileChange`; `restart`: it takes effect at the next start only.
     """
@@ -85,6 +86,7 @@ class ItemReport:
     identifier: str
     kind: str
     why: str
+    privilege: str
     before: str
     after: str
     state: ItemState
@@ -93,7 +95,6 @@ class ItemReport:
     notice: str = ""
     restart: bool = False
     files: list[dict[str, str | None]] = field(default_factory=list[dict[str, str | None]])
-    privilege: str = "root"
 
 
 @dataclass
@@ -195,7 +196,6 @@ class Report:
 
 
 def _host_document(host: HostReport) -> dict[str, Any]:
-    document = asdict(host)
-    del document["verdict"]
-    items = [{**asdict(item), "state": item.state.value} for item in host.items.values()]
+    document = {name: value for name, value in vars(host).items() if name != "verdict"}
+    items = [{**vars(item), "state": item.state.value} for item in host.items.values()]
     return {**document, "state": host.state.value, "exitCode": host.state.exit_code, "items": items}

@@ -193,7 +193,9 @@ def told(*messages: Message, task: Task = Task.PREPARE) -> HostReport:
 
 
 def planned(item: str, **entry: Any) -> dict[str, Any]:
-    blank = dict.fromkeys(("kind", "why", "before", "after", "message", "fix", "notice", "verdict"), "")
+    blank = dict.fromkeys(
+        ("kind", "why", "privilege", "before", "after", "message", "fix", "notice", "verdict"), ""
+    )
     return {"item": item, **blank, "changes": False, "restart": False, "files": [], **entry}
 
 
@@ -213,7 +215,7 @@ def test_a_report_follows_what_is_told() -> None:
 
 
 def test_a_report_is_json_safe() -> None:
-    item = ItemReport("a.b", "package", "because", "missing", "installed", ItemState.CHANGED)
+    item = ItemReport("a.b", "package", "because", "root", "missing", "installed", ItemState.CHANGED)
     shown = Report(hosts={"@local": HostReport("@local", items={"a.b": item})}).as_dict()
     assert shown["hosts"][0]["items"][0]["state"] == "changed"
     assert shown["hosts"][0]["state"] == "ready"
@@ -241,7 +243,7 @@ def test_a_record_whose_name_a_shell_would_act_upon_is_not_read(item: str) -> No
 
 
 def test_a_restart_that_is_needed_is_told_before_success() -> None:
-    item = ItemReport("a", "k", "w", "b", "a", ItemState.AS_RECORDED)
+    item = ItemReport("a", "k", "w", "root", "b", "a", ItemState.AS_RECORDED)
     assert HostReport("h", restart="asked for", items={"a": item}).state is HostState.NEEDS_RESTART
     item.state = ItemState.UNDONE
     assert HostReport("h", restart="asked for", items={"a": item}).state is HostState.NEEDS_RESTART

@@ -47,7 +47,8 @@ def apply(
     due, held = _look_again(session, [step.item for step in steps if step.item], done, teller)
     if not due or not succeeded:
         return done, succeeded and held
-    teller.tell(Event.DUE, session.host.name, items=[planned(step) for step in due])
+    told = [planned(step, session.facts.system) for step in due]
+    teller.tell(Event.DUE, session.host.name, items=told)
     later, succeeded = _carry_out_all(session, due, request, teller, may_go_on)
     _, held_too = _look_again(session, [step.item for step in later if step.item], later, teller)
     return [*done, *later], succeeded and held and held_too

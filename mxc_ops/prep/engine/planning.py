@@ -160,8 +160,8 @@ def verify(session: Session) -> list[Step]:
     return steps
 
 
-def planned(step: Step) -> dict[str, Any]:
-    """A step as the parent is told of it."""
+def planned(step: Step, system: str) -> dict[str, Any]:
+    """A step as the parent is told of it; `system`: the host's."""
     decision = step.decision
     notice = "; ".join(
         filter(None, [decision.notice, "completes an earlier change" if step.unfinished else ""])
@@ -170,6 +170,7 @@ def planned(step: Step) -> dict[str, Any]:
         "item": step.identifier,
         "kind": step.kind,
         "why": step.why,
+        "privilege": "administrator" if system == WINDOWS else "root",
         "before": decision.before,
         "after": decision.after,
         "changes": step.changes,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,14 +147,14 @@ def ask_all(questions: Sequence[tuple[str, Sequence[Query]]]) -> dict[str, list[
     """Answers to the queries of many items, by item; each query is put once, all in one command."""
     numbers: dict[str, int] = {}
     distinct: list[Query] = []
-    for _, queries in questions:
+    asked: list[tuple[str, list[int]]] = []
+    for item, queries in questions:
+        places: list[int] = []
         for query in queries:
-            if _key(query) not in numbers:
-                numbers[_key(query)] = len(distinct)
+            place = numbers.setdefault(f"{query.fact} {query.arguments}", len(distinct))
+            if place == len(distinct):
                 distinct.append(query)
+            places.append(place)
+        asked.append((item, places))
     told = answers(distinct)
-    return {item: [told[numbers[_key(query)]] for query in queries] for item, queries in questions}
-
-
-def _key(query: Query) -> str:
-    return f"{query.fact} {json.dumps(query.arguments, sort_keys=True)}"
+    return {item: [told[place] for place in places] for item, places in asked}

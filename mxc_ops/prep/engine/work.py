@@ -157,7 +157,7 @@ class Work:
         # Such a host has failed as it is: nothing at all is changed there.
         if any(step.decision.refusal and not step.verdict for step in steps):
             self._failed.add(host.name)
-        told = [planned(step) for step in steps]
+        told = [planned(step, facts.system) for step in steps]
         for entry in told:
             entry["fix"] = from_here(entry["fix"], session, self._request)
         self._teller.tell(Event.PLANNED, host.name, items=told)

@@ -27,8 +27,8 @@ class OsRelease(FactBase[dict[str, str]]):
         found: dict[str, str] = {}
         for line in output:
             name, equals, value = line.partition("=")
-            if equals and not name.startswith("#"):
-                found.setdefault(name, "".join(shlex.split(value)))
+            if equals and name not in found and not name.startswith("#"):
+                found[name] = "".join(shlex.split(value))
         return found
 
 

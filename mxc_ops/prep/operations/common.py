@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from typing import Any, ParamSpec, cast
 
@@ -76,6 +77,7 @@ def operation(function: Callable[_Parameters, Commands]) -> Callable[_Parameters
     return cast(Callable[_Parameters, OperationMeta], pyinfra_operation()(function))
 
 
+@cache
 def fact(name: str) -> type[FactBase[Any]]:
     """The fact's class, by the name that a `Query` uses."""
     area, _, kind = name.partition(".")

@@ -24,6 +24,7 @@ def test_a_fresh_machine_becomes_ready_stays_so_and_goes_back_to_what_it_was(win
     fresh = windows.machine
     planned = windows.run("host", *PROCESS_CONTAINER)
     assert (planned.exit_code, planned.host["state"]) == (3, "changes pending"), planned.errors
+    assert {item["privilege"] for item in planned.host["items"]} == {"administrator"}
     assert windows.machine == fresh
 
     made = windows.run("host", *PROCESS_CONTAINER, "--yes")
