@@ -167,6 +167,22 @@ def test_what_others_install_after_an_installation_that_failed_stays_theirs(host
     assert host.packages() == theirs
 
 
+def test_what_others_install_while_we_do_is_not_taken_away_with_ours(host: PrivateHost) -> None:
+    """Between the list of what is there and our turn: apt waits for the lock that another one holds."""
+    hook = "/etc/apt/apt.conf.d/meanwhile"
+    install = "apt-get -q -y --no-install-recommends install musl-tools"
+    host.sh(f"apt-get -q update; echo 'APT::Update::Pre-Invoke {{\"{install} >&2\";}};' > {hook}")
+    assert host.prep("host", "--item", "bubblewrap.package.bwrap", "--yes").exit_code == 0
+    host.sh(f"rm {hook}")
+    both = host.packages()
+    assert "\nbubblewrap " in both and "\nmusl-tools " in both
+    undone = host.prep("undo", "--yes")
+    item = undone.items["bubblewrap.package.bwrap"]
+    assert (undone.exit_code, item["state"]) == (1, "refused"), undone
+    assert "asked for by somebody else: musl-tools" in str(item)
+    assert host.packages() == both
+
+
 # A module that brings settings along that are wrong.
 _BRIDGES_ARE_NOT_FILTERED = """
 mkdir -p /usr/lib/modules/$(uname -r)

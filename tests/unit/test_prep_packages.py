@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,14 @@ class Host:
     def measured(self, family: str) -> dict[str, list[str]]:
         commands = INSTALLED.measured(packages=["x"], family=family)
         return {name: self.lines(command) for name, command in commands.items()}
+
+    def wanted(self, family: str, made: Mapping[str, Sequence[str]]) -> list[str]:
+        """Of what an installation has made, what somebody else has asked for."""
+        assert INSTALLED.reverse_queries is not None
+        ask = INSTALLED.reverse_queries(packages=made["asked"], family=family, prior={}, made=made)
+        asked: Mapping[str, Sequence[str]] = ask[1].arguments
+        told = self.lines(MANAGERS[family].wanted(asked["virtual"]))
+        return [name for name in told if name in asked["packages"]]
 
 
 @pytest.fixture
@@ -118,10 +127,8 @@ def test_what_apt_brought_along_is_measured_by_the_list_before_and_after(debian:
             ("never", "not-installed", "1"),
         )
     )
-    debian.program("apt-mark", "printf '%s\\n' lxc libc6")
     assert debian.measured("debian") == {
         "added": ["libc6:i386", "liblxc1", "lxc"],
-        "chosen": ["lxc"],
         "removed": ["gone"],
         "upgraded": ["dnsmasq config-files 2.90", "libc6 2.36-9 2.36-10"],
     }
@@ -143,6 +150,28 @@ def test_apt_names_what_would_have_to_go_with_ours(debian: Host) -> None:
     told = debian.lines(MANAGERS["debian"].removal(["lxc", "liblxc1", "left", "gone"], ["kept"]))
     assert told == ["left", "liblxc1", "lxc", "since", "since-too"]
     assert debian.lines(MANAGERS["debian"].removal(["gone"], [])) == []
+
+
+AT_ONCE = {"added": ["bubblewrap", "libcap2", "nginx"], "removed": [], "upgraded": []}
+"""What was measured when somebody has installed nginx meanwhile."""
+
+
+@needs_apt
+@pytest.mark.parametrize("asked", ["bubblewrap", "a-sandbox"])
+def test_what_others_install_by_name_at_the_same_time_is_not_ours(debian: Host, asked: str) -> None:
+    (debian.folder / "dpkg/status").write_text(
+        table(
+            ("bubblewrap:amd64", "installed", "1\nMulti-Arch: same\nProvides: a-sandbox (= 1)"),
+            ("libcap2", "installed", "1"),
+            ("nginx", "installed", "1\nProvides: httpd, a-sandbox-not"),
+        )
+    )
+    debian.program("apt-mark", "printf '%s\\n' base bubblewrap nginx")
+    made = {"asked": [asked], **AT_ONCE}
+    wanted = debian.wanted("debian", made)
+    assert wanted == ["nginx"]
+    back = INSTALLED.reverse(AT_ONCE["added"], wanted, prior={}, made=made, packages=[asked], family="debian")
+    assert back.refusal == "asked for by somebody else: nginx"
 
 
 def test_rpm_packages_are_told_with_their_architecture_and_keys_by_their_version(host: Host) -> None:
@@ -217,8 +246,8 @@ PACMAN = """
 echo "$*" >> log
 case "$1" in
 -Q) printf '%s\\n' 'bubblewrap 0.9.0-1' 'glibc 2.39-2' 'libcap 1:2.70-1';;
--Qq) printf '%s\\n' bubblewrap glibc libcap;;
--Qqe) printf '%s\\n' base bubblewrap;;
+-Qq) test "$2" = a-sandbox && echo bubblewrap || printf '%s\\n' bubblewrap glibc libcap;;
+-Qqe) printf '%s\\n' base bubblewrap nginx;;
 -Rcp) printf '%s\\n' bubblewrap flatpak;;
 esac
 """
@@ -235,7 +264,6 @@ def test_pacman_packages_are_measured(arch: Host) -> None:
     (arch.folder / "receipt.before").write_text("base 3-2\nglibc 2.39-1\n")
     assert arch.measured("arch") == {
         "added": ["bubblewrap", "libcap"],
-        "chosen": ["bubblewrap"],
         "removed": ["base"],
         "upgraded": ["glibc 2.39-1 2.39-2"],
     }
@@ -245,6 +273,11 @@ def test_pacman_names_what_would_have_to_go_with_ours(arch: Host) -> None:
     assert arch.lines(MANAGERS["arch"].removal(["bubblewrap", "gone"], [])) == ["bubblewrap", "flatpak"]
     assert "-Rcp --noconfirm --print-format %n bubblewrap" in (arch.folder / "log").read_text()
     assert arch.lines(MANAGERS["arch"].removal(["gone"], [])) == []
+
+
+@pytest.mark.parametrize("asked", ["bubblewrap", "a-sandbox"])
+def test_what_others_install_with_pacman_at_the_same_time_is_not_ours(arch: Host, asked: str) -> None:
+    assert arch.wanted("arch", {"asked": [asked], **AT_ONCE}) == ["nginx"]
 
 
 @pytest.mark.parametrize("has_index", [False, True])
@@ -319,7 +352,7 @@ def test_a_configuration_file_that_was_kept_before_us_stays(host: Host) -> None:
 
 
 def test_what_was_there_before_us_stays_also_when_it_was_asked_for() -> None:
-    made = {"asked": ["musl-tools"], "added": ["musl-tools"], "chosen": [], "removed": [], "upgraded": []}
+    made = {"asked": ["musl-tools"], "added": ["musl-tools"], "removed": [], "upgraded": []}
     names = {"packages": ["gcc", "musl-tools"], "family": "alpine"}
     back = INSTALLED.reverse(["musl-tools"], [], prior={}, made=made, **names)
     assert not back.refusal

@@ -34,11 +34,16 @@ class Removal(LinesFact):
 
 
 class Wanted(LinesFact):
-    """Those of the given packages that an administrator asked for, rather than that came along."""
+    """Those of the given packages that an administrator asked for, rather than that came along.
+
+    Parameters
+    ----------
+    virtual: names that we asked for and that others provide: what provides them came by us.
+    """
 
     @override
-    def command(self, packages: Sequence[str], family: str) -> str:
-        return f"{MANAGERS[family].wanted} | {only(packages)} || true" if packages else "true"
+    def command(self, packages: Sequence[str], virtual: Sequence[str], family: str) -> str:
+        return f"{MANAGERS[family].wanted(virtual)} | {only(packages)} || true" if packages else "true"
 
 
 class Tool(WordFact):

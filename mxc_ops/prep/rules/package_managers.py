@@ -32,8 +32,8 @@ class Manager:
     missing: (names) prints those that are not installed; what an installed package provides counts as such.
     install: (tool, names) commands. That the index cannot be refreshed is only a warning: it may still do.
     removal: (names, kept) prints which of them are there, and all that must go with them; changes nothing.
-    wanted: prints what was asked for by name, rather than that it came along; nothing where no such record is
-        kept.
+    wanted: (virtual) prints what was asked for by name, rather than that it came along, but for what provides
+        one of the `virtual` names; nothing where no such record is kept.
     remove: (names, kept, others) commands that remove exactly these: `names` with their configuration, `kept`
         and `others` without.
     """
@@ -43,7 +43,7 @@ class Manager:
     missing: Callable[[Sequence[str]], str]
     install: Callable[[str, Sequence[str]], tuple[str, ...]]
     removal: Callable[[Sequence[str], Sequence[str]], str]
-    wanted: str
+    wanted: Callable[[Sequence[str]], str]
     remove: Callable[[Sequence[str], Sequence[str], Sequence[str]], tuple[str, ...]]
 
 
@@ -55,6 +55,11 @@ def joined(names: Sequence[str]) -> str:
 def only(names: Sequence[str]) -> str:
     """A filter that lets just these lines through."""
     return f"grep -xF{''.join(f' -e {quote(name)}' for name in names)}"
+
+
+def _without(command: str) -> str:
+    """A filter that lets none of the lines through that a command prints."""
+    return f'grep -vxF "$({command})"'
 
 
 def _refreshed(command: str) -> str:
@@ -89,13 +94,26 @@ def _apt(command: str) -> str:
     return f"( {_NO_SERVICES_IN_A_CHROOT} {_APT} {command} )"
 
 
+# Of each package that is installed ``PACKAGE, NAME, …,``, with the names that it provides.
+_APT_PROVIDED = (
+    "dpkg-query -W -f='${db:Status-Status} ${binary:Package}, ${Provides},\\n'"
+    " | sed -n -e 's/ ([^)]*)//g' -e 's/^installed //p'"
+)
+
+
 def _apt_missing(names: Sequence[str]) -> str:
     listed = "dpkg-query -W -f='${db:Status-Status}\\n' \"$name\" 2>/dev/null | grep -qx installed"
-    provided = (
-        "dpkg-query -W -f='${db:Status-Status}, ${Provides},\\n' | sed -n 's/^installed,//p'"
-        " | sed 's/ ([^)]*)//g' | grep -qF \" $name,\""
-    )
-    return _each(names, f"{listed} || {provided}")
+    return _each(names, f'{listed} || {_APT_PROVIDED} | grep -qF " $name,"')
+
+
+def _apt_wanted(virtual: Sequence[str]) -> str:
+    chosen = "apt-mark showmanual"
+    if not virtual:
+        return chosen
+    names = "".join(f" -e {quote(f' {name},')}" for name in virtual)
+    native = '"s/:$(dpkg --print-architecture)$//"'
+    providing = f"{_APT_PROVIDED} | grep -F{names} | sed -e 's/,.*//' -e {native}"
+    return f"{chosen} | {_without(providing)}"
 
 
 def _apt_removal(names: Sequence[str], kept: Sequence[str]) -> str:
@@ -136,7 +154,7 @@ _DEBIAN = Manager(
         _apt(f"--no-install-recommends --no-remove install {joined(names)}"),
     ),
     removal=_apt_removal,
-    wanted="apt-mark showmanual",
+    wanted=_apt_wanted,
     remove=_apt_remove,
 )
 
@@ -179,7 +197,7 @@ def _rpm(tools: tuple[str, ...], install: Callable[[str, Sequence[str]], tuple[s
         missing=lambda names: _each(names, 'rpm -q --whatprovides "$name" >/dev/null 2>&1'),
         install=install,
         removal=_rpm_removal,
-        wanted="true",  # rpm keeps no such record
+        wanted=lambda _virtual: "true",  # rpm keeps no such record
         remove=_rpm_remove,
     )
 
@@ -236,7 +254,7 @@ _ALPINE = Manager(
     missing=lambda names: _each(names, 'apk info -e "$name" >/dev/null 2>&1'),
     install=lambda _tool, names: (_refreshed(f"{_APK} update"), f"{_APK} add {joined(names)}"),
     removal=_apk_removal,
-    wanted=_WORLD,
+    wanted=lambda _virtual: _WORLD,  # a virtual name stands there itself
     remove=_apk_remove,
 )
 
@@ -263,6 +281,12 @@ def _pacman_remove(names: Sequence[str], kept: Sequence[str], others: Sequence[s
     )
 
 
+def _pacman_wanted(virtual: Sequence[str]) -> str:
+    chosen = "pacman -Qqe"
+    # Asked for a name that is no package's, -Q tells of what provides it.
+    return f"{chosen} | {_without(f'pacman -Qq {joined(virtual)} 2>/dev/null')}" if virtual else chosen
+
+
 def _pacman_install(_tool: str, names: Sequence[str]) -> tuple[str, ...]:
     """With the index at hand, whatever its age: one newer than the host would make a partial upgrade.
 
@@ -284,7 +308,7 @@ _ARCH = Manager(
     missing=lambda names: f"pacman -T {joined(names)} || true",
     install=_pacman_install,
     removal=_pacman_removal,
-    wanted="pacman -Qqe",
+    wanted=_pacman_wanted,
     remove=_pacman_remove,
 )
 

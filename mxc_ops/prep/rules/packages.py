@@ -78,7 +78,7 @@ def _snapshot(packages: Sequence[str], family: str) -> str:
 
 
 def _measured(packages: Sequence[str], family: str) -> Mapping[str, str]:
-    """Names that are new, of these those that were installed by name, names that are gone, and versions.
+    """Names that are new, names that are gone, and versions.
 
     A version that has changed, of a package that was there before, is told as ``NAME OLD NEW``.
     """
@@ -89,14 +89,13 @@ def _measured(packages: Sequence[str], family: str) -> Mapping[str, str]:
     earlier = f"sed '{name}p' \"$receipt.before\""
     # What one list has twice, and the other not at all, is no single line of both together.
     added = f"{{ {earlier}; {listing} | sed '{name}' | sort -u; }} | sort | uniq -u"
-    chosen = f"{{ {earlier}; {MANAGERS[family].wanted} | sort -u; }} | sort | uniq -u"
     gone = f"{{ {listing} | sed '{name}p'; sed '{name}' \"$receipt.before\" | sort -u; }} | sort | uniq -u"
     pairs = (
         "sed -e 's/^\t\\([^ ]*\\) /\\1 2 /' -e t -e 's/ / 1 /' | sort"
         " | sed -n -e '$!N' -e 's/^\\([^ ]*\\) 1 \\(.*\\)\\n\\1 2 \\(.*\\)$/\\1 \\2 \\3/p' -e D"
     )
     changed = f'{listing} | comm -3 "$receipt.before" - | {pairs}'
-    return {"added": added, "chosen": chosen, "removed": gone, "upgraded": changed}
+    return {"added": added, "removed": gone, "upgraded": changed}
 
 
 def _split(made: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
@@ -112,11 +111,13 @@ def _reverse_queries(
 ) -> tuple[Query, ...]:
     del packages, prior
     added, kept, _ = _split(made)
-    by_name = [*made.get("asked", []), *made.get("chosen", [])]
-    brought = [name for name in [*added, *kept] if name not in by_name]
+    ours, asked = [*added, *kept], made.get("asked", [])
+    # What came along with ours is not marked as asked for: that is what others installed at the same time.
+    brought = [name for name in ours if name not in asked]
+    virtual = [name for name in asked if name not in ours]
     return (
         Query("packages.Removal", {"packages": added, "kept": kept, "family": family}),
-        Query("packages.Wanted", {"packages": brought, "family": family}),
+        Query("packages.Wanted", {"packages": brought, "virtual": virtual, "family": family}),
     )
 
 
@@ -134,7 +135,7 @@ def reverse(
     Parameters
     ----------
     removal: those of ours that are there, and all that must go with them.
-    wanted: those that came along with ours and that somebody has asked for since.
+    wanted: those that came along with ours, or at the same time, and that somebody else has asked for.
     made: ``asked``, and what was measured; ``together``: what goes with other receipts at the same time.
     """
     del packages, prior
@@ -146,7 +147,7 @@ def reverse(
     needing = [name for name in others if name not in made.get("together", [])]
     drift = [
         *([f"needed by what was installed since: {' '.join(needing)}"] if needing else []),
-        *([f"asked for by somebody since: {' '.join(wanted)}"] if wanted else []),
+        *([f"asked for by somebody else: {' '.join(wanted)}"] if wanted else []),
     ]
     stays = [f"{line} is not taken back" for line in upgraded]
     stays += [f"{name}, which was replaced, does not come back" for name in made.get("removed", [])]
