@@ -9,11 +9,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from mxc_ops.prep.receipts import Receipt, merged
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.rules.package_managers import MANAGERS
 
@@ -357,3 +358,12 @@ def test_what_was_there_before_us_stays_also_when_it_was_asked_for() -> None:
     back = INSTALLED.reverse(["musl-tools"], [], prior={}, made=made, **names)
     assert not back.refusal
     assert not any("gcc" in command for command in back.commands)
+
+
+def test_configuration_that_came_by_us_goes_also_after_others_have_removed_its_package() -> None:
+    """Removed, not purged, and added by us again: to the second list, its configuration was there before."""
+    named = {"packages": ["lxc"], "family": "debian"}
+    first = Receipt("an.item", "packages.installed", named, made={"asked": ["lxc"], "added": ["lxc"]})
+    again = replace(first, made={"asked": ["lxc"], "added": [], "upgraded": ["lxc config-files 5"]})
+    back = INSTALLED.reverse(["lxc"], [], prior={}, made=merged(first, again).made, **named)
+    assert [command.split()[-3:] for command in back.commands] == [["purge", "lxc", ")"]]

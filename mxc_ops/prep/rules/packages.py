@@ -99,10 +99,11 @@ def _measured(packages: Sequence[str], family: str) -> Mapping[str, str]:
 
 
 def _split(made: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    """What was added; of that, as far as its configuration was there before; what got another version."""
+    """What was added; what was there before by its configuration alone; what got another version."""
+    added = [str(name) for name in made.get("added", [])]
     changed = [str(line).split(" ") for line in made.get("upgraded", [])]
-    kept = [name for name, old, _ in changed if old == _UNPURGED]
-    added = [str(name) for name in made.get("added", []) if name not in kept]
+    # What somebody removed and we added once more has its configuration from our first time.
+    kept = [name for name, old, _ in changed if old == _UNPURGED and name not in added]
     return added, kept, [f"{name} {old} → {new}" for name, old, new in changed if old != _UNPURGED]
 
 
