@@ -138,7 +138,7 @@ GONE = (
     Drift("sysctl.userns-count", "echo 3 > /proc/sys/user/max_user_namespaces", difference="is now '3'"),
 )
 CHANGED = (
-    Drift("helper.launcher", f"chmod 666 {STORE}/*/launcher", difference="not built"),
+    Drift("helper.launcher", f"chmod 666 {STORE}/*/launcher", difference="no longer what we made"),
     Drift(
         "sysctl.userns-clone",
         "echo 0 > /proc/sys/kernel/unprivileged_userns_clone",

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Host:
                 return self._status(Path(query.arguments["path"]))
             case "files.Checksum":
                 path = Path(query.arguments["path"])
-                return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+                safe = path.exists() and not path.stat().st_mode & 0o022
+                return hashlib.sha256(path.read_bytes()).hexdigest() if safe else ""
             case "helpers.Stored":
                 return sorted(path.name for path in Path(query.arguments["store"]).glob("*"))
             case _:
@@ -223,6 +224,25 @@ def test_a_program_that_was_there_before_comes_back_however_often_that_is_tried(
     for _ in range(2):
         host.run(back)
         assert host.tree() == before
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o666])
+def test_a_program_that_somebody_has_put_in_the_place_of_ours_goes_on_request_only(
+    host: Host, mode: int
+) -> None:
+    attempt = Attempt(host, "helpers.pushed", arguments("helpers.pushed", host.folder, ""))
+    host.run(attempt.first)
+    recorded = {**attempt.first.made, "sha256": [hashlib.sha256(PROGRAM.encode()).hexdigest()]}
+    attempt.first = replace(attempt.first, made=recorded)
+    assert not attempt.reverse().refusal
+    program = host.folder / f"store/{KEY}/launcher"
+    program.write_text("theirs")
+    program.chmod(mode)
+    back = attempt.reverse()
+    assert back.refusal == f"{program} is no longer what we made it"
+    assert back.commands
+    program.unlink()
+    assert not attempt.reverse().refusal
 
 
 def test_a_program_with_another_key_never_takes_its_place(host: Host) -> None:

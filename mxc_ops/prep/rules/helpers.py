@@ -28,7 +28,8 @@ def _reverse_queries(
 ) -> tuple[Query, ...]:
     del prior
     kept = [f"{folder}/{made['before']}" for folder in made["folders"]]
-    return *_queries(store, key, program), Query("files.Existing", {"paths": kept})
+    status = Query("files.Status", {"path": f"{store}/{key}/{program}"})
+    return *_queries(store, key, program), status, Query("files.Existing", {"paths": kept})
 
 
 def decide_built(
@@ -121,6 +122,7 @@ def _is_there(name: str) -> str:
 def reverse(
     checksum: str,
     stored: list[str],
+    status: Mapping[str, str] | None,
     kept: list[str],
     *,
     store: str,
@@ -134,6 +136,7 @@ def reverse(
 
     Parameters
     ----------
+    status: of what is in the program's place, safely root's or not.
     kept: of `_BEFORE` in the folders, what is there.
     made: ``folders``, ``before``, and ``sha256`` of what we put there, once it was measured.
     """
@@ -145,7 +148,7 @@ def reverse(
     remove = [command for folder in folders for command in _remove(folder, program, made["before"])]
     there = " ".join(folders) or f"{store}/{_WORK}"
     ours: list[str] = made.get("sha256", [])
-    changed = checksum and ours and checksum not in ours
+    changed = status is not None and ours and checksum not in ours
     return Decision(
         there,
         "not there, as before",
