@@ -17,6 +17,7 @@ import pytest
 from mxc_ops.prep.receipts import Receipt, merged
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.rules.package_managers import MANAGERS
+from mxc_ops.prep.shells.sh import SHELL
 
 INSTALLED = rule("packages.installed")
 needs_apt = pytest.mark.skipif(
@@ -39,7 +40,7 @@ class Host:
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
-            "LC_ALL": "C",
+            "LANG": "de_DE.UTF-8",
             "receipt": f"{self.folder}/receipt",
             "DPKG_ADMINDIR": f"{self.folder}/dpkg",
             "APT_CONFIG": f"{self.folder}/apt.conf",
@@ -48,12 +49,15 @@ class Host:
             ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False
         )
 
-    def lines(self, command: str) -> list[str]:
-        return self.run(command).stdout.splitlines()
+    def lines(self, fact: str) -> list[str]:
+        """What the host answers to one question, put as we put all of them."""
+        (answer,) = SHELL.answers(self.run(SHELL.survey([fact], 20)).stdout.splitlines(), 1)
+        return answer
 
     def measured(self, family: str) -> dict[str, list[str]]:
         commands = INSTALLED.measured(packages=["x"], family=family)
-        return {name: self.lines(command) for name, command in commands.items()}
+        as_in_a_change = {name: self.run(f"export LC_ALL=C; {command}") for name, command in commands.items()}
+        return {name: done.stdout.splitlines() for name, done in as_in_a_change.items()}
 
     def wanted(self, family: str, made: Mapping[str, Sequence[str]]) -> list[str]:
         """Of what an installation has made, what somebody else has asked for."""
@@ -201,10 +205,11 @@ for name; do
     test $name != user.x86_64 || user=
     test $name != my-app.noarch || app=
 done
+test "$LC_ALL" = C && needed='is needed by (installed)' || needed='wird benötigt von (installiert)'
 echo "error: Failed dependencies:" >&2
-printf '\\t%s\\n' "lib.so.1()(64bit) is needed by (installed) ${user:+user-2:1.0~rc1-3.fc40.x86_64}" >&2
+printf '\\t%s\\n' "lib.so.1()(64bit) $needed ${user:+user-2:1.0~rc1-3.fc40.x86_64}" >&2
 test -n "$user" || test -z "$app" ||
-    printf '\\tuser >= 1 is needed by (installed) my-app-1-1.el9_4.1.noarch\\n' >&2
+    printf '\\t%s\\n' "user >= 1 $needed my-app-1-1.el9_4.1.noarch" >&2
 """
 
 

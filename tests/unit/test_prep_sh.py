@@ -68,6 +68,11 @@ def test_what_is_no_text_is_left_out(sh: Shell) -> None:
     assert (done.returncode, done.stdout) == (0, "ab\n")
 
 
+def test_a_survey_asks_in_english_whatever_the_language_of_the_host(sh: Shell) -> None:
+    done = sh(f"export LC_ALL=de_DE.UTF-8; {SHELL.survey(['echo $LC_ALL', 'echo $LC_ALL'], 20)}")
+    assert SHELL.answers(done.stdout.splitlines(), 2) == [["C"], ["C"]]
+
+
 def test_a_survey_that_hangs_is_killed_and_not_mistaken_for_an_answer(sh: Shell, tmp_path: Path) -> None:
     hang = f"sleep 300 & echo $! > {quote(str(tmp_path / 'pid'))}; wait"
     done = sh(SHELL.survey(["echo quick", hang, "echo late"], 1))

@@ -47,7 +47,8 @@ class Sh:
             for number, command in enumerate(commands)
         ]
         script = "\n".join(parts)
-        return _limited(f"{{ {script}\n}} | {_AS_TEXT}", deadline_s)
+        # Programs' messages are understood in English only, whatever the host's language.
+        return _limited(f"export LC_ALL=C; {{ {script}\n}} | {_AS_TEXT}", deadline_s)
 
     def answers(self, output: Sequence[str], count: int) -> list[list[str]]:
         found: list[list[str]] = []
