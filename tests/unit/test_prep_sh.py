@@ -299,15 +299,27 @@ def test_a_kill_at_any_moment_leaves_a_record_that_parses(sh: Shell) -> None:
     big = Receipt("an.item", "an.operation", {"text": "x" * 20_000})
     script = SHELL.change(change("true", receipt=big, measured={"lines": "echo measured"}))
     states: set[str] = set()
-    for attempt in range(12):
-        child = sh.start(script)
-        time.sleep(0.002 * attempt)
-        _kill(child)
-        if (sh.state / "receipts/an.item.json").exists():
-            states.add(sh.receipt().state)
-    assert states <= {"pending", "complete"}
+    give_up = time.monotonic() + 60
+    while states != {"pending", "complete"}:
+        assert time.monotonic() < give_up, f"no kill left another record than {states}"
+        begun = time.monotonic()
+        assert sh(script).returncode == 0
+        whole_s = time.monotonic() - begun
+        for moment in range(24):
+            states |= _state_after_a_kill(sh, script, whole_s * moment / 20)
     assert sh(script).returncode == 0
     assert sh.files() == ["an.item.json"]
+
+
+def _state_after_a_kill(sh: Shell, script: str, moment_s: float) -> set[str]:
+    """What the record says, where there was one and the script was still at work."""
+    record = sh.state / "receipts/an.item.json"
+    record.unlink(missing_ok=True)
+    child = sh.start(script)
+    time.sleep(moment_s)
+    _kill(child)
+    left = {sh.receipt().state} if record.exists() else set[str]()
+    return left if child.returncode == -signal.SIGKILL else set()
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
