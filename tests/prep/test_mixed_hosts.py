@@ -37,15 +37,24 @@ def states(told: Reported) -> dict[str, str]:
     return {each["name"]: each["state"] for each in told.report["hosts"]}
 
 
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"mxc_features": ["netwrok"]}, "mxc_features in the inventory: nothing is called 'netwrok'"),
+        ({"mxc_backend": ["lxc"]}, "mxc_backend in the inventory: nothing is called so; did you mean mxc_b"),
+        ({"mxc_bridges": {"mxcbr0": "10.999.0.1/22"}}, "mxc_bridges.mxcbr0 in the inventory: 10.999.0.1/22"),
+    ],
+    ids=["name", "key", "address"],
+)
 def test_data_of_one_host_that_cannot_be_meant_are_its_failure_and_no_wrong_command_line(
-    host: PrivateHost,
+    host: PrivateHost, data: Mapping[str, Any], problem: str
 ) -> None:
-    wrong = {**BUBBLEWRAP, "mxc_features": ["netwrok"]}
+    wrong = {**BUBBLEWRAP, **data}
     debian = f"@chroot/{host.debian}"
     told = prep(host, [("@local", wrong), (debian, BUBBLEWRAP)], "--item", IDS, "--yes")
     assert (told.exit_code, told.report["problem"]) == (1, ""), told
     assert states(told) == {"@local": "failed", debian: "ready"}
-    assert told.host["problem"].startswith("mxc_features in the inventory: nothing is called 'netwrok'")
+    assert told.host["problem"].startswith(problem)
     assert told.host["fix"] == "see inventories/fleet.py for what it may be"
 
 

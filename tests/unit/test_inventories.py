@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from mxc_ops.prep.choices import Choices, choices_from
+from mxc_ops.prep.choices import PREFIX, Choices, choices_from
 from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, items_for, needs_of, unsupported
 from vm_images.sources import IMAGES
 
@@ -16,7 +16,6 @@ Data = dict[str, Any]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.name for path in (CHECKOUT / "inventories").glob("*.py"))
-PREFIX = "mxc_"
 
 
 def hosts_of(name: str) -> dict[str, Data]:

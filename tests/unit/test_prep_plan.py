@@ -121,12 +121,32 @@ def test_what_exists_on_windows_only_is_refused_elsewhere_with_its_place() -> No
         ({"users": ["ann;id"]}, "mxc_users"),
         ({"backends": ["bubblewrap", "bublewrap"]}, "mxc_backends"),
         ({"features": ["netwrok"]}, "mxc_features"),
+        ({"images": {"lxc-debain": {"source": "/a.tar", "sha256": "0" * 64}}}, "mxc_images"),
+        ({"bridges": {"mxcbr1": "10.99.0.1/22"}}, "mxc_bridges"),
+        ({"bridges": {"mxcbr0": "10.999.0.1/22"}}, "mxc_bridges.mxcbr0"),
+        ({"bridges": {"mxcbr0": "10.99.0.1/33"}}, "mxc_bridges.mxcbr0"),
+        ({"bridges": {"mxcbr0": "10.99.0.0/22"}}, "mxc_bridges.mxcbr0"),
+        ({"bridges": {"mxcbr0": "10.99.0.1/32"}}, "mxc_bridges.mxcbr0"),
+        ({"backend": ["lxc"]}, "mxc_backend"),
     ],
 )
 def test_data_of_an_inventory_that_cannot_be_meant_are_named(data: dict[str, Any], key: str) -> None:
     with pytest.raises(PrepFailed) as raised:
         choices_from(data)
     assert raised.value.path.startswith(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("backend", "did you mean mxc_backends?"), ("image", "did you mean mxc_images?"), ("x", "mxc_launcher")],
+)
+def test_a_key_of_an_inventory_that_nobody_reads_is_refused_with_what_may_be_meant(
+    key: str, hint: str
+) -> None:
+    with pytest.raises(PrepFailed) as raised:
+        choices_from({key: []})
+    assert raised.value.path == f"mxc_{key}"
+    assert hint in str(raised.value)
 
 
 def test_each_user_named_gets_subordinate_ids_of_their_own() -> None:

@@ -1,6 +1,6 @@
 """One reachable host: what it is, how root's rights are had there, what is recorded."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyinfra annotates hosts incompletely.
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.host import Host
 
 from mxc_ops.prep import receipts
-from mxc_ops.prep.choices import Choices, choices_from
+from mxc_ops.prep.choices import PREFIX, Choices, choices_from
 from mxc_ops.prep.decision import Query
 from mxc_ops.prep.engine.connection import connect
 from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, distribution_family
@@ -24,7 +24,6 @@ from mxc_ops.prep.undoing import trouble
 
 __all__ = ["Session", "ask_all", "choices_for", "open_session", "read_receipts_again"]
 
-_TOLD = ("backends", "features", "launcher", "images", "bridges", "users")
 _WINDOWS_HOSTS = "@mxcwin/"
 _LINUX_SURVEY = (
     Query("system.OsRelease"),
@@ -131,7 +130,8 @@ def choices_for(host: Host, request: Request, default: Sequence[str]) -> Choices
 
     Raises `PrepFailed` for data that cannot be meant.
     """
-    given = {name: host.data.get(f"mxc_{name}") for name in _TOLD}
+    data: dict[str, Any] = host.data.dict()
+    given = {name.removeprefix(PREFIX): value for name, value in data.items() if name.startswith(PREFIX)}
     told = choices_from({name: value for name, value in given.items() if value is not None})
     return Choices(
         tuple(request.backends) or told.backends or tuple(default),
