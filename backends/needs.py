@@ -49,6 +49,7 @@ class NeedKind(Enum):
     LIBVIRT_POOL = "libvirt storage pool"  # pool, path, xml
     WINDOWS_EDITION = "Windows edition"  # build (the least, as text), editions, machines
     WINDOWS_FEATURE = "Windows optional feature"  # feature
+    HYPERVISOR = "Windows hypervisor"  # feature (that brings it)
     WSL_VERSION = "WSL version"  # version (the least)
     DRIVE_ENTRIES = "system drive access entries"  # sids, mask (hexadecimal)
     NULL_DEVICE = "null device descriptor"  # sddl

@@ -76,6 +76,14 @@ NEEDS: tuple[Need, ...] = (
         system="windows",
         machines=MACHINES,
     ),
+    Need(
+        "hyperlight.hypervisor",
+        NeedKind.HYPERVISOR,
+        "the feature alone is nothing where no hypervisor can be started",
+        data={"feature": "HypervisorPlatform"},
+        system="windows",
+        machines=MACHINES,
+    ),
 )
 
 

@@ -24,6 +24,13 @@ NEEDS: tuple[Need, ...] = (
         data={"feature": "Containers-DisposableClientVM"},
         system="windows",
     ),
+    Need(
+        "windows_sandbox.hypervisor",
+        NeedKind.HYPERVISOR,
+        "Windows Sandbox is a virtual machine",
+        data={"feature": "Containers-DisposableClientVM"},
+        system="windows",
+    ),
     executor("windows_sandbox"),
 )
 

@@ -32,6 +32,13 @@ NEEDS: tuple[Need, ...] = (
         system="windows",
     ),
     Need(
+        "wslc.hypervisor",
+        NeedKind.HYPERVISOR,
+        "the virtual machine runs on it",
+        data={"feature": "VirtualMachinePlatform"},
+        system="windows",
+    ),
+    Need(
         "wslc.wsl",
         NeedKind.WSL_VERSION,
         "containers came to WSL with this version, for now in its pre-releases",

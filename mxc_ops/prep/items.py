@@ -58,6 +58,7 @@ OPERATIONS: Mapping[NeedKind, str] = {
     NeedKind.LIBVIRT_POOL: "libvirt.pool",
     NeedKind.WINDOWS_EDITION: "windows.edition",
     NeedKind.WINDOWS_FEATURE: "windows.feature",
+    NeedKind.HYPERVISOR: "windows.hypervisor",
     NeedKind.WSL_VERSION: "windows.wsl",
     NeedKind.DRIVE_ENTRIES: "windows.drive_entries",
     NeedKind.NULL_DEVICE: "windows.null_device",

@@ -162,7 +162,7 @@ def _decided(step: Step, fix: str, unproven: Health, privilege: str = _PRIVILEGE
         # What a person is told to do about it is more than a command.
         seen = "; ".join(filter(None, (decision.before, decision.refusal, decision.fix)))
         return Probe(step.identifier, Health.FAILED, seen, step.why, privilege=privilege)
-    if step.changes:
+    if step.changes or decision.before != decision.after:
         seen = f"{decision.before}; wanted: {decision.after}"
         return Probe(step.identifier, Health.FAILED, seen, step.why, fix, privilege)
     if decision.restart:

@@ -120,6 +120,52 @@ class Features(_Json):
         return headed("features", readable("\n".join(lines)))
 
 
+# Of another's hypervisor below this machine Windows says the same as of its own. Only this, which comes with
+# the feature HypervisorPlatform, tells whether its own runs.
+_PLATFORM = r"""$platform=$null
+if([IO.File]::Exists("$env:SystemRoot\System32\WinHvPlatform.dll")){
+$call='[DllImport("WinHvPlatform.dll")]public static extern int WHvGetCapability('+
+'int code,byte[] answer,uint size,out uint written);'
+$type=Add-Type -Namespace MxcOps -Name HypervisorPlatform -MemberDefinition $call -PassThru
+$answer=[byte[]]::new(256);$written=[uint32]0
+$platform=$type::WHvGetCapability(0,$answer,256,[ref]$written) -eq 0 -and $answer[0] -ne 0}"""
+_LAUNCH = re.compile(r"^hypervisorlaunchtype\s+(\S+)", re.IGNORECASE)
+
+
+class Hypervisor(_Json):
+    """``{"present", "firmware", "translation", "platform", "launch"}``: what virtual machines need.
+
+    `present`: one runs, be it below this machine. `firmware`, `translation`: whether virtualisation is
+    switched on and addresses are translated in two levels; without meaning while one runs. `platform`:
+    whether Windows' own one runs; None where it cannot be asked. `launch`: as bcdedit has it, ``Auto`` or
+    ``Off``; None where it does not say.
+    """
+
+    @override
+    def command(self) -> str:
+        known = {
+            "present": "(Get-CimInstance Win32_ComputerSystem).HypervisorPresent",
+            "firmware": "$processor.VirtualizationFirmwareEnabled",
+            "translation": "$processor.SecondLevelAddressTranslationExtensions",
+            "platform": "$platform",
+            "lines": native("bcdedit.exe /enum '{current}'"),
+        }
+        lines = [
+            "$processor=@(Get-CimInstance Win32_Processor)[0]",
+            _PLATFORM,
+            printed(f"@{{{';'.join(f'{name}={value}' for name, value in known.items())}}}"),
+        ]
+        return headed("hypervisor", readable("\n".join(lines)))
+
+    @override
+    def process(self, output: list[str]) -> dict[str, Any]:
+        told = super().process(output)
+        if "unreadable" in told:
+            return told
+        found = [match.group(1) for line in told.pop("lines") if (match := _LAUNCH.match(line))]
+        return {**told, "launch": found[0] if found else None}
+
+
 # Distributions belong to users. The registry shows those of users who are there now, the disks of all others.
 _OF_ALL_USERS = r"""foreach($user in Get-ChildItem Registry::HKEY_USERS -ErrorAction SilentlyContinue){
 $names+=@(Get-ChildItem "Registry::$($user.Name)\Software\Microsoft\Windows\CurrentVersion\Lxss" `

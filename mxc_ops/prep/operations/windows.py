@@ -62,6 +62,12 @@ def feature(feature: str, item: str = "") -> Commands:
 
 
 @operation
+def hypervisor(feature: str, item: str = "") -> Commands:
+    """Refuse a host on which no hypervisor runs, unless the optional feature brings one at the next start."""
+    yield from _follow("windows.hypervisor", item, feature=feature)
+
+
+@operation
 def wsl(version: str, item: str = "") -> Commands:
     """Have the Windows Subsystem for Linux, at least of a version."""
     yield from _follow("windows.wsl", item, version=version)

@@ -23,6 +23,7 @@ _SCRIPTS = r"C:\ProgramData\mxc-ops\scripts"
 _EXECUTOR = r"C:\Program Files\mxc-executor"
 _AT_START = "O:BAG:SYD:(A;;0x1201bf;;;WD)(A;;FA;;;SY)(A;;FA;;;BA)(A;;0x1200a9;;;RC)"
 _COMES_ALONG = {"Containers-DisposableClientVM": "VirtualMachinePlatform"}
+_BRINGS_A_HYPERVISOR = ("HypervisorPlatform", "VirtualMachinePlatform")
 _NEWEST_WSL = "2.9.4.0"
 
 
@@ -74,7 +75,7 @@ def _as_kept(sddl: str) -> str:
 class Machine:
     """Everything there is. The defaults are a fresh Windows 11 Pro, and an administrator logs in.
 
-    `fails`: the verb at which PowerShell throws, once.
+    `fails`: the verb at which PowerShell throws, once. `below`: it runs on another's hypervisor.
     """
 
     administrator: bool = True
@@ -91,6 +92,10 @@ class Machine:
             "VirtualMachinePlatform": "Disabled",
         }
     )
+    below: bool = False
+    firmware: bool = True
+    translation: bool = True
+    launch: str = "Auto"
     wsl: str = ""
     wsl_in_utf16: bool = False
     distributions: list[str] = field(default_factory=list[str])
@@ -216,6 +221,19 @@ class Machine:
 
     def _on_features(self, _part: _Part) -> Iterator[Any]:
         yield self.features
+
+    def _on_hypervisor(self, _part: _Part) -> Iterator[Any]:
+        runnable = self.firmware and self.translation and self.launch == "Auto"
+        own = runnable and any(self.features[name] == "Enabled" for name in _BRINGS_A_HYPERVISOR)
+        launch = f"hypervisorlaunchtype    {self.launch}"
+        yield {
+            "present": own or self.below,
+            # Windows does not see past a hypervisor.
+            "firmware": self.firmware and not own,
+            "translation": self.translation and not own,
+            "platform": own if self.features["HypervisorPlatform"] == "Enabled" else None,
+            "lines": ["", launch] if self.administrator else ["Access is denied."],
+        }
 
     def _on_wsl(self, _part: _Part) -> Iterator[Any]:
         lines = [f"WSL-Version: {self.wsl}", "Kernelversion: 6.6.87.2-1"] if self.wsl else []

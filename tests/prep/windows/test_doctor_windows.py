@@ -66,6 +66,25 @@ def test_what_waits_for_a_restart_does_not_work_yet(windows: Windows) -> None:
     assert doctor(windows, "windows_sandbox")[0] == 0
 
 
+def test_a_feature_without_a_hypervisor_is_not_ready(windows_at: MakeWindows) -> None:
+    features = {**Machine().features, "HypervisorPlatform": "Enabled"}
+    windows = windows_at(Machine(features=features, launch="Off"))
+    code, host = doctor(windows, "hyperlight")
+    assert (code, healths(host)) == (
+        1,
+        {"hyperlight.feature.hypervisor-platform": "ok", "hyperlight.hypervisor": "failed"},
+    )
+    assert host["probes"][1]["seen"].endswith("bcdedit /set hypervisorlaunchtype auto, then restart Windows")
+    windows.set(Machine(features=features))
+    assert doctor(windows, "hyperlight")[0] == 0
+
+
+def test_nobody_is_told_to_restart_for_a_feature_that_is_not_enabled_yet(windows: Windows) -> None:
+    code, host = doctor(windows, "hyperlight")
+    assert (code, set(healths(host).values())) == (1, {"failed"})
+    assert not [probe for probe in host["probes"] if "mxc-ops prep host" not in probe["fix"]]
+
+
 def test_a_restart_that_others_asked_for_is_a_warning(windows_at: MakeWindows) -> None:
     windows = windows_at(Machine(restart_pending=["Windows Update"]))
     windows.run("host", "--backend", "processcontainer", "--yes")

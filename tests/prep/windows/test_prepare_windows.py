@@ -205,6 +205,54 @@ def test_a_windows_that_cannot_have_it_is_refused(
     assert message in item["message"]
 
 
+OFF = "bcdedit /set hypervisorlaunchtype auto, then restart Windows"
+
+
+def test_a_hypervisor_comes_with_its_feature_at_the_next_start(windows: Windows) -> None:
+    made = windows.run("host", "--backend", "hyperlight", "--yes")
+    waiting = made.item("hyperlight.hypervisor")
+    assert (made.exit_code, made.host["state"], waiting["state"]) == (6, "needs a restart", "as wanted")
+    windows.restart()
+    ready = windows.run("host", "--backend", "hyperlight", "--yes")
+    running = ready.item("hyperlight.hypervisor")
+    assert (ready.exit_code, running["before"]) == (0, "a hypervisor runs"), ready.errors
+
+
+@pytest.mark.parametrize(
+    ("machine", "message", "fix"),
+    [
+        (Machine(launch="Off"), "hypervisorlaunchtype is off", OFF),
+        (Machine(firmware=False), "switched off in the firmware", "switch it on in the firmware"),
+        (Machine(translation=False), "second-level address translation", "name other backends"),
+    ],
+    ids=["told to start none", "firmware", "translation"],
+)
+@pytest.mark.parametrize("backend", ["hyperlight", "wslc", "windows_sandbox"])
+def test_a_machine_on_which_no_hypervisor_will_run_is_refused(
+    windows_at: MakeWindows, machine: Machine, message: str, fix: str, backend: str
+) -> None:
+    windows = windows_at(machine)
+    refused = windows.run("host", "--backend", backend, "--yes")
+    item = refused.item(f"{backend}.hypervisor")
+    assert (refused.exit_code, item["state"]) == (1, "refused"), refused.errors
+    assert message in item["message"]
+    assert item["fix"].startswith(fix)
+    assert windows.machine == machine
+
+
+def test_a_virtual_machine_that_may_run_none_itself_is_not_ready_with_the_feature(
+    windows_at: MakeWindows,
+) -> None:
+    windows = windows_at(Machine(below=True, firmware=False))
+    windows.run("host", "--backend", "hyperlight", "--yes")
+    windows.restart()
+    refused = windows.run("host", "--backend", "hyperlight", "--yes")
+    item = refused.item("hyperlight.hypervisor")
+    assert (refused.exit_code, item["state"]) == (1, "refused"), refused.errors
+    assert item["message"] == "this is a virtual machine that may run none itself"
+    assert "-ExposeVirtualizationExtensions $true" in item["fix"]
+
+
 def test_a_change_that_fails_is_told_and_a_rerun_completes_it(windows_at: MakeWindows) -> None:
     windows = windows_at(Machine(fails="write-null-device"))
     failed = windows.run("host", *PROCESS_CONTAINER, "--yes")
