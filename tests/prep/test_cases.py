@@ -109,6 +109,14 @@ def test_a_fact_never_fails_whatever_the_host_lacks(path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_cannot_be_read_although_its_mode_says_so_is_no_empty_text() -> None:
+    """As AppArmor's list of profiles for users; nobody can read the beginning of a process's memory."""
+    fact = _fact_class("files.Texts")()
+    command = _fact_command(fact, {"paths": ["/proc/self/mem", "/etc/passwd"]})
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert list(fact.process(done.stdout.splitlines())) == ["/etc/passwd"]
+
+
 def _fact_classes() -> list[str]:
     areas = [
         module.name

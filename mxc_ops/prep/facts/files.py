@@ -62,7 +62,8 @@ class Texts(FactBase[dict[str, str]]):
     def command(self, paths: Sequence[str]) -> str:
         names = " ".join(quote(path) for path in paths)
         shown = f'echo "{_MARK}$path"; cat "$path"; echo'
-        return f'for path in {names}; do if test -r "$path"; then {shown}; fi; done'
+        # Of what is in /sys, more may be refused than its mode says.
+        return f'for path in {names}; do if cat "$path" >/dev/null 2>&1; then {shown}; fi; done'
 
     @staticmethod
     @override
