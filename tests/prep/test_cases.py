@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import re
 import subprocess
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ import mxc_ops.prep.facts
 from backends.inside.build import source_archive
 from backends.vm.on_host import OBJECTS, source
 from mxc_ops.prep.decision import Decision, Query, Rule
+from mxc_ops.prep.operations.common import SURVEY_DEADLINE_S
 from mxc_ops.prep.rules import AREAS, rule
 
 CASES = Path(__file__).parent / "cases"
@@ -115,6 +117,14 @@ def test_what_cannot_be_read_although_its_mode_says_so_is_no_empty_text() -> Non
     command = _fact_command(fact, {"paths": ["/proc/self/mem", "/etc/passwd"]})
     done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert list(fact.process(done.stdout.splitlines())) == ["/etc/passwd"]
+
+
+def test_a_survey_outlasts_all_that_may_hang_in_it() -> None:
+    """One that is killed has answered nothing, of no item."""
+    cases = {path.parent.name: _read(path) for path in FACTS if "windows." not in path.parent.name}
+    commands = [_fact_command(_fact_class(name)(), case["arguments"]) for name, case in cases.items()]
+    limits = [re.search(r"\btimeout (?:-\S+ [A-Z]+ )?(\d+) ", command) for command in commands]
+    assert sum(int(limit[1]) for limit in limits if limit) < SURVEY_DEADLINE_S - 10
 
 
 def _fact_classes() -> list[str]:

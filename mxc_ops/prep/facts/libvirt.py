@@ -11,7 +11,9 @@ from typing_extensions import override
 from backends.vm.on_host import SYSTEM
 from mxc_ops.prep.rules.libvirt import NETWORK, POOL, Object, look
 
-_DEADLINE_S = 40  # below that of a whole survey; the first connection looks at every QEMU, for seconds
+# Both ask one after the other, and a survey that is killed has answered nothing. The first connection looks
+# at every QEMU, for seconds.
+_DEADLINE_S = 20
 
 
 class _Look(FactBase[dict[str, Any]]):
