@@ -19,7 +19,7 @@ from mxc_ops.prep.choices import Choices
 from mxc_ops.prep.items import needs_of
 from mxc_ops.prep.logs import HostLogs
 from mxc_ops.prep.messages import Answer, Event, Message, Request, Task
-from mxc_ops.prep.report import HostReport, HostState, Report
+from mxc_ops.prep.report import HostReport, HostState, ItemState, Report
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -161,10 +161,12 @@ def _messages(worker: Popen[str]) -> Iterator[Message]:
 
 
 def _refuse_unprivileged(report: Report, request: Request) -> None:
-    """Every change needs root; say so at once rather than fail at the first."""
+    """Every change needs root, and so does some reading; say so at once rather than fail at the first."""
     for host in report.hosts.values():
-        if host.state is HostState.CHANGES_PENDING and host.elevation == "none":
-            names = ", ".join(item.identifier for known, item in report.pending() if known is host)
+        needing = host.in_state(ItemState.WOULD_CHANGE, ItemState.WOULD_UNDO, ItemState.NEEDS_PRIVILEGE)
+        wanting = host.state in (HostState.CHANGES_PENDING, HostState.NEEDS_PRIVILEGE)
+        if wanting and host.elevation == "none":
+            names = ", ".join(item.identifier for item in needing)
             host.problem = _missing_rights(host, names, request)
             host.fix = _elevated_command(host, request)
             host.verdict = HostState.NEEDS_PRIVILEGE
@@ -180,7 +182,8 @@ def _missing_rights(host: HostReport, names: str, request: Request) -> str:
 def _elevated_command(host: HostReport, request: Request) -> str:
     if host.name.startswith(_WINDOWS_HOSTS):
         return "let ssh_user in the inventory be an administrator of that host"
-    task = "undo" if request.task is Task.UNDO else "host"
+    verifies = request.task is Task.VERIFY
+    task = "host" if request.task is Task.PREPARE else request.task.value
     here = host.name == THIS_HOST and not request.inventory
     flags: list[tuple[str, Sequence[str]]] = [
         ("--backend", request.backends),
@@ -195,4 +198,4 @@ def _elevated_command(host: HostReport, request: Request) -> str:
     words += ["--force"] if request.insist else []
     words += [] if here else ["--ask-sudo-password"]
     words += ["--ask-ssh-password"] if request.ssh_password else []
-    return f"{shlex.join(words)} --yes"
+    return shlex.join([*words, *([] if verifies else ["--yes"])])

@@ -85,6 +85,7 @@ class Decision:
     restart: the host must be restarted before this takes effect.
     deadline_s: seconds after which the commands are killed, on the host.
     in_use: it must not be reversed only because somebody uses it; what was made is as it was made.
+    unread: all that may be wrong is what could not be read; the commands are for the case that it is.
     """
 
     before: str
@@ -100,6 +101,7 @@ class Decision:
     restart: bool = False
     deadline_s: int = DEFAULT_DEADLINE_S
     in_use: bool = False
+    unread: bool = False
 
 
 def no_snapshot(**_arguments: Any) -> str:

@@ -31,6 +31,7 @@ class ItemState(Enum):
     MISSING = "missing"
     UNFINISHED = "unfinished"
     UNKNOWN = "unknown"
+    NEEDS_PRIVILEGE = "needs privilege"  # whether anything is to be done cannot be told without root's rights
 
 
 class HostState(Enum):
@@ -140,6 +141,8 @@ class HostReport:
             return HostState.CHANGES_PENDING
         if self.in_state(ItemState.DRIFTED, ItemState.MISSING, ItemState.UNFINISHED, ItemState.UNKNOWN):
             return HostState.DRIFTED
+        if self.in_state(ItemState.NEEDS_PRIVILEGE):
+            return HostState.NEEDS_PRIVILEGE
         if self.restart:
             return HostState.NEEDS_RESTART
         if self.in_state(ItemState.AS_RECORDED):

@@ -41,6 +41,7 @@ class Verdict(Enum):
     MISSING = "missing"
     UNFINISHED = "unfinished"
     UNKNOWN = "unknown"
+    NEEDS_PRIVILEGE = "needs privilege"
 
 
 def reverse_queries(receipt: Receipt) -> tuple[Query, ...]:
@@ -115,6 +116,11 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
         return Verdict.UNFINISHED, Decision(
             wanted.before, wanted.after, refusal=f"the change {what}", fix=again
         )
+    if wanted.unread or (back.unread and not wanted.commands):
+        untold = f"whether it is as recorded cannot be told: {wanted.before}"
+        return Verdict.UNKNOWN, Decision(
+            wanted.before, wanted.after, refusal=untold, fix=back.fix or again, unread=True
+        )
     if wanted.refusal:
         return Verdict.DRIFTED, replace(wanted, commands=())
     if not back.commands and not back.refusal:
@@ -126,7 +132,7 @@ def judge(receipt: Receipt, wanted: Decision, back: Decision) -> tuple[Verdict, 
     if receipt.operation == _PACKAGES and not wanted.commands:
         # That others have come to need ours makes them hard to take back, and no drift.
         return Verdict.AS_RECORDED, Decision(wanted.before, wanted.after)
-    changed = "" if back.in_use else back.refusal
+    changed = "" if back.in_use or back.unread else back.refusal
     if changed or wanted.commands:
         difference = changed or f"{wanted.before}; recorded was {wanted.after}"
         # What the rule would accept from somebody else, it does not mend.

@@ -161,6 +161,7 @@ def _as_recorded(decision: Decision) -> Case:
         "fix": decision.fix,
         "notice": decision.notice,
         "restart": decision.restart,
+        "unread": decision.unread,
         "prior": dict(decision.prior),
         "made": dict(decision.made),
         "uploads": [upload.name for upload in decision.uploads],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,10 +12,12 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import join
+from typing import Any
 
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, User
 from tests.prep.lxc_host import Host, small_root, whole_host
 
 TOOLS = ("lxc-start", "newuidmap", "nft", "ip", "debootstrap")
@@ -96,3 +99,33 @@ def test_an_image_whose_successor_did_not_come_is_still_known_as_ours(
     undone = said(machine, "prep undo --yes")
     assert undone.returncode == 0, undone.stdout
     assert machine.run("ls -d /var/lib/mxc-ops/images/* 2>/dev/null || true") == ""
+
+
+def said_to(user: User, machine: Host, command: str) -> dict[str, Any]:
+    """What is reported of the host to somebody who has no rights there."""
+    rights = ["--reuid", str(user.uid), "--regid", str(user.gid), "--clear-groups"]
+    environment = {**user.environment, "PYTHONPATH": f"{user.tree}:{user.tree}/site-packages"}
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    argv = ["setpriv", *rights, "env", "-i", *settings, str(user.tree / "bin/mxc-ops"), *command.split()]
+    return json.loads(machine.try_run(f"{join(argv)} --json").stdout.splitlines()[-1])
+
+
+def test_what_a_user_may_not_read_is_neither_drift_nor_a_change_that_is_due(
+    machine: Host, inventory: Path, as_user: User
+) -> None:
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    machine.run(f"mount --bind {site} {as_user.tree}/site-packages")
+    prepared = said(machine, f"prep host --inventory {inventory} --backend lxc --yes")
+    assert prepared.returncode == 0, prepared.stdout
+    for command in ("prep verify", "prep host --backend lxc --item lxc.bridge --item lxc.sysctl.*"):
+        report = said_to(as_user, machine, command)
+        (told,) = report["hosts"]
+        states = {item["identifier"]: item["state"] for item in told["items"]}
+        assert (report["exitCode"], told["state"]) == (4, "needs privilege"), told
+        assert states.pop("lxc.bridge") == "needs privilege"
+        assert set(states.values()) <= {"as recorded", "as wanted"}, states
+        assert told["problem"].startswith("root is needed for: lxc.bridge; ")
+        assert f"mxc-ops {' '.join(command.split()[:2])}" in told["fix"]
+    assert said_to(as_user, machine, "prep undo")["exitCode"] == 4
+    machine.run("ip link set dev mxcbr0 down")
+    assert said_to(as_user, machine, "prep verify")["exitCode"] == 7

@@ -22,11 +22,12 @@ from backends.needs import NeedKind
 from backends.vm.needs import NAME, NEEDS
 from backends.vm.on_host import OBJECTS, TRIAL, command, source
 from mxc_ops.prep.items import FAMILIES
-from mxc_ops.prep.receipts import Receipt
+from mxc_ops.prep.receipts import COMPLETE, Receipt
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.rules.services import processes
 from mxc_ops.prep.shells import Change
 from mxc_ops.prep.shells.sh import SHELL
+from mxc_ops.prep.undoing import Verdict, judge, reversal
 
 PYTHON = "/usr/bin/python3"
 LONGEST_ARGUMENT = 131_072  # of one argument of a program (Linux: MAX_ARG_STRLEN)
@@ -67,6 +68,20 @@ def test_every_family_has_its_packages() -> None:
     for need in NEEDS:
         if need.kind is NeedKind.PACKAGE:
             assert need.packages.keys() == FAMILIES.keys()
+
+
+# --- what is said of them
+
+
+@pytest.mark.parametrize("there, verdict", [(True, Verdict.UNKNOWN), (False, Verdict.DRIFTED)])
+def test_who_may_not_ask_libvirt_sees_no_drift_but_that_of_files(there: bool, verdict: Verdict) -> None:
+    existing = [POOL["path"], "/var/lib/mxc-ops"] if there else ["/var/lib/mxc-ops"]
+    seen = [{"error": "authentication unavailable: no polkit agent available"}, existing]
+    pool = Receipt("vm.pool", "libvirt.pool", POOL, {"defined": False}, {"xml": POOL["xml"]}, state=COMPLETE)
+    wanted = rule(pool.operation).decide(*seen, **POOL)
+    told, decision = judge(pool, wanted, reversal(pool, seen))
+    assert (told, decision.commands) == (verdict, ())
+    assert ("is not there" in decision.before) is not there
 
 
 # --- the programs that run on the host

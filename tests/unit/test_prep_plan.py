@@ -269,6 +269,15 @@ def test_a_restart_that_is_needed_is_told_before_success() -> None:
     assert HostReport("h", restart="asked for", items={"a": item}).state is HostState.NEEDS_RESTART
 
 
+def test_what_could_not_be_read_wants_rights_unless_something_has_drifted() -> None:
+    unread = ItemReport("a", "k", "w", "b", "a", ItemState.NEEDS_PRIVILEGE)
+    kept = ItemReport("b", "k", "w", "b", "a", ItemState.AS_RECORDED)
+    host = HostReport("h", restart="asked for", items={"a": unread, "b": kept})
+    assert host.state is HostState.NEEDS_PRIVILEGE
+    kept.state = ItemState.DRIFTED
+    assert host.state is HostState.DRIFTED
+
+
 def test_what_is_not_there_on_the_command_line_ends_with_64() -> None:
     report = Report()
     absorb(report, Message(Event.INVALID, "", {"message": "no group", "fix": "", "usage": True}))
@@ -301,6 +310,7 @@ def test_packages_that_go_together_know_of_each_other() -> None:
 
 AS_WANTED = Decision("1", "1")
 TO_CHANGE = Decision("0", "1", ("set it",))
+UNREAD = Decision("?", "1", ("set it",), unread=True)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +322,11 @@ TO_CHANGE = Decision("0", "1", ("set it",))
         ("complete", AS_WANTED, Decision("1", "0", refusal="is now another"), Verdict.DRIFTED),
         ("complete", Decision("?", "1", refusal="taken"), Decision("1", "0"), Verdict.DRIFTED),
         (PENDING, TO_CHANGE, Decision("0", "0"), Verdict.UNFINISHED),
+        ("complete", UNREAD, Decision("?", "0", ("back",), refusal="not told", unread=True), Verdict.UNKNOWN),
+        ("complete", UNREAD, Decision("?", "0", ("back",)), Verdict.UNKNOWN),
+        ("complete", AS_WANTED, Decision("?", "0", refusal="not told", unread=True), Verdict.UNKNOWN),
+        ("complete", TO_CHANGE, Decision("?", "0", refusal="not told", unread=True), Verdict.DRIFTED),
+        (PENDING, UNREAD, Decision("0", "0"), Verdict.UNFINISHED),
     ],
 )
 def test_drift_is_told_apart_from_what_is_gone(

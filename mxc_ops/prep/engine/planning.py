@@ -56,8 +56,20 @@ def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
         unfinished = receipt is not None and receipt.state != COMPLETE
         if item.identifier in session.unreadable:
             decision, unfinished = _unreadable(session, item.identifier, decision), False
-        steps.append(Step(item.identifier, item.kind, item.why, decision, unfinished, item))
+        verdict = ""
+        if not unfinished:
+            decision, verdict = _by_these_rights(session, decision)
+        steps.append(Step(item.identifier, item.kind, item.why, decision, unfinished, item, verdict=verdict))
     return steps
+
+
+def _by_these_rights(session: Session, decision: Decision, verdict: str = "") -> tuple[Decision, str]:
+    """A decision and its verdict; what only root may read is neither drift nor a change that is due."""
+    if not decision.unread or session.access.elevation != "none":
+        return decision, verdict
+    why = decision.refusal or f"whether it is as wanted cannot be told: {decision.before}"
+    blind = replace(decision, commands=(), refusal=why, fix="", notice="", files=())
+    return blind, Verdict.NEEDS_PRIVILEGE.value
 
 
 def _unreadable(session: Session, item: str, decision: Decision) -> Decision:
@@ -103,7 +115,10 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
         others = needed_by_others(receipt, remaining) if final.commands and not final.refusal else []
         if others:
             final = _shared(receipt.item, final, others, insist=insist)
-        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", final, receipt=receipt))
+        final, verdict = _by_these_rights(session, final)
+        due = None if verdict else receipt
+        why = f"changed {receipt.at}"
+        steps.append(Step(receipt.item, "receipt", why, final, receipt=due, verdict=verdict))
     unreadable = [item for item in session.unreadable if not wanted or is_named(item, wanted)]
     for item in unreadable:
         decision = _unreadable(session, item, Decision("recorded", "as before"))
@@ -152,8 +167,9 @@ def verify(session: Session) -> list[Step]:
     for receipt, back in _reversals(recorded):
         kind = rule(receipt.operation)
         wanted = _decided(receipt.operation, kind.decide, told[receipt.item], receipt.arguments)
-        verdict, decision = judge(receipt, wanted, back)
-        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", decision, verdict=verdict.value))
+        judged, decision = judge(receipt, wanted, back)
+        decision, verdict = _by_these_rights(session, decision, judged.value)
+        steps.append(Step(receipt.item, "receipt", f"changed {receipt.at}", decision, verdict=verdict))
     for item in session.unreadable:
         decision = _unreadable(session, item, Decision("recorded", "as recorded"))
         steps.append(Step(item, "receipt", "recorded", decision, verdict=Verdict.UNKNOWN.value))

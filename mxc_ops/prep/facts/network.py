@@ -120,21 +120,27 @@ def _address(text: str) -> IPv4Address:
     return IPv4Address(bytes.fromhex(text)[::-1])
 
 
-class Table(FactBase[str]):
-    """One table of nftables as nft(8) lists it, without counts; "" where there is none."""
+class Table(FactBase[str | None]):
+    """One table of nftables as nft(8) lists it, without counts; "" where there is none.
+
+    None where that cannot be told: without nft, or without the right to ask.
+    """
 
     @override
     def command(self, table: str) -> str:
-        return f"nft -s list table inet {quote(table)} 2>/dev/null || true"
+        return (
+            "if nft list tables >/dev/null 2>&1;"
+            f" then nft -s list table inet {quote(table)} 2>/dev/null || true; else echo {_UNREADABLE}; fi"
+        )
 
     @staticmethod
     @override
-    def default() -> str:
+    def default() -> str | None:
         return ""
 
     @override
-    def process(self, output: list[str]) -> str:
-        return "\n".join(output)
+    def process(self, output: list[str]) -> str | None:
+        return None if output == [_UNREADABLE] else "\n".join(output)
 
 
 class ForwardChains(EntriesFact):

@@ -62,8 +62,9 @@ def decide_network(seen: _Seen, *, network: str, xml: str, uri: str = SYSTEM) ->
 def _decide(kind: Object, seen: _Seen, name: str, xml: str, uri: str) -> Decision:
     state = _state(seen)
     have = (_script(kind, name, xml, uri, action="have"),)
-    if "error" in seen or not seen["defined"]:
-        return Decision(state, _WANTED, have, prior={"defined": False}, made={"xml": xml})
+    unread = "error" in seen
+    if unread or not seen["defined"]:
+        return Decision(state, _WANTED, have, prior={"defined": False}, made={"xml": xml}, unread=unread)
     differs: Sequence[str] = seen["differs"]
     if differs and not seen["ours"]:
         return Decision(
@@ -132,6 +133,7 @@ def _reverse(kind: Object, seen: _Seen, name: str, xml: str, uri: str, prior: Ma
             (_script(kind, name, xml, uri, action="drop", despite=[]),),
             refusal=f"whether {kind.kind} {name} is in use cannot be told: {seen['error']}",
             fix="have libvirt and its Python module running again: mxc-ops prep host --backend vm",
+            unread=True,
         )
     if not seen["defined"]:
         return nothing_to_do("not defined, as before")
@@ -192,7 +194,7 @@ def decide_pool(
     prior = decision.prior or {"defined": True, "active": True, "autostart": True}
     missing = [directory for directory in (path, *parents_of(path)) if directory not in existing]
     return Decision(
-        f"{decision.before}; {path} is not there" if seen.get("defined") else decision.before,
+        f"{decision.before}; {path} is not there" if seen.get("defined", True) else decision.before,
         _WANTED,
         (f"umask 022 && mkdir -p {quote(path)} && chmod {_MODE} {quote(path)}", *have),
         prior=prior,

@@ -104,7 +104,7 @@ def _queries(bridge: str, address: str, table: str, manager: str) -> tuple[Query
 def decide(
     device: _Device,
     subnets: Sequence[Mapping[str, str]],
-    listed: str,
+    listed: str | None,
     chains: Sequence[Mapping[str, str]],
     texts: _Texts,
     existing: list[str],
@@ -120,7 +120,7 @@ def decide(
     ----------
     device: see `facts.network.Bridge`.
     subnets: networks of the host's, with the device that leads there.
-    listed: our table as it is, "" when there is none.
+    listed: our table as it is, "" when there is none, None when that cannot be told.
     chains: those that judge what is forwarded.
     texts, existing: of the files that bring it back.
     """
@@ -134,6 +134,7 @@ def decide(
     unlinked = manager in BOOT and BOOT[manager].link(f"mxc-ops-{bridge}") not in existing
     if stale or unlinked:
         missing.append("not kept over restarts")
+    unread = bool(missing) and set(missing) <= {_NO_IP, _NO_NFT}
     notice = _notice(chains, bridge=bridge, table=table, manager=manager)
     if not missing:
         return nothing_to_do(after, notice=notice)
@@ -157,6 +158,7 @@ def decide(
         },
         files=tuple(FileChange(file.path, texts.get(file.path), file.text) for file in stale),
         notice=notice,
+        unread=unread,
     )
 
 
@@ -167,7 +169,7 @@ def _state(device: _Device, bridge: str) -> str:
 def _in_the_way(
     device: _Device,
     subnets: Sequence[Mapping[str, str]],
-    listed: str,
+    listed: str | None,
     *,
     bridge: str,
     address: str,
@@ -198,19 +200,23 @@ def _lines(text: str) -> set[str]:
     return {line.strip() for line in text.splitlines() if line.strip()}
 
 
-def _missing_now(device: _Device, listed: str, *, address: str, ruleset: str) -> list[str]:
+_NO_IP, _NO_NFT = "cannot be told without iproute2", "its NAT cannot be told"
+
+
+def _missing_now(device: _Device, listed: str | None, *, address: str, ruleset: str) -> list[str]:
     if device is None:
         return ["not there"]
     if device["kind"] == "unreadable":
-        return ["cannot be told without iproute2"]
+        return [_NO_IP]
     others = [entry for entry in device["addresses"] if entry != address]
     wrong = {
         f"has no address {address}": address not in device["addresses"],
         f"has an address that is not wanted: {', '.join(others)}": bool(others),
         "is down": not device["up"],
         "speaks IPv6": device["ipv6"],
-        "no NAT": not listed,
+        "no NAT": listed == "",
         "another NAT": listed and listed != ruleset,
+        _NO_NFT: listed is None,
     }
     return [what for what, is_so in wrong.items() if is_so]
 
@@ -256,7 +262,7 @@ def _absent_parents(files: Sequence[BootFile], existing: Sequence[str]) -> list[
 def reverse(
     device: _Device,
     subnets: Sequence[Mapping[str, str]],
-    listed: str,
+    listed: str | None,
     chains: Sequence[Mapping[str, str]],
     texts: _Texts,
     existing: list[str],
@@ -268,12 +274,13 @@ def reverse(
     prior: Mapping[str, Any],
     made: Mapping[str, Any],
 ) -> Decision:
-    """Bridge, table and files of ours gone; refused while something is attached to the bridge."""
+    """Bridge, table and files of ours gone; refused while something is attached, or cannot be told."""
     del subnets, chains, address
     unnamed = [f"ip link delete dev {quote(f'{bridge}-new')}"] if _unnamed(bridge) in existing else []
     ours = device is not None and device["alias"] == ALIAS
     touched = [path for path in made["files"] if texts.get(path) != prior["files"][path]]
-    if not ours and not listed and not touched and not unnamed:
+    untold = _untold(device, listed, bridge=bridge, table=table)
+    if not ours and not listed and not touched and not unnamed and not untold:
         return nothing_to_do("not there, as before")
     service = (BOOT[manager].disable(f"mxc-ops-{bridge}"),) if touched else ()
     attached = [f"{port} is attached to {bridge}" for port in device["ports"]] if device and ours else []
@@ -289,20 +296,37 @@ def reverse(
                 for command in put_back(path, {"text": prior["files"][path], "directories": []})
             ),
             *remove_empty(prior["directories"]),
-            *([f"nft delete table inet {quote(table)}"] if listed else []),
+            *_without_table(listed, table),
             *([f"ip link delete dev {quote(bridge)}"] if ours else []),
             *unnamed,
         ),
-        refusal="; ".join([*changed, *attached]),
-        fix=f"stop what is attached: ip link show master {bridge}" if attached else "",
+        refusal="; ".join([*changed, *attached, *untold]),
+        fix=f"stop what is attached: ip link show master {bridge}" if attached else _TOOLS if untold else "",
         in_use=bool(attached) and not changed,
+        unread=bool(untold) and not changed,
         files=tuple(FileChange(path, texts.get(path), prior["files"][path]) for path in touched),
     )
 
 
+_TOOLS = "have ip and nft at work here: mxc-ops prep host --backend lxc --item lxc.package.network --yes"
+
+
+def _untold(device: _Device, listed: str | None, *, bridge: str, table: str) -> list[str]:
+    """What may be there without our seeing it: without a record, nobody would take it back."""
+    no_ip = device is not None and device["kind"] == "unreadable"
+    found = [f"whether {bridge} is ours cannot be told without iproute2"] if no_ip else []
+    return found + ([f"whether table inet {table} is there cannot be told"] if listed is None else [])
+
+
+def _without_table(listed: str | None, table: str) -> list[str]:
+    """The command that deletes the table; of one that cannot be seen, as well as it goes."""
+    in_vain = " 2>/dev/null || true" if listed is None else ""
+    return [] if listed == "" else [f"nft delete table inet {quote(table)}{in_vain}"]
+
+
 def _changed(
     device: _Device,
-    listed: str,
+    listed: str | None,
     texts: _Texts,
     *,
     bridge: str,
@@ -312,9 +336,9 @@ def _changed(
 ) -> list[str]:
     """What others have made of it."""
     found: list[str] = []
-    if device is not None and device["alias"] != ALIAS:
+    if device is not None and device["kind"] != "unreadable" and device["alias"] != ALIAS:
         found.append(f"{bridge} is no longer of our making")
-    elif device is not None:
+    elif device is not None and device["kind"] != "unreadable":
         others = [entry for entry in device["addresses"] if entry != made["address"]]
         found += [f"{bridge} has an address {entry} that is not ours" for entry in others]
     if listed and not _lines(listed) <= _lines(made["ruleset"]):
