@@ -70,6 +70,7 @@ class Need:
     feature: `BASE`, or the one of `FEATURES` that alone needs it.
     system: ``linux`` or ``windows``.
     machines: as ``uname -m``, those that can have it; none named: all.
+    undone_with: needs of the same backend without which it cannot be taken back.
     """
 
     identifier: str
@@ -80,6 +81,7 @@ class Need:
     feature: str = BASE
     system: str = "linux"
     machines: tuple[str, ...] = ()
+    undone_with: tuple[str, ...] = ()
 
     def is_for(self, system: str, machine: str) -> bool:
         """Whether a host of this system and machine can have it."""

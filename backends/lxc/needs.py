@@ -84,6 +84,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.BRIDGE,
         "containers are attached to it, and reach other networks by NAT",
         data={"bridge": BRIDGE, "address": ADDRESS, "table": TABLE},
+        undone_with=("lxc.package.network",),
     ),
     # Between two containers on one bridge nothing is routed: rules in the kernel's IP hooks see it only when
     # bridged frames are handed to them (backends.md §2.3). What is routed they see anyway.

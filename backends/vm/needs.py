@@ -115,6 +115,7 @@ NEEDS: tuple[Need, ...] = (
         "a network of our own, with addresses for virtual machines and NAT to the outside",
         data={"network": NAME, "xml": _NETWORK},
         machines=MACHINES,
+        undone_with=("vm.package.libvirt",),
     ),
     Need(
         "vm.pool",
@@ -122,6 +123,7 @@ NEEDS: tuple[Need, ...] = (
         "a directory of our own for disk images",
         data={"pool": NAME, "path": _POOL_PATH, "xml": _POOL},
         machines=MACHINES,
+        undone_with=("vm.package.libvirt",),
     ),
 )
 

@@ -1,8 +1,11 @@
-"""What several backends need alike of a host: the record is kept by the one that came first. Pure."""
+"""Who relies on what a record is about. Pure.
+
+What several backends need alike of a host is recorded for the one that came first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 
 from backends import registry
@@ -10,7 +13,7 @@ from backends.needs import BASE, Need, NeedKind
 from mxc_ops.prep.items import OPERATIONS
 from mxc_ops.prep.receipts import Receipt
 
-__all__ = ["needed_by_others"]
+__all__ = ["needed_by_others", "needed_for_undo"]
 
 # By which of its arguments an operation of one kind is the same as another.
 _SUBJECTS = (
@@ -49,19 +52,35 @@ def needed_by_others(receipt: Receipt, remaining: Iterable[Receipt]) -> list[str
     ]
 
 
+def needed_for_undo(item: str, remaining: Collection[str]) -> list[str]:
+    """Items of the same backend that could not be taken back any more without this one.
+
+    Parameters
+    ----------
+    remaining: the items that stay recorded.
+    """
+    return [
+        need.identifier
+        for need in _needs(_backend(item))
+        if item in need.undone_with and need.identifier in remaining
+    ]
+
+
 def _backend(item: str) -> str:
     return item.partition(".")[0]
 
 
 def _prepared_needs(backend: str, items: set[str]) -> Iterator[Need]:
-    entry = registry.CONTAINMENTS.get(backend)
-    if entry is None or entry.needs is None:
-        return
-    needs: tuple[Need, ...] = import_module(entry.needs).NEEDS
+    needs = _needs(backend)
     # Of a need of each user, the items have the user's name behind its own.
     names = {*items, *(item.rpartition(".")[0] for item in items)}
     features = {BASE, *(need.feature for need in needs if need.identifier in names)}
     yield from (need for need in needs if need.feature in features)
+
+
+def _needs(backend: str) -> tuple[Need, ...]:
+    entry = registry.CONTAINMENTS.get(backend)
+    return () if entry is None or entry.needs is None else import_module(entry.needs).NEEDS
 
 
 def _is_the_same(need: Need, receipt: Receipt) -> bool:

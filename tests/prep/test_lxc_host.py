@@ -188,6 +188,19 @@ def test_while_something_is_attached_the_way_back_names_it(machine: Host) -> Non
     assert machine.receipt() is not None
 
 
+def test_a_table_that_cannot_be_seen_any_more_keeps_its_record(machine: Host) -> None:
+    before = machine.state()
+    machine.apply(OPERATION, UNATTENDED)
+    machine.run("mount --bind /dev/null $(command -v nft)")
+    refused = machine.undo()
+    assert f"whether table inet {TABLE} is there cannot be told" in refused.refusal
+    assert "mxc-ops prep host" in refused.fix
+    assert machine.receipt() is not None
+    machine.run("umount /usr/sbin/nft")
+    assert not machine.undo().refusal
+    assert machine.state() == before
+
+
 def test_what_others_added_is_taken_along_only_when_the_user_insists(machine: Host) -> None:
     before = machine.state()
     machine.apply(OPERATION, UNATTENDED)

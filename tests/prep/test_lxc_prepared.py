@@ -12,11 +12,12 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import join
+from shlex import join, quote
 from typing import Any
 
 import pytest
 
+from mxc_ops.prep.receipts import DIRECTORY, Receipt
 from tests.conftest import CHECKOUT, User
 from tests.prep.lxc_host import Host, small_root, whole_host
 
@@ -74,6 +75,16 @@ def test_a_host_is_prepared_proved_left_alone_verified_and_taken_back(machine: H
     drifted = said(machine, "prep verify")
     assert drifted.returncode != 0 and "no NAT" in drifted.stdout, drifted.stdout
     assert said(machine, prepare).returncode == 0
+    tools = {"family": "debian", "packages": ["nftables"]}
+    made = {"added": ["nftables"], "asked": ["nftables"]}
+    receipt = Receipt("lxc.package.network", "packages.installed", tools, made=made)
+    path = f"{DIRECTORY}/{receipt.item}.json"
+    machine.run(f"printf %s {quote(receipt.encode())} > {path}")
+    refused = said(machine, f"prep undo --item {receipt.item}")
+    assert refused.returncode == 1, refused.stdout
+    assert "lxc.bridge cannot be taken back without it" in refused.stdout
+    assert f"mxc-ops prep undo --item lxc.bridge --item {receipt.item}" in refused.stdout
+    machine.run(f"rm {path}")
     undone = said(machine, "prep undo --yes")
     assert undone.returncode == 0, undone.stdout
     assert machine.run(BEFORE) == before

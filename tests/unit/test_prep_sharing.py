@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from backends import registry
+from backends.needs import FEATURES
+from mxc_ops.prep.choices import Choices
+from mxc_ops.prep.items import needs_of
 from mxc_ops.prep.receipts import Receipt
-from mxc_ops.prep.sharing import needed_by_others
+from mxc_ops.prep.sharing import needed_by_others, needed_for_undo
 
 KVM = Receipt("microvm.device.kvm", "devices.accessible", {"path": "/dev/kvm", "group": "kvm"})
 FORWARD = Receipt("lxc.sysctl.ip-forward", "kernel.setting", {"key": "net.ipv4.ip_forward", "wanted": "1"})
@@ -59,3 +63,20 @@ def test_packages_are_shared_as_they_were_added_and_not_as_they_were_asked_for()
     assert needed_by_others(along, others) == ["lxc.package.network"]
     fedora = packages("bubblewrap.package.network", "nftables.x86_64", family="fedora")
     assert needed_by_others(fedora, others) == ["lxc.package.network"]
+
+
+@pytest.mark.parametrize(
+    ("item", "needing"),
+    [("lxc.package.network", ["lxc.bridge"]), ("lxc.package.tools", []), ("unheard.of", [])],
+)
+def test_what_is_needed_to_take_something_back_is_told(item: str, needing: list[str]) -> None:
+    assert needed_for_undo(item, ["lxc.bridge", "lxc.ids.root", "vm.pool"]) == needing
+    assert needed_for_undo(item, ["lxc.ids.root"]) == []
+
+
+def test_what_is_taken_back_by_the_help_of_something_comes_after_it() -> None:
+    for containment in registry.preparable():
+        needs = needs_of(Choices((containment,), FEATURES))
+        order = [need.identifier for need in needs]
+        for need in needs:
+            assert all(order.index(tool) < order.index(need.identifier) for tool in need.undone_with)

@@ -14,7 +14,7 @@ from mxc_ops.prep.items import WINDOWS, Item
 from mxc_ops.prep.operations.common import HostFailure
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
-from mxc_ops.prep.sharing import needed_by_others
+from mxc_ops.prep.sharing import needed_by_others, needed_for_undo
 from mxc_ops.prep.undoing import Verdict, is_named, judge, reversal, reverse_queries, undo_order, unmeasured
 
 __all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
@@ -112,9 +112,8 @@ def plan_undo(session: Session, wanted: Sequence[str], *, insist: bool) -> list[
     remaining = [receipt for item, receipt in session.access.receipts.items() if item not in undone]
     for receipt, decision in _reversals(recorded):
         final = _final(receipt.item, decision, insist=insist)
-        others = needed_by_others(receipt, remaining) if final.commands and not final.refusal else []
-        if others:
-            final = _shared(receipt.item, final, others, insist=insist)
+        if final.commands and not final.refusal:
+            final = _relied_upon(session, receipt, final, remaining, insist=insist)
         final, verdict = _by_these_rights(session, final)
         due = None if verdict else receipt
         why = f"changed {receipt.at}"
@@ -145,11 +144,22 @@ def _final(item: str, decision: Decision, *, insist: bool) -> Decision:
     return replace(decision, fix=fix)
 
 
-def _shared(item: str, decision: Decision, others: Sequence[str], *, insist: bool) -> Decision:
-    needed = f"what was changed is needed for {' and '.join(others)} as well"
+def _relied_upon(
+    session: Session, receipt: Receipt, decision: Decision, remaining: Sequence[Receipt], *, insist: bool
+) -> Decision:
+    """The decision to reverse, refused while others rely on what was changed."""
+    recorded = [*(other.item for other in remaining), *session.unreadable]
+    first = needed_for_undo(receipt.item, recorded)
+    others = needed_by_others(receipt, remaining)
+    needed = [f"{' and '.join(first)} cannot be taken back without it"] if first else []
+    needed += [f"what was changed is needed for {' and '.join(others)} as well"] if others else []
+    if not needed:
+        return decision
     if insist:
-        return replace(decision, notice="; ".join(filter(None, [decision.notice, needed])))
-    return replace(decision, refusal=needed, fix=f"mxc-ops prep undo --item {item} --force")
+        return replace(decision, notice="; ".join(filter(None, [decision.notice, *needed])))
+    items = "".join(f" --item {item}" for item in (*first, receipt.item))
+    force = " --force" if others else ""
+    return replace(decision, refusal="; ".join(needed), fix=f"mxc-ops prep undo{items}{force}")
 
 
 def _reversals(recorded: Sequence[Receipt]) -> list[tuple[Receipt, Decision]]:
