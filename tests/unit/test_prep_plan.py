@@ -270,8 +270,8 @@ def test_a_restart_that_is_needed_is_told_before_success() -> None:
 
 
 def test_what_could_not_be_read_wants_rights_unless_something_has_drifted() -> None:
-    unread = ItemReport("a", "k", "w", "b", "a", ItemState.NEEDS_PRIVILEGE)
-    kept = ItemReport("b", "k", "w", "b", "a", ItemState.AS_RECORDED)
+    unread = ItemReport("a", "k", "w", "root", "b", "a", ItemState.NEEDS_PRIVILEGE)
+    kept = ItemReport("b", "k", "w", "root", "b", "a", ItemState.AS_RECORDED)
     host = HostReport("h", restart="asked for", items={"a": unread, "b": kept})
     assert host.state is HostState.NEEDS_PRIVILEGE
     kept.state = ItemState.DRIFTED
