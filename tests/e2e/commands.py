@@ -116,6 +116,15 @@ def processes_with(*argv: str) -> list[int]:
     return found
 
 
+def children() -> set[str]:
+    """Process ids of the children of this process, ended ones that nobody has waited for among them."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found |= set((task / "children").read_text().split())
+    return found
+
+
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
     """Poll until `condition()` holds; fails with `what` when it never does."""
     deadline = time.monotonic() + seconds

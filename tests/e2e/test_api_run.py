@@ -24,6 +24,7 @@ from mxc_ops import (
     prepare,
     run,
 )
+from tests.e2e.commands import children
 
 pytestmark = pytest.mark.backend("bubblewrap")
 
@@ -35,21 +36,13 @@ def open_descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
-def sandboxes_below() -> set[str]:
-    """Process ids of our children that are alive."""
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= set((task / "children").read_text().split())
-    return found
-
-
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    before = open_descriptors()
-    children = sandboxes_below()
+    descriptors = open_descriptors()
+    processes = children()
     yield
-    assert open_descriptors() <= before, "a descriptor leaked"
-    assert sandboxes_below() <= children, "a process was left behind"
+    assert open_descriptors() <= descriptors, "a descriptor leaked"
+    assert children() <= processes, "a process was left behind"
 
 
 def test_a_shell_line_and_an_argument_vector_mean_what_they_say():
@@ -257,10 +250,10 @@ def test_provenance_tells_policies_and_commands_apart():
 
 
 def test_preparing_plans_and_starts_nothing():
-    children = sandboxes_below()
+    before = children()
     with prepare(Policy(read_only=["/usr/share"]).request("true")) as prepared:
         assert prepared.plan.as_dict()["backend"] == "bubblewrap"
-    assert sandboxes_below() == children
+    assert children() == before
 
 
 def test_a_refused_policy_leaves_nothing_open():
