@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
+from backends.virtual_machine import VirtualMachine
 
 
 class Access(Enum):
@@ -133,6 +134,7 @@ class SandboxRequest:
     seccomp: str = "default"
     user: int | None = None
     group: int | None = None
+    vm: VirtualMachine | None = None
     container_id: str = ""
     document_hash: str = ""
     warnings: tuple[str, ...] = ()
@@ -272,6 +274,16 @@ class Usage:
     max_rss_kib: int = 0
 
 
+@frozen
+class Conflict:
+    """A file of a read-write grant that host and sandbox both changed: `path` is the host's, untouched,
+    `kept_as` holds the sandbox's version beside it."""
+
+    path: str
+    kept_as: str
+    pointer: str
+
+
 class Outcome(Enum):
     EXITED = "exited"
     SIGNALLED = "signalled"
@@ -281,13 +293,19 @@ class Outcome(Enum):
 
 @frozen
 class Ended:
-    """How the workload ended. `exit_code` is the workload's own, or 128 + signal."""
+    """How the workload ended. `exit_code` is the workload's own, or 128 + signal.
+
+    `timings`: (what happened, ms since the start), in order. `conflicts` come only where files are copied.
+    """
 
     outcome: Outcome
     exit_code: int
     signal: int | None
     usage: Usage
     limits: tuple[LimitOutcome, ...] = ()
+    timings: tuple[tuple[str, float], ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @frozen

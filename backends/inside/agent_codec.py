@@ -1,0 +1,171 @@
+"""The agent's messages as bytes, and back (pure). What they mean: `backends.inside.agent_protocol`."""
+
+from __future__ import annotations
+
+import struct
+
+from backends.inside.agent_protocol import (
+    MAGIC,
+    MAX_MESSAGE,
+    MAX_PAYLOAD,
+    VERSION,
+    EndedFlag,
+    Flag,
+    Frame,
+    GuestCommand,
+    GuestDone,
+    GuestEnded,
+    GuestFailed,
+    GuestFiles,
+    GuestIdentity,
+    GuestMount,
+    GuestReport,
+    Kind,
+    Step,
+    Tag,
+    Welcome,
+)
+
+HEADER = struct.Struct("<IHHI")
+_RECORD = struct.Struct("<II")
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_HELLO = struct.Struct("<II")
+_WELCOME = struct.Struct("<IIQI")
+_IDENTITY = struct.Struct("<Q64s32s6s")
+_USER = struct.Struct("<II")
+_RLIMIT = struct.Struct("<IQQ")
+_TIMEOUT = struct.Struct("<III")
+_AT_MOST = struct.Struct("<QI")
+_SIZE = struct.Struct("<HH")
+_ENDED = struct.Struct("<iIQQQ")
+_FAILED = struct.Struct("<Ii")
+_DONE = struct.Struct("<QQ")
+_REPORTED = struct.Struct("<QQQQII")
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Raises ValueError for a payload over 64 KiB."""
+    if len(frame.payload) > MAX_PAYLOAD:
+        raise ValueError(f"a frame holds at most {MAX_PAYLOAD} bytes, not {len(frame.payload)}")
+    return HEADER.pack(len(frame.payload), frame.kind, frame.flags, frame.stream) + frame.payload
+
+
+def encode_message(kind: Kind, stream: int, message: bytes) -> bytes:
+    """One message in as many frames as it takes. Raises ValueError over 8 MiB."""
+    if len(message) > MAX_MESSAGE:
+        raise ValueError(f"the request takes {len(message)} bytes; at most {MAX_MESSAGE} can be handed over")
+    parts = [message[start : start + MAX_PAYLOAD] for start in range(0, len(message), MAX_PAYLOAD)] or [b""]
+    frames = [Frame(kind, stream, part, Flag.MORE) for part in parts[:-1]] + [Frame(kind, stream, parts[-1])]
+    return b"".join(map(encode_frame, frames))
+
+
+def hello() -> bytes:
+    return _HELLO.pack(MAGIC, VERSION)
+
+
+def identity(new: GuestIdentity) -> bytes:
+    fixed = _IDENTITY.pack(new.realtime_ns, new.random, new.machine_id.encode(), new.mac)
+    return fixed + new.hostname.encode()
+
+
+def command(spec: GuestCommand) -> bytes:
+    """Raises ValueError for a string with NUL."""
+    records = [_text(Tag.ARG, word) for word in spec.args]
+    records += [_text(Tag.ENV, f"{name}={value}") for name, value in spec.env]
+    records += [_text(Tag.CWD, spec.cwd), _record(Tag.USER, _USER.pack(*spec.user))]
+    records += [_record(Tag.RLIMIT, _RLIMIT.pack(*limit)) for limit in spec.rlimits]
+    records.append(_record(Tag.UMASK, _U32.pack(spec.umask)))
+    if spec.tty is not None:
+        records.append(_record(Tag.TTY, _SIZE.pack(*spec.tty)))
+    if spec.no_input:
+        records.append(_record(Tag.NO_INPUT, b""))
+    if spec.timeout is not None:
+        records.append(_record(Tag.TIMEOUT, _TIMEOUT.pack(*spec.timeout)))
+    if spec.zygote is not None:
+        records.append(_text(Tag.ZYGOTE, spec.zygote))
+    if spec.seccomp:
+        records.append(_record(Tag.SECCOMP, spec.seccomp))
+    records += [_text(Tag.CGROUP, f"{file}={content}") for file, content in spec.cgroup]
+    if spec.privileged:
+        records.append(_record(Tag.PRIVILEGED, b""))
+    return b"".join(records)
+
+
+def mount(spec: GuestMount) -> bytes:
+    records = [_text(Tag.PATH, spec.target), _record(Tag.MOUNT_FLAGS, _U32.pack(spec.flags))]
+    if spec.source:
+        records.append(_text(Tag.SOURCE, spec.source))
+    if spec.file_system:
+        records.append(_text(Tag.FILE_SYSTEM, spec.file_system))
+    if spec.size_bytes:
+        records.append(_record(Tag.SIZE, _U64.pack(spec.size_bytes)))
+    return b"".join(records)
+
+
+def files(spec: GuestFiles) -> bytes:
+    at_most = _AT_MOST.pack(spec.at_most_bytes, spec.at_most_entries)
+    records = [_text(Tag.PATH, spec.path), _record(Tag.AT_MOST, at_most)]
+    if spec.owner is not None:
+        records.append(_record(Tag.OWNER, _USER.pack(*spec.owner)))
+    if spec.replace:
+        records.append(_record(Tag.REPLACE, b""))
+    return b"".join(records)
+
+
+def resize(rows: int, columns: int) -> bytes:
+    return _SIZE.pack(rows, columns)
+
+
+def number(value: int) -> bytes:
+    """Payload of CREDIT, INPUT_CREDIT (bytes), SIGNAL (its number) and STARTED (the process id)."""
+    return _U32.pack(value)
+
+
+def read_number(payload: bytes) -> int:
+    return int(_fixed(_U32, payload)[0])
+
+
+def read_welcome(payload: bytes) -> Welcome:
+    """Raises ValueError for another program's or another version's greeting."""
+    magic, version, boot_us, zygote = _fixed(_WELCOME, payload)
+    if (magic, version) != (MAGIC, VERSION):
+        raise ValueError(f"the guest speaks version {version} of protocol {magic:#x}, not {VERSION}")
+    return Welcome(boot_us, zygote != 0)
+
+
+def read_ended(payload: bytes) -> GuestEnded:
+    status, flags, user_us, system_us, max_rss_kib = _fixed(_ENDED, payload)
+    return GuestEnded(status, EndedFlag(flags & 7), user_us, system_us, max_rss_kib)
+
+
+def read_failed(payload: bytes) -> GuestFailed:
+    if len(payload) < _FAILED.size:
+        raise ValueError("a failure is cut short")
+    step, errno = _FAILED.unpack_from(payload)
+    return GuestFailed(Step(step), errno, payload[_FAILED.size :].decode("utf-8", "surrogateescape"))
+
+
+def read_done(payload: bytes) -> GuestDone:
+    return GuestDone(*_fixed(_DONE, payload))
+
+
+def read_report(payload: bytes) -> GuestReport:
+    return GuestReport(*_fixed(_REPORTED, payload))
+
+
+def _fixed(shape: struct.Struct, payload: bytes) -> tuple[int, ...]:
+    if len(payload) != shape.size:
+        raise ValueError(f"{shape.size} bytes were expected, {len(payload)} came")
+    return shape.unpack(payload)
+
+
+def _record(tag: Tag, payload: bytes) -> bytes:
+    return _RECORD.pack(tag, len(payload)) + payload
+
+
+def _text(tag: Tag, text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    if b"\0" in raw:
+        raise ValueError("a string for the agent holds a NUL character")
+    return _record(tag, raw + b"\0")

@@ -1,0 +1,56 @@
+"""What a request says of a virtual machine, and the image that it boots."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from backends.frozen import frozen
+
+__all__ = ["CommandKind", "Image", "VirtualMachine"]
+
+
+@frozen
+class Image:
+    """A bootable image, found by whoever asks for a run: a backend is given one and never looks one up.
+
+    `kernel`, `initrd` and `rootfs` are host paths ("" without a root file system: the initrd is all there
+    is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what was packed, `zygote` tells
+    whether Python source can be run by a fork of a waiting interpreter, `warm_up` is run before a template is
+    made.
+    """
+
+    name: str
+    key: str
+    kernel: str
+    initrd: str
+    rootfs: str
+    rootfs_format: str
+    command_line: str
+    memory_mib: int
+    zygote: bool
+    warm_up: str = ""
+
+
+class CommandKind(Enum):
+    """What a command is in a virtual machine: a line for the shell, an argument vector, Python source."""
+
+    SHELL = "shell"
+    ARGS = "args"
+    PYTHON = "python"
+
+
+@frozen
+class VirtualMachine:
+    """What a document says of the machine (``mxcOps.vm``); None and "" leave it to the backend.
+
+    `image_name` is a name of the image store, `image` what it stands for once it was looked up.
+    `accelerator`: ``kvm`` or ``tcg``; `machine`: ``microvm`` or ``q35``.
+    """
+
+    image_name: str = ""
+    image: Image | None = None
+    memory_mib: int | None = None
+    cpus: int | None = None
+    accelerator: str = ""
+    machine: str = ""
+    command: CommandKind | None = None
