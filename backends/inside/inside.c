@@ -28,9 +28,11 @@ struct init {
 
 static struct failure keep_only_named(const struct spec *spec)
 {
-    int keep[MAX_HOLD + 3];
+    int keep[MAX_HOLD + MAX_GIVE + 3];
     size_t count = spec->count[TAG_HOLD];
     memcpy(keep, spec->hold, count * sizeof(*keep));
+    memcpy(keep + count, spec->give, spec->count[TAG_GIVE] * sizeof(*keep));
+    count += spec->count[TAG_GIVE];
     keep[count++] = spec->control;
     if (spec->stderr_fd >= 0)
         keep[count++] = spec->stderr_fd;
@@ -73,6 +75,8 @@ static struct failure let_go(struct spec *spec)
     close(null);
     if (spec->stderr_fd > STDERR_FILENO)
         close(spec->stderr_fd);
+    for (uint32_t i = 0; i < spec->count[TAG_GIVE]; i++)
+        close(spec->give[i]);
     spec_wipe(spec);
     return NO_FAILURE;
 }

@@ -51,6 +51,7 @@ _TAG_SECCOMP = 24
 _TAG_MASK = 25
 _TAG_CALLER = 26
 _TAG_GUARD = 27
+_TAG_GIVE = 28
 
 _MOUNT_READ_ONLY = 1
 _MOUNT_IDMAPPED = 2
@@ -181,12 +182,12 @@ class InsideSpec:
     """What process 1 of the sandbox starts, and under which last restrictions.
 
     `caller` is a pidfd: when that process ends, so does the sandbox. `hold` are descriptors kept open until
-    then and never seen by the workload. `stderr` becomes its descriptor 2 (None: 2 as it is). With `tty`,
-    descriptor 0 becomes its controlling terminal. `rlimits` are (resource, soft, hard); `seccomp` is a BPF
-    program. ``argv[0]`` without a slash is looked up in the PATH of `env`, whose entries are (name, value),
-    given exactly as they are. `masks` are (O_PATH descriptor, path) of every denied object: unless that is
-    what is masked at the path, the workload is not started. `guards`
-    are paths whose covering mounts must stay: when one goes, the sandbox ends.
+    then and never seen by the workload; `give` are handed to it under the same numbers. `stderr` becomes its
+    descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal. `rlimits` are
+    (resource, soft, hard); `seccomp` is a BPF program. ``argv[0]`` without a slash is looked up in the PATH of
+    `env`, whose entries are (name, value), given exactly as they are. `masks` are (O_PATH descriptor, path) of
+    every denied object: unless that is what is masked at the path, the workload is not started. `guards` are
+    paths whose covering mounts must stay: when one goes, the sandbox ends.
     """
 
     control: int
@@ -198,6 +199,7 @@ class InsideSpec:
     caller: int | None = None
     tty: bool = False
     hold: tuple[int, ...] = ()
+    give: tuple[int, ...] = ()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     landlock: LandlockRules | None = None
     seccomp: bytes = b""
@@ -300,6 +302,7 @@ def _outside_records(spec: OutsideSpec) -> list[bytes]:
 def _inside_records(spec: InsideSpec) -> list[bytes]:
     records = [_number(_TAG_CONTROL, spec.control)]
     records += [_number(_TAG_HOLD, fd) for fd in spec.hold]
+    records += [_number(_TAG_GIVE, fd) for fd in spec.give]
     if spec.stderr is not None:
         records.append(_number(_TAG_STDERR, spec.stderr))
     if spec.caller is not None:

@@ -29,6 +29,7 @@ static const struct rule {
     [TAG_ARG] = {IN_BOTH, SHAPE_TEXT, 0, UINT32_MAX, 1},
     [TAG_ENV] = {IN_INSIDE, SHAPE_TEXT, 0, UINT32_MAX, 0},
     [TAG_HOLD] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_HOLD, 0},
+    [TAG_GIVE] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_GIVE, 0},
     [TAG_STDERR] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 0},
     [TAG_TTY] = {IN_INSIDE, SHAPE_FIXED, 0, 1, 0},
     [TAG_UMASK] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 1},
@@ -191,6 +192,8 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         return strchr(payload, '=') ? 0 : EINVAL;
     case TAG_HOLD:
         return read_fd(payload, &spec->hold[index]);
+    case TAG_GIVE:
+        return read_fd(payload, &spec->give[index]);
     case TAG_STDERR:
         return read_fd(payload, &spec->stderr_fd);
     case TAG_CALLER:

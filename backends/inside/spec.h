@@ -7,7 +7,7 @@
 
 #include "wire.h"
 
-enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_RLIMITS = 16 };
+enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_GIVE = 64, MAX_RLIMITS = 16 };
 enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192 };
 
 struct landlock_path {
@@ -40,6 +40,7 @@ struct spec {
     int keep[MAX_KEEP];
 
     int hold[MAX_HOLD];
+    int give[MAX_GIVE];
     int stderr_fd;
     int caller; /* pidfd, or -1 */
     mode_t umask;

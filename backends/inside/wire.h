@@ -32,6 +32,7 @@ enum wire_tag {
     TAG_MASK = 25,
     TAG_CALLER = 26,
     TAG_GUARD = 27,
+    TAG_GIVE = 28,
     TAG_COUNT
 };
 

@@ -25,8 +25,11 @@ static struct failure arrange_streams(const struct spec *spec, int error_fd)
         return FAILED(STEP_TERMINAL, 0);
     if (spec->stderr_fd >= 0 && dup2(spec->stderr_fd, STDERR_FILENO) < 0)
         return FAILED(STEP_STDERR, 0);
-    int keep[] = {error_fd};
-    return keep_descriptors(keep, 1, 0);
+    int keep[MAX_GIVE + 1];
+    size_t count = spec->count[TAG_GIVE];
+    memcpy(keep, spec->give, count * sizeof(*keep));
+    keep[count++] = error_fd;
+    return keep_descriptors(keep, count, 0);
 }
 
 static struct failure set_limits(const struct spec *spec)

@@ -151,6 +151,17 @@ def test_the_workload_inherits_no_descriptor_but_its_streams() -> None:
     assert run.stdout.split() == [b"0", b"1", b"2", b"3"]  # 3 is ls's own
 
 
+def test_the_workload_gets_what_it_is_given_under_the_same_number() -> None:
+    read_end, write_end = os.pipe()
+    write = f"import os; os.write({write_end}, b'given')"
+    try:
+        run = run_inside("python3", "-c", write, give=(write_end,), pass_fds=(write_end,))
+    finally:
+        os.close(write_end)
+    with os.fdopen(read_end, "rb") as given:
+        assert (run.exit_code, given.read()) == (0, b"given")
+
+
 def test_messages_that_come_too_late_do_not_cost_the_end() -> None:
     with start_inside(inside_spec("sh", "-c", "echo; sleep 100")) as launch:
         await_line(launch)
