@@ -7,9 +7,10 @@ uid of our own range, and sees the files of a grant's owner as its own through a
 from __future__ import annotations
 
 from backends.base import SandboxRequest
-from backends.bubblewrap.facts import FIX, BubblewrapFacts
+from backends.bubblewrap.facts import FIX
 from backends.errors import BackendUnavailable, PolicyRefused, Problem
 from backends.frozen import frozen
+from backends.linux.uid_range import UidRange
 
 OVERFLOW_ID = 65534
 
@@ -43,12 +44,12 @@ class Identity:
         return f"the caller's own host uid {self.uid}"
 
 
-def choose_identity(request: SandboxRequest, facts: BubblewrapFacts) -> Identity:
-    """Decide from the caller's uid and the document.
+def choose_identity(request: SandboxRequest, caller: tuple[int, int], uid_range: UidRange | None) -> Identity:
+    """Decide from the document and the (uid, gid) that we run as.
 
     Raises `PolicyRefused` for a user that the caller may not become, `BackendUnavailable` without a range.
     """
-    uid, gid = facts.caller
+    uid, gid = caller
     pointer = request.pointers.get("user", "/mxcOps/user")
     if request.user is not None:
         named_gid = request.group if request.group is not None else request.user
@@ -68,10 +69,10 @@ def choose_identity(request: SandboxRequest, facts: BubblewrapFacts) -> Identity
         return Identity("named" if uid == 0 else "caller", request.user, named_gid)
     if uid != 0:
         return Identity("caller", uid, gid)
-    if facts.uid_range is None:
+    if uid_range is None:
         raise BackendUnavailable(
             Problem(
                 "no_uid_range", "", "root needs a range of uids for workloads, and none is recorded", fix=FIX
             )
         )
-    return Identity("range", facts.uid_range.first, facts.uid_range.first, facts.uid_range.count)
+    return Identity("range", uid_range.first, uid_range.first, uid_range.count)

@@ -20,31 +20,11 @@ from backends.errors import LaunchFailed, Problem
 from backends.inside.protocol import IdMap, InsideSpec, OutsideSpec, StageMount, encode, spec_memfd
 from backends.linux import landlock, seccomp
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
+from backends.linux.child_descriptors import ChildDescriptors
 from backends.linux.uid_range import RUN_DIRECTORY, Lease, UidRange, lease
 
 _STAGE = f"{RUN_DIRECTORY}/stage"
 _FIRST_FREE = 3
-
-
-class _Descriptors:
-    """Descriptors that only the child needs: closed here once it has them."""
-
-    def __init__(self) -> None:
-        self.fds: list[int] = []
-
-    def add(self, fd: int) -> int:
-        self.fds.append(fd)
-        return fd
-
-    def memfd(self, content: bytes) -> int:
-        fd = self.add(os.memfd_create("mxc", os.MFD_CLOEXEC))
-        os.write(fd, content)
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-
-    def close(self) -> None:
-        while self.fds:
-            os.close(self.fds.pop())
 
 
 def launch(
@@ -61,7 +41,7 @@ def launch(
 
     Raises `LaunchFailed` when the host refuses what was planned, `BackendUnavailable` when no uid is free.
     """
-    child_only = _Descriptors()
+    child_only = ChildDescriptors()
     group: SandboxCgroup | None = None
     taken: Lease | None = None
     control: socket | None = None
@@ -109,7 +89,7 @@ def _outside_spec(
     handles: Handles,
     streams: Streams,
     secrets: tuple[tuple[str, str], ...],
-    child_only: _Descriptors,
+    child_only: ChildDescriptors,
     group: SandboxCgroup | None,
     taken: Lease | None,
     control: int,
@@ -160,7 +140,7 @@ def _inside_spec(
     handles: Handles,
     streams: Streams,
     secrets: tuple[tuple[str, str], ...],
-    child_only: _Descriptors,
+    child_only: ChildDescriptors,
     control: int,
     taken: Lease | None,
 ) -> InsideSpec:

@@ -168,7 +168,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
     `BackendUnavailable` when the host lacks the uid range that a root launch needs.
     """
     _check(request, facts)
-    identity = choose_identity(request, facts)
+    identity = choose_identity(request, facts.caller, facts.uid_range)
     limits = plan_limits(request.limits, facts.cgroups, OVERHEAD_PROCESSES)
     grants = tuple(_grants(view.entries, identity))
     masks = [entry for entry in view.entries if entry.effect in _MASKS]

@@ -185,9 +185,9 @@ class InsideSpec:
     then and never seen by the workload; `give` are handed to it under the same numbers. `stderr` becomes its
     descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal. `rlimits` are
     (resource, soft, hard); `seccomp` is a BPF program. ``argv[0]`` without a slash is looked up in the PATH
-    of `env`, whose entries are (name, value), given exactly as they are. `masks` are (O_PATH descriptor, path)
-    of every denied object: unless that is what is masked at the path, the workload is not started. `guards`
-    are paths whose covering mounts must stay: when one goes, the sandbox ends.
+    of `env`, whose entries are (name, value), given exactly as they are. `masks` are (O_PATH descriptor,
+    path) of every denied object: unless that is what is masked at the path, the workload is not started.
+    `guards` are paths whose covering mounts must stay: when one goes, the sandbox ends.
     """
 
     control: int

@@ -1,0 +1,96 @@
+"""What a template is made from, and the key under which exactly that is found again (pure).
+
+Design §3, Keys: image, QEMU, machine, host values. Whatever a restored clone must share with its template is
+in the key, so that a template that no longer fits is never found.
+"""
+
+from __future__ import annotations
+
+import json
+
+from backends.digest import sha256
+from backends.frozen import frozen
+from backends.qemu.choice import QemuProgram
+from backends.qemu.host_values import HostValues
+from backends.qemu.machine import Boot, Disk, Machine, MachineKind, Part, arguments
+from backends.virtual_machine import Image
+
+__all__ = ["FORMAT", "GRANTS_BYTES", "TemplatePlan", "plan_template"]
+
+FORMAT = 1
+"""Raised when what is stored, or what is warmed up before, changes."""
+
+GRANTS_BYTES = 16 << 30
+"""Size of the disk that carries read-only grants: in a template it is a hole, a clone's is padded to it."""
+
+_ROOTFS, _GRANTS = "rootfs", "grants"
+
+
+@frozen
+class TemplatePlan:
+    """`booted` is the machine that becomes the template, `clone` the one that is restored from it."""
+
+    key: str
+    image: Image
+    booted: Machine
+    clone: Machine
+
+    @property
+    def grants_device(self) -> str:
+        """The grants' disk, as the guest names it."""
+        return "/dev/vdb" if self.image.rootfs else "/dev/vda"
+
+
+def plan_template(
+    image: Image,
+    qemu: QemuProgram,
+    host: HostValues,
+    *,
+    kind: MachineKind,
+    accelerator: str,
+    memory_mib: int,
+    cpus: int,
+) -> TemplatePlan:
+    """Lay out a template.
+
+    Parameters
+    ----------
+    memory_mib: of the guest.
+    """
+    disks = ((Disk(_ROOTFS),) if image.rootfs else ()) + (Disk(_GRANTS),)
+    clone = Machine(qemu.path, kind, accelerator, memory_mib, cpus, disks=disks)
+    booted = Machine(
+        qemu.path,
+        kind,
+        accelerator,
+        memory_mib,
+        cpus,
+        boot=Boot(_command_line(image, host, kind, accelerator, cpus)),
+        memory_shared=True,
+        disks=disks,
+    )
+    return TemplatePlan(_key(image, qemu, host, booted), image, booted, clone)
+
+
+def _command_line(image: Image, host: HostValues, kind: MachineKind, accelerator: str, cpus: int) -> str:
+    words = [image.command_line]
+    if accelerator == "tcg" and host.tsc_khz:
+        words.append(f"tsc_early_khz={host.tsc_khz}")
+    if cpus == 1 and kind is MachineKind.MICROVM:
+        words.append("noreplace-smp")  # saves 0.2 s of patching that one processor does not need
+    return " ".join(words)
+
+
+def _key(image: Image, qemu: QemuProgram, host: HostValues, booted: Machine) -> str:
+    names = (*(part.value for part in Part), *(disk.name for disk in booted.disks))
+    shape = arguments(booted, {name: number for number, name in enumerate(names, start=100)})
+    parts = {
+        "format": FORMAT,
+        "image": image.key,
+        "qemu": qemu.build,
+        "arguments": shape,
+        "cpu": host.cpu,
+        "grants": GRANTS_BYTES,
+        "warmUp": image.warm_up,
+    }
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

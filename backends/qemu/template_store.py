@@ -1,0 +1,190 @@
+"""Templates on disk: published whole, found by key, never trusted unseen (effectful).
+
+A template is a folder ``<key>/{memory,state,template.json}``. Full checksums of 100 MiB would cost each run
+more than the copy itself, so the record also holds inode, size and times of the files as they were published:
+unchanged, they need no second look; changed in any way, they are checked byte for byte, once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from backends.digest import sha256
+from backends.errors import LaunchFailed, Problem
+from backends.qemu.memory_file import copy_data, data_ranges, save_nonzero, sealed_copy
+
+__all__ = ["StoredTemplate", "TemplateCorrupt", "TemplateStore", "default_store"]
+
+SYSTEM_STORE = "/var/lib/mxc-ops/templates"
+_RECORD, _MEMORY, _STATE = "template.json", "memory", "state"
+_PIECE = 1 << 20
+_BUILDING = ".building-"
+
+
+class TemplateCorrupt(Exception):
+    """What is stored is not what was published."""
+
+
+class StoredTemplate:
+    """A template that was opened and found whole: `memory` is a sealed memfd, `state` the device state."""
+
+    def __init__(self, memory: int, state: bytes) -> None:
+        self.memory = memory
+        self.state = state
+
+    def close(self) -> None:
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
+
+
+def default_store() -> str:
+    """The system's for root, else the user's own."""
+    if os.geteuid() == 0:
+        return SYSTEM_STORE
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    base = cache if cache.startswith("/") else os.path.expanduser("~/.cache")
+    return f"{base}/mxc-ops/templates"
+
+
+class TemplateStore:
+    """One folder of templates, owned by whoever runs the machines: nobody else's are used."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def open(self, key: str) -> StoredTemplate | None:
+        """The template under `key`; None when there is none.
+
+        Raises `TemplateCorrupt`, with what is wrong, and `LaunchFailed` when it cannot be read at all.
+        """
+        place = f"{self.folder}/{key}"
+        try:
+            record: dict[str, Any] = json.loads(_read_small(f"{place}/{_RECORD}"))
+            self._check_owner(place)
+            descriptors = {name: _open(f"{place}/{name}") for name in (_MEMORY, _STATE)}
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            raise TemplateCorrupt(f"{place} cannot be read: {error}") from error
+        try:
+            self._check_unchanged(place, record, descriptors)
+            state = os.pread(descriptors[_STATE], os.fstat(descriptors[_STATE]).st_size, 0)
+            return StoredTemplate(sealed_copy(descriptors[_MEMORY]), state)
+        except (EOFError, KeyError, TypeError) as error:
+            raise TemplateCorrupt(f"{place}: {error}") from error
+        except OSError as error:
+            raise LaunchFailed(Problem("template_not_readable", "", f"{place}: {error}")) from error
+        finally:
+            for fd in descriptors.values():
+                os.close(fd)
+
+    def publish(self, key: str, memory: int, state: int) -> None:
+        """Store a template, whole or not at all; one that is there already is replaced.
+
+        Raises `OSError`, e.g. when the disk is full: nothing is left behind then.
+        """
+        scratch = f"{self.folder}/{_BUILDING}{os.getpid()}-{key[:16]}"
+        os.mkdir(scratch, mode=0o700)
+        try:
+            record = {"key": key}
+            for name, source, copy in ((_MEMORY, memory, save_nonzero), (_STATE, state, copy_data)):
+                record[name] = _write_part(f"{scratch}/{name}", source, copy)
+            with open(f"{scratch}/{_RECORD}", "w") as file:
+                json.dump(record, file)
+                file.flush()
+                os.fsync(file.fileno())
+            self.remove(key)
+            os.rename(scratch, f"{self.folder}/{key}")
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+    def remove(self, key: str) -> None:
+        """Take a template out of the way; whoever has it open keeps it."""
+        doomed = f"{self.folder}/{_BUILDING}{os.getpid()}-removed"
+        with suppress(FileNotFoundError):
+            os.rename(f"{self.folder}/{key}", doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    @contextmanager
+    def building(self, key: str) -> Iterator[None]:
+        """Hold the right to build `key`: others wait, and find it built. What dead builders left is removed.
+
+        Raises `OSError` when the folder cannot be made.
+        """
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        lock = os.open(f"{self.folder}/.lock-{key}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._sweep()
+            yield
+        finally:
+            with suppress(OSError):
+                os.unlink(f"{self.folder}/.lock-{key}")
+            os.close(lock)
+
+    def _sweep(self) -> None:
+        for name in os.listdir(self.folder):
+            pid = name.removeprefix(_BUILDING).partition("-")[0]
+            if name.startswith(_BUILDING) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                shutil.rmtree(f"{self.folder}/{name}", ignore_errors=True)
+
+    def _check_owner(self, place: str) -> None:
+        for path in (self.folder, place):
+            status = os.lstat(path)
+            if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise PermissionError(f"{path} can be written by others")
+
+    def _check_unchanged(self, place: str, record: dict[str, Any], descriptors: dict[str, int]) -> None:
+        changed = [name for name, fd in descriptors.items() if _identity(fd) != record[name]["identity"]]
+        for name in changed:
+            if _digest(descriptors[name]) != record[name]["sha256"]:
+                raise TemplateCorrupt(f"{place}/{name} is not what was stored")
+            record[name]["identity"] = _identity(descriptors[name])
+        if changed:
+            scratch = f"{place}/{_RECORD}.{os.getpid()}"
+            with open(scratch, "w") as file:
+                json.dump(record, file)
+            os.replace(scratch, f"{place}/{_RECORD}")
+
+
+def _write_part(path: str, source: int, copy: Callable[[int, int], None]) -> dict[str, Any]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        copy(source, fd)
+        os.fsync(fd)
+        return {"sha256": _digest(fd), "identity": _identity(fd)}
+    finally:
+        os.close(fd)
+
+
+def _identity(fd: int) -> list[int]:
+    status = os.fstat(fd)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _digest(fd: int) -> str:
+    """Over size and content; holes are named, not read."""
+    digest = sha256(str(os.fstat(fd).st_size).encode())
+    for start, end in data_ranges(fd):
+        digest.update(f" {start}-{end} ".encode())
+        for position in range(start, end, _PIECE):
+            digest.update(os.pread(fd, min(_PIECE, end - position), position))
+    return digest.hexdigest()
+
+
+def _read_small(path: str) -> str:
+    with open(path) as file:
+        return file.read(_PIECE)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
