@@ -16,6 +16,11 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
   the receiver grants: ``CREDIT`` to the agent (flags: the channel), ``INPUT_CREDIT`` to the host. Sending
   more ends the connection.
 - A program that closes its input, or has ended, makes ``INPUT_CLOSED``: what is sent after that is dropped.
+- ``OUTPUT_CLOSED`` (flags: the channel): nobody takes that output any more. The agent closes its end of the
+  program's pipe, which then gets SIGPIPE as from any closed pipe, or hangs the terminal up; a GET ends in
+  ``FAILED``. What is on the way meanwhile is dropped, and needs no credit.
+- Frames of the host may cross the last answer of their stream: the agent drops them. Nothing of the agent
+  comes after the last answer.
 - ``ENDED`` follows when the program has exited and its output has ended, or 200 ms after the exit when some
   other process keeps the output open.
 """
@@ -53,6 +58,7 @@ class Kind(IntEnum):
     REPORT = 13
     SYNC = 14
     POWER_OFF = 15
+    OUTPUT_CLOSED = 16
     WELCOME = 128
     PONG = 129
     STARTED = 130

@@ -33,6 +33,7 @@ enum agent_kind {
     AGENT_REPORT = 13,
     AGENT_SYNC = 14,
     AGENT_POWER_OFF = 15,
+    AGENT_OUTPUT_CLOSED = 16,
     /* from the agent */
     AGENT_WELCOME = 128,
     AGENT_PONG = 129,
@@ -52,7 +53,7 @@ enum agent_flag {
     AGENT_FLAG_EVERY = 2 /* SIGNAL: every process but the agent and the zygote, not just those of the stream */
 };
 
-/* In `flags` of OUTPUT, OUTPUT_END and CREDIT. */
+/* In `flags` of OUTPUT, OUTPUT_END, CREDIT and OUTPUT_CLOSED. A GET's only one is STDOUT. */
 enum agent_channel { AGENT_STDOUT = 1, AGENT_STDERR = 2 };
 
 enum agent_tag {
