@@ -73,6 +73,14 @@ class Monitor:
         except (QMPError, ProtocolError, EOFError, OSError) as error:
             raise MonitorLost(f"QEMU ended during {command!r}") from error
 
+    async def hand_over(self, fd: int, name: str) -> None:
+        """Give QEMU a copy of `fd` under `name`; raises as `execute`."""
+        try:
+            self._client.send_fd_scm(fd)
+        except (QMPError, OSError) as error:
+            raise MonitorLost("QEMU ended before it took a descriptor") from error
+        await self.execute("getfd", {"fdname": name})
+
     async def close(self) -> None:
         """Let go of the connection; QEMU itself is not told to end."""
         with suppress(QMPError, EOFError, OSError, TimeoutError):

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.qemu.confined import ConfinedQemu
@@ -14,6 +14,7 @@ from backends.qemu.confinement import Confinement
 from backends.qemu.console import Console
 from backends.qemu.machine import Machine, Part, arguments
 from backends.qemu.monitor import Monitor, MonitorLost, MonitorRefused, MonitorSilent
+from backends.qemu.timings import Timings
 
 __all__ = ["RunningMachine"]
 
@@ -39,7 +40,11 @@ class RunningMachine:
 
     @classmethod
     async def start(
-        cls, machine: Machine, confinement: Confinement, descriptors: Mapping[str, int]
+        cls,
+        machine: Machine,
+        confinement: Confinement,
+        descriptors: Mapping[str, int],
+        timings: Timings | None = None,
     ) -> RunningMachine:
         """Start QEMU and connect to its monitor.
 
@@ -66,6 +71,8 @@ class RunningMachine:
             for _, theirs in pairs:
                 theirs.close()
         (monitor, _), (agent, _), (console, _) = pairs
+        if timings is not None:
+            timings.mark("spawned")
         running = cls(qemu, agent, Console(console))
         try:
             running.monitor = await running.guard(Monitor.open(monitor, deadline_s=_MONITOR_S))
@@ -97,7 +104,12 @@ class RunningMachine:
         except (MonitorRefused, MonitorSilent) as error:
             raise LaunchFailed(Problem("qemu_refused", "", str(error))) from error
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+    async def hand_over(self, fd: int, name: str) -> None:
+        """Give QEMU a descriptor that monitor commands can name."""
+        assert self.monitor is not None  # `start` connects before it answers
+        await self.guard(self.monitor.hand_over(fd, name))
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """A monitor command under `guard`."""
         assert self.monitor is not None  # `start` connects before it answers
         return await self.guard(self.monitor.execute(command, arguments))

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from asyncio import sleep
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from backends.digest import sha256
@@ -26,6 +27,7 @@ SYSTEM_STORE = "/var/lib/mxc-ops/templates"
 _RECORD, _MEMORY, _STATE = "template.json", "memory", "state"
 _PIECE = 1 << 20
 _BUILDING = ".building-"
+_LOCK_POLL_S = 0.02
 
 
 class TemplateCorrupt(Exception):
@@ -94,7 +96,7 @@ class TemplateStore:
         scratch = f"{self.folder}/{_BUILDING}{os.getpid()}-{key[:16]}"
         os.mkdir(scratch, mode=0o700)
         try:
-            record = {"key": key}
+            record: dict[str, Any] = {"key": key}
             for name, source, copy in ((_MEMORY, memory, save_nonzero), (_STATE, state, copy_data)):
                 record[name] = _write_part(f"{scratch}/{name}", source, copy)
             with open(f"{scratch}/{_RECORD}", "w") as file:
@@ -114,21 +116,21 @@ class TemplateStore:
             os.rename(f"{self.folder}/{key}", doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
-    @contextmanager
-    def building(self, key: str) -> Iterator[None]:
-        """Hold the right to build `key`: others wait, and find it built. What dead builders left is removed.
+    @asynccontextmanager
+    async def building(self) -> AsyncGenerator[None]:
+        """Hold the right to build here: others wait, and find it built. What dead builders left is removed.
 
-        Raises `OSError` when the folder cannot be made.
+        One builder at a time, whatever it builds: a boot takes a whole processor. Raises `OSError` when the
+        folder cannot be made.
         """
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        lock = os.open(f"{self.folder}/.lock-{key}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{self.folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while not _try_lock(lock):
+                await sleep(_LOCK_POLL_S)
             self._sweep()
             yield
         finally:
-            with suppress(OSError):
-                os.unlink(f"{self.folder}/.lock-{key}")
             os.close(lock)
 
     def _sweep(self) -> None:
@@ -154,6 +156,14 @@ class TemplateStore:
             with open(scratch, "w") as file:
                 json.dump(record, file)
             os.replace(scratch, f"{place}/{_RECORD}")
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_part(path: str, source: int, copy: Callable[[int, int], None]) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The files of an image, opened for one start of QEMU (effectful)."""
+
+from __future__ import annotations
+
+import os
+
+from backends.errors import LaunchFailed, Problem
+from backends.qemu.machine import Part
+from backends.virtual_machine import Image
+
+__all__ = ["Parts", "open_parts"]
+
+
+class Parts:
+    """`fds`: part or disk name → descriptor. A context manager that closes them."""
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+
+
+def open_parts(image: Image, *, boots: bool) -> Parts:
+    """Open kernel and initrd (for a machine that boots) and the root file system.
+
+    Raises `LaunchFailed` when one is not there.
+    """
+    parts = Parts()
+    wanted = {Part.KERNEL.value: image.kernel, Part.INITRD.value: image.initrd} if boots else {}
+    if image.rootfs:
+        wanted["rootfs"] = image.rootfs
+    try:
+        for name, path in wanted.items():
+            parts.fds[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        parts.__exit__()
+        message = f"image {image.name!r} cannot be read: {error}"
+        fix = f"mxc-ops image build {image.name}"
+        raise LaunchFailed(Problem("image_not_readable", "", message, fix=fix)) from error
+    return parts

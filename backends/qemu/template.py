@@ -1,0 +1,134 @@
+"""Make a template: boot, warm up, take a snapshot of all but the memory, store it (effectful, asyncio).
+
+The memory itself is a file that the booted guest writes through to, so the snapshot (``x-ignore-shared``)
+holds the devices only (qemu: migration.rst; lab §4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from backends.errors import LaunchFailed, Problem
+from backends.inside.agent_protocol import GuestCommand
+from backends.qemu.admission import MIB, admit
+from backends.qemu.confinement import Confinement
+from backends.qemu.guest import Guest, boot
+from backends.qemu.memory_file import sparse_file
+from backends.qemu.parts import open_parts
+from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
+from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
+
+__all__ = ["IGNORE_SHARED", "open_template", "run_quietly"]
+
+IGNORE_SHARED: Mapping[str, object] = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+
+BOOT_S = 30.0
+_BOOT_TRIES = 2
+_WARM_UP_S = 60.0
+_SNAPSHOT_S = 30.0
+_POLL_S = 0.01
+_PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
+
+
+async def open_template(plan: TemplatePlan, confinement: Confinement, store: TemplateStore) -> StoredTemplate:
+    """The template of `plan`: from the store, or made now (some seconds); the caller closes it.
+
+    A stored one that turns out corrupt is thrown away and made anew. Raises `LaunchFailed` and
+    `BackendUnavailable` (the host is full).
+    """
+    with suppress(TemplateCorrupt):
+        if (found := store.open(plan.key)) is not None:
+            return found
+    try:
+        async with store.building():
+            try:
+                if (found := store.open(plan.key)) is not None:
+                    return found
+            except TemplateCorrupt:
+                store.remove(plan.key)
+            await _make(plan, confinement, store)
+            made = store.open(plan.key)
+    except OSError as error:
+        raise _not_stored(store, error) from error
+    except TemplateCorrupt as error:
+        raise LaunchFailed(Problem("template_corrupt", "", str(error)), retryable=True) from error
+    if made is None:
+        raise LaunchFailed(
+            Problem("template_vanished", "", "the template was removed at once"), retryable=True
+        )
+    return made
+
+
+async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateStore) -> None:
+    admit(plan.booted.memory_mib, whole=True)
+    memory = sparse_file("template-memory", plan.booted.memory_mib * MIB)
+    state = os.memfd_create("template-state", os.MFD_CLOEXEC)
+    grants = sparse_file("no-grants", GRANTS_BYTES)
+    try:
+        with open_parts(plan.image, boots=True) as parts:
+            descriptors = {**parts.fds, "memory": memory, "grants": grants}
+            guest = await boot(plan.booted, confinement, descriptors, deadline_s=BOOT_S, tries=_BOOT_TRIES)
+            try:
+                await _warm_up(guest, plan)
+                await _snapshot(guest, state)
+            finally:
+                await guest.end()
+        await asyncio.to_thread(store.publish, plan.key, memory, state)
+    finally:
+        for fd in (memory, state, grants):
+            os.close(fd)
+
+
+async def _warm_up(guest: Guest, plan: TemplatePlan) -> None:
+    """What every run does first is done once before the snapshot: translated, cached, read from disk."""
+    for _ in range(2):
+        await run_quietly(guest, GuestCommand(("/bin/sh", "-c", "echo"), env=_PATH))
+        if plan.image.zygote:
+            await run_quietly(guest, GuestCommand(("-c",), env=_PATH, zygote="print()"))
+    if plan.image.warm_up:
+        await run_quietly(guest, GuestCommand(("/bin/sh", "-c", plan.image.warm_up), env=_PATH))
+    await guest.ask(guest.agent.sync())
+
+
+async def run_quietly(guest: Guest, command: GuestCommand) -> None:
+    """Run something of ours in a guest; its output is thrown away.
+
+    Raises `LaunchFailed` when it fails.
+    """
+    process = await guest.ask(
+        guest.agent.execute(command, stdin=None, stdout=_ignore, stderr=_ignore, deadline_s=_WARM_UP_S)
+    )
+    ended = await guest.ask(process.wait(deadline_s=_WARM_UP_S))
+    if ended.status != 0:
+        message = f"the warm-up {command.args} ended with wait status {ended.status}"
+        raise LaunchFailed(Problem("warm_up_failed", "", message))
+
+
+async def _snapshot(guest: Guest, state: int) -> None:
+    machine = guest.machine
+    await machine.execute("migrate-set-capabilities", IGNORE_SHARED)
+    await machine.hand_over(state, "state")
+    await machine.execute("migrate", {"uri": "fd:state"})
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _SNAPSHOT_S
+    while (progress := await machine.execute("query-migrate"))["status"] != "completed":
+        if progress["status"] == "failed" or loop.time() > until:
+            raise LaunchFailed(
+                Problem("snapshot_failed", "", f"QEMU's snapshot did not complete: {progress}")
+            )
+        await asyncio.sleep(_POLL_S)
+
+
+def _ignore(_: bytes | memoryview) -> None:
+    pass
+
+
+def _not_stored(store: TemplateStore, error: OSError) -> LaunchFailed:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = f"make room where {store.folder} lies: a template takes up to the guest's memory" if full else ""
+    message = f"the template could not be stored in {store.folder}: {error.strerror or error}"
+    return LaunchFailed(Problem("template_not_stored", "", message, fix=fix), retryable=full)

@@ -1,0 +1,22 @@
+"""When the steps of a run happened."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["Timings"]
+
+
+class Timings:
+    """Milliseconds from the making of this object, by step, in the order in which they were marked."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._marks: dict[str, float] = {}
+
+    def mark(self, step: str) -> None:
+        """Note that `step` happened now; the first time counts."""
+        self._marks.setdefault(step, (time.monotonic() - self._since) * 1000)
+
+    def as_pairs(self) -> tuple[tuple[str, float], ...]:
+        return tuple(self._marks.items())
