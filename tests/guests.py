@@ -17,7 +17,17 @@ from typing import Any, ParamSpec
 
 from backends.agent.connection import GuestConnection
 from backends.inside import agent_codec as codec
-from backends.inside.agent_protocol import MAGIC, MAX_PAYLOAD, VERSION, WINDOW, Channel, Flag, Frame, Kind, Step
+from backends.inside.agent_protocol import (
+    MAGIC,
+    MAX_PAYLOAD,
+    VERSION,
+    WINDOW,
+    Channel,
+    Flag,
+    Frame,
+    Kind,
+    Step,
+)
 
 P = ParamSpec("P")
 WELCOME = struct.pack("<IIQI", MAGIC, VERSION, 1_200_000, 1)

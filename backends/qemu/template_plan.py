@@ -32,6 +32,7 @@ class TemplatePlan:
 
     key: str
     image: Image
+    qemu_build: str
     booted: Machine
     clone: Machine
 
@@ -69,7 +70,7 @@ def plan_template(
         memory_shared=True,
         disks=disks,
     )
-    return TemplatePlan(_key(image, qemu, host, booted), image, booted, clone)
+    return TemplatePlan(_key(image, qemu, host, booted), image, qemu.build, booted, clone)
 
 
 def _command_line(image: Image, host: HostValues, kind: MachineKind, accelerator: str, cpus: int) -> str:

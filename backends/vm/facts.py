@@ -1,0 +1,42 @@
+"""What a virtual machine's plan depends on, read from the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backends.bubblewrap.facts import BaselineEntry, Helper
+from backends.frozen import frozen
+from backends.linux.cgroups import CgroupFacts
+from backends.linux.uid_range import UidRange
+from backends.qemu.choice import QemuProgram
+from backends.qemu.host_values import HostValues
+from backends.qemu.machine import MachineKind
+
+__all__ = ["VmFacts"]
+
+
+@frozen
+class VmFacts:
+    """`accelerator` and `kind` are already chosen; `helper` and `launcher` confine QEMU.
+
+    `caller` is the (uid, gid) that we run as, `seccomp` maps profile names to the hash of their filter.
+    """
+
+    qemu: QemuProgram
+    host: HostValues
+    accelerator: str
+    kind: MachineKind
+    helper: Helper
+    launcher: str
+    launcher_key: str
+    places: tuple[BaselineEntry, ...]
+    caller: tuple[int, int]
+    uid_range: UidRange | None
+    cgroups: CgroupFacts
+    seccomp: Mapping[str, str]
+    own_paths: tuple[str, ...] = ()
+
+    @property
+    def baseline_trees(self) -> tuple[str, ...]:
+        """Nothing of the host is in a machine but what the policy grants."""
+        return ()

@@ -1,0 +1,49 @@
+"""Why a command could not be started in a guest, in the user's own terms (pure)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from backends.agent.errors import GuestRefused
+from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
+from backends.inside.agent_protocol import Step
+from backends.virtual_machine import CommandKind
+from backends.vm.plan import VmPlan
+
+__all__ = ["explain_refusal"]
+
+
+def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
+    """Turn the agent's refusal of a command into an error that names the document's field."""
+    why = os.strerror(refusal.errno)
+    if refusal.step is Step.EXEC:
+        return _not_executable(plan, refusal.errno)
+    if refusal.step is Step.CWD:
+        cwd = plan.command.cwd
+        return PolicyRefused(
+            Problem(
+                "cwd_unusable",
+                plan.pointers.get("cwd", "/process/cwd"),
+                f"the working directory {cwd!r} cannot be entered inside the virtual machine: {why}",
+                expected="a directory of the image, or one that the policy makes visible",
+                fix=f"grant it: add {cwd!r} to filesystem.readonlyPaths or readwritePaths",
+            )
+        )
+    return LaunchFailed(Problem(f"guest_{refusal.step.name.lower()}", "", str(refusal)))
+
+
+def _not_executable(plan: VmPlan, number: int) -> LaunchFailed:
+    missing = number in (errno.ENOENT, errno.ENOTDIR)
+    field = "args" if plan.command_kind is CommandKind.ARGS else "shell"
+    return LaunchFailed(
+        Problem(
+            "program_not_found" if missing else "program_not_executable",
+            plan.pointers.get(field, "/mxcOps/args"),
+            f"{plan.command.args[0]!r} cannot be executed inside the virtual machine: {os.strerror(number)}",
+            expected="a shorter command or environment"
+            if number == errno.E2BIG
+            else "a program of the image, or one that the policy makes visible",
+            fix=f"mxc-ops image build {plan.template.image.name} --package NAME" if missing else "",
+        )
+    )

@@ -1,0 +1,65 @@
+"""The effectful step: a clone is taken, furnished, and the command started in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import Future
+from contextlib import suppress
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+from backends.base import Ended, Handles, Streams
+from backends.qemu.loop_thread import submit
+from backends.vm.one_run import OneRun
+from backends.vm.plan import VmPlan
+from backends.vm.running import VmRunning
+
+__all__ = ["launch"]
+
+_FIRST_FREE = 3
+_ABANDONED_DEADLINE_S = 20.0
+
+
+def launch(
+    plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+) -> VmRunning:
+    """Return when the command runs.
+
+    The first run of an image on a host makes its template first, which takes some seconds. Raises
+    `LaunchFailed`, `PolicyRefused` and `BackendUnavailable`; interrupted, it leaves nothing behind.
+    """
+    run = OneRun(plan, _own(streams), secrets)
+    gone = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    started: Future[None] = Future()
+    end: Future[Ended] = submit(_whole(run, started, gone))
+    try:
+        started.result()
+    except BaseException:
+        with suppress(TimeoutError):
+            submit(run.abandon()).result(_ABANDONED_DEADLINE_S)
+        os.close(gone)
+        raise
+    return VmRunning(run, end, gone)
+
+
+async def _whole(run: OneRun, started: Future[None], gone: int) -> Ended:
+    try:
+        run.task = asyncio.current_task()
+        await run.start()
+        started.set_result(None)
+        return await run.finish()
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        if not started.done():
+            started.set_exception(error)
+        raise
+    finally:
+        run.close_streams()
+        asyncio.get_running_loop().call_soon(os.eventfd_write, gone, 1)
+
+
+def _own(streams: Streams) -> Streams:
+    """Copies: the caller closes its own ends as soon as the command runs."""
+    fds = [fcntl(fd, F_DUPFD_CLOEXEC, _FIRST_FREE) for fd in (streams.stdin, streams.stdout, streams.stderr)]
+    return Streams(*fds, tty=streams.tty)

@@ -1,0 +1,171 @@
+"""One run in one machine, from the template to the end of the command (effectful, asyncio).
+
+The order is what makes it safe: the clone gets its identity before anything else happens in it, the policy's
+files are in place before the command starts, and nothing of a machine is used again afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+
+from backends.agent.errors import GuestError, GuestRefused
+from backends.agent.identity import new_identity
+from backends.agent.process import GuestProcess
+from backends.base import Ended, Outcome, Streams, Usage
+from backends.errors import LaunchFailed, MxcError, Problem
+from backends.frozen import replace
+from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestEnded, GuestMount, MountFlag
+from backends.linux import seccomp
+from backends.qemu.clone import restore
+from backends.qemu.guest import Guest
+from backends.qemu.open_templates import shared_template
+from backends.qemu.timings import Timings
+from backends.vm.failure import explain_refusal
+from backends.vm.guest_limits import mark_guest_hits
+from backends.vm.plan import VmPlan
+
+__all__ = ["OneRun"]
+
+_START_S = 30.0
+_TMP = "/tmp"  # noqa: S108 - the guest's
+
+
+class OneRun:
+    """Made on any thread; everything else happens on the loop of `start`."""
+
+    def __init__(self, plan: VmPlan, streams: Streams, secrets: tuple[tuple[str, str], ...]) -> None:
+        """`streams` are the run's own from now on, until `close_streams`."""
+        self.pid = 0
+        self.task: asyncio.Task[Ended] | None = None
+        self._plan = plan
+        self._streams = streams
+        self._secrets = secrets
+        self._timings = Timings()
+        self._guest: Guest | None = None
+        self._process: GuestProcess | None = None
+        self._killed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Everything up to the command's first instruction.
+
+        Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; nothing is left running then.
+        """
+        try:
+            template = await shared_template(self._plan.template, self._plan.confinement)
+            self._timings.mark("templateOpen")
+            self._guest = await restore(self._plan.template, template, self._plan.confinement, self._timings)
+            self.pid = self._guest.machine.qemu.pid
+            await self._guest.ask(self._guest.agent.identify(new_identity()))
+            await self._furnish(self._guest)
+            self._process = await self._execute(self._guest)
+            self._timings.mark("started")
+        except BaseException:
+            await self._end_machine()
+            raise
+
+    async def finish(self) -> Ended:
+        """Wait for the command's end, copy files back, end the machine.
+
+        Raises what ended the machine before its command ended.
+        """
+        assert self._guest is not None  # `start` has succeeded
+        assert self._process is not None
+        try:
+            ended = await self._until_end(self._guest, self._process)
+            self._timings.mark("exit")
+            return self._describe(ended)
+        finally:
+            await self._end_machine()
+
+    async def signal(self, number: int) -> None:
+        """To every process of the workload; nothing once it has ended."""
+        if self._process is not None:
+            with suppress(GuestError):
+                self._process.signal(number, every=True)
+
+    async def kill(self) -> None:
+        """End the machine with everything in it."""
+        self._killed.set()
+
+    async def abandon(self) -> None:
+        """Give up, at whatever point it is, and return when nothing is left."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+
+    def close_streams(self) -> None:
+        for fd in {self._streams.stdin, self._streams.stdout, self._streams.stderr}:
+            os.close(fd)
+
+    async def _furnish(self, guest: Guest) -> None:
+        size = self._plan.limits.tmp_mib << 20
+        flags = MountFlag.NO_SUID | MountFlag.NO_DEV
+        await guest.ask(guest.agent.mount(GuestMount(_TMP, "", "tmpfs", flags, size)))
+
+    async def _execute(self, guest: Guest) -> GuestProcess:
+        command = self._command()
+        streams = self._streams
+        try:
+            return await guest.machine.guard(
+                guest.agent.execute(
+                    command,
+                    stdin=streams.stdin,
+                    stdout=self._noting_first_byte(streams.stdout),
+                    stderr=streams.stderr,
+                    deadline_s=_START_S,
+                )
+            )
+        except GuestRefused as refusal:
+            raise explain_refusal(self._plan, refusal) from refusal
+        except (GuestError, ValueError) as error:
+            raise LaunchFailed(Problem("command_not_started", "", str(error))) from error
+
+    def _noting_first_byte(self, stdout: int) -> int:
+        return stdout
+
+    def _command(self) -> GuestCommand:
+        plan = self._plan
+        return replace(
+            plan.command,
+            env=plan.command.env + self._secrets,
+            seccomp=seccomp.program(plan.seccomp),
+            tty=(24, 80) if plan.tty else None,
+        )
+
+    async def _until_end(self, guest: Guest, process: GuestProcess) -> GuestEnded | None:
+        """None when the machine was killed on the caller's wish."""
+        waiting = asyncio.ensure_future(guest.ask(process.wait()))
+        killed = asyncio.ensure_future(self._killed.wait())
+        try:
+            await asyncio.wait({waiting, killed}, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            for task in (waiting, killed):
+                task.cancel()
+                with suppress(asyncio.CancelledError, MxcError):
+                    await task
+
+    def _describe(self, ended: GuestEnded | None) -> Ended:
+        timings = self._timings.as_pairs()
+        wall_ms = dict(timings)["exit"] - dict(timings)["started"]
+        outcomes = self._plan.limits.outcomes
+        if ended is None:
+            limits = mark_guest_hits(outcomes, EndedFlag(0), None)
+            return Ended(Outcome.KILLED, 137, 9, Usage(wall_ms), limits, timings)
+        code = os.waitstatus_to_exitcode(ended.status)
+        ended_by = -code if code < 0 else None
+        return Ended(
+            outcome=Outcome.EXITED if ended_by is None else Outcome.SIGNALLED,
+            exit_code=code if ended_by is None else 128 + ended_by,
+            signal=ended_by,
+            usage=Usage(wall_ms, ended.user_us / 1000, ended.system_us / 1000, ended.max_rss_kib),
+            limits=mark_guest_hits(outcomes, ended.flags, ended_by),
+            timings=timings,
+        )
+
+    async def _end_machine(self) -> None:
+        if self._guest is not None:
+            await self._guest.end()
+            self._guest = None

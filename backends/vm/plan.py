@@ -1,0 +1,230 @@
+"""From a request and the host's facts to everything that one run in a virtual machine does (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
+from backends.bubblewrap.identity import choose_identity
+from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.frozen import frozen
+from backends.guest_files.plan import FilesPlan, plan_files
+from backends.inside.agent_protocol import GuestCommand
+from backends.qemu.confinement import Confinement
+from backends.qemu.machine import Part, arguments
+from backends.qemu.template_plan import TemplatePlan, plan_template
+from backends.virtual_machine import CommandKind, Image, VirtualMachine
+from backends.vm.facts import VmFacts
+from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
+
+__all__ = ["SHELL", "VmPlan", "make_plan"]
+
+SHELL = ("/bin/sh", "-c")
+INSIDE_ID = 1000
+_LEAST_MEMORY_MIB = 96
+
+
+@frozen
+class VmPlan:
+    """All that a run does, as data. `command` lacks the secrets, which no plan may hold."""
+
+    containment: str
+    template: TemplatePlan
+    confinement: Confinement
+    launcher_key: str
+    files: FilesPlan
+    command: GuestCommand
+    command_kind: CommandKind
+    secret_names: tuple[str, ...]
+    limits: GuestLimits
+    seccomp: str
+    seccomp_hash: str
+    tty: bool
+    timeout: Timeout
+    enforced: tuple[tuple[str, str], ...]
+    decisions: tuple[str, ...]
+    warnings: tuple[str, ...]
+    pointers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"VmPlan({self.as_dict()!r})"  # without environment values: they may end up in a log
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-safe; environment values are left out, for a plan may be logged."""
+        template, clone = self.template, self.template.clone
+        names = [Part.MONITOR.value, Part.AGENT.value, Part.CONSOLE.value, Part.MEMORY.value]
+        numbers = {
+            name: place for place, name in enumerate([*names, *(d.name for d in clone.disks)], start=3)
+        }
+        return {
+            "backend": self.containment,
+            "helper": {"path": clone.qemu, "version": template.qemu_build},
+            "launcher": {"path": self.confinement.launcher, "key": self.launcher_key},
+            "image": {"name": template.image.name, "key": template.image.key},
+            "template": template.key,
+            "machine": {
+                "kind": clone.kind.value,
+                "accelerator": clone.accelerator,
+                "memoryMib": clone.memory_mib,
+                "cpus": clone.cpus,
+            },
+            "arguments": list(arguments(clone, numbers)),
+            "files": self.files.as_dict(),
+            "argv": list(self.command.args),
+            "command": self.command_kind.value,
+            "cwd": self.command.cwd,
+            "environment": [name for name, _ in self.command.env] + list(self.secret_names),
+            "identity": {"kind": self.confinement.identity.kind, "uid": self.confinement.identity.uid},
+            "limits": [
+                {"name": limit.name, "value": limit.value, "mechanism": limit.mechanism, "scope": limit.scope}
+                for limit in self.limits.outcomes
+            ],
+            "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
+            "tty": self.tty,
+            "timeout": {
+                "afterMs": self.timeout.after_ms,
+                "graceMs": self.timeout.grace_ms,
+                "signal": self.timeout.signal,
+            },
+            "enforced": dict(self.enforced),
+            "decisions": list(self.decisions),
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> VmPlan:
+    """Lay out one run.
+
+    Raises `PolicyRefused` for what cannot be held, `ConfigError` for a command that this image cannot run,
+    `BackendUnavailable` when the host lacks the uid range that a root launch needs.
+    """
+    wanted = request.vm or VirtualMachine()
+    image = _image(wanted)
+    kind = wanted.command or (CommandKind.ARGS if request.args else CommandKind.SHELL)
+    _check(request, facts, image, kind)
+    memory_mib = wanted.memory_mib or image.memory_mib
+    limits = plan_guest_limits(request.limits, memory_mib)
+    files = plan_files(view)
+    confinement = Confinement(
+        helper=facts.helper,
+        launcher=facts.launcher,
+        identity=choose_identity(request, facts.caller, facts.uid_range),
+        places=facts.places,
+        limits=plan_machine_limits(memory_mib, facts.cgroups),
+        cgroup_parents=tuple(facts.cgroups.parents.items()),
+        cgroup_version=facts.cgroups.version,
+    )
+    return VmPlan(
+        containment=request.containment,
+        template=plan_template(
+            image,
+            facts.qemu,
+            facts.host,
+            kind=facts.kind,
+            accelerator=facts.accelerator,
+            memory_mib=memory_mib,
+            cpus=wanted.cpus or 1,
+        ),
+        confinement=confinement,
+        launcher_key=facts.launcher_key,
+        files=files,
+        command=_command(request, kind, limits),
+        command_kind=kind,
+        secret_names=tuple(name for name, _ in request.environment.secrets),
+        limits=limits,
+        seccomp=request.seccomp,
+        seccomp_hash=facts.seccomp.get(request.seccomp, ""),
+        tty=request.tty,
+        timeout=request.timeout,
+        enforced=tuple(_enforced(request, view, confinement, facts)),
+        decisions=view.decisions,
+        warnings=(*view.warnings, *limits.warnings, *files.warnings),
+        pointers=request.pointers,
+    )
+
+
+def _image(wanted: VirtualMachine) -> Image:
+    if wanted.image is None:
+        message = f"the image {wanted.image_name!r} was not looked up"
+        raise ConfigError(Problem("image_missing", "/mxcOps/vm/image", message))
+    return wanted.image
+
+
+def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandKind) -> None:
+    problems: list[Problem] = []
+    cwd = request.cwd or "/"
+    if not cwd.startswith("/"):
+        problems.append(
+            Problem(
+                "relative_cwd",
+                request.pointers.get("cwd", "/process/cwd"),
+                f"the working directory {cwd!r} is not absolute",
+                expected="an absolute path inside the virtual machine",
+            )
+        )
+    if request.seccomp not in facts.seccomp:
+        problems.append(
+            Problem(
+                "unknown_seccomp_profile",
+                request.pointers.get("seccomp", "/mxcOps/seccomp"),
+                f"no seccomp profile is called {request.seccomp!r}",
+                expected=", ".join(facts.seccomp),
+            )
+        )
+    if kind is CommandKind.PYTHON and not image.zygote:
+        problems.append(
+            Problem(
+                "image_without_python",
+                "/mxcOps/vm/image",
+                f"the image {image.name!r} has no waiting interpreter, and the command is Python source",
+                expected="an image whose recipe has a zygote, such as 'python'",
+                fix='"mxcOps": {"vm": {"command": "shell"}} if the command is a shell line',
+            )
+        )
+    memory_mib = request.vm.memory_mib if request.vm else None
+    if memory_mib is not None and memory_mib < _LEAST_MEMORY_MIB:
+        problems.append(
+            Problem(
+                "memory_too_small",
+                "/mxcOps/vm/memoryMib",
+                f"no image boots in {memory_mib} MiB",
+                expected=f"at least {_LEAST_MEMORY_MIB}",
+            )
+        )
+    if problems:
+        raise PolicyRefused(problems)
+
+
+def _command(request: SandboxRequest, kind: CommandKind, limits: GuestLimits) -> GuestCommand:
+    source = request.shell or ""
+    args = {
+        CommandKind.SHELL: (*SHELL, source),
+        CommandKind.ARGS: request.args,
+        CommandKind.PYTHON: ("-c", *request.args),
+    }[kind]
+    return GuestCommand(
+        args=args,
+        env=request.environment.entries,
+        cwd=request.cwd or "/",
+        user=(INSIDE_ID, INSIDE_ID),
+        rlimits=limits.rlimits,
+        cgroup=limits.cgroup,
+        zygote=source if kind is CommandKind.PYTHON else None,
+    )
+
+
+def _enforced(
+    request: SandboxRequest, view: FilesystemView, confinement: Confinement, facts: VmFacts
+) -> Iterator[tuple[str, str]]:
+    yield "isolation", f"a virtual machine of its own ({facts.kind.value}, {facts.accelerator})"
+    yield "filesystem", "only what is granted is copied into the machine"
+    if any(entry.effect in (Effect.MASK_FILE, Effect.MASK_DIRECTORY) for entry in view.entries):
+        yield "filesystem.deniedPaths", "not copied into the machine"
+    if any(entry.effect is Effect.BIND_READ_WRITE for entry in view.entries):
+        yield "filesystem.readwritePaths", "copied in, and copied back after a normal exit"
+    yield "network", "a network card without a way out"
+    yield "ui", "the machine has no display"
+    yield "system calls", f"seccomp allow-list in the guest, profile {request.seccomp}"
+    yield "privileges", "no capabilities, no_new_privs, in the guest"
+    yield "QEMU", "bubblewrap without files, network or privileges, and QEMU's own seccomp filter"
+    yield "identity", confinement.identity.describe()

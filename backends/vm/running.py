@@ -1,0 +1,60 @@
+"""A run in a virtual machine that was started: its signals and its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+
+from backends.base import Ended
+from backends.errors import MxcError
+from backends.qemu.loop_thread import submit
+from backends.vm.one_run import OneRun
+
+__all__ = ["VmRunning"]
+
+
+class VmRunning:
+    """See `backends.base.Running`. `pidfd` is readable once the machine is gone and files are copied back."""
+
+    def __init__(self, run: OneRun, end: Future[Ended], gone: int) -> None:
+        self._run = run
+        self._end = end
+        self._gone = gone
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self._run.pid
+
+    @property
+    def pidfd(self) -> int:
+        return self._gone
+
+    def signal(self, signal_number: int) -> None:
+        submit(self._run.signal(signal_number))
+
+    def kill(self) -> None:
+        submit(self._run.kill())
+
+    def wait(self, timeout_s: float | None = None) -> Ended | None:
+        """See `backends.base.Running.wait`. Raises what ended the machine before its command ended."""
+        poller = select.poll()
+        poller.register(self._gone, select.POLLIN)
+        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s * 1000)):
+            return None
+        return self._end.result()
+
+    def __del__(self) -> None:
+        # Dropped without waiting: the machine must not outlive its handle. A fork's copy ends nothing.
+        if os.getpid() == self._owner and not self._end.done():
+            self.kill()
+            with suppress(MxcError):
+                self.wait(_ABANDONED_DEADLINE_S)
+        os.close(self._gone)
+
+
+_ABANDONED_DEADLINE_S = 5.0
