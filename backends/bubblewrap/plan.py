@@ -9,31 +9,13 @@ from backends.bubblewrap.facts import FIX, OWN_LINKS, BubblewrapFacts
 from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
+from backends.guest_etc import ETC_FILES, HOSTNAME, INSIDE_ID
 from backends.linux.limits import LimitPlan, plan_limits
 from backends.pathnames import within
 
-HOSTNAME = "mxc-sandbox"
 SHELL = ("/bin/sh", "-c")
-INSIDE_ID = 1000
 _MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 OVERHEAD_PROCESSES = 2  # bwrap's monitor and our init share the sandbox's control group
-
-_PASSWD = (
-    "root:x:0:0:root:/:/usr/sbin/nologin\n"
-    f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}:sandbox:/tmp:/bin/sh\n"
-    "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
-)
-_GROUP = f"root:x:0:\nsandbox:x:{INSIDE_ID}:\nnogroup:x:65534:\n"
-_HOSTS = f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n"
-_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
-
-ETC_FILES: Mapping[str, str] = {
-    "/etc/passwd": _PASSWD,
-    "/etc/group": _GROUP,
-    "/etc/hosts": _HOSTS,
-    "/etc/hostname": f"{HOSTNAME}\n",
-    "/etc/nsswitch.conf": _NSSWITCH,
-}
 
 
 @frozen

@@ -25,6 +25,7 @@ GROUPS = {
     "config": "check a config, convert it between versions, print a schema",
     "backends": "list every containment, whether it works here, and why not",
     "doctor": "prove what works on hosts, and say how to mend what does not",
+    "image": "build the images of virtual machines, list, verify and move them",
     "prep": "prepare hosts for backends, look for drift, undo",
 }
 

@@ -1,0 +1,230 @@
+"""The root file system: Debian by mmdebstrap without what a guest has no use for, as one read-only disk.
+
+Everything in it is root's and without set-id bits: a guest has one user besides, and packing then takes no
+rights. All times are one fixed moment, so that the same packages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from backends.errors import BackendUnavailable, PrepFailed, Problem
+from backends.guest_etc import ETC_FILES
+from vm_images.apt import Apt, Package
+from vm_images.recipe import Format, OwnFile
+from vm_images.tools import PREP_FIX, find_tool, run_tool
+
+__all__ = ["EPOCH", "assemble", "bootstrap", "pack", "remove_tree"]
+
+EPOCH = 946684800
+"""2000-01-01 in seconds: the time of every file. A zip archive, which guests make, knows none before 1980."""
+_BOOTSTRAP_S = 1800
+_PACK_S = 600
+_LEFT_OUT = (
+    *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian"),
+    *("usr/share/bug", "usr/share/doc-base", "usr/share/linda"),
+    *("var/cache", "var/log", "var/lib/apt", "var/lib/dpkg/info", "etc/apt", "boot", "dev"),
+    *("etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id", "etc/.pwd.lock"),
+    *("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/shadow", "etc/gshadow"),
+    *("var/lib/dpkg/status-old", "var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend"),
+    *("var/lib/dpkg/available", "var/lib/dpkg/triggers", "var/lib/dpkg/diversions-old"),
+)
+_DIRECTORIES = {
+    **dict.fromkeys(("dev", "proc", "run", "sys", "mnt", "root", "var/log", "var/cache"), 0o755),
+    **dict.fromkeys(("tmp", "var/tmp"), 0o1777),
+}
+_COMPILE = (
+    'chroot "$1" env -i PATH=/usr/bin:/bin PYTHONHASHSEED=0 /usr/bin/python3 -m compileall -qq -f'
+    " --invalidation-mode unchecked-hash /usr/lib/python3 {version_folders} || true"
+)
+
+
+def bootstrap(
+    apt: Apt,
+    packages: Sequence[str],
+    archive: Path,
+    scratch: Path,
+    *,
+    python: str = "",
+    extra: Path | None = None,
+) -> tuple[Package, ...]:
+    """Install the essential packages and these into `archive`, a tar file; returns what was installed.
+
+    Parameters
+    ----------
+    scratch: an empty directory, where all the work is done.
+    python: the version of the guest's Python, as ``3.11``, whose modules are then compiled; "" without one.
+    extra: a directory of Python packages to be put where the guest's Python looks for such.
+
+    Raises `BackendUnavailable` where a plain user may not do it, `PrepFailed` when it fails.
+    """
+    hooks: list[str] = []
+    if python:
+        places = [f"/usr/lib/python{python}"]
+        if extra:
+            places.append(f"/usr/local/lib/python{python}/dist-packages")
+            hooks.append(f"--customize-hook=copy-in {extra} /usr/local/lib/python{python}")
+        hooks.append(f"--customize-hook={_COMPILE.format(version_folders=' '.join(places))}")
+    options = ["--quiet", "--format=tar", f"--mode={_mode()}", "--variant=essential"]
+    options += [f"--include={','.join(packages)}"] if packages else []
+    options += [f"--dpkgopt=path-exclude=/{place}/*" for place in _LEFT_OUT if place.startswith("usr/share/")]
+    options += [f"--aptopt={apt.configuration}", *hooks]
+    run_tool(
+        [find_tool("mmdebstrap"), *options, apt.codename, archive, apt.sources],
+        deadline_s=_BOOTSTRAP_S,
+        environment={"SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": str(scratch)},
+        fix="look whether this works: apt-get update",
+        retryable=True,
+    )
+    with tarfile.open(archive) as content:
+        status = content.extractfile("./var/lib/dpkg/status")
+        assert status is not None  # a regular file of every Debian system
+        return _installed(status.read().decode("utf-8", "replace"))
+
+
+def _mode() -> str:
+    """As root by chroot; as a user in a user namespace, where the host gives the user ids for one."""
+    if os.geteuid() == 0:
+        return "root"
+    import pwd
+
+    name = pwd.getpwuid(os.geteuid()).pw_name if _has_account() else str(os.geteuid())
+    for file in ("/etc/subuid", "/etc/subgid"):
+        ranges = _lines(file)
+        if not any(line.split(":")[0] in (name, str(os.geteuid())) for line in ranges):
+            message = f"{file} gives {name} no ids, which installing packages without root's rights takes"
+            fix = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+            raise BackendUnavailable(Problem("no_subordinate_ids", "", message, fix=fix))
+    if shutil.which("newuidmap") is None:
+        message = "newuidmap is not installed, which installing packages without root's rights takes"
+        raise BackendUnavailable(
+            Problem("no_newuidmap", "", message, fix="apt-get install --yes uidmap, or build as root")
+        )
+    return "unshare"
+
+
+def _has_account() -> bool:
+    import pwd
+
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _installed(status: str) -> tuple[Package, ...]:
+    found: list[Package] = []
+    for stanza in status.split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Version|Status): (.*)$", stanza, re.MULTILINE))
+        if fields.get("Status") == "install ok installed":
+            found.append(Package(fields["Package"], fields["Version"]))
+    return tuple(sorted(found, key=lambda package: package.name))
+
+
+def assemble(archive: Path, tree: Path, files: Sequence[OwnFile]) -> None:
+    """Unpack the installed system without what is left out, and put our own files on top.
+
+    Parameters
+    ----------
+    archive: a tar file as `bootstrap` makes it.
+    tree: the directory to make.
+    files: absolute paths in the guest; they win over what is installed.
+    """
+    tree.mkdir()
+    modes: dict[Path, int] = {tree: 0o755}
+    with tarfile.open(archive) as content:
+        for member in content:
+            name = member.name.removeprefix("./").strip("/")
+            if name in ("", ".") or any(name == out or name.startswith(f"{out}/") for out in _LEFT_OUT):
+                continue
+            _unpack(content, member, tree / name, modes)
+    for name, mode in _DIRECTORIES.items():
+        (tree / name).mkdir(parents=True, exist_ok=True)
+        modes[tree / name] = mode
+    own = [OwnFile(path, text.encode()) for path, text in ETC_FILES.items()]
+    for file in (*own, OwnFile("/etc/machine-id", b""), *files):
+        _put(tree, file)
+    for folder in sorted(modes, reverse=True):
+        folder.chmod(modes[folder])
+
+
+def _unpack(content: tarfile.TarFile, member: tarfile.TarInfo, place: Path, modes: dict[Path, int]) -> None:
+    """Devices and set-id bits stay out: a guest's kernel makes the ones, nobody there may use the others."""
+    if member.isdir():
+        place.mkdir(exist_ok=True)
+        modes[place] = member.mode & 0o1777
+    elif member.issym():
+        place.symlink_to(member.linkname)
+    elif member.islnk():
+        place.hardlink_to(
+            place.parents[len(Path(member.name.removeprefix("./")).parts) - 1] / member.linkname
+        )
+    elif member.isreg():
+        source = content.extractfile(member)
+        assert source is not None
+        with place.open("xb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            os.fchmod(target.fileno(), member.mode & 0o777)
+
+
+def _put(tree: Path, file: OwnFile) -> None:
+    place = tree
+    parts = file.path.strip("/").split("/")
+    for part in parts[:-1]:
+        place = place / part
+        while place.is_symlink():  # as /bin → usr/bin: never out of the tree
+            target = str(place.readlink())
+            place = (tree / target.lstrip("/")) if target.startswith("/") else place.parent / target
+        if ".." in place.relative_to(tree).parts:
+            message = f"{file.path} would lie outside of the image"
+            raise PrepFailed(Problem("file_path", "files", message, expected="a path inside the image"))
+        if not place.exists():
+            place.mkdir()
+            place.chmod(0o755)
+    place = place / parts[-1]
+    if place.is_symlink() or place.exists():
+        place.unlink()
+    place.write_bytes(file.content)
+    place.chmod(file.mode)
+
+
+def pack(tree: Path, kind: Format, target: Path, key: str) -> None:
+    """Make one file of the tree; the file system's identity comes from the image's key."""
+    identity = f"{key[:8]}-{key[8:12]}-{key[12:16]}-{key[16:20]}-{key[20:32]}"
+    if kind is Format.EROFS:
+        options = ["--quiet", f"-T{EPOCH}", f"-U{identity}", "--all-root", "-x-1"]
+        # It tells each file, quiet or not.
+        run_tool(
+            [find_tool("mkfs.erofs"), *options, target, tree],
+            deadline_s=_PACK_S,
+            output=Path(os.devnull),
+            fix=PREP_FIX,
+        )
+    else:
+        options = ["-noappend", "-quiet", "-no-progress", "-all-root", "-no-xattrs", "-comp", "zstd"]
+        options += ["-mkfs-time", str(EPOCH), "-all-time", str(EPOCH)]
+        run_tool([find_tool("mksquashfs"), tree, target, *options], deadline_s=_PACK_S, fix=PREP_FIX)
+
+
+def remove_tree(tree: Path) -> None:
+    """Remove a directory, also where it took away our own right to."""
+    for folder, names, _ in os.walk(tree):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o700 != 0o700:
+                path.chmod(0o700)
+    shutil.rmtree(tree, ignore_errors=True)

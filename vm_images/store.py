@@ -1,0 +1,231 @@
+"""Where images are kept, and how one is found by its name.
+
+A store is a directory of ``<key>/{image.json, vmlinux, initrd, rootfs.…}`` and ``names/<name>``, links to the
+keys. The system's is root's and serves everybody; a user has one more of their own, asked second, which root
+never takes images from. An image is put there whole, by a rename, and never changed. This file is on the path
+of each run of a virtual machine: it looks at owners and sizes, and reads no image.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from backends.errors import BackendUnavailable, Problem
+from backends.frozen import frozen
+from backends.virtual_machine import Image
+
+__all__ = [
+    "SYSTEM_STORE",
+    "Stored",
+    "find_image",
+    "lock_image",
+    "own_store",
+    "read_image",
+    "stored",
+    "stores",
+]
+
+SYSTEM_STORE = "/var/lib/mxc-ops/images"
+MANIFEST = "image.json"
+NAMES = "names"
+SCHEMA_VERSION = 1
+_KEY_DIGITS = frozenset("0123456789abcdef")
+_MAX_MANIFEST = 1 << 22
+
+
+@frozen
+class Stored:
+    """An image in a store: its manifest, its directory, and the names that lead to it there."""
+
+    store: str
+    key: str
+    manifest: Any
+    names: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        return f"{self.store}/{self.key}"
+
+
+def user_store() -> str:
+    """A user's own store: below ``XDG_DATA_HOME``, else ``~/.local/share``."""
+    data_home = os.environ.get("XDG_DATA_HOME", "")
+    base = data_home if data_home.startswith("/") else os.path.expanduser("~/.local/share")  # noqa: PTH111
+    return f"{base}/mxc-ops/images"
+
+
+def own_store() -> str:
+    """The store that we put images into: the system's for root, else the user's own."""
+    return SYSTEM_STORE if os.geteuid() == 0 else user_store()
+
+
+def stores() -> tuple[tuple[str, int], ...]:
+    """The stores that we take images from, in this order, each with the uid that it must belong to."""
+    user = os.geteuid()
+    system = ((SYSTEM_STORE, 0),)
+    return system if user == 0 else (*system, (user_store(), user))
+
+
+def find_image(name: str) -> Image:
+    """The image of this name, or of this key.
+
+    Raises `BackendUnavailable` when there is none, or when it is not whole, or not safe from others.
+    """
+    for store, owner in stores():
+        key = name if is_key(name) else _key_of(store, name)
+        if key and os.path.lexists(f"{store}/{key}"):
+            return _image(read_image(store, key, owner), name)
+    message = f"there is no image {name!r} on this host"
+    raise BackendUnavailable(Problem("no_image", "", message, fix=f"mxc-ops image build {name}"))
+
+
+def read_image(store: str, key: str, owner: int) -> Stored:
+    """An image's manifest, once its files were found to be whole by size and writable by nobody else.
+
+    Parameters
+    ----------
+    owner: the uid that everything must belong to.
+
+    Raises `BackendUnavailable`.
+    """
+    folder = f"{store}/{key}"
+    _require_owned(store, owner, stat.S_IFDIR)
+    _require_owned(folder, owner, stat.S_IFDIR)
+    _require_owned(f"{folder}/{MANIFEST}", owner, stat.S_IFREG)
+    fd = os.open(f"{folder}/{MANIFEST}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        text = os.read(fd, _MAX_MANIFEST)
+    finally:
+        os.close(fd)
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        if manifest["schemaVersion"] != SCHEMA_VERSION or manifest["key"] != key:
+            raise ValueError
+        sizes = {part: int(entry["size"]) for part, entry in manifest["parts"].items()}
+        _ = [manifest[name] for name in ("commandLine", "memoryMib", "zygote", "format", "warmUp")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _spoilt(folder, f"{MANIFEST} is not what it should be") from error
+    for part, size in sizes.items():
+        status = _require_owned(f"{folder}/{part}", owner, stat.S_IFREG)
+        if status.st_size != size:
+            raise _spoilt(folder, f"{part} has {status.st_size} bytes, not {size}")
+    return Stored(store, key, manifest)
+
+
+def stored(store: str, owner: int) -> Iterator[Stored | BackendUnavailable]:
+    """Every image of a store with its names, or what is wrong with it; nothing without a store."""
+    names: dict[str, list[str]] = {}
+    for name in _entries(f"{store}/{NAMES}"):
+        names.setdefault(_key_of(store, name), []).append(name)
+    for key in filter(is_key, _entries(store)):
+        try:
+            found = read_image(store, key, owner)
+        except BackendUnavailable as error:
+            yield error
+        else:
+            yield Stored(store, key, found.manifest, tuple(names.get(key, ())))
+
+
+@contextmanager
+def lock_image(image: Image) -> Generator[None]:
+    """Keep an image from being removed while this is entered (or until the process ends).
+
+    Raises `BackendUnavailable`, worth another look-up, when it was removed meanwhile.
+    """
+    folder = image.kernel.rpartition("/")[0]
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _gone(image) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if not same_directory(fd, folder):
+            raise _gone(image)
+        yield
+    finally:
+        os.close(fd)
+
+
+def same_directory(fd: int, path: str) -> bool:
+    """Whether the directory that was opened is still the one at this path."""
+    try:
+        there = os.lstat(path)
+    except OSError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def is_key(text: str) -> bool:
+    return len(text) == 64 and _KEY_DIGITS.issuperset(text)
+
+
+def _image(found: Stored, name: str) -> Image:
+    manifest = found.manifest
+    rootfs = next((part for part in manifest["parts"] if part.startswith("rootfs.")), "")
+    return Image(
+        name=manifest["name"] if is_key(name) else name,
+        key=found.key,
+        kernel=f"{found.folder}/vmlinux",
+        initrd=f"{found.folder}/initrd",
+        rootfs=f"{found.folder}/{rootfs}" if rootfs else "",
+        rootfs_format=manifest["format"] if rootfs else "",
+        command_line=manifest["commandLine"],
+        memory_mib=manifest["memoryMib"],
+        zygote=manifest["zygote"],
+        warm_up=manifest["warmUp"],
+    )
+
+
+def _key_of(store: str, name: str) -> str:
+    """The key that a name stands for; "" for none."""
+    if not name or "/" in name or name in (".", ".."):
+        return ""
+    try:
+        key = os.readlink(f"{store}/{NAMES}/{name}").removeprefix("../")  # noqa: PTH115
+    except OSError:
+        return ""
+    return key if is_key(key) else ""
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        return []
+
+
+def _require_owned(path: str, owner: int, kind: int) -> os.stat_result:
+    """Nobody but its owner, who is ours, can have changed it."""
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise _spoilt(path.rpartition("/")[0], f"{path} cannot be seen: {error.strerror}") from error
+    if stat.S_IFMT(status.st_mode) != kind:
+        raise _spoilt(path, f"{path} is something else than it should be")
+    if status.st_uid != owner or status.st_mode & 0o022:
+        message = (
+            f"{path} belongs to uid {status.st_uid} with mode {status.st_mode & 0o7777:04o}:"
+            f" others than uid {owner} can write to it"
+        )
+        raise BackendUnavailable(
+            Problem("image_unsafe", "", message, fix=f"chown {owner} {path} && chmod go-w {path}")
+        )
+    return status
+
+
+def _spoilt(folder: str, message: str) -> BackendUnavailable:
+    fix = f"mxc-ops image remove {folder.rpartition('/')[2]}, then build it again"
+    return BackendUnavailable(Problem("image_spoilt", "", f"{folder}: {message}", fix=fix))
+
+
+def _gone(image: Image) -> BackendUnavailable:
+    message = f"the image {image.name!r} was removed a moment ago"
+    fix = f"mxc-ops image build {image.name}"
+    return BackendUnavailable(Problem("image_removed", "", message, fix=fix), retryable=True)

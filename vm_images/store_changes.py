@@ -1,0 +1,198 @@
+"""What changes a store: places to build in, publishing, names, removal. Every step is one rename."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from backends.errors import PrepFailed, Problem
+from vm_images.rootfs import remove_tree
+from vm_images.store import NAMES, is_key, same_directory
+
+__all__ = ["collect", "publish", "remove_key", "remove_name", "set_name", "workplace"]
+
+_BUILDING, _REMOVING = ".building-", ".removing-"
+
+
+@contextmanager
+def workplace(store: Path, token: str = "", *, waiting: Callable[[], None] | None = None) -> Generator[Path]:
+    """A directory in the store to build in, for us alone, empty, and gone at the end unless published.
+
+    Parameters
+    ----------
+    token: what is built: whoever builds the same waits. By default something nobody else builds.
+    waiting: called when somebody else builds it already, before we wait.
+
+    Raises `PrepFailed` when nothing can be written there.
+    """
+    place = store / f"{_BUILDING}{token or secrets.token_hex(16)}"
+    with writing(store):
+        make_store(store)
+        fd = _locked(place, waiting)
+    try:
+        for left in list(place.iterdir()):
+            remove_tree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield place
+    finally:
+        if same_directory(fd, str(place)):
+            remove_tree(place)
+        os.close(fd)
+
+
+def _locked(place: Path, waiting: Callable[[], None] | None) -> int:
+    while True:
+        with suppress(FileExistsError):
+            place.mkdir(mode=0o700)
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting:
+                    waiting()
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(fd)
+            raise
+        if same_directory(fd, str(place)):
+            return fd
+        os.close(fd)  # whoever held it has published it, or cleaned up
+
+
+def make_store(store: Path) -> None:
+    """Make the store, readable by everybody whatever our umask is; what existed before stays as it is."""
+    missing = [folder for folder in (store, *store.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+
+
+def publish(place: Path, store: Path, key: str) -> None:
+    """Put what was made in a `workplace` into the store, in one step and to stay.
+
+    Everything in it becomes readable to everybody. What was there under this key goes, so it must be broken.
+    """
+    with writing(store):
+        for part in place.iterdir():
+            part.chmod(0o644)
+            fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            os.fsync(fd)
+            os.close(fd)
+        place.chmod(0o755)
+        try:
+            place.rename(store / key)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            _away(store / key)
+            place.rename(store / key)
+        _sync(store)
+
+
+def set_name(store: Path, name: str, key: str) -> None:
+    """Let a name lead to an image; it may have led to another one."""
+    with writing(store):
+        names = store / NAMES
+        if not names.is_dir():
+            names.mkdir(exist_ok=True)
+            names.chmod(0o755)
+        link = names / f".{name}-{secrets.token_hex(8)}"
+        link.symlink_to(f"../{key}")
+        link.replace(names / name)
+        _sync(names)
+
+
+def remove_name(store: Path, name: str) -> None:
+    with writing(store):
+        (store / NAMES / name).unlink(missing_ok=True)
+
+
+def remove_key(store: Path, key: str) -> bool:
+    """Remove an image that no name needs to lead to; False while somebody uses it."""
+    place = store / key
+    with writing(store):
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return True
+        except NotADirectoryError:
+            place.unlink()
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            _away(place)
+            return True
+        finally:
+            os.close(fd)
+
+
+def collect(store: Path, named: set[str]) -> tuple[list[str], list[str], list[str]]:
+    """Remove what nobody needs: images without a name, the remains of builds that died.
+
+    Parameters
+    ----------
+    named: the keys that names lead to.
+
+    Returns the names of what was removed, of the images that are in use, and of builds that are going on.
+    """
+    removed: list[str] = []
+    used: list[str] = []
+    going_on: list[str] = []
+    for entry in sorted(store.iterdir()) if store.is_dir() else ():
+        if is_key(entry.name) and entry.name not in named:
+            (removed if remove_key(store, entry.name) else used).append(entry.name)
+        elif entry.name.startswith((_BUILDING, _REMOVING)):
+            (removed if _remove_dead(entry) else going_on).append(entry.name)
+    return removed, used, going_on
+
+
+def _remove_dead(entry: Path) -> bool:
+    with writing(entry.parent):
+        fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            if same_directory(fd, str(entry)):
+                remove_tree(entry)
+            return True
+        finally:
+            os.close(fd)
+
+
+def _away(place: Path) -> None:
+    """Renamed first, so that an interrupted removal leaves no half of an image."""
+    going = place.with_name(f"{_REMOVING}{secrets.token_hex(8)}")
+    place.rename(going)
+    remove_tree(going)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def writing(store: Path) -> Generator[None]:
+    """Tell what the system says as our error: no rights, no space, no such place."""
+    try:
+        yield
+    except OSError as error:
+        message = f"the image store {store} cannot be changed: {error.strerror}: {error.filename}"
+        fix = f"look at it: df -h {store}; ls -ld {store}"
+        raise PrepFailed(Problem("image_store", "", message, fix=fix)) from error

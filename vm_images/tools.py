@@ -1,0 +1,109 @@
+"""Programs that a build uses: found, run under a deadline, their last words kept for the error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from backends.errors import BackendUnavailable, PrepFailed, Problem
+
+__all__ = ["PREP_FIX", "find_tool", "run_tool"]
+
+PREP_FIX = "mxc-ops prep host --backend microvm --feature build --yes"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LAST_WORDS = 1500
+_GRACE_S = 10
+_PASSED_ON = ("HOME", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+
+
+def find_tool(*names: str) -> str:
+    """The path of the first of these programs that is installed.
+
+    Raises `BackendUnavailable` when none is.
+    """
+    for name in names:
+        if found := shutil.which(name, path=_PATH):
+            return found
+    message = f"{' or '.join(names)} is not installed, and building images takes it"
+    raise BackendUnavailable(Problem("image_tool", "", message, fix=PREP_FIX))
+
+
+def run_tool(
+    argv: Sequence[str | Path],
+    *,
+    deadline_s: float,
+    stdin: bytes = b"",
+    output: Path | None = None,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    fix: str = "",
+    retryable: bool = False,
+) -> bytes:
+    """Run a program to its end; returns what it wrote to standard output.
+
+    It dies with us, killed or not; when we are interrupted, so is everything that it started.
+
+    Parameters
+    ----------
+    deadline_s: after so many seconds it is ended.
+    output: a file for standard output; nothing is returned then.
+    environment: beside PATH, the locale and the proxies, which are ours.
+    fix, retryable: for the error.
+
+    Raises `PrepFailed` with the last words of a program that fails or does not end.
+    """
+    words = [str(word) for word in argv]
+    sink = output.open("wb") if output else None
+    try:
+        child = subprocess.Popen(
+            [*_dying_with_us(), *words],
+            stdin=subprocess.PIPE,
+            stdout=sink or subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=_environment() | dict(environment or {}),
+            start_new_session=True,
+        )
+    finally:
+        if sink:
+            sink.close()
+    try:
+        said, complaints = child.communicate(stdin, deadline_s)
+    except subprocess.TimeoutExpired:
+        _end(child)
+        message = f"{Path(words[0]).name} did not end within {deadline_s:.0f} s"
+        raise PrepFailed(Problem("image_tool_hangs", "", message, fix=fix), retryable=True) from None
+    except BaseException:
+        _end(child)
+        raise
+    if child.returncode != 0:
+        last = (complaints or said or b"").decode("utf-8", "replace").strip()[-_LAST_WORDS:]
+        message = f"{Path(words[0]).name} failed with status {child.returncode}: {last}"
+        raise PrepFailed(Problem("image_tool_failed", "", message, fix=fix), retryable=retryable)
+    return said or b""
+
+
+def _dying_with_us() -> Sequence[str]:
+    setpriv = shutil.which("setpriv", path=_PATH)
+    return (setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    return {**kept, "PATH": _PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ask its whole session to end, then make it."""
+    for number, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=patience_s)
+            break
