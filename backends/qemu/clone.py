@@ -7,7 +7,7 @@ import os
 from backends.qemu.admission import admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest
-from backends.qemu.memory_file import sparse_file
+from backends.qemu.memory_file import copy_data, sparse_file
 from backends.qemu.parts import open_parts
 from backends.qemu.running_machine import RunningMachine
 from backends.qemu.template import IGNORE_SHARED
@@ -15,52 +15,60 @@ from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
 
-__all__ = ["restore"]
+__all__ = ["Clone", "restore"]
 
 _AGENT_S = 15.0
 _starting = 0
 
 
-async def restore(
-    plan: TemplatePlan,
-    template: StoredTemplate,
-    confinement: Confinement,
-    timings: Timings,
-    *,
-    grants: int | None = None,
-) -> Guest:
-    """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
+class Clone:
+    """A restored guest, and the file behind its disk of read-only grants. `end` it in every case."""
 
-    Parameters
-    ----------
-    grants: the file behind the disk of read-only grants, of `GRANTS_BYTES`; without it that disk is a hole.
+    def __init__(self, guest: Guest, grants: int) -> None:
+        self.guest = guest
+        self._grants = grants
+
+    def fill_grants(self, image: int) -> None:
+        """Put an image on the disk of read-only grants, which the guest has not looked at yet."""
+        copy_data(image, self._grants)
+        os.ftruncate(self._grants, GRANTS_BYTES)
+
+    async def end(self) -> None:
+        await self.guest.end()
+        if self._grants >= 0:
+            os.close(self._grants)
+            self._grants = -1
+
+
+async def restore(
+    plan: TemplatePlan, template: StoredTemplate, confinement: Confinement, timings: Timings
+) -> Clone:
+    """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full).
     """
     global _starting  # noqa: PLW0603 - machines of this process that the host's memory figures do not show yet
     admit(plan.clone.memory_mib, whole=False, starting=_starting)
     _starting += 1
+    grants = sparse_file("grants", GRANTS_BYTES)
     try:
-        return await _restore(plan, template, confinement, timings, grants)
+        return Clone(await _restore(plan, template, confinement, timings, grants), grants)
+    except BaseException:
+        os.close(grants)
+        raise
     finally:
         _starting -= 1
 
 
 async def _restore(
-    plan: TemplatePlan,
-    template: StoredTemplate,
-    confinement: Confinement,
-    timings: Timings,
-    grants: int | None,
+    plan: TemplatePlan, template: StoredTemplate, confinement: Confinement, timings: Timings, grants: int
 ) -> Guest:
-    hole = sparse_file("no-grants", GRANTS_BYTES) if grants is None else -1
     state = os.memfd_create("template-state", os.MFD_CLOEXEC)
     try:
         os.write(state, template.state)
         os.lseek(state, 0, os.SEEK_SET)
         with open_parts(plan.image, boots=False) as parts:
-            disk = hole if grants is None else grants
-            descriptors = {**parts.fds, "memory": template.memory, "grants": disk, "state": state}
+            descriptors = {**parts.fds, "memory": template.memory, "grants": grants, "state": state}
             machine = await RunningMachine.start(plan.clone, confinement, descriptors, timings)
         try:
             timings.mark("qmpUp")
@@ -75,5 +83,3 @@ async def _restore(
             raise
     finally:
         os.close(state)
-        if hole >= 0:
-            os.close(hole)

@@ -22,7 +22,7 @@ from backends.qemu.parts import open_parts
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
 
-__all__ = ["IGNORE_SHARED", "open_template", "run_quietly"]
+__all__ = ["IGNORE_SHARED", "WARM_PATH", "open_template", "run_quietly"]
 
 IGNORE_SHARED: Mapping[str, object] = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 
@@ -31,7 +31,7 @@ _BOOT_TRIES = 2
 _WARM_UP_S = 60.0
 _SNAPSHOT_S = 30.0
 _POLL_S = 0.01
-_PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
+WARM_PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
 async def open_template(plan: TemplatePlan, confinement: Confinement, store: TemplateStore) -> StoredTemplate:
@@ -86,11 +86,11 @@ async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateSto
 async def _warm_up(guest: Guest, plan: TemplatePlan) -> None:
     """What every run does first is done once before the snapshot: translated, cached, read from disk."""
     for _ in range(2):
-        await run_quietly(guest, GuestCommand(("/bin/sh", "-c", "echo"), env=_PATH))
+        await run_quietly(guest, GuestCommand(("/bin/sh", "-c", "echo"), env=WARM_PATH))
         if plan.image.zygote:
-            await run_quietly(guest, GuestCommand(("-c",), env=_PATH, zygote="print()"))
+            await run_quietly(guest, GuestCommand(("-c",), env=WARM_PATH, zygote="print()"))
     if plan.image.warm_up:
-        await run_quietly(guest, GuestCommand(("/bin/sh", "-c", plan.image.warm_up), env=_PATH))
+        await run_quietly(guest, GuestCommand(("/bin/sh", "-c", plan.image.warm_up), env=WARM_PATH))
     await guest.ask(guest.agent.sync())
 
 

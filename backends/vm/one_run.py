@@ -18,9 +18,9 @@ from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
 from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestEnded, GuestMount, MountFlag
 from backends.linux import seccomp
-from backends.qemu.clone import restore
+from backends.qemu.clone import Clone
 from backends.qemu.guest import Guest
-from backends.qemu.open_templates import shared_template
+from backends.qemu.pools import take_clone
 from backends.qemu.timings import Timings
 from backends.vm.failure import explain_refusal
 from backends.vm.guest_limits import mark_guest_hits
@@ -43,7 +43,7 @@ class OneRun:
         self._streams = streams
         self._secrets = secrets
         self._timings = Timings()
-        self._guest: Guest | None = None
+        self._clone: Clone | None = None
         self._process: GuestProcess | None = None
         self._killed = asyncio.Event()
 
@@ -53,13 +53,13 @@ class OneRun:
         Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; nothing is left running then.
         """
         try:
-            template = await shared_template(self._plan.template, self._plan.confinement)
-            self._timings.mark("templateOpen")
-            self._guest = await restore(self._plan.template, template, self._plan.confinement, self._timings)
-            self.pid = self._guest.machine.qemu.pid
-            await self._guest.ask(self._guest.agent.identify(new_identity()))
-            await self._furnish(self._guest)
-            self._process = await self._execute(self._guest)
+            self._clone = await take_clone(self._plan.template, self._plan.confinement, self._timings)
+            guest = self._clone.guest
+            self.pid = guest.machine.qemu.pid
+            await guest.ask(guest.agent.identify(new_identity()))
+            self._timings.mark("identified")
+            await self._furnish(guest)
+            self._process = await self._execute(guest)
             self._timings.mark("started")
         except BaseException:
             await self._end_machine()
@@ -70,10 +70,10 @@ class OneRun:
 
         Raises what ended the machine before its command ended.
         """
-        assert self._guest is not None  # `start` has succeeded
+        assert self._clone is not None  # `start` has succeeded
         assert self._process is not None
         try:
-            ended = await self._until_end(self._guest, self._process)
+            ended = await self._until_end(self._clone.guest, self._process)
             self._timings.mark("exit")
             return self._describe(ended)
         finally:
@@ -166,6 +166,6 @@ class OneRun:
         )
 
     async def _end_machine(self) -> None:
-        if self._guest is not None:
-            await self._guest.end()
-            self._guest = None
+        if self._clone is not None:
+            clone, self._clone = self._clone, None
+            await clone.end()

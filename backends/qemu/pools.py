@@ -1,0 +1,53 @@
+"""The pools of this process, by what their clones are made from (effectful, asyncio)."""
+
+from __future__ import annotations
+
+from backends.qemu.clone import Clone, restore
+from backends.qemu.confinement import Confinement
+from backends.qemu.open_templates import shared_template
+from backends.qemu.pool import ClonePool
+from backends.qemu.template_plan import TemplatePlan
+from backends.qemu.timings import Timings
+
+__all__ = ["close_pools", "keep_parked", "take_clone"]
+
+_pools: dict[tuple[str, str], ClonePool] = {}
+
+
+async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -> ClonePool:
+    """From now on keep `size` clones parked for runs that need just these; 0 ends them.
+
+    Returns when they are ready. Raises what keeps them from being made.
+    """
+    name = _name(plan, confinement)
+    pool = _pools.get(name)
+    if pool is not None and pool.size != size:
+        del _pools[name]
+        await pool.close()
+        pool = None
+    if pool is None:
+        pool = ClonePool(plan, confinement, size)
+        if size:
+            _pools[name] = pool
+    await pool.fill()
+    return pool
+
+
+async def take_clone(plan: TemplatePlan, confinement: Confinement, timings: Timings) -> Clone:
+    """A clone for one run: from its pool, if one is kept, else restored now."""
+    pool = _pools.get(_name(plan, confinement))
+    if pool is not None:
+        return await pool.acquire(timings)
+    template = await shared_template(plan, confinement)
+    timings.mark("templateOpen")
+    return await restore(plan, template, confinement, timings)
+
+
+async def close_pools() -> None:
+    """End every parked clone of this process."""
+    while _pools:
+        await _pools.popitem()[1].close()
+
+
+def _name(plan: TemplatePlan, confinement: Confinement) -> tuple[str, str]:
+    return plan.key, repr(confinement)
