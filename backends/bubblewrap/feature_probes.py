@@ -96,12 +96,13 @@ def rootless() -> Probe:
 
 def compiler() -> Probe:
     """Whether the launcher can be compiled here, found out by compiling it; what comes out must run."""
-    from backends.inside.build import build_launcher
+    from backends.inside.build import build_program
+    from backends.inside.store import LAUNCHER
 
     identifier = "bubblewrap.compiler"
     try:
         with tempfile.TemporaryDirectory(prefix="mxc-ops-trial-") as folder:
-            build_launcher(Path(folder))
+            build_program(LAUNCHER, Path(folder))
     except BackendUnavailable as error:
         seen = error.problems[0].message
         return Probe(identifier, Health.FAILED, seen, _WHY[identifier], _prepare("compiler"), "root")

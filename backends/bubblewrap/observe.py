@@ -13,7 +13,7 @@ from backends.bubblewrap.facts import (
     observe_baseline,
 )
 from backends.errors import BackendUnavailable, Problem
-from backends.inside.store import find_launcher, source_key
+from backends.inside.store import LAUNCHER, find_program, source_key
 from backends.linux import landlock, seccomp
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.objects import calling_user, observe_paths
@@ -28,7 +28,7 @@ def observe(request: SandboxRequest) -> Observed:
     _check_machine(os.uname().machine)
     helper = find_helper()
     check_helper(helper)
-    launcher = find_launcher()
+    launcher = find_program(LAUNCHER)
     if launcher is None:
         raise BackendUnavailable(
             Problem("launcher_missing", "", "the launcher that runs inside sandboxes is not built", fix=FIX)
@@ -38,7 +38,7 @@ def observe(request: SandboxRequest) -> Observed:
     facts = BubblewrapFacts(
         helper=helper,
         launcher=launcher,
-        launcher_key=source_key(),
+        launcher_key=source_key(LAUNCHER),
         landlock_abi=landlock.abi(),
         caller=(os.geteuid(), os.getegid()),
         baseline=observe_baseline(),

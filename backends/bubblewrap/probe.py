@@ -10,7 +10,7 @@ from backends.bubblewrap import feature_probes
 from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
 from backends.bubblewrap.needs import APPARMOR_PROFILE
 from backends.errors import MxcError
-from backends.inside.store import find_launcher
+from backends.inside.store import LAUNCHER, find_program
 from backends.linux import cgroups, landlock
 from backends.linux.id_ranges import ID_FILES, overlaps
 from backends.linux.limit_probe import exceed_memory, exceed_pids, has_bitten
@@ -83,7 +83,7 @@ def _bwrap(identifier: str) -> Probe:
 
 
 def _launcher(identifier: str) -> Probe:
-    launcher = find_launcher()
+    launcher = find_program(LAUNCHER)
     if launcher is None:
         return Probe(
             identifier, Health.FAILED, "not built from these sources", _WHY[identifier], FIX, privilege="root"

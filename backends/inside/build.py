@@ -1,4 +1,4 @@
-"""Build the launcher from the sources beside this file into a store (see `backends.inside.store`).
+"""Build our programs from the sources beside this file into a store (see `backends.inside.store`).
 
 musl's C library rather than glibc's: it starts in 0.07 ms instead of 0.65 where a hypervisor traps CPUID,
 and each sandbox starts the launcher twice.
@@ -13,19 +13,19 @@ from functools import cache
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
-from backends.inside.store import PROGRAM, SOURCE_FOLDER, SOURCES, SYSTEM_STORE, flags, source_key, user_store
+from backends.inside.store import SOURCE_FOLDER, SYSTEM_STORE, Program, flags, source_key, user_store
 
 COMPILERS = ("musl-gcc", "gcc", "cc")
 _COMPILE_SECONDS = 120
 
 
-def build_launcher(store: Path | None = None) -> Path:
-    """Compile the launcher into `store` (default: the system's for root, else the user's); returns its path.
+def build_program(program: Program, store: Path | None = None) -> Path:
+    """Compile `program` into `store` (default: the system's for root, else the user's); returns its path.
 
     Raises BackendUnavailable without a compiler or static C library, PrepFailed when the store cannot be
     written or the program that came out does not run.
     """
-    key = source_key()
+    key = source_key(program)
     target = (store or Path(SYSTEM_STORE if os.geteuid() == 0 else user_store())) / key
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
@@ -33,21 +33,21 @@ def build_launcher(store: Path | None = None) -> Path:
     try:
         _make_directories(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
-            program = Path(scratch) / PROGRAM
-            _compile(compiler, key, program)
-            _check(program, key)
-            program.chmod(0o755)
-            program.replace(target / PROGRAM)
+            built = Path(scratch) / program.name
+            _compile(compiler, program, key, built)
+            _check(built, key)
+            built.chmod(0o755)
+            built.replace(target / program.name)
     except OSError as error:
-        message = f"the launcher could not be stored in {target}: {error.strerror}"
+        message = f"the {program.name} could not be stored in {target}: {error.strerror}"
         fix = f"make {target.parent} a writable directory without noexec, or run as root: mxc-ops prep host"
         raise PrepFailed(Problem("launcher_store", "", message, fix=fix)) from error
-    return target / PROGRAM
+    return target / program.name
 
 
 @cache
-def source_archive() -> str:
-    """The sources as a gzipped tar in base64, the same bytes each time: to be compiled on another host."""
+def source_archive(program: Program) -> str:
+    """A program's sources as a gzipped tar in base64, the same bytes each time: to be compiled elsewhere."""
     import base64
     import gzip
     import io
@@ -55,7 +55,7 @@ def source_archive() -> str:
 
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in SOURCES:
+        for name in program.sources:
             content = Path(SOURCE_FOLDER, name).read_bytes()
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -71,18 +71,18 @@ def _make_directories(target: Path) -> None:
         directory.chmod(0o755)
 
 
-def _compile(compiler: str, key: str, program: Path) -> None:
-    sources = [f"{SOURCE_FOLDER}/{name}" for name in SOURCES if name.endswith(".c")]
-    status, output = _run([compiler, *flags(), f'-DMXC_KEY="{key}"', "-o", str(program), *sources])
+def _compile(compiler: str, program: Program, key: str, built: Path) -> None:
+    sources = [f"{SOURCE_FOLDER}/{name}" for name in program.sources if name.endswith(".c")]
+    status, output = _run([compiler, *flags(), f'-DMXC_KEY="{key}"', "-o", str(built), *sources])
     if status != 0:
         raise BackendUnavailable(_compiler_problem(f"{compiler} failed with {status}: {output[-2000:]}"))
 
 
-def _check(program: Path, key: str) -> None:
-    status, output = _run([str(program), "--version"])
+def _check(built: Path, key: str) -> None:
+    status, output = _run([str(built), "--version"])
     if status != 0 or output.strip() != key:
         message = (
-            f"the launcher just built answers {output.strip()[:200]!r} with status {status}, not its key"
+            f"the {built.name} just built answers {output.strip()[:200]!r} with status {status}, not its key"
         )
         fix = "build it where programs may be executed: mxc-ops prep host --backend bubblewrap"
         raise PrepFailed(Problem("launcher_broken", "", message, fix=fix))

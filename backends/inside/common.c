@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,16 +44,6 @@ int exit_code_of(struct failure failure)
     if (failure.step != STEP_EXEC)
         return EXIT_SETUP_FAILED;
     return failure.error == ENOENT || failure.error == ENOTDIR ? EXIT_NOT_FOUND : EXIT_CANNOT_EXECUTE;
-}
-
-void reset_signals(void)
-{
-    struct sigaction action = {.sa_handler = SIG_DFL};
-    for (int number = 1; number <= SIGRTMAX; number++)
-        sigaction(number, &action, NULL); /* refused for KILL, STOP and libc's own: those are default anyway */
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 static int ascending(const void *left, const void *right)

@@ -22,7 +22,6 @@ void end_messages(int control);
 void report_failure(int control, struct failure failure);
 int exit_code_of(struct failure failure);
 
-void reset_signals(void);
 struct failure keep_descriptors(int *keep, size_t count, unsigned int close_range_flags);
 
 /* stage.c: a private mount namespace with the granted objects at STAGE/0, STAGE/1, … */

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "execute.h"
 #include "launcher.h"
 
 /* No parent-death signal from here on: bubblewrap's child waits for bubblewrap for ever if that is killed between

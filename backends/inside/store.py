@@ -1,7 +1,8 @@
-"""The launcher's sources, and the store where the program built from exactly them is found again.
+"""Our programs' sources, and the store where what was built from exactly them is found again.
 
-A store is a directory of ``<key>/launcher``, the key being a hash of sources, flags and machine. The system's
-is root's and serves everybody; a user without it has one of their own, which root never runs programs from.
+A store is a directory of ``<key>/<program>``, the key being a hash of sources, flags and machine. The
+system's is root's and serves everybody; a user without it has one of their own, which root never runs
+programs from.
 """
 
 from __future__ import annotations
@@ -11,24 +12,65 @@ import stat
 from functools import cache
 
 from backends.digest import sha256
+from backends.frozen import frozen
 
 SYSTEM_STORE = "/usr/local/lib/mxc-ops/helpers"
-PROGRAM = "launcher"
-SOURCES = (
-    "common.c",
-    "guards.c",
-    "inside.c",
-    "landlock.c",
-    "launcher.c",
-    "launcher.h",
-    "masks.c",
-    "outside.c",
-    "spec.c",
-    "spec.h",
-    "stage.c",
-    "wire.h",
-    "workload.c",
+
+
+@frozen
+class Program:
+    """One of our programs: `name` is its file's in the store, `sources` are beside this file."""
+
+    name: str
+    sources: tuple[str, ...]
+
+
+LAUNCHER = Program(
+    "launcher",
+    (
+        "common.c",
+        "execute.c",
+        "execute.h",
+        "guards.c",
+        "inside.c",
+        "landlock.c",
+        "launcher.c",
+        "launcher.h",
+        "masks.c",
+        "outside.c",
+        "spec.c",
+        "spec.h",
+        "stage.c",
+        "wire.h",
+        "workload.c",
+    ),
 )
+AGENT = Program(
+    "agent",
+    (
+        "agent.c",
+        "agent.h",
+        "agent_boot.c",
+        "agent_child.c",
+        "agent_decode.h",
+        "agent_frames.c",
+        "agent_group.c",
+        "agent_identity.c",
+        "agent_job.c",
+        "agent_link.c",
+        "agent_loop.c",
+        "agent_processes.c",
+        "agent_report.c",
+        "agent_request.c",
+        "agent_start.c",
+        "agent_stream.c",
+        "agent_wire.h",
+        "agent_zygote.c",
+        "execute.c",
+        "execute.h",
+    ),
+)
+PROGRAMS = {program.name: program for program in (LAUNCHER, AGENT)}
 FLAGS = (
     "-std=c11",
     "-O2",
@@ -59,8 +101,8 @@ _MAX_SOURCE_BYTES = 1 << 16
 
 
 @cache
-def source_key(machine: str = "") -> str:
-    """The launcher's identity: SHA-256, in hex, over sources, compiler flags and machine.
+def source_key(program: Program, machine: str = "") -> str:
+    """A program's identity: SHA-256, in hex, over sources, compiler flags and machine.
 
     Parameters
     ----------
@@ -70,7 +112,7 @@ def source_key(machine: str = "") -> str:
     digest = sha256()
     for part in (machine, *flags(machine)):
         digest.update(part.encode() + b"\0")
-    for name in SOURCES:
+    for name in program.sources:
         fd = os.open(f"{SOURCE_FOLDER}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         content = os.read(fd, _MAX_SOURCE_BYTES)
         os.close(fd)
@@ -90,24 +132,24 @@ def user_store() -> str:
     return f"{base}/mxc-ops/helpers"
 
 
-def find_launcher() -> str | None:
-    """The launcher built from exactly these sources, from a store that nobody else can write to.
+def find_program(program: Program) -> str | None:
+    """The program built from exactly these sources, from a store that nobody else can write to.
 
     The system's store first; a user's own only for that user, never for root.
     """
-    key = source_key()
-    if _is_owned(SYSTEM_STORE, key, owner=0):
-        return f"{SYSTEM_STORE}/{key}/{PROGRAM}"
+    stored = f"{source_key(program)}/{program.name}"
+    if _is_owned(SYSTEM_STORE, stored, owner=0):
+        return f"{SYSTEM_STORE}/{stored}"
     user = os.geteuid()
     if user == 0:
         return None
     store = user_store()
-    return f"{store}/{key}/{PROGRAM}" if _is_owned(store, key, owner=user) else None
+    return f"{store}/{stored}" if _is_owned(store, stored, owner=user) else None
 
 
-def _is_owned(store: str, key: str, *, owner: int) -> bool:
-    folder = f"{store}/{key}"
-    places = ((store, stat.S_IFDIR), (folder, stat.S_IFDIR), (f"{folder}/{PROGRAM}", stat.S_IFREG))
+def _is_owned(store: str, stored: str, *, owner: int) -> bool:
+    path = f"{store}/{stored}"
+    places = ((store, stat.S_IFDIR), (path.rpartition("/")[0], stat.S_IFDIR), (path, stat.S_IFREG))
     try:
         for place, kind in places:
             status = os.lstat(place)

@@ -13,7 +13,7 @@ from typing import Any
 
 from backends import registry
 from backends.errors import Problem, UnsupportedContainment, UsageError
-from backends.inside.store import source_key
+from backends.inside.store import PROGRAMS, source_key
 from backends.needs import EACH_USER, Need, NeedKind, require_known_features
 from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
@@ -239,7 +239,7 @@ def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dic
 
 
 def _helper(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:
-    arguments = {**need.data, "key": source_key(facts.machine)}
+    arguments = {**need.data, "key": source_key(PROGRAMS[need.data["program"]], facts.machine)}
     if choices.launcher == "push":
         from mxc_ops.prep.pushing import own_launcher
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from backends.errors import PrepFailed, Problem
-from backends.inside.store import find_launcher
+from backends.inside.store import LAUNCHER, find_program
 
 __all__ = ["own_launcher"]
 
@@ -24,7 +24,7 @@ def own_launcher(machine: str) -> dict[str, str]:
     Raises `PrepFailed` when the controller has none, or is another kind of machine.
     """
     ours = os.uname().machine
-    path = find_launcher()
+    path = find_program(LAUNCHER)
     if path is None or ours != machine:
         message = (
             "this controller has no launcher" if path is None else f"the host is {machine}, we are {ours}"

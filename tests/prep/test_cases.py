@@ -21,6 +21,7 @@ import pytest
 
 import mxc_ops.prep.facts
 from backends.inside.build import source_archive
+from backends.inside.store import LAUNCHER
 from backends.vm.on_host import OBJECTS, source
 from mxc_ops.prep.decision import Decision, Query, Rule
 from mxc_ops.prep.operations.common import SURVEY_DEADLINE_S
@@ -31,7 +32,7 @@ STATES = ("fresh", "present", "drifted", "invalid")
 FACTS = sorted(CASES.glob("facts/*/*.json"))
 OPERATIONS = sorted(CASES.glob("operations/*/*.json"))
 LONG_TEXTS = {
-    "@launcher-sources@": source_archive(),
+    "@launcher-sources@": source_archive(LAUNCHER),
     "@libvirt-objects@": json.dumps(quote(source(OBJECTS)))[1:-1],
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.inside.store import source_key
+from backends.inside.store import PROGRAMS, source_key
 from tests.prep.private_host import PrivateHost, Reported, listing, missing
 
 pytestmark = [
@@ -21,11 +21,11 @@ LAUNCHER = "bubblewrap.helper.launcher"
 # Between the plan and the change, the launcher that is to be brought becomes another one.
 CORRUPTED = """
 import json, sys
-from backends.inside.store import find_launcher
+from backends.inside.store import LAUNCHER, find_program
 from mxc_ops.prep.controller import carry_out
 from mxc_ops.prep.messages import Request
 def approve(plan):
-    with open(find_launcher(), "ab") as launcher:
+    with open(find_program(LAUNCHER), "ab") as launcher:
         launcher.write(b"x")
     return True
 report = carry_out(Request(inventory=sys.argv[1], launcher="push"), approve=approve)
@@ -80,7 +80,7 @@ def test_from_nothing_to_ready_and_back_to_the_last_file(host: PrivateHost, inve
     assert (made.exit_code, made.host["state"]) == (0, "ready"), made
     assert {name for name, state in made.states.items() if state == "changed"} == wanted
     launcher = host.sh(f"chroot {host.debian} sh -c '/usr/local/lib/mxc-ops/helpers/*/launcher --version'")
-    assert launcher.strip() == source_key()
+    assert launcher.strip() == source_key(PROGRAMS["launcher"])
 
     again = host.prep("host", "--inventory", inventory, "--yes")
     assert (again.exit_code, set(again.states.values())) == (0, {"as wanted"}), again
@@ -98,7 +98,7 @@ def test_from_nothing_to_ready_and_back_to_the_last_file(host: PrivateHost, inve
 
 def own_launcher(host: PrivateHost) -> Path:
     """The controller's launcher, built where a prepared controller has it."""
-    build = "from backends.inside.build import build_launcher; print(build_launcher())"
+    build = "from backends.inside import build, store; print(build.build_program(store.LAUNCHER))"
     return Path(host.sh(f"{sys.executable} -c '{build}'").strip())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from backends.inside.store import source_key
+from backends.inside.store import LAUNCHER, source_key
 from backends.linux.uid_range import UidRange, configured_range
 from mxc_ops.prep.engine.applying import operation_named
 from mxc_ops.prep.rules import AREAS, rule
@@ -65,7 +65,7 @@ class Case:
     before: str = "true"
 
 
-_KEY = source_key()
+_KEY = source_key(LAUNCHER)
 TEXT = 'it\'s "$HOME" `id` \\n %s\n\ttab ☃\n'
 _FORWARDS = "grep -qx 1 /proc/sys/net/ipv4/ip_forward"
 CASES = {

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.inside.build import build_launcher
-from backends.inside.store import find_launcher
+from backends.inside.build import build_program
+from backends.inside.store import LAUNCHER, find_program
 from backends.linux.uid_range import configured_range
 from tests.conftest import User
 from tests.security.callers import Caller, remove_tree
@@ -26,8 +26,8 @@ def prepared_host() -> None:
     if os.geteuid() == 0 and configured_range() is None:
         prep = ["-m", "mxc_ops.cli", "prep", "host", "--backend", "bubblewrap", "--yes"]
         subprocess.run([sys.executable, *prep], check=True, timeout=900)
-    if find_launcher() is None:
-        build_launcher()
+    if find_program(LAUNCHER) is None:
+        build_program(LAUNCHER)
 
 
 @pytest.fixture(scope="session", params=["root", "user"])

@@ -108,8 +108,8 @@ class Launch:
 
 
 def launcher_path() -> Path:
-    found = store.find_launcher()
-    return Path(found) if found else build.build_launcher()
+    found = store.find_program(store.LAUNCHER)
+    return Path(found) if found else build.build_program(store.LAUNCHER)
 
 
 def inside_spec(*argv: str, **settings: object) -> protocol.InsideSpec:

@@ -19,16 +19,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("build") / "new" / "helpers"
     before = os.umask(0o077)
     try:
-        return build.build_launcher(folder)
+        return build.build_program(store.LAUNCHER, folder)
     finally:
         os.umask(before)
 
 
 def test_it_is_stored_under_its_key_and_says_so_itself(built: Path) -> None:
     assert built.name == "launcher"
-    assert built.parent.name == store.source_key()
+    assert built.parent.name == store.source_key(store.LAUNCHER)
     done = subprocess.run([built, "--version"], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == store.source_key()
+    assert done.stdout.strip() == store.source_key(store.LAUNCHER)
 
 
 def test_sandbox_identities_can_execute_it_whatever_the_umask_was(built: Path) -> None:
@@ -61,7 +61,7 @@ def test_without_a_compiler_the_package_to_install_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendUnavailable) as caught:
-        build.build_launcher(tmp_path / "store")
+        build.build_program(store.LAUNCHER, tmp_path / "store")
     assert "apt-get install --yes musl-tools" in caught.value.fix
 
 
@@ -71,8 +71,8 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendUnavailable, match="cannot find -lc"):
-        build.build_launcher(tmp_path / "store")
-    assert list((tmp_path / "store" / store.source_key()).iterdir()) == []
+        build.build_program(store.LAUNCHER, tmp_path / "store")
+    assert list((tmp_path / "store" / store.source_key(store.LAUNCHER)).iterdir()) == []
 
 
 def test_a_program_that_is_not_the_launcher_is_not_stored(
@@ -83,25 +83,27 @@ def test_a_program_that_is_not_the_launcher_is_not_stored(
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(PrepFailed, match="not its key"):
-        build.build_launcher(tmp_path / "store")
-    assert not (tmp_path / "store" / store.source_key() / "launcher").exists()
+        build.build_program(store.LAUNCHER, tmp_path / "store")
+    assert not (tmp_path / "store" / store.source_key(store.LAUNCHER) / "launcher").exists()
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PrepFailed, match="could not be stored"):
-        build.build_launcher(tmp_path / "file" / "store")
+        build.build_program(store.LAUNCHER, tmp_path / "file" / "store")
 
 
 FIND_WITHOUT_SYSTEM_STORE = (
-    "from backends.inside import store\nstore.SYSTEM_STORE = '/nonexistent'\nprint(store.find_launcher())"
+    "from backends.inside import store\n"
+    "store.SYSTEM_STORE = '/nonexistent'\n"
+    "print(store.find_program(store.LAUNCHER))"
 )
 
 
 @pytest.fixture
 def own_store(as_user: User, built: Path) -> Path:
     """A store of the unprivileged user with the launcher in it."""
-    key = as_user.home / ".local/share/mxc-ops/helpers" / store.source_key()
+    key = as_user.home / ".local/share/mxc-ops/helpers" / store.source_key(store.LAUNCHER)
     as_user(["mkdir", "-p", key])
     (key / "launcher").unlink(missing_ok=True)
     (key / "launcher").write_bytes(built.read_bytes())
@@ -138,6 +140,6 @@ def test_root_trusts_only_the_systems_store(own_store: Path, monkeypatch: pytest
     monkeypatch.setenv("XDG_DATA_HOME", str(folder.parent.parent))
     assert store.user_store() == str(folder)
     monkeypatch.setattr(store, "SYSTEM_STORE", str(folder))
-    assert store.find_launcher() is None  # owned by the user, not by root
+    assert store.find_program(store.LAUNCHER) is None  # owned by the user, not by root
     monkeypatch.setattr(store, "SYSTEM_STORE", "/nonexistent")
-    assert store.find_launcher() is None
+    assert store.find_program(store.LAUNCHER) is None

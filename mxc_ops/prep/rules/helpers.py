@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Any
 
 from backends.inside.build import COMPILERS, source_archive
-from backends.inside.store import SOURCES, flags
+from backends.inside.store import PROGRAMS, flags
 from mxc_ops.prep.decision import Decision, Query, Rule, Upload, nothing_to_do
 from mxc_ops.prep.rules.files import remove_empty
 
@@ -46,13 +46,13 @@ def decide_built(
     if checksum:
         return _stays(stored, key)
     options = " ".join(quote(flag) for flag in [*flags(machine), f'-DMXC_KEY="{key}"'])
-    sources = " ".join(f'"$work/{name}"' for name in SOURCES if name.endswith(".c"))
+    sources = " ".join(f'"$work/{name}"' for name in PROGRAMS[program].sources if name.endswith(".c"))
     return _stored_as(
         store,
         key,
         program,
         (
-            f'printf %s {source_archive()} | base64 -d | tar -xzf - -C "$work"',
+            f'printf %s {source_archive(PROGRAMS[program])} | base64 -d | tar -xzf - -C "$work"',
             f"for name in {' '.join(COMPILERS)}; do compiler=$(command -v $name) && break; done"
             f' && "$compiler" {options} -o "$work/{program}" {sources}',
         ),

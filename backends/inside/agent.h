@@ -1,0 +1,168 @@
+/* The parts of the agent and what they share. */
+#ifndef MXC_AGENT_H
+#define MXC_AGENT_H
+
+#include <sys/types.h>
+
+#include "agent_decode.h"
+
+/* What a request ended in; `step` 0 is success. A child sends it through a pipe, so it fits into PIPE_BUF. */
+struct outcome {
+    uint32_t step;
+    int32_t error;
+    uint64_t bytes, entries;
+    char subject[256];
+};
+
+#define SUCCESS ((struct outcome){0})
+
+/* A failure with the current errno. */
+struct outcome failed(enum agent_step step, const char *subject);
+
+/* agent_loop.c: something that epoll(7) tells about, one event at a time. */
+struct watch {
+    int fd; /* -1: nothing */
+    void (*ready)(struct watch *watch, uint32_t events);
+};
+
+#define OWNER_OF(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
+
+void loop_init(void);
+int watch_add(struct watch *watch, uint32_t events);
+void watch_change(struct watch *watch, uint32_t events);
+void watch_close(struct watch *watch);
+int64_t now_ms(void);
+_Noreturn void loop_run(void);
+
+/* agent_link.c: the connection to the host. */
+void link_open(int fd, int is_socket);
+void link_send(enum agent_kind kind, uint32_t flags, uint32_t stream, const void *payload, size_t length);
+void link_send_outcome(uint32_t stream, const struct outcome *outcome); /* DONE or FAILED */
+int link_flush(void); /* 1: there is more to do at once */
+_Noreturn void link_broken(const char *why);
+
+/* agent.c */
+void dispatch(const struct frame *frame);
+void forget_messages(void);
+uint64_t boot_us(void);
+
+/* agent_stream.c: what flows to and from the processes of a job. */
+enum { CHANNELS = 2, LINGER_MS = 200 /* from a program's exit to the end of output that others hold */ };
+
+struct input {
+    struct watch watch;
+    char *held;
+    size_t start, end;
+    uint32_t credit, taken; /* what the host may still send; what was passed on and not yet granted again */
+    int ended, closed;
+};
+
+struct output {
+    struct watch watch;
+    struct output *next; /* of those that may have something to read */
+    uint32_t credit;
+    uint16_t channel;
+    int listed, starved;
+    int64_t limit; /* how much may still pass; -1: no limit */
+};
+
+struct job;
+void input_open(struct job *job, int fd);
+void input_start(struct job *job);
+int input_take(struct job *job, const char *bytes, size_t length); /* -1: more than the host had credit for */
+void input_end(struct job *job);
+void input_close(struct job *job);
+void output_open(struct job *job, enum agent_channel channel, int fd);
+void output_start(struct output *output);
+void output_close(struct output *output);
+void output_credit(struct job *job, uint32_t channel, uint32_t bytes);
+void output_linger(struct output *output);
+/* The next piece of some output, at most `room`; 0: there is none now. */
+size_t outputs_next(char *bytes, size_t room, uint32_t *stream, uint16_t *channel);
+
+/* agent_job.c: a request that lives for a while, and its leading process. */
+struct control_group {
+    int fd; /* of its directory, -1: none */
+    char name[32];
+};
+
+struct job {
+    struct job *next;
+    uint32_t stream, kind;
+    pid_t pid;
+    int exited, started, reported, timed_out;
+    int status;
+    struct outcome outcome;
+    struct watch report; /* the pipe on which the child tells its outcome, and whose end tells that it started */
+    struct input input;
+    struct output outputs[CHANNELS];
+    int terminal; /* the master's side, or -1 */
+    struct control_group group;
+    int64_t linger_at, timeout_at; /* in ms, 0: not set */
+    struct agent_timeout timeout;
+    uint64_t user_us, system_us, max_rss_kib;
+};
+
+extern struct job *jobs;
+struct job *job_find(uint32_t stream);
+struct job *job_new(uint32_t stream, uint32_t kind);
+int job_count(void);
+void job_free(struct job *job);
+void job_settle(struct job *job);
+void jobs_reap(void);
+void jobs_tick(void);
+int64_t jobs_deadline(void); /* in ms from now, -1: none */
+void jobs_reset(void);
+int job_watch_report(struct job *job, int fd);
+
+void job_signal(struct job *job, int number);
+
+/* agent_group.c: control groups of their own. */
+struct outcome group_make(struct control_group *group, const struct request *request);
+uint32_t group_hits(const struct control_group *group); /* as flags of AGENT_ENDED */
+int group_signal(const struct control_group *group, int number); /* -1: there is none */
+void group_remove(struct control_group *group);
+void groups_sweep(void);
+
+/* agent_start.c */
+void start_exec(uint32_t stream, char *message, size_t size);
+/* The program's standard streams, in `fds`, and the job's side of them. */
+struct outcome make_streams(struct job *job, const struct request *request, int fds[3]);
+void close_streams(int fds[3]);
+
+/* agent_task.c: PUT, GET, MOUNT and SYNC, each in a child. */
+void start_task(uint32_t kind, uint32_t stream, char *message, size_t size);
+
+/* agent_child.c: in the child. */
+int keep_only(int descriptor); /* and the standard streams */
+
+/* Returns only on failure. `fds`: its standard streams. */
+struct outcome become_program(const struct request *request, const int fds[3], int report);
+
+/* agent_processes.c */
+struct process {
+    pid_t session;
+    int kernel, zombie;
+};
+
+int process_look(pid_t pid, struct process *process);
+void signal_session(pid_t session, int number);
+void signal_every(int number);
+int count_processes(void);
+
+/* agent_zygote.c */
+struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size);
+uint32_t zygote_is_there(void);
+int zygote_owns(pid_t pid);
+void zygote_reaped(pid_t pid);
+
+/* agent_identity.c, agent_report.c */
+struct outcome take_identity(const char *payload, size_t length);
+void send_report(uint32_t stream);
+
+/* agent_boot.c: everything before the connection, as process 1 of a virtual machine; the port's descriptor. */
+const char *configured(const char *key); /* "" for what is not */
+int boot(void);
+_Noreturn void power_off(void);
+
+#endif

@@ -1,0 +1,77 @@
+/* A child of the agent on its way to being a program. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "execute.h"
+
+int keep_only(int descriptor)
+{
+    unsigned int kept = (unsigned int)descriptor;
+    if (kept > 3 && syscall(SYS_close_range, 3, kept - 1, 0) < 0)
+        return -1;
+    return (int)syscall(SYS_close_range, kept + 1, UINT_MAX, 0);
+}
+
+static struct outcome take_streams(const struct request *request, const int fds[3], int report)
+{
+    if (setsid() < 0)
+        return failed(AGENT_STEP_SESSION, "");
+    if (request->count[AGENT_TAG_TTY] && ioctl(fds[0], TIOCSCTTY, 0) < 0)
+        return failed(AGENT_STEP_TERMINAL, "");
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (dup2(fds[fd], fd) < 0)
+            return failed(AGENT_STEP_PIPES, "");
+    return keep_only(report) < 0 ? failed(AGENT_STEP_PIPES, "") : SUCCESS;
+}
+
+/* None now, and none by a program that has some: the bounding set is emptied, up to the kernel's last, while
+ * that is still permitted. */
+static int become_user(const struct request *request)
+{
+    const struct agent_user *user = &request->user;
+    int privileged = request->count[AGENT_TAG_PRIVILEGED] > 0;
+    if (setgroups(0, NULL) < 0)
+        return -1;
+    for (unsigned long number = 0; !privileged && prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+        if (prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0)
+            return -1;
+    if (setresgid(user->gid, user->gid, user->gid) < 0 || setresuid(user->uid, user->uid, user->uid) < 0)
+        return -1;
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    return privileged ? 0 : (int)syscall(SYS_capset, &head, none);
+}
+
+struct outcome become_program(const struct request *request, const int fds[3], int report)
+{
+    reset_signals();
+    struct outcome outcome = take_streams(request, fds, report);
+    if (outcome.step)
+        return outcome;
+    umask(request->umask & 0777);
+    for (uint32_t i = 0; i < request->count[AGENT_TAG_RLIMIT]; i++) {
+        const struct agent_rlimit *limit = &request->rlimits[i];
+        if (set_limit(limit->resource, limit->soft, limit->hard) < 0)
+            return failed(AGENT_STEP_RLIMIT, "");
+    }
+    if (become_user(request) < 0)
+        return failed(AGENT_STEP_IDENTITY, "");
+    if (chdir(request->cwd) < 0)
+        return failed(AGENT_STEP_CWD, request->cwd);
+    if (!request->count[AGENT_TAG_PRIVILEGED] && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return failed(AGENT_STEP_IDENTITY, "");
+    if (request->filter && install_filter(request->filter, request->filter_bytes) < 0)
+        return failed(AGENT_STEP_SECCOMP, "");
+    execute(request->argv, request->env); /* makes the process dumpable again: it has a new memory */
+    return failed(AGENT_STEP_EXEC, request->argv[0]);
+}
