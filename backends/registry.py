@@ -40,10 +40,8 @@ class Entry:
 CONTAINMENTS: Mapping[str, Entry] = {
     "bubblewrap": Entry("backends.bubblewrap", ("linux",), needs="backends.bubblewrap.needs"),
     "lxc": Entry(None, ("linux",), "mxc-ops does not drive LXC yet", "backends.lxc.needs"),
-    "microvm": Entry(
-        None, ("linux",), "mxc-ops does not build or start microVMs yet", "backends.microvm.needs"
-    ),
-    "vm": Entry(None, ("linux", "win32"), "mxc-ops does not start virtual machines yet", "backends.vm.needs"),
+    "microvm": Entry("backends.microvm", ("linux",), needs="backends.microvm.needs"),
+    "vm": Entry("backends.vm", ("linux",), needs="backends.vm.needs"),
     "hyperlight": Entry(
         None, ("linux", "win32"), "mxc-ops does not run Hyperlight yet", "backends.hyperlight.needs"
     ),

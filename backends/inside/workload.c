@@ -1,6 +1,7 @@
 /* The child of process 1 on its way to being the workload. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>

@@ -1,1 +1,7 @@
-"""Virtual machines of a host's own libvirt: what the host must have for them, and whether it works."""
+"""Virtual machines: one command, each in a machine of its own, by QEMU."""
+
+from backends.vm.backend import VmBackend
+
+__all__ = ["BACKEND"]
+
+BACKEND = VmBackend("vm")
