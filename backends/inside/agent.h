@@ -62,7 +62,7 @@ struct output {
     struct output *next; /* of those that may have something to read */
     uint32_t credit;
     uint16_t channel;
-    int listed, starved;
+    int listed, starved, is_terminal;
     int64_t limit; /* how much may still pass; -1: no limit */
 };
 
@@ -77,8 +77,16 @@ void output_start(struct output *output);
 void output_close(struct output *output);
 void output_credit(struct job *job, uint32_t channel, uint32_t bytes);
 void output_linger(struct output *output);
-/* The next piece of some output, at most `room`; 0: there is none now. */
-size_t outputs_next(char *bytes, size_t room, uint32_t *stream, uint16_t *channel);
+/* Output for one frame: in `bytes`, or still in the pipe that `pipe` holds. */
+struct piece {
+    uint32_t stream;
+    uint16_t channel;
+    int pipe;
+    size_t length;
+    char bytes[16384];
+};
+
+int outputs_next(struct piece *piece); /* 0: there is none now */
 
 /* agent_job.c: a request that lives for a while, and its leading process. */
 struct control_group {

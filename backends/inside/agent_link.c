@@ -2,16 +2,17 @@
  * carry output. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "agent.h"
 
-/* A virtio port takes 32 KiB at a time: one piece of output is one of those. */
-enum { PIECE = 32768 - sizeof(struct agent_frame), MAX_WAITING = 1 << 18, PIECES_AT_ONCE = 8 };
+enum { MAX_WAITING = 1 << 18, PIECES_AT_ONCE = 8 };
 
 static struct {
     struct watch watch;
@@ -21,8 +22,9 @@ static struct {
     uint32_t events;
     char *waiting; /* frames that say something */
     size_t waiting_start, waiting_end, waiting_room;
-    char piece[sizeof(struct agent_frame) + PIECE]; /* the one frame of output that is on its way */
-    size_t piece_start, piece_end;
+    struct piece piece; /* the one frame of output that is on its way */
+    char head[sizeof(struct agent_frame)];
+    size_t head_start, head_end, piece_start;
     struct decoder decoder;
 } host;
 
@@ -33,6 +35,13 @@ void link_broken(const char *why)
         power_off();
     }
     _exit(1);
+}
+
+static void drop_piece(void)
+{
+    if (host.piece.length > 0 && host.piece.pipe >= 0)
+        close(host.piece.pipe);
+    host.piece.length = 0;
 }
 
 static void listen_for(uint32_t events)
@@ -53,7 +62,8 @@ static void go_away(void)
         host.away = 1;
         host.greeted = 0;
         host.decoder.start = host.decoder.end = 0;
-        host.waiting_start = host.waiting_end = host.piece_start = host.piece_end = 0;
+        host.waiting_start = host.waiting_end = host.head_start = host.head_end = 0;
+        drop_piece();
         forget_messages();
         jobs_reset();
     }
@@ -191,24 +201,54 @@ static int write_out(const char *bytes, size_t *start, size_t end)
     return 1;
 }
 
+/* A program can take back what it wrote into its own pipe; the frame that was begun must still become whole. */
+static ssize_t splice_out(void)
+{
+    static const char zeros[4096];
+    size_t left = host.piece.length - host.piece_start;
+    int there = 0;
+    ssize_t put = splice(host.piece.pipe, NULL, host.watch.fd, NULL, left, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+    if (put > 0 || (put < 0 && errno != EAGAIN) || ioctl(host.piece.pipe, FIONREAD, &there) < 0 || there > 0)
+        return put;
+    return write(host.watch.fd, zeros, left < sizeof(zeros) ? left : sizeof(zeros));
+}
+
+static int write_piece(void)
+{
+    if (host.piece.length == 0)
+        return 1;
+    if (!write_out(host.head, &host.head_start, host.head_end))
+        return 0;
+    if (host.piece.pipe < 0 && !write_out(host.piece.bytes, &host.piece_start, host.piece.length))
+        return 0;
+    while (host.piece_start < host.piece.length) {
+        ssize_t put = splice_out();
+        if (put < 0 && errno != EAGAIN && errno != EINTR)
+            link_broken("output cannot be sent");
+        if (put <= 0)
+            return 0;
+        host.piece_start += (size_t)put;
+    }
+    drop_piece();
+    return 1;
+}
+
 static int make_piece(void)
 {
-    uint32_t stream;
-    uint16_t channel;
-    size_t length = outputs_next(host.piece + sizeof(struct agent_frame), PIECE, &stream, &channel);
-    struct agent_frame head = {(uint32_t)length, AGENT_OUTPUT, channel, stream};
-    memcpy(host.piece, &head, sizeof(head));
-    host.piece_start = 0;
-    host.piece_end = length ? sizeof(head) + length : 0;
-    return length > 0;
+    if (!outputs_next(&host.piece))
+        return 0;
+    struct agent_frame head = {(uint32_t)host.piece.length, AGENT_OUTPUT, host.piece.channel, host.piece.stream};
+    memcpy(host.head, &head, sizeof(head));
+    host.head_start = host.piece_start = 0;
+    host.head_end = sizeof(head);
+    return 1;
 }
 
 /* A piece that was taken from its pipe goes first: what is said later may be that its output has ended. */
 int link_flush(void)
 {
     for (int pieces = 0; !host.away; pieces++) {
-        if (!write_out(host.piece, &host.piece_start, host.piece_end) ||
-            !write_out(host.waiting, &host.waiting_start, host.waiting_end)) {
+        if (!write_piece() || !write_out(host.waiting, &host.waiting_start, host.waiting_end)) {
             int full = host.waiting_end - host.waiting_start > MAX_WAITING;
             listen_for(full ? EPOLLOUT : EPOLLIN | EPOLLOUT);
             return 0;
