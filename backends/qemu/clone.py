@@ -25,6 +25,7 @@ class Clone:
     """A restored guest, and the file behind its disk of read-only grants. `end` it in every case."""
 
     def __init__(self, guest: Guest, grants: int) -> None:
+        """`grants` is the clone's own from now on; -1 when that file is somebody else's."""
         self.guest = guest
         self._grants = grants
 
@@ -41,20 +42,32 @@ class Clone:
 
 
 async def restore(
-    plan: TemplatePlan, template: StoredTemplate, confinement: Confinement, timings: Timings
+    plan: TemplatePlan,
+    template: StoredTemplate,
+    confinement: Confinement,
+    timings: Timings,
+    *,
+    grants: int | None = None,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
+
+    Parameters
+    ----------
+    grants: a file of `GRANTS_BYTES` for the disk of read-only grants, which stays the caller's; without one,
+        that disk is a hole until it is filled.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full).
     """
     global _starting  # noqa: PLW0603 - machines of this process that the host's memory figures do not show yet
     admit(plan.clone.memory_mib, whole=False, starting=_starting)
     _starting += 1
-    grants = sparse_file("grants", GRANTS_BYTES)
+    own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
     try:
-        return Clone(await _restore(plan, template, confinement, timings, grants), grants)
+        disk = own if grants is None else grants
+        return Clone(await _restore(plan, template, confinement, timings, disk), own)
     except BaseException:
-        os.close(grants)
+        if own >= 0:
+            os.close(own)
         raise
     finally:
         _starting -= 1

@@ -11,6 +11,9 @@ from backends.qemu.timings import Timings
 
 __all__ = ["close_pools", "keep_parked", "take_clone"]
 
+_MOST_COPIED_BYTES = 64 << 20
+"""A parked clone has its disk already, in memory: what goes there is copied."""
+
 _pools: dict[tuple[str, str], ClonePool] = {}
 
 
@@ -33,14 +36,24 @@ async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -
     return pool
 
 
-async def take_clone(plan: TemplatePlan, confinement: Confinement, timings: Timings) -> Clone:
-    """A clone for one run: from its pool, if one is kept, else restored now."""
+async def take_clone(
+    plan: TemplatePlan, confinement: Confinement, timings: Timings, *, grants: int | None, used_bytes: int
+) -> Clone:
+    """A clone for one run: from its pool, if one is kept, else restored now.
+
+    Parameters
+    ----------
+    grants: the file for its disk of read-only grants, if there are any; the first `used_bytes` matter.
+    """
     pool = _pools.get(_name(plan, confinement))
-    if pool is not None:
-        return await pool.acquire(timings)
+    if pool is not None and used_bytes <= _MOST_COPIED_BYTES:
+        clone = await pool.acquire(timings)
+        if grants is not None:
+            clone.fill_grants(grants)
+        return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
-    return await restore(plan, template, confinement, timings)
+    return await restore(plan, template, confinement, timings, grants=grants)
 
 
 async def close_pools() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from backends.bubblewrap.facts import BaselineEntry, Helper
 from backends.frozen import frozen
+from backends.guest_files.reserved import OWN_PATHS, SYSTEM_PATHS
 from backends.linux.cgroups import CgroupFacts
 from backends.linux.uid_range import UidRange
 from backends.qemu.choice import QemuProgram
@@ -19,7 +20,7 @@ __all__ = ["VmFacts"]
 class VmFacts:
     """`accelerator` and `kind` are already chosen; `helper` and `launcher` confine QEMU.
 
-    `caller` is the (uid, gid) that we run as, `seccomp` maps profile names to the hash of their filter.
+    `caller` is the (uid, gid) that we run as, `groups` all groups of it, `seccomp` maps profile names to the hash of their filter.
     """
 
     qemu: QemuProgram
@@ -31,12 +32,17 @@ class VmFacts:
     launcher_key: str
     places: tuple[BaselineEntry, ...]
     caller: tuple[int, int]
+    groups: tuple[int, ...]
     uid_range: UidRange | None
     cgroups: CgroupFacts
     seccomp: Mapping[str, str]
-    own_paths: tuple[str, ...] = ()
 
     @property
     def baseline_trees(self) -> tuple[str, ...]:
         """Nothing of the host is in a machine but what the policy grants."""
         return ()
+
+    @property
+    def own_paths(self) -> tuple[str, ...]:
+        """What every machine has of its own: no policy can put a link there."""
+        return (*OWN_PATHS, *SYSTEM_PATHS)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from backends.base import Ended, Handles, Streams
+from backends.linux.duplicates import Duplicates
 from backends.qemu.loop_thread import submit
 from backends.vm.one_run import OneRun
 from backends.vm.plan import VmPlan
@@ -28,7 +29,8 @@ def launch(
     The first run of an image on a host makes its template first, which takes some seconds. Raises
     `LaunchFailed`, `PolicyRefused` and `BackendUnavailable`; interrupted, it leaves nothing behind.
     """
-    run = OneRun(plan, _own(streams), secrets)
+    grants = (*plan.files.read_only, *plan.files.writable)
+    run = OneRun(plan, Duplicates(handles, (grant.slot for grant in grants)), _own(streams), secrets)
     gone = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     started: Future[None] = Future()
     end: Future[Ended] = submit(_whole(run, started, gone))
@@ -55,7 +57,7 @@ async def _whole(run: OneRun, started: Future[None], gone: int) -> Ended:
             started.set_exception(error)
         raise
     finally:
-        run.close_streams()
+        run.close()
         asyncio.get_running_loop().call_soon(os.eventfd_write, gone, 1)
 
 

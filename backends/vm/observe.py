@@ -46,6 +46,7 @@ def observe(request: SandboxRequest) -> Observed:
         launcher_key=source_key(LAUNCHER),
         places=observe_places(),
         caller=(os.geteuid(), os.getegid()),
+        groups=() if root else tuple(sorted({os.getegid(), *os.getgroups()})),
         uid_range=configured_range() if root else None,
         cgroups=observe_cgroups(),
         seccomp={name: seccomp.profile_hash(name) for name in seccomp.PROFILES if name == request.seccomp}

@@ -13,17 +13,22 @@ from contextlib import suppress
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity
 from backends.agent.process import GuestProcess
-from backends.base import Ended, Outcome, Streams, Usage
+from backends.base import Ended, Handles, Outcome, Streams, Usage
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
+from backends.guest_files.archive import check_copies, put_content
+from backends.guest_files.disk import build_disk
+from backends.guest_files.snapshot import Snapshot
 from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestEnded, GuestMount, MountFlag
 from backends.linux import seccomp
 from backends.qemu.clone import Clone
 from backends.qemu.guest import Guest
 from backends.qemu.pools import take_clone
+from backends.qemu.template_plan import GRANTS_BYTES
 from backends.qemu.timings import Timings
 from backends.vm.failure import explain_refusal
 from backends.vm.guest_limits import mark_guest_hits
+from backends.vm.off_loop import off_loop
 from backends.vm.plan import VmPlan
 
 __all__ = ["OneRun"]
@@ -35,11 +40,16 @@ _TMP = "/tmp"  # noqa: S108 - the guest's
 class OneRun:
     """Made on any thread; everything else happens on the loop of `start`."""
 
-    def __init__(self, plan: VmPlan, streams: Streams, secrets: tuple[tuple[str, str], ...]) -> None:
-        """`streams` are the run's own from now on, until `close_streams`."""
+    def __init__(
+        self, plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+    ) -> None:
+        """`streams` and `handles` are the run's own from now on, until `close`."""
         self.pid = 0
         self.task: asyncio.Task[Ended] | None = None
         self._plan = plan
+        self._handles = handles
+        self._snapshots: dict[int, Snapshot] = {}
+        self._warnings: list[str] = []
         self._streams = streams
         self._secrets = secrets
         self._timings = Timings()
@@ -53,7 +63,7 @@ class OneRun:
         Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; nothing is left running then.
         """
         try:
-            self._clone = await take_clone(self._plan.template, self._plan.confinement, self._timings)
+            self._clone = await self._take_clone()
             guest = self._clone.guest
             self.pid = guest.machine.qemu.pid
             await guest.ask(guest.agent.identify(new_identity()))
@@ -95,14 +105,41 @@ class OneRun:
             self.task.cancel()
             await asyncio.wait({self.task})
 
-    def close_streams(self) -> None:
+    def close(self) -> None:
+        self._handles.close()
         for fd in {self._streams.stdin, self._streams.stdout, self._streams.stderr}:
             os.close(fd)
 
+    async def _take_clone(self) -> Clone:
+        plan = self._plan
+        if not plan.files.read_only:
+            return await take_clone(plan.template, plan.confinement, self._timings, grants=None, used_bytes=0)
+        disk = await asyncio.to_thread(build_disk, plan.files, self._handles, size_bytes=GRANTS_BYTES)
+        self._timings.mark("diskBuilt")
+        self._warnings.extend(disk.warnings)
+        try:
+            return await take_clone(
+                plan.template, plan.confinement, self._timings, grants=disk.fd, used_bytes=disk.used_bytes
+            )
+        finally:
+            os.close(disk.fd)
+
     async def _furnish(self, guest: Guest) -> None:
+        """Everything that the policy shows is in its place before the command starts."""
+        files = self._plan.files
         size = self._plan.limits.tmp_mib << 20
         flags = MountFlag.NO_SUID | MountFlag.NO_DEV
         await guest.ask(guest.agent.mount(GuestMount(_TMP, "", "tmpfs", flags, size)))
+        if files.writable:
+            await asyncio.to_thread(check_copies, files, self._handles)
+        for step in files.guest_steps:
+            if isinstance(step, GuestMount):
+                await guest.ask(guest.agent.mount(step))
+            else:
+                content = put_content(files, step, self._handles, self._snapshots)
+                await guest.ask(guest.agent.put(step.files, off_loop(content)))
+        if files.guest_steps:
+            self._timings.mark("filesIn")
 
     async def _execute(self, guest: Guest) -> GuestProcess:
         command = self._command()

@@ -104,7 +104,6 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
     _check(request, facts, image, kind)
     memory_mib = wanted.memory_mib or image.memory_mib
     limits = plan_guest_limits(request.limits, memory_mib)
-    files = plan_files(view)
     confinement = Confinement(
         helper=facts.helper,
         launcher=facts.launcher,
@@ -114,17 +113,19 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         cgroup_parents=tuple(facts.cgroups.parents.items()),
         cgroup_version=facts.cgroups.version,
     )
+    template = plan_template(
+        image,
+        facts.qemu,
+        facts.host,
+        kind=facts.kind,
+        accelerator=facts.accelerator,
+        memory_mib=memory_mib,
+        cpus=wanted.cpus or 1,
+    )
+    files = plan_files(view, device=template.grants_device, caller=(facts.caller[0], facts.groups))
     return VmPlan(
         containment=request.containment,
-        template=plan_template(
-            image,
-            facts.qemu,
-            facts.host,
-            kind=facts.kind,
-            accelerator=facts.accelerator,
-            memory_mib=memory_mib,
-            cpus=wanted.cpus or 1,
-        ),
+        template=template,
         confinement=confinement,
         launcher_key=facts.launcher_key,
         files=files,
@@ -138,7 +139,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         timeout=request.timeout,
         enforced=tuple(_enforced(request, view, confinement, facts)),
         decisions=view.decisions,
-        warnings=(*view.warnings, *limits.warnings, *files.warnings),
+        warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
     )
 
