@@ -20,7 +20,8 @@ __all__ = ["VmFacts"]
 class VmFacts:
     """`accelerator` and `kind` are already chosen; `helper` and `launcher` confine QEMU.
 
-    `caller` is the (uid, gid) that we run as, `groups` all groups of it, `seccomp` maps profile names to the hash of their filter.
+    `caller` is the (uid, gid) that we run as, `groups` all groups of it, `seccomp` maps profile names to the
+    hash of their filter.
     """
 
     qemu: QemuProgram
