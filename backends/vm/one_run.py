@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from typing import Any
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity
@@ -30,6 +31,7 @@ from backends.vm.failure import explain_refusal
 from backends.vm.guest_limits import mark_guest_hits
 from backends.vm.off_loop import off_loop
 from backends.vm.plan import VmPlan
+from backends.vm.terminal import follow_size, make_transparent, window_size
 
 __all__ = ["OneRun"]
 
@@ -142,14 +144,16 @@ class OneRun:
             self._timings.mark("filesIn")
 
     async def _execute(self, guest: Guest) -> GuestProcess:
-        command = self._command()
         streams = self._streams
+        if streams.tty:
+            make_transparent(streams.stdin)
+        command = self._command()
         try:
             return await guest.machine.guard(
                 guest.agent.execute(
                     command,
                     stdin=streams.stdin,
-                    stdout=self._noting_first_byte(streams.stdout),
+                    stdout=streams.stdout,
                     stderr=streams.stderr,
                     deadline_s=_START_S,
                 )
@@ -159,27 +163,27 @@ class OneRun:
         except (GuestError, ValueError) as error:
             raise LaunchFailed(Problem("command_not_started", "", str(error))) from error
 
-    def _noting_first_byte(self, stdout: int) -> int:
-        return stdout
-
     def _command(self) -> GuestCommand:
         plan = self._plan
         return replace(
             plan.command,
             env=plan.command.env + self._secrets,
             seccomp=seccomp.program(plan.seccomp),
-            tty=(24, 80) if plan.tty else None,
+            tty=window_size(self._streams.stdin) if self._streams.tty else None,
         )
 
     async def _until_end(self, guest: Guest, process: GuestProcess) -> GuestEnded | None:
         """None when the machine was killed on the caller's wish."""
         waiting = asyncio.ensure_future(guest.ask(process.wait()))
         killed = asyncio.ensure_future(self._killed.wait())
+        tasks: list[asyncio.Future[Any]] = [waiting, killed]
+        if self._streams.tty:
+            tasks.append(asyncio.ensure_future(follow_size(self._streams.stdin, process)))
         try:
             await asyncio.wait({waiting, killed}, return_when=asyncio.FIRST_COMPLETED)
             return waiting.result() if waiting.done() else None
         finally:
-            for task in (waiting, killed):
+            for task in tasks:
                 task.cancel()
                 with suppress(asyncio.CancelledError, MxcError):
                     await task
