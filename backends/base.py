@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
@@ -369,4 +369,16 @@ class Backend(Protocol):
         self, plan: Any, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...] = ()
     ) -> Running:
         """Start what was planned. `secrets` are environment entries whose values no plan may hold."""
+        ...
+
+
+@runtime_checkable
+class KeepsReady(Protocol):
+    """A `Backend` that can keep sandboxes ready for later runs of this process."""
+
+    def keep_ready(self, plan: Any, size: int) -> None:
+        """Keep `size` sandboxes ready for plans that need just such ones as `plan`; 0 ends them.
+
+        Returns when they are ready, or gone. Raises what `launch` raises.
+        """
         ...

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mxc_ops.result import CommandFailed, Result
     from mxc_ops.sandbox import Sandbox
     from mxc_ops.spawned import Process
+    from mxc_ops.warm import WarmPool
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "UnsupportedContainment",
     "Usage",
     "UsageError",
+    "WarmPool",
     "arun",
     "prepare",
     "private_tmp",
@@ -82,6 +84,7 @@ _HOMES = {
     "mxc_ops.result": ("CommandFailed", "Result"),
     "mxc_ops.sandbox": ("Sandbox",),
     "mxc_ops.spawned": ("Process",),
+    "mxc_ops.warm": ("WarmPool",),
     "mxc_ops.paths": ("private_tmp", "tool_paths", "user_profile_paths"),
 }
 

@@ -81,3 +81,10 @@ class VmBackend:
         from backends.vm.launch import launch
 
         return launch(plan, handles, streams, secrets)
+
+    def keep_ready(self, plan: VmPlan, size: int) -> None:
+        """See `backends.base.KeepsReady`."""
+        from backends.qemu.loop_thread import submit
+        from backends.qemu.pools import keep_parked
+
+        submit(keep_parked(plan.template, plan.confinement, size)).result()
