@@ -11,16 +11,14 @@ from pydantic_core import ErrorDetails, SchemaValidator, ValidationError
 
 from backends.errors import ConfigError, Problem
 from backends.frozen import replace
-from vm_images.recipe import Format, OwnFile, Recipe
-from vm_images.requirements import check_requirements
+from vm_images.recipe import Format, Recipe
+from vm_images.recipe_document import checked, read_file, shipped, shipped_recipe, to_recipe
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
-__all__ = ["extend", "load_recipe", "shipped"]
+__all__ = ["check_document", "extend", "load_recipe"]
 
-_FOLDER = Path(__file__).parent / "recipes"
-_MAX_BYTES = 64 << 20
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 PACKAGE = r"^[a-z0-9][a-z0-9.+-]{1,127}$"
 _MODULE = r"^[A-Za-z0-9_-]{1,64}$"
@@ -36,11 +34,6 @@ _EXPECTED = {
 }
 
 
-def shipped() -> tuple[str, ...]:
-    """The names of the recipes that come with the project."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
-
-
 def load_recipe(given: str) -> Recipe:
     """A recipe by the name of a shipped one, or by the path of a file (with a slash, or ending in .toml).
 
@@ -51,14 +44,22 @@ def load_recipe(given: str) -> Recipe:
             message = f"no recipe is called {given!r}"
             expected = f"{', '.join(shipped())}, or the path of a recipe"
             raise ConfigError(Problem("unknown_recipe", given, message, expected=expected))
-        path = _FOLDER / f"{given}.toml"
-    else:
-        path = Path(given)
+        return shipped_recipe(given)
+    path = Path(given)
     try:
-        document = tomllib.loads(_read(path, str(path)).decode())
+        document = tomllib.loads(read_file(path, str(path)).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(Problem("not_toml", str(path), str(error), expected="a TOML document")) from error
-    return _recipe(path, document)
+    check_document(document, path)
+    return to_recipe(path, document)
+
+
+def check_document(document: object, path: Path) -> None:
+    """Whether it is a recipe by its shape. Raises `ConfigError` with everything that is not."""
+    try:
+        _SCHEMA.validate_python(document)
+    except ValidationError as error:
+        raise ConfigError([_problem(str(path), found) for found in error.errors()]) from error
 
 
 def extend(
@@ -91,8 +92,8 @@ def extend(
         problems += [_problem(flags[str(found["loc"][0])], found) for found in error.errors()]
     if problems:
         raise ConfigError(problems)
-    text = _read(Path(requirements), "--requirements").decode("utf-8", "replace") if requirements else ""
-    return _checked(
+    text = read_file(Path(requirements), "--requirements").decode("utf-8", "replace") if requirements else ""
+    return checked(
         replace(
             recipe,
             name=name or recipe.name,
@@ -149,78 +150,6 @@ _SCHEMA = SchemaValidator(
 _SCHEMA_EXTRA = SchemaValidator(
     cast("CoreSchema", _table({"name": _text(NAME), "packages": _list(_text(PACKAGE))}, {}))
 )
-
-
-def _recipe(path: Path, document: dict[str, Any]) -> Recipe:
-    try:
-        _SCHEMA.validate_python(document)
-    except ValidationError as error:
-        raise ConfigError([_problem(str(path), found) for found in error.errors()]) from error
-    beside = path.parent
-    requirements = document.get("requirements", "")
-    recipe = Recipe(
-        name=document["name"],
-        description=document.get("description", ""),
-        kernel=document["kernel"],
-        modules=tuple(document["modules"]),
-        packages=tuple(document.get("packages", ())),
-        format=Format(document.get("format", "erofs")),
-        memory_mib=document.get("memory_mib", 256),
-        files=tuple(_file(path, index, entry) for index, entry in enumerate(document.get("files", ()))),
-        agent=_read(beside / document["agent"], f"{path}: agent") if document.get("agent") else b"",
-        zygote=document.get("zygote", False),
-        busybox=document.get("busybox", False),
-        warm_up=document.get("warm_up", ""),
-        requirements=_read(beside / requirements, f"{path}: requirements").decode() if requirements else "",
-    )
-    return _checked(recipe, f"{path}: requirements", str(path))
-
-
-def _file(path: Path, index: int, entry: Mapping[str, str]) -> OwnFile:
-    place = f"{path}: files.{index}"
-    if ("text" in entry) == ("source" in entry):
-        message = "a file has either a text or a source"
-        raise ConfigError(Problem("file_content", place, message, expected="text = … or source = a path"))
-    if ".." in entry["path"].split("/") or "." in entry["path"].split("/"):
-        message = f"{entry['path']!r} is not a plain path"
-        raise ConfigError(Problem("file_path", f"{place}.path", message, expected="a path without . and .."))
-    content = (
-        entry["text"].encode() if "text" in entry else _read(path.parent / entry["source"], f"{place}.source")
-    )
-    return OwnFile(entry["path"], content, int(entry.get("mode", "0644"), 8))
-
-
-def _checked(recipe: Recipe, requirements: str, path: str = "") -> Recipe:
-    """What no schema says."""
-    problems = check_requirements(recipe.requirements, requirements) if recipe.requirements else []
-    where = f"{path}: " if path else ""
-    if recipe.format is Format.NONE and (recipe.packages or recipe.requirements or recipe.zygote):
-        message = "without a root file system there are no packages, no requirements and no zygote"
-        problems.append(Problem("no_root", f"{where}format", message, expected="erofs or squashfs"))
-    if (recipe.zygote or recipe.requirements) and not any(
-        name == "python3" or name.startswith("python3.") for name in recipe.packages
-    ):
-        message = "a zygote, and Python requirements, need Python in the image"
-        problems.append(Problem("no_python", f"{where}packages", message, expected="python3 among them"))
-    if recipe.agent and not recipe.agent.startswith(b"\x7fELF"):
-        message = "the agent is no ELF program"
-        problems.append(Problem("bad_agent", f"{where}agent", message, expected="a static executable"))
-    if problems:
-        raise ConfigError(problems)
-    return recipe
-
-
-def _read(path: Path, place: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise ConfigError(Problem("cannot_read", place, message, expected="a file")) from error
-    if len(content) > _MAX_BYTES:
-        message = f"{path} has more than {_MAX_BYTES >> 20} MiB"
-        raise ConfigError(Problem("too_large", place, message, expected="a smaller file"))
-    return content
 
 
 def _problem(place: str, found: ErrorDetails) -> Problem:
