@@ -47,7 +47,7 @@ containers = (
     },
 )
 
-# Hosts for microVMs. The feature says that an image is wanted, too; it can only be brought.
+# Hosts for microVMs. The feature says that an image is wanted, too: this one is brought.
 machines = (
     ["vm-1.example"],
     {
@@ -55,8 +55,8 @@ machines = (
         "mxc_backends": ["microvm"],
         "mxc_features": ["image"],
         "mxc_images": {
-            "microvm-debian": {
-                "source": "/srv/images/microvm-debian.tar.gz",
+            "python": {
+                "source": "/srv/images/python.image",
                 "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
             },
         },

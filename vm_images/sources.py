@@ -17,10 +17,11 @@ class ImageSource:
 
     Parameters
     ----------
-    folder: where below the image's directory the content of an archive belongs; "" for the directory itself.
-    recipe: what a host builds it by; "" when it can only be brought.
+    folder: where below the image's directory the content of an archive belongs; "" for an image that is kept
+        in the store (see `vm_images.store`), where archives have a form of their own.
+    recipe: what a host builds it by.
     builder: what builds it, for people.
-    proof: a path below `folder` without which an archive is not such an image; "" where none is known.
+    proof: a path below `folder` without which an archive is not such an image.
     """
 
     folder: str
@@ -28,8 +29,13 @@ class ImageSource:
     builder: str
     proof: str = ""
 
+    @property
+    def in_store(self) -> bool:
+        """Whether it is an image of virtual machines."""
+        return not self.folder
+
 
 IMAGES: Mapping[str, ImageSource] = {
     "lxc-debian": ImageSource("rootfs", "debootstrap minbase", "the host, by debootstrap", "usr/bin"),
-    "microvm-debian": ImageSource("", "", "vm_images (not yet)"),
+    "python": ImageSource("", "python", "the host, by mxc-ops image build"),
 }

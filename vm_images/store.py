@@ -18,6 +18,7 @@ from typing import Any
 
 from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
+from backends.inside import store as helpers
 from backends.virtual_machine import Image
 
 __all__ = [
@@ -54,10 +55,8 @@ class Stored:
 
 
 def user_store() -> str:
-    """A user's own store: below ``XDG_DATA_HOME``, else ``~/.local/share``."""
-    data_home = os.environ.get("XDG_DATA_HOME", "")
-    base = data_home if data_home.startswith("/") else os.path.expanduser("~/.local/share")  # noqa: PTH111
-    return f"{base}/mxc-ops/images"
+    """A user's own store, beside that of helpers: below ``XDG_DATA_HOME``, else ``~/.local/share``."""
+    return f"{helpers.user_store().rpartition('/')[0]}/images"
 
 
 def own_store() -> str:

@@ -7,10 +7,45 @@ from collections.abc import Iterable
 from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["IMAGE", "NEEDS", "needs"]
+__all__ = ["IMAGE", "IMAGE_NEEDS", "IMAGE_STORE", "NEEDS", "needs"]
 
 MACHINES = ("x86_64",)  # QEMU has the machine type microvm for x86 only
-IMAGE = "/var/lib/mxc-ops/images/microvm-debian"
+IMAGE_STORE = "/var/lib/mxc-ops/images"
+IMAGE = "python"
+"""The image of the store that machines start from, unless another is named."""
+
+IMAGE_NEEDS: tuple[Need, ...] = (
+    Need(
+        "microvm.package.image-tools",
+        NeedKind.PACKAGE,
+        "kernel, initrd and root file system of an image are packed from Debian packages, by apt",
+        packages={
+            "debian": (
+                *("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "zstd"),
+                *("python3-pip", "uidmap"),
+            )
+        },
+        feature="build",
+        machines=MACHINES,
+    ),
+    Need(
+        "microvm.package.compiler",
+        NeedKind.PACKAGE,
+        "the agent inside an image is compiled when the image is built",
+        packages={"debian": toolchain.PACKAGES["debian"]},
+        feature="build",
+        machines=MACHINES,
+    ),
+    Need(
+        "microvm.image.python",
+        NeedKind.IMAGE,
+        "kernel, initrd and root file system that the machines start from",
+        data={"image": IMAGE, "path": IMAGE_STORE},
+        feature="image",
+        machines=MACHINES,
+    ),
+)
+"""Of all backends whose machines start from an image of ours."""
 
 NEEDS: tuple[Need, ...] = (
     Need(
@@ -34,42 +69,7 @@ NEEDS: tuple[Need, ...] = (
         data={"path": "/dev/kvm", "group": "kvm"},
         machines=MACHINES,
     ),
-    Need(
-        "microvm.package.image-tools",
-        NeedKind.PACKAGE,
-        "kernel, initrd and root file system of an image are packed from Debian packages",
-        packages={
-            "debian": ("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "xz-utils", "zstd"),
-            "fedora": ("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "xz", "zstd"),
-            "alpine": (
-                *("debootstrap", "debian-archive-keyring", "dpkg"),
-                *("erofs-utils", "squashfs-tools", "kmod", "lz4", "xz", "zstd"),
-            ),
-            "arch": (
-                *("debootstrap", "debian-archive-keyring", "dpkg"),
-                *("erofs-utils", "squashfs-tools", "kmod", "lz4", "xz", "zstd"),
-            ),
-            "suse": ("debootstrap", "dpkg", "erofs-utils", "squashfs", "kmod", "lz4", "xz", "zstd"),
-        },
-        feature="build",
-        machines=MACHINES,
-    ),
-    Need(
-        "microvm.package.compiler",
-        NeedKind.PACKAGE,
-        "the agent inside an image is compiled when the image is built",
-        packages=toolchain.PACKAGES,
-        feature="build",
-        machines=MACHINES,
-    ),
-    Need(
-        "microvm.image.debian",
-        NeedKind.IMAGE,
-        "kernel, initrd and root file system that the machines start from",
-        data={"image": "microvm-debian", "path": IMAGE},
-        feature="image",
-        machines=MACHINES,
-    ),
+    *IMAGE_NEEDS,
 )
 
 

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 
+from backends.inside.store import user_store
 from backends.linux.virtualisation import Virtualisation, access, observe, remedy
-from backends.microvm.needs import IMAGE
+from backends.microvm.needs import IMAGE, IMAGE_STORE
 from backends.needs import Health, Probe, fault_of
 from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, machine_type, try_accelerator
 
@@ -16,7 +17,7 @@ __all__ = ["accelerator_probes", "device_probe", "image_probe", "image_tools_pro
 
 FIX = "mxc-ops prep host --backend microvm --yes"
 _BUILD_FIX = "mxc-ops prep host --backend microvm --feature build --yes"
-_IMAGE_FIX = "mxc-ops prep host --backend microvm --feature image --yes"
+_IMAGE_FIX = "mxc-ops prep host --backend microvm --feature build --feature image --yes"
 _REINSTALL = ("QEMU's package is to be installed again", "", "root")
 _DEADLINE_S = 10
 _WHY_ACCELERATOR = "something must execute the guest: KVM on the processor itself, else TCG by translating it"
@@ -24,9 +25,10 @@ _COST = (
     "TCG carries the machines instead: a cold start takes one to two seconds, computing many times as long"
 )
 IMAGE_TOOLS: Mapping[str, Sequence[str]] = {
-    "root file systems": ("mmdebstrap", "debootstrap"),
+    "root file systems": ("mmdebstrap",),
     "erofs": ("mkfs.erofs",),
     "squashfs": ("mksquashfs",),
+    "kernels": ("lz4",),
     "kernel modules": ("depmod",),
     "the agent": ("musl-gcc", "gcc", "cc"),
 }
@@ -145,17 +147,19 @@ def _tools() -> dict[str, str]:
     }
 
 
-def image_probe(image: str = IMAGE) -> Probe:
+def image_probe(stores: Sequence[str] = ()) -> Probe:
     """Whether there is an image to start machines from.
 
     Parameters
     ----------
-    image: its directory.
+    stores: directories to look into; by default the system's and, for a user, their own.
     """
     identifier, why = "microvm.image", "machines start from it"
-    if os.path.isdir(image):
-        return Probe(identifier, Health.OK, f"{image} is here", why)
-    seen = f"there is no {image}; the controller brings it where mxc_images in the inventory names it"
+    places = stores or (IMAGE_STORE, *([f"{os.path.dirname(user_store())}/images"] if os.geteuid() else []))
+    for store in places:
+        if os.path.isfile(f"{store}/names/{IMAGE}/image.json"):
+            return Probe(identifier, Health.OK, f"{IMAGE} is in {store}", why)
+    seen = f"there is no image {IMAGE!r} in {' or '.join(places)}"
     return Probe(identifier, Health.FAILED, seen, why, _IMAGE_FIX, "root")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from backends.microvm.needs import IMAGE_NEEDS
 from backends.needs import Need, NeedKind, chosen
 
 __all__ = ["NAME", "NEEDS", "needs"]
@@ -125,6 +126,7 @@ NEEDS: tuple[Need, ...] = (
         machines=MACHINES,
         undone_with=("vm.package.libvirt",),
     ),
+    *IMAGE_NEEDS,
 )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 __all__ = [
     "DEFAULT_DEADLINE_S",
     "FORGET",
+    "OWN_SOURCES",
     "Decision",
     "FileChange",
     "Query",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 DEFAULT_DEADLINE_S = 120
+
+OWN_SOURCES = "our own sources"
+"""Stands for the archive of `remote_doctor.sources`, which is no file, as the source of an `Upload`."""
 
 FORGET = "true"
 """Does nothing: for a reversal that, when the user insists, only removes the record."""
@@ -59,7 +63,7 @@ class Upload:
 
     Parameters
     ----------
-    source: its path here.
+    source: its path here, or `OWN_SOURCES`.
     name: commands find it at ``"$uploads/NAME"``; they must check its sum before they use it.
     """
 

@@ -17,6 +17,7 @@ from backends.inside.store import PROGRAMS, source_key
 from backends.needs import EACH_USER, Need, NeedKind, require_known_features
 from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
+from vm_images.sources import IMAGES
 
 __all__ = [
     "FAMILIES",
@@ -227,7 +228,7 @@ def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dic
         case NeedKind.HELPER:
             return _helper(need, facts, choices)
         case NeedKind.IMAGE:
-            return operation, {**need.data, **choices.images.get(need.data["image"], {})}
+            return _image(need, choices)
         case NeedKind.BRIDGE:
             bridge = need.data["bridge"]
             address = choices.bridges.get(bridge, need.data["address"])
@@ -236,6 +237,18 @@ def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dic
             return operation, {**need.data, "manager": facts.service_manager}
         case _:
             return operation, dict(need.data)
+
+
+def _image(need: Need, choices: Choices) -> tuple[str, dict[str, Any]]:
+    name: str = need.data["image"]
+    arguments = {**need.data, **choices.images.get(name, {})}
+    if not IMAGES[name].in_store:
+        return OPERATIONS[need.kind], arguments
+    if "source" in arguments:
+        from mxc_ops.prep.pushing import key_in
+
+        arguments["key"] = key_in(arguments["source"])
+    return "images.stored", arguments
 
 
 def _helper(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:

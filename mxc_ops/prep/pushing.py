@@ -10,7 +10,7 @@ from pathlib import Path
 from backends.errors import PrepFailed, Problem
 from backends.inside.store import LAUNCHER, find_program
 
-__all__ = ["own_launcher"]
+__all__ = ["key_in", "own_launcher"]
 
 
 @cache
@@ -36,3 +36,18 @@ def own_launcher(machine: str) -> dict[str, str]:
         )
         raise PrepFailed(Problem("launcher_not_here", "--launcher", message, fix=fix))
     return {"source": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+@cache
+def key_in(archive: str) -> str:
+    """The key of the image in an archive of this controller's that ``mxc-ops image export`` wrote.
+
+    Raises `PrepFailed` when it is no such archive.
+    """
+    from backends.errors import ConfigError
+    from vm_images.archive import image_key
+
+    try:
+        return image_key(Path(archive))
+    except ConfigError as error:
+        raise PrepFailed(error.problems) from error

@@ -21,7 +21,11 @@ from typing import Any
 from backends.needs import Health, Probe
 
 __all__ = [
+    "ARCHIVE",
     "DEADLINE_S",
+    "INTERPRETERS",
+    "OLD",
+    "UNPACK",
     "Place",
     "Sources",
     "examination",
@@ -44,8 +48,8 @@ _FOLDER = "/tmp/mxc-ops-doctor."  # noqa: S108 - made by mktemp(1), for us alone
 _KILL_AFTER_S = 10
 _KILLED = 124  # what timeout(1) exits with
 # Distributions whose python3 is older have a newer one beside it, under its version.
-_INTERPRETERS = "python3 python3.14 python3.13 python3.12 python3.11"
-_OLD = "sys.version_info < (3, 11)"
+INTERPRETERS = "python3 python3.14 python3.13 python3.12 python3.11"
+OLD = "sys.version_info < (3, 11)"
 _INSTALL = {
     "debian": "apt-get install -y python3",
     "fedora": "dnf install -y python3.12",
@@ -54,7 +58,7 @@ _INSTALL = {
     "suse": "zypper --non-interactive install python311",
 }
 # The sum is that of the very bytes that are unpacked: the archive lies where whoever we log in as may write.
-_UNPACK = """
+UNPACK = """
 import hashlib, io, sys, tarfile
 with open(sys.argv[1], "rb") as file:
     packed = file.read()
@@ -112,8 +116,8 @@ def preparation() -> str:
     return (
         f"export PATH={_PATH}; umask 077; folder=$(mktemp -d {_FOLDER}XXXXXXXXXX) || exit 1;"
         ' echo "folder=$folder"; echo "version=$(python3 -V 2>&1)";'
-        f" for python in {_INTERPRETERS}; do"
-        f' "$python" -I -c "import sys; sys.exit({_OLD})" 2>/dev/null || continue;'
+        f" for python in {INTERPRETERS}; do"
+        f' "$python" -I -c "import sys; sys.exit({OLD})" 2>/dev/null || continue;'
         ' echo "python=$(command -v "$python")"; break; done'
     )
 
@@ -148,7 +152,7 @@ def examination(where: Place, digest: str, backends: Sequence[str], features: Se
             f"own=$(mktemp -d {_FOLDER}XXXXXXXXXX) || exit 1",
             # Sandboxes are also tried as a user without rights, who imports from there.
             'chmod 755 "$own" || exit 1',
-            f'{python} -I -c {quote(_UNPACK)} {folder}/{ARCHIVE} {digest} "$own" || exit 1',
+            f'{python} -I -c {quote(UNPACK)} {folder}/{ARCHIVE} {digest} "$own" || exit 1',
             f'PYTHONPATH="$own" timeout -k {_KILL_AFTER_S} {DEADLINE_S}'
             f" {python} -P -s -B -m mxc_ops.prep.answering {asked} </dev/null",
             f"status=$?; test $status != {_KILLED} || echo 'killed after {DEADLINE_S} s' >&2; exit $status",

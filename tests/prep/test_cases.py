@@ -25,6 +25,7 @@ from backends.inside.store import LAUNCHER
 from backends.vm.on_host import OBJECTS, source
 from mxc_ops.prep.decision import Decision, Query, Rule
 from mxc_ops.prep.operations.common import SURVEY_DEADLINE_S
+from mxc_ops.prep.remote_doctor import sources
 from mxc_ops.prep.rules import AREAS, rule
 
 CASES = Path(__file__).parent / "cases"
@@ -33,6 +34,7 @@ FACTS = sorted(CASES.glob("facts/*/*.json"))
 OPERATIONS = sorted(CASES.glob("operations/*/*.json"))
 LONG_TEXTS = {
     "@launcher-sources@": source_archive(LAUNCHER),
+    "@our-sources@": sources().digest,
     "@libvirt-objects@": json.dumps(quote(source(OBJECTS)))[1:-1],
 }
 

@@ -106,14 +106,16 @@ def test_a_missing_image_tool_is_named_with_its_alternatives() -> None:
     assert image_tools_probe(tools).health is Health.OK
     probe = image_tools_probe({**tools, "root file systems": ""})
     assert probe.health is Health.WARNING
-    assert "mmdebstrap or debootstrap" in probe.seen
+    assert "root file systems (mmdebstrap)" in probe.seen
     assert "--feature build" in probe.fix
     assert image_tools_probe({**tools, "erofs": ""}, ["build"]).health is Health.FAILED
 
 
 def test_an_image_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
-    assert image_probe(str(tmp_path)).health is Health.OK
-    assert image_probe(f"{tmp_path}/nothing").health is Health.FAILED
+    (tmp_path / "names/python").mkdir(parents=True)
+    (tmp_path / "names/python/image.json").touch()
+    assert image_probe([f"{tmp_path}/nothing", str(tmp_path)]).health is Health.OK
+    assert image_probe([f"{tmp_path}/nothing"]).health is Health.FAILED
     found = {one.identifier for one in probe_microvm(["image"])}
     assert found - {one.identifier for one in probe_microvm()} == {"microvm.image"}
 

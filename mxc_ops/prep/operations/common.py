@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
+from io import BytesIO
 from typing import Any, ParamSpec, cast
 
 from paramiko.ssh_exception import SSHException
@@ -25,8 +26,9 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import host
 
-from mxc_ops.prep.decision import Decision, Query, Upload
+from mxc_ops.prep.decision import OWN_SOURCES, Decision, Query, Upload
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, Receipt, Unreadable, decode, merged
+from mxc_ops.prep.remote_doctor import sources
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.shells import UPLOADS, UPLOADS_LETTERS, Change, Shell
 from mxc_ops.prep.shells.sh import SHELL
@@ -203,6 +205,10 @@ def _uploads_folder(decision: Decision) -> str:
     return f"/tmp/{name}" if decision.uploads else ""  # noqa: S108
 
 
+def _content(source: str) -> str | BytesIO:
+    return BytesIO(sources().packed) if source == OWN_SOURCES else source
+
+
 def _uploaded(uploads: Sequence[Upload], folder: str) -> Commands:
     if not uploads:
         return
@@ -212,7 +218,7 @@ def _uploaded(uploads: Sequence[Upload], folder: str) -> Commands:
     yield StringCommand(f"umask 077 && mkdir {folder}")
     try:
         for upload in uploads:
-            yield FileUploadCommand(upload.source, f"{folder}/{upload.name}")
+            yield FileUploadCommand(_content(upload.source), f"{folder}/{upload.name}")
     except GeneratorExit:
         # pyinfra asks for no further command once one has failed. A host that is gone cannot be tidied.
         with suppress(PyinfraError, SSHException, EOFError, OSError):

@@ -17,3 +17,20 @@ def installed(image: str, path: str, source: str = "", sha256: str = "", item: s
     """
     pushed = {"source": source, "sha256": sha256} if source else {}
     yield from follow("images.installed", item, image=image, path=path, **pushed)
+
+
+@operation
+def stored(
+    image: str, path: str, source: str = "", sha256: str = "", key: str = "", item: str = ""
+) -> Commands:
+    """Have an image of virtual machines under its name in a store.
+
+    Parameters
+    ----------
+    image: its name, one of `vm_images.sources.IMAGES`.
+    path: the store.
+    source, sha256, key: an archive on the controller that ``mxc-ops image export`` wrote, its checksum, and
+        the key of the image in it; without them the host builds it.
+    """
+    pushed = {"source": source, "sha256": sha256, "key": key} if source else {}
+    yield from follow("images.stored", item, image=image, path=path, **pushed)

@@ -12,12 +12,14 @@ from typing import Any
 
 from mxc_ops.prep.decision import FORGET, Decision, Query, Rule, Upload, nothing_to_do
 from mxc_ops.prep.rules.files import parents_of, remove_empty
+from mxc_ops.prep.rules.stored_images import STORED
 from vm_images.sources import IMAGES, ImageSource
 
 _DEADLINE_S = 1800
 _STAMP = "stamp.json"
 _ARCHIVE = "archive"
 _PUSH = "bring one, by mxc_images in the inventory: see inventories/fleet.py"
+_KNOWN = {name: source for name, source in IMAGES.items() if not source.in_store}
 _Found = Mapping[str, Any]
 _Mirror = Mapping[str, str] | None
 
@@ -51,10 +53,10 @@ def decide(
     source, sha256: an archive on the controller, and its checksum; without them any image of this name that
         was brought or built before will do.
     """
-    known = IMAGES.get(image)
+    known = _KNOWN.get(image)
     if known is None:
         after = f"image {image}"
-        names = ", ".join(IMAGES)
+        names = ", ".join(_KNOWN)
         return Decision("unknown", after, refusal=f"no image is called {image}", fix=f"name one of {names}")
     stamp = _stamp(found["stamp"], image)
     state = _described(stamp) if found["there"] else "not there"
@@ -68,7 +70,7 @@ def decide(
         refusal = f"in use by {', '.join(found['users'])}, and would be replaced"
         return Decision(state, after, refusal=refusal, fix="stop what runs from it")
     if not source:
-        refusal, fix = _not_buildable(known, image, mirror)
+        refusal, fix = _not_buildable(mirror)
         if refusal or mirror is None:
             return Decision(state, after, refusal=refusal, fix=fix)
         after = f"{mirror['suite']} from {mirror['mirror']}, built by {known.builder}"
@@ -118,9 +120,7 @@ def _remove(path: str) -> str:
     return f"rm -rf {quote(path + '.new')} {quote(path + '.old')}"
 
 
-def _not_buildable(known: ImageSource, image: str, mirror: _Mirror) -> tuple[str, str]:
-    if not known.recipe:
-        return f"no {image} can be built yet: that is for {known.builder}", _PUSH
+def _not_buildable(mirror: _Mirror) -> tuple[str, str]:
     if mirror is None:
         return (
             "only Debian and Ubuntu hosts build it, from their own apt's mirror, and this host has none",
@@ -143,7 +143,7 @@ def _unpack(known: ImageSource, path: str, sha256: str) -> str:
         f"printf '%s  %s\\n' {sha256} {archive} | sha256sum -c - >/dev/null\n"
         f"mkdir -p {folder}\n"
         f"tar --numeric-owner -xpf {archive} -C {folder}\n"
-        f"rm -f {archive}" + (f"\n{look}" if known.proof else "")
+        f"rm -f {archive}\n{look}"
     )
 
 
@@ -216,4 +216,4 @@ def reverse(
     )
 
 
-RULES = {"installed": Rule(_queries, decide, reverse)}
+RULES = {"installed": Rule(_queries, decide, reverse), "stored": STORED}
