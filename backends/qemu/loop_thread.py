@@ -1,4 +1,7 @@
-"""The one thread of this process on which machines are driven: an asyncio loop that outlives every run."""
+"""The one thread of this process on which machines are driven, and what is kept from run to run there.
+
+After a fork the child has no such thread, and nothing of what was kept: both begin anew.
+"""
 
 from __future__ import annotations
 

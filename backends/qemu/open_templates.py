@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from backends.qemu.confinement import Confinement
+from backends.qemu.per_loop import PerLoop
 from backends.qemu.template import open_template
 from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateStore, default_store
 
 __all__ = ["shared_template"]
 
-_open: dict[tuple[str, str], asyncio.Task[StoredTemplate]] = {}
+_open = PerLoop(dict[tuple[str, str], asyncio.Task[StoredTemplate]])
 
 
 async def shared_template(
@@ -23,12 +24,13 @@ async def shared_template(
     """
     store = store or TemplateStore(default_store())
     name = (store.folder, plan.key)
-    task = _open.get(name)
+    kept = _open.get()
+    task = kept.get(name)
     if task is None:
-        task = _open[name] = asyncio.ensure_future(open_template(plan, confinement, store))
+        task = kept[name] = asyncio.ensure_future(open_template(plan, confinement, store))
     try:
         return await asyncio.shield(task)
     except BaseException:
         if task.done() and (task.cancelled() or task.exception() is not None):
-            _open.pop(name, None)
+            kept.pop(name, None)
         raise

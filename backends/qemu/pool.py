@@ -16,6 +16,7 @@ from backends.inside.agent_protocol import GuestCommand
 from backends.qemu.clone import Clone, restore
 from backends.qemu.confinement import Confinement
 from backends.qemu.open_templates import shared_template
+from backends.qemu.per_loop import PerLoop
 from backends.qemu.template import WARM_PATH, run_quietly
 from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.template_store import TemplateStore
@@ -27,7 +28,7 @@ WORKERS = 2
 """So many clones are made at once in this process: more are no faster on any machine that was measured."""
 
 _RETRY_S = 5.0
-_workers = asyncio.Semaphore(WORKERS)
+_workers = PerLoop(lambda: asyncio.Semaphore(WORKERS))
 
 
 class ClonePool:
@@ -102,7 +103,7 @@ class ClonePool:
         return note
 
     async def _park_one(self) -> None:
-        async with _workers:
+        async with _workers.get():
             template = await shared_template(self._plan, self._confinement, self._store)
             clone = await restore(self._plan, template, self._confinement, Timings())
             try:

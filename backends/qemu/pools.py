@@ -5,6 +5,7 @@ from __future__ import annotations
 from backends.qemu.clone import Clone, restore
 from backends.qemu.confinement import Confinement
 from backends.qemu.open_templates import shared_template
+from backends.qemu.per_loop import PerLoop
 from backends.qemu.pool import ClonePool
 from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.timings import Timings
@@ -14,7 +15,7 @@ __all__ = ["close_pools", "keep_parked", "take_clone"]
 _MOST_COPIED_BYTES = 64 << 20
 """A parked clone has its disk already, in memory: what goes there is copied."""
 
-_pools: dict[tuple[str, str], ClonePool] = {}
+_pools = PerLoop(dict[tuple[str, str], ClonePool])
 
 
 async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -> ClonePool:
@@ -23,15 +24,15 @@ async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -
     Returns when they are ready. Raises what keeps them from being made.
     """
     name = _name(plan, confinement)
-    pool = _pools.get(name)
+    pool = _pools.get().get(name)
     if pool is not None and pool.size != size:
-        del _pools[name]
+        del _pools.get()[name]
         await pool.close()
         pool = None
     if pool is None:
         pool = ClonePool(plan, confinement, size)
         if size:
-            _pools[name] = pool
+            _pools.get()[name] = pool
     await pool.fill()
     return pool
 
@@ -45,7 +46,7 @@ async def take_clone(
     ----------
     grants: the file for its disk of read-only grants, if there are any; the first `used_bytes` matter.
     """
-    pool = _pools.get(_name(plan, confinement))
+    pool = _pools.get().get(_name(plan, confinement))
     if pool is not None and used_bytes <= _MOST_COPIED_BYTES:
         clone = await pool.acquire(timings)
         if grants is not None:
@@ -58,8 +59,8 @@ async def take_clone(
 
 async def close_pools() -> None:
     """End every parked clone of this process."""
-    while _pools:
-        await _pools.popitem()[1].close()
+    while _pools.get():
+        await _pools.get().popitem()[1].close()
 
 
 def _name(plan: TemplatePlan, confinement: Confinement) -> tuple[str, str]:

@@ -46,6 +46,9 @@ class StoredTemplate:
             os.close(self.memory)
             self.memory = -1
 
+    def __del__(self) -> None:
+        self.close()
+
 
 def default_store() -> str:
     """The system's for root, else the user's own."""
