@@ -7,45 +7,48 @@ from collections.abc import Iterable
 from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["IMAGE", "IMAGE_NEEDS", "IMAGE_STORE", "NEEDS", "needs"]
+__all__ = ["IMAGE", "IMAGE_STORE", "NEEDS", "image_needs", "needs"]
 
 MACHINES = ("x86_64",)  # QEMU has the machine type microvm for x86 only
 IMAGE_STORE = "/var/lib/mxc-ops/images"
 IMAGE = "python"
 """The image of the store that machines start from, unless another is named."""
 
-IMAGE_NEEDS: tuple[Need, ...] = (
-    Need(
-        "microvm.package.image-tools",
-        NeedKind.PACKAGE,
-        "kernel, initrd and root file system of an image are packed from Debian packages, by apt",
-        packages={
-            "debian": (
-                *("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "zstd"),
-                *("python3-pip", "uidmap"),
-            )
-        },
-        feature="build",
-        machines=MACHINES,
-    ),
-    Need(
-        "microvm.package.compiler",
-        NeedKind.PACKAGE,
-        "the agent inside an image is compiled when the image is built",
-        packages={"debian": toolchain.PACKAGES["debian"]},
-        feature="build",
-        machines=MACHINES,
-    ),
-    Need(
-        "microvm.image.python",
-        NeedKind.IMAGE,
-        "kernel, initrd and root file system that the machines start from",
-        data={"image": IMAGE, "path": IMAGE_STORE},
-        feature="image",
-        machines=MACHINES,
-    ),
-)
-"""Of all backends whose machines start from an image of ours."""
+
+def image_needs(backend: str) -> tuple[Need, ...]:
+    """What a backend needs whose machines start from an image of ours: the image, and what builds one."""
+    return (
+        Need(
+            f"{backend}.package.image-tools",
+            NeedKind.PACKAGE,
+            "kernel, initrd and root file system of an image are packed from Debian packages, by apt",
+            packages={
+                "debian": (
+                    *("mmdebstrap", "erofs-utils", "squashfs-tools", "kmod", "lz4", "zstd"),
+                    *("python3-pip", "uidmap"),
+                )
+            },
+            feature="build",
+            machines=MACHINES,
+        ),
+        Need(
+            f"{backend}.package.compiler",
+            NeedKind.PACKAGE,
+            "the agent inside an image is compiled when the image is built",
+            packages={"debian": toolchain.PACKAGES["debian"]},
+            feature="build",
+            machines=MACHINES,
+        ),
+        Need(
+            f"{backend}.image.python",
+            NeedKind.IMAGE,
+            "kernel, initrd and root file system that the machines start from",
+            data={"image": IMAGE, "path": IMAGE_STORE},
+            feature="image",
+            machines=MACHINES,
+        ),
+    )
+
 
 NEEDS: tuple[Need, ...] = (
     Need(
@@ -69,7 +72,7 @@ NEEDS: tuple[Need, ...] = (
         data={"path": "/dev/kvm", "group": "kvm"},
         machines=MACHINES,
     ),
-    *IMAGE_NEEDS,
+    *image_needs("microvm"),
 )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backends.microvm.needs import IMAGE_NEEDS
+from backends.microvm.needs import image_needs
 from backends.needs import Need, NeedKind, chosen
 
 __all__ = ["NAME", "NEEDS", "needs"]
@@ -126,7 +126,7 @@ NEEDS: tuple[Need, ...] = (
         machines=MACHINES,
         undone_with=("vm.package.libvirt",),
     ),
-    *IMAGE_NEEDS,
+    *image_needs("vm"),
 )
 
 
