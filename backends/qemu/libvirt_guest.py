@@ -41,6 +41,7 @@ async def open_guest(name: str, uuid: str, path: str, *, deadline_s: float) -> G
     if not path:
         problem = Problem("domain_off", "name", f"domain {name} is not running", expected="a started one")
         raise LaunchFailed(problem)
+    await asyncio.sleep(0)  # a connection that was just closed gives its lock back in the loop's next turn
     try:
         lock = _lock(os.path.dirname(path))
         try:
@@ -99,14 +100,17 @@ async def _pass_over(end: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     number = int.from_bytes(os.urandom(4), "little") | 1 << 31
     greeting = encode_frame(Frame(Kind.HELLO, 0, hello()))
-    await loop.sock_sendall(end, greeting + encode_frame(Frame(Kind.PING, number)))
     answer = encode_frame(Frame(Kind.PONG, number))
     seen = b""
-    while not seen.endswith(answer):
-        piece = await loop.sock_recv(end, _PIECE)
-        if not piece:
-            raise GuestLost("it hung up")
-        seen = seen[-len(answer) :] + piece
+    try:
+        await loop.sock_sendall(end, greeting + encode_frame(Frame(Kind.PING, number)))
+        while not seen.endswith(answer):
+            piece = await loop.sock_recv(end, _PIECE)
+            if not piece:
+                raise GuestLost("it hung up")
+            seen = seen[-len(answer) :] + piece
+    except ConnectionError as error:
+        raise GuestLost("it hung up") from error
 
 
 def _unreachable(name: str, path: str, error: OSError) -> MxcError:

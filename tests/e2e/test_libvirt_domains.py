@@ -24,7 +24,7 @@ from vm_images.store import find_image
 pytestmark = [pytest.mark.backend("vm"), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 KINDS = pytest.mark.parametrize("name", ["microvm", "q35"])
-# libvirt asks every QEMU what it can, and again with each call where the user of its QEMUs may not use /dev/kvm:
+# libvirt asks every QEMU what it can, and again with each call where the user of its QEMUs may not use KVM:
 # so here is neither another QEMU nor KVM. Control groups and mount namespaces are off as in `vm_host`.
 _START = r"""
 set -e
