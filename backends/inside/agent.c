@@ -1,4 +1,4 @@
-/* The agent: process 1 of a virtual machine, or (`agent FD`, a connected stream socket) of a session's sandbox.
+/* The agent: process 1 of a virtual machine, or (`agent FD …`, a connected stream socket) of a session's sandbox.
  * What it does is said in agent_protocol.py. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "execute.h"
 
 #ifndef MXC_KEY
 #error "MXC_KEY, the hash of the sources, is given by build.py"
@@ -193,6 +194,8 @@ static void children_ready(struct watch *watch, uint32_t events)
 static _Noreturn void serve(int fd, int is_socket)
 {
     sigset_t all;
+    reset_signals();
+    child_prepare();
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     signal(SIGPIPE, SIG_IGN);
@@ -223,11 +226,13 @@ int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         return puts(MXC_KEY) < 0;
-    int fd = argc == 2 ? parse_fd(argv[1]) : -1;
+    int fd = argc == 2 || argc == 4 ? parse_fd(argv[1]) : -1;
+    if (fd >= 0 && argc == 4)
+        zygote_configure(argv[2], argv[3]);
     if (fd >= 0 && getpid() == 1)
         serve(fd, 1);
     if (getpid() == 1)
         serve(boot(), 0);
-    fputs("usage, as process 1: agent [FD] | --version\n", stderr);
+    fputs("usage, as process 1: agent [FD [INTERPRETER ZYGOTE]] | --version\n", stderr);
     return 1;
 }

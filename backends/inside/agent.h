@@ -30,6 +30,7 @@ struct watch {
 void loop_init(void);
 int watch_add(struct watch *watch, uint32_t events);
 void watch_change(struct watch *watch, uint32_t events);
+int watch_release(struct watch *watch); /* no longer watched; the descriptor */
 void watch_close(struct watch *watch);
 int64_t now_ms(void);
 _Noreturn void loop_run(void);
@@ -94,6 +95,13 @@ struct control_group {
     char name[32];
 };
 
+/* What a job is to give to a spare of the zygote, once there is one. */
+struct handover {
+    int was_asked, waits, privileged;
+    int source; /* the request, in a file */
+    int streams[3];
+};
+
 struct job {
     struct job *next;
     uint32_t stream, kind;
@@ -106,6 +114,7 @@ struct job {
     struct output outputs[CHANNELS];
     int terminal; /* the master's side, or -1 */
     struct control_group group;
+    struct handover handover;
     int64_t linger_at, timeout_at; /* in ms, 0: not set */
     struct agent_timeout timeout;
     uint64_t user_us, system_us, max_rss_kib;
@@ -115,6 +124,7 @@ extern struct job *jobs;
 struct job *job_find(uint32_t stream);
 struct job *job_new(uint32_t stream, uint32_t kind);
 int job_count(void);
+void job_begin(struct job *job); /* its process runs: what it reads and writes may flow */
 void job_free(struct job *job);
 void job_settle(struct job *job);
 void jobs_reap(void);
@@ -128,6 +138,7 @@ void job_signal(struct job *job, int number);
 /* agent_group.c: control groups of their own. */
 struct outcome group_make(struct control_group *group, const struct request *request);
 uint32_t group_hits(const struct control_group *group); /* as flags of AGENT_ENDED */
+int group_enter(const struct control_group *group, pid_t pid); /* if there is one */
 int group_signal(const struct control_group *group, int number); /* -1: there is none */
 void group_remove(struct control_group *group);
 void groups_sweep(void);
@@ -140,8 +151,12 @@ void close_streams(int fds[3]);
 
 /* agent_task.c: PUT, GET, MOUNT and SYNC, each in a child. */
 void start_task(uint32_t kind, uint32_t stream, char *message, size_t size);
+struct outcome unpack(const struct request *request); /* agent_unpack.c */
+struct outcome pack(const struct request *request); /* agent_pack.c */
+struct outcome mount_it(const struct request *request); /* agent_mount.c */
 
 /* agent_child.c: in the child. */
+void child_prepare(void); /* in the agent itself, once */
 int keep_only(int descriptor); /* and the standard streams */
 
 /* Returns only on failure. `fds`: its standard streams. */
@@ -163,13 +178,16 @@ struct outcome zygote_start(struct job *job, const struct request *request, cons
 uint32_t zygote_is_there(void);
 int zygote_owns(pid_t pid);
 void zygote_reaped(pid_t pid);
+void zygote_configure(const char *interpreter, const char *script);
+void zygote_tick(int64_t now);
+int64_t zygote_deadline(void); /* as of now_ms(), 0: none */
+void zygote_forget(struct handover *handover);
 
 /* agent_identity.c, agent_report.c */
 struct outcome take_identity(const char *payload, size_t length);
 void send_report(uint32_t stream);
 
 /* agent_boot.c: everything before the connection, as process 1 of a virtual machine; the port's descriptor. */
-const char *configured(const char *key); /* "" for what is not */
 int boot(void);
 _Noreturn void power_off(void);
 

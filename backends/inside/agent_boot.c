@@ -49,7 +49,7 @@ static size_t slurp(const char *path, char *text, size_t room)
 }
 
 /* The rest of the line `key value` of the configuration, "" without one. */
-const char *configured(const char *key)
+static char *configured(const char *key)
 {
     static char value[256];
     size_t length = strlen(key);
@@ -211,6 +211,9 @@ int boot(void)
     static const char name[] = "sandbox";
     if (sethostname(name, sizeof(name) - 1) < 0)
         give_up("name", name);
+    char *interpreter = strtok(configured("zygote"), " "), *script = strtok(NULL, " ");
+    if (interpreter && script)
+        zygote_configure(interpreter, script);
     if (wait_for(port_is_there) < 0)
         give_up("no port", PORT_NAME);
     int fd = open(port, O_RDWR | O_NONBLOCK | O_CLOEXEC);

@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -13,6 +14,14 @@
 
 #include "agent.h"
 #include "execute.h"
+
+static unsigned long capabilities; /* how many this kernel has */
+
+void child_prepare(void)
+{
+    while (prctl(PR_CAPBSET_READ, capabilities, 0, 0, 0) >= 0)
+        capabilities++;
+}
 
 int keep_only(int descriptor)
 {
@@ -34,15 +43,15 @@ static struct outcome take_streams(const struct request *request, const int fds[
     return keep_only(report) < 0 ? failed(AGENT_STEP_PIPES, "") : SUCCESS;
 }
 
-/* None now, and none by a program that has some: the bounding set is emptied, up to the kernel's last, while
- * that is still permitted. */
+/* None now, and none by a program that has some: the bounding set is emptied while that is still
+ * permitted. */
 static int become_user(const struct request *request)
 {
     const struct agent_user *user = &request->user;
     int privileged = request->count[AGENT_TAG_PRIVILEGED] > 0;
     if (setgroups(0, NULL) < 0)
         return -1;
-    for (unsigned long number = 0; !privileged && prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+    for (unsigned long number = 0; !privileged && number < capabilities; number++)
         if (prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0)
             return -1;
     if (setresgid(user->gid, user->gid, user->gid) < 0 || setresuid(user->uid, user->uid, user->uid) < 0)
@@ -54,7 +63,10 @@ static int become_user(const struct request *request)
 
 struct outcome become_program(const struct request *request, const int fds[3], int report)
 {
-    reset_signals();
+    sigset_t none;
+    sigemptyset(&none);
+    signal(SIGPIPE, SIG_DFL); /* the only one that the agent has changed */
+    sigprocmask(SIG_SETMASK, &none, NULL);
     struct outcome outcome = take_streams(request, fds, report);
     if (outcome.step)
         return outcome;

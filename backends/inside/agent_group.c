@@ -110,6 +110,13 @@ uint32_t group_hits(const struct control_group *group)
     return hits | (counted(group->fd, "pids.events", "max ") ? AGENT_ENDED_HIT_PIDS : 0);
 }
 
+int group_enter(const struct control_group *group, pid_t pid)
+{
+    char number[16];
+    snprintf(number, sizeof(number), "%d", (int)pid);
+    return group->fd < 0 ? 0 : write_at(group->fd, "cgroup.procs", number);
+}
+
 int group_signal(const struct control_group *group, int number)
 {
     char text[65536];

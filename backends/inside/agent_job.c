@@ -58,6 +58,7 @@ void job_free(struct job *job)
     watch_close(&job->report);
     if (job->terminal >= 0)
         close(job->terminal);
+    zygote_forget(&job->handover);
     group_remove(&job->group);
     free(job);
 }
@@ -97,7 +98,7 @@ void job_settle(struct job *job)
     job_free(job);
 }
 
-static void start_streams(struct job *job)
+void job_begin(struct job *job)
 {
     job->started = 1;
     if (job->kind == AGENT_EXEC) {
@@ -125,7 +126,7 @@ static void report_ready(struct watch *watch, uint32_t events)
     if (!job->reported)
         job->outcome = SUCCESS;
     if (job->kind == AGENT_EXEC && !job->reported)
-        start_streams(job);
+        job_begin(job);
     job_settle(job);
 }
 
@@ -200,6 +201,7 @@ static void time_out(struct job *job)
 void jobs_tick(void)
 {
     int64_t now = now_ms();
+    zygote_tick(now);
     for (struct job *job = jobs; job; job = job->next) {
         if (job->timeout_at && now >= job->timeout_at && !job->exited)
             time_out(job);
@@ -213,7 +215,8 @@ void jobs_tick(void)
 
 int64_t jobs_deadline(void)
 {
-    int64_t next = -1, now = now_ms();
+    int64_t now = now_ms(), next = zygote_deadline() ? zygote_deadline() - now : -1;
+    next = zygote_deadline() && next < 0 ? 0 : next;
     for (struct job *job = jobs; job; job = job->next) {
         int64_t times[] = {job->linger_at, job->exited ? 0 : job->timeout_at};
         for (size_t i = 0; i < 2; i++)

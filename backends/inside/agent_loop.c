@@ -30,13 +30,18 @@ void watch_change(struct watch *watch, uint32_t events)
 }
 
 /* Removed by name: a copy of the descriptor in a child would keep it in the set. */
+int watch_release(struct watch *watch)
+{
+    int fd = watch->fd;
+    epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+    watch->fd = -1;
+    return fd;
+}
+
 void watch_close(struct watch *watch)
 {
-    if (watch->fd < 0)
-        return;
-    epoll_ctl(epoll, EPOLL_CTL_DEL, watch->fd, NULL);
-    close(watch->fd);
-    watch->fd = -1;
+    if (watch->fd >= 0)
+        close(watch_release(watch));
 }
 
 int64_t now_ms(void)

@@ -1,29 +1,285 @@
+/* The zygote, a Python interpreter that waits, and its spare: a fork of it that waits too and becomes the next
+ * program. A spare is our own child, so that it is reaped like any other, and its number is known before anybody's
+ * code runs in it. See zygote.py for what they are told. */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "agent.h"
+#include "execute.h"
+
+enum { FIRST_DELAY_MS = 100, LAST_DELAY_MS = 60000 };
+
+static void control_ready(struct watch *watch, uint32_t events);
+static void spare_ready(struct watch *watch, uint32_t events);
+
+static struct {
+    char *interpreter, *script;
+    pid_t pid;
+    struct watch control;
+    int waits; /* it has imported what it was to import */
+    struct watch spare;
+    pid_t spare_pid; /* 0 until it has spoken */
+    int spare_privileged;
+    int64_t start_at, delay;
+} zygote = {.control = {-1, control_ready}, .spare = {-1, spare_ready}, .delay = FIRST_DELAY_MS};
+
+void zygote_configure(const char *interpreter, const char *script)
+{
+    zygote.interpreter = strdup(interpreter);
+    zygote.script = strdup(script);
+    zygote.start_at = 1;
+}
+
+uint32_t zygote_is_there(void)
+{
+    return zygote.pid > 0;
+}
+
+int zygote_owns(pid_t pid)
+{
+    return pid == zygote.pid || pid == zygote.spare_pid;
+}
+
+int64_t zygote_deadline(void)
+{
+    return zygote.start_at;
+}
+
+static _Noreturn void become_zygote(int control)
+{
+    static char *environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/root", NULL};
+    char number[16];
+    snprintf(number, sizeof(number), "%d", control);
+    char *arguments[] = {zygote.interpreter, zygote.script, number, NULL};
+    int null = open("/dev/null", O_RDWR);
+    reset_signals();
+    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control) == 0 &&
+        fcntl(control, F_SETFD, 0) == 0)
+        execve(zygote.interpreter, arguments, environment);
+    _exit(127);
+}
+
+static void start_zygote(void)
+{
+    int ends[2];
+    zygote.start_at = now_ms() + zygote.delay;
+    zygote.delay = zygote.delay * 2 > LAST_DELAY_MS ? LAST_DELAY_MS : zygote.delay * 2;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return;
+    pid_t pid = fork();
+    if (pid == 0)
+        become_zygote(ends[1]);
+    close(ends[1]);
+    if (pid < 0) {
+        close(ends[0]);
+        return;
+    }
+    zygote.start_at = 0;
+    zygote.pid = pid;
+    zygote.control.fd = ends[0];
+    watch_add(&zygote.control, EPOLLIN);
+}
+
+static void control_ready(struct watch *watch, uint32_t events)
+{
+    char word;
+    if ((events & EPOLLIN) && read(watch->fd, &word, 1) == 1) {
+        zygote.waits = 1;
+        zygote.delay = FIRST_DELAY_MS;
+        return;
+    }
+    if (zygote.pid > 0)
+        kill(zygote.pid, SIGKILL); /* it cannot be spoken to any more; zygote_reaped() comes next */
+    watch_close(watch);
+    zygote.waits = 0;
+}
+
+static int send_with(int socket, const char *word, const int *fds, size_t count)
+{
+    union {
+        struct cmsghdr head;
+        char space[CMSG_SPACE(4 * sizeof(int))];
+    } control = {.space = {0}};
+    struct iovec part = {(void *)(uintptr_t)word, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.space};
+    message.msg_controllen = (socklen_t)CMSG_SPACE(count * sizeof(int));
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = (socklen_t)CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
+    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1 ? 0 : -1;
+}
+
+static void ask_for_spare(int privileged)
+{
+    int ends[2], yes = 1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return;
+    zygote.spare.fd = ends[0];
+    zygote.spare_privileged = privileged;
+    if (setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) < 0 || watch_add(&zygote.spare, EPOLLIN) < 0 ||
+        send_with(zygote.control.fd, privileged ? "P" : "F", &ends[1], 1) < 0)
+        watch_close(&zygote.spare);
+    close(ends[1]);
+}
+
+/* Its first word, which the kernel marks with its number as it is here. */
+static void spare_ready(struct watch *watch, uint32_t events)
+{
+    char word;
+    union {
+        struct cmsghdr head;
+        char space[CMSG_SPACE(sizeof(struct ucred))];
+    } control;
+    struct iovec part = {&word, 1};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof(control.space)};
+    struct cmsghdr *head;
+    (void)events;
+    if (recvmsg(watch->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) == 1 && (head = CMSG_FIRSTHDR(&message)) &&
+        head->cmsg_type == SCM_CREDENTIALS) {
+        struct ucred sender;
+        memcpy(&sender, CMSG_DATA(head), sizeof(sender));
+        zygote.spare_pid = sender.pid;
+        return;
+    }
+    watch_close(watch);
+    zygote.spare_pid = 0;
+}
+
+static void drop_spare(void)
+{
+    watch_close(&zygote.spare); /* which it takes as its end */
+    zygote.spare_pid = 0;
+}
+
+void zygote_forget(struct handover *handover)
+{
+    if (!handover->waits)
+        return;
+    handover->waits = 0;
+    close(handover->source);
+    close_streams(handover->streams);
+}
+
+static void hand_over(struct job *job)
+{
+    struct handover *handover = &job->handover;
+    int fds[] = {handover->source, handover->streams[0], handover->streams[1], handover->streams[2]};
+    int spare = watch_release(&zygote.spare);
+    job->pid = zygote.spare_pid;
+    zygote.spare_pid = 0;
+    struct outcome outcome = SUCCESS;
+    if (group_enter(&job->group, job->pid) < 0)
+        outcome = failed(AGENT_STEP_CGROUP, job->group.name);
+    else if (send_with(spare, "R", fds, 4) < 0 || job_watch_report(job, spare) < 0)
+        outcome = failed(AGENT_STEP_ZYGOTE, "");
+    zygote_forget(handover);
+    if (outcome.step == 0)
+        return;
+    if (job->report.fd < 0)
+        close(spare);
+    link_send_outcome(job->stream, &outcome);
+    job_free(job);
+}
+
+/* The one that waits for the longest time: the last of the list. */
+static struct job *next_job(int *running)
+{
+    struct job *next = NULL;
+    *running = 0;
+    for (struct job *job = jobs; job; job = job->next) {
+        if (job->handover.waits)
+            next = job;
+        *running |= job->handover.was_asked && !job->handover.waits;
+    }
+    return next;
+}
+
+/* A spare is made ahead, but not while a program of another one runs: that has the machine for itself. */
+void zygote_tick(int64_t now)
+{
+    if (zygote.start_at && now >= zygote.start_at)
+        start_zygote();
+    int running;
+    struct job *job = next_job(&running);
+    if (job && zygote.spare_pid && zygote.spare_privileged != job->handover.privileged)
+        drop_spare();
+    if (job && zygote.spare_pid) {
+        hand_over(job);
+        job = next_job(&running);
+    }
+    if (zygote.waits && zygote.spare.fd < 0 && (job || !running))
+        ask_for_spare(job && job->handover.privileged);
+}
+
+static void fail_waiting(void)
+{
+    int running;
+    for (struct job *job; (job = next_job(&running));) {
+        errno = ECHILD;
+        struct outcome outcome = failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
+        link_send_outcome(job->stream, &outcome);
+        job_free(job);
+    }
+}
+
+void zygote_reaped(pid_t pid)
+{
+    if (pid == zygote.spare_pid)
+        drop_spare();
+    if (pid != zygote.pid)
+        return;
+    zygote.pid = 0;
+    zygote.waits = 0;
+    watch_close(&zygote.control);
+    fail_waiting();
+    zygote.start_at = now_ms() + zygote.delay;
+}
+
+static int keep_message(const char *message, size_t size)
+{
+    int fd = memfd_create("request", MFD_CLOEXEC);
+    for (size_t done = 0; fd >= 0 && done < size;) {
+        ssize_t put = write(fd, message + done, size - done);
+        if (put <= 0) {
+            close(fd);
+            return -1;
+        }
+        done += (size_t)put;
+    }
+    return fd;
+}
 
 struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size)
 {
-    (void)job, (void)request, (void)message, (void)size;
+    struct handover *handover = &job->handover;
     errno = ENOENT;
-    return failed(AGENT_STEP_ZYGOTE, "");
-}
-uint32_t zygote_is_there(void)
-{
-    return 0;
-}
-int zygote_owns(pid_t pid)
-{
-    return pid < 0;
-}
-void zygote_reaped(pid_t pid)
-{
-    (void)pid;
-}
-void start_task(uint32_t kind, uint32_t stream, char *message, size_t size)
-{
-    (void)kind, (void)message, (void)size;
-    errno = ENOSYS;
-    struct outcome outcome = failed(AGENT_STEP_MESSAGE, "");
-    link_send_outcome(stream, &outcome);
+    if (!zygote.interpreter)
+        return failed(AGENT_STEP_ZYGOTE, "");
+    errno = ECHILD;
+    if (zygote.pid == 0 && zygote.start_at > 1)
+        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
+    int source = keep_message(message, size);
+    if (source < 0)
+        return failed(AGENT_STEP_ZYGOTE, "");
+    struct outcome outcome = make_streams(job, request, handover->streams);
+    if (outcome.step) {
+        close(source);
+        return outcome;
+    }
+    handover->source = source;
+    handover->waits = handover->was_asked = 1;
+    handover->privileged = request->count[AGENT_TAG_PRIVILEGED] > 0;
+    return SUCCESS;
 }

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -125,9 +125,9 @@ class AgentClient:
         """An archive unpacked in there."""
         stream = self.new_stream()
         self.connection.sendall(agent_codec.encode_message(Kind.PUT, stream, agent_codec.files(spec)))
-        credit = WINDOW
-        while archive:
-            size = min(credit, MAX_PAYLOAD, len(archive))
+        credit, left = WINDOW, memoryview(archive)
+        while left:
+            size = min(credit, MAX_PAYLOAD, len(left))
             if size == 0:
                 frame = self.wait_for(stream, Kind.INPUT_CREDIT, Kind.FAILED, Kind.INPUT_CLOSED)
                 if frame.kind is Kind.INPUT_CREDIT:
@@ -135,8 +135,8 @@ class AgentClient:
                     continue
                 self.kept.setdefault(stream, []).insert(0, frame)
                 break
-            self.send(Kind.INPUT, stream, archive[:size])
-            archive, credit = archive[size:], credit - size
+            self.send(Kind.INPUT, stream, bytes(left[:size]))
+            left, credit = left[size:], credit - size
         self.send(Kind.INPUT_END, stream)
         return done_or_failed(self.wait_for(stream, Kind.DONE, Kind.FAILED))
 
@@ -179,21 +179,22 @@ def agent_path() -> Path:
 
 @contextmanager
 def private_agent(
-    setup: str = "", environment: Mapping[str, str] | None = None
+    setup: str = "", zygote: tuple[str, str] | tuple[()] = ()
 ) -> Generator[tuple[AgentClient, int]]:
     """An agent as process 1 of namespaces of its own (by root), and its process id out here.
 
     Parameters
     ----------
     setup: shell commands in its mount namespace before it starts.
+    zygote: interpreter and script.
     """
     ours, theirs = socket.socketpair()
-    command = f"{setup}\nexec {agent_path()} {theirs.fileno()}"
+    command = f"{setup}\nexec {agent_path()} {theirs.fileno()} {' '.join(zygote)}"
     process = subprocess.Popen(
         [*UNSHARE, "sh", "-ec", command],
         stdin=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
-        env={"PATH": os.environ["PATH"], **(environment or {})},
+        env={"PATH": os.environ["PATH"]},
     )
     theirs.close()
     client = AgentClient(ours)

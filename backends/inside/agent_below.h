@@ -1,0 +1,26 @@
+/* Names below a folder, never through a symbolic link, never out of it. */
+#ifndef MXC_AGENT_BELOW_H
+#define MXC_AGENT_BELOW_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* openat2(2) of a relative path ("" is the folder itself) without symbolic links. */
+int open_below(int folder, const char *path, int flags);
+
+/* Who is to own what is made; NULL leaves it as it is. */
+struct owner {
+    uid_t uid;
+    gid_t gid;
+};
+
+/* The folder at `path`, made with its parents where missing. */
+int make_below(int folder, const char *path, const struct owner *owner);
+
+/* The folder that holds the last part of `path`, made where missing (-1: not even then); `*name` is that part. */
+int make_parent(int folder, const char *path, const struct owner *owner, const char **name);
+
+/* "/" and the rest of an absolute path, without empty parts, in `rest`. -1 with errno for another path. */
+int open_root(const char *absolute, char *rest, size_t room);
+
+#endif

@@ -1,0 +1,128 @@
+/* A MOUNT: something at a place that no symbolic link leads to. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "agent_below.h"
+
+/* From the kernel's interface; libc headers that know them are younger than the kernels that do. */
+#define TREE_CLONE 1u
+#define MOVE_FROM_EMPTY_PATH 0x4u
+#define MOVE_TO_EMPTY_PATH 0x40u
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+enum { MAX_PATH = 4096 };
+
+static unsigned long flags_of(uint32_t wanted)
+{
+    static const struct {
+        uint32_t ours;
+        unsigned long kernels;
+    } flags[] = {{AGENT_MOUNT_READ_ONLY, MS_RDONLY},
+                 {AGENT_MOUNT_NO_SUID, MS_NOSUID},
+                 {AGENT_MOUNT_NO_DEV, MS_NODEV},
+                 {AGENT_MOUNT_NO_EXEC, MS_NOEXEC}};
+    unsigned long all = 0;
+    for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++)
+        if (wanted & flags[i].ours)
+            all |= flags[i].kernels;
+    return all;
+}
+
+/* The place itself: a folder, or an empty file for a file to be bound on. */
+static int open_place(const char *target, int is_file)
+{
+    static char path[MAX_PATH];
+    const char *name;
+    int base = open_root(target, path, sizeof(path));
+    if (base < 0 || !is_file)
+        return base < 0 ? -1 : make_below(base, path, NULL);
+    int place = open_below(base, path, O_PATH);
+    if (place >= 0 || errno != ENOENT)
+        return place;
+    int parent = make_parent(base, path, NULL, &name);
+    int made = parent < 0 ? -1 : openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (made < 0 && (parent < 0 || errno != EEXIST))
+        return -1;
+    return open_below(base, path, O_PATH);
+}
+
+/* A copy of the mount with its flags, before anybody sees it at its place. The flags of the two calls are equal. */
+static struct outcome bind_it(const struct request *request, int place, int source)
+{
+    struct {
+        uint64_t set, clear, propagation, userns_fd;
+    } attributes = {flags_of(request->mount_flags), 0, 0, 0};
+    int tree = (int)syscall(SYS_open_tree, source, "", AT_EMPTY_PATH | TREE_CLONE | (unsigned int)O_CLOEXEC);
+    if (tree < 0 ||
+        syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) < 0)
+        return failed(AGENT_STEP_MOUNT, request->source);
+    if (syscall(SYS_move_mount, tree, "", place, "", MOVE_FROM_EMPTY_PATH | MOVE_TO_EMPTY_PATH) < 0)
+        return failed(AGENT_STEP_MOUNT, request->path);
+    return SUCCESS;
+}
+
+/* What a clone's disk holds is not what its template has read of it. */
+static void forget_disk(const char *device)
+{
+    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return; /* mount(2) says it better */
+    ioctl(fd, BLKFLSBUF, 0);
+    close(fd);
+}
+
+static struct outcome mount_new(const struct request *request, int target)
+{
+    char place[32], options[64] = "";
+    const char *type = request->file_system ? request->file_system : "";
+    if (strcmp(type, "tmpfs") == 0) {
+        int shared = strcmp(request->path, "/tmp") == 0 || strcmp(request->path, "/var/tmp") == 0 ||
+                     strcmp(request->path, "/dev/shm") == 0;
+        int length = snprintf(options, sizeof(options), "mode=%s", shared ? "1777" : "0755");
+        if (request->count[AGENT_TAG_SIZE])
+            snprintf(options + length, sizeof(options) - (size_t)length, ",size=%llu", (unsigned long long)request->size);
+    } else if (strcmp(type, "erofs") == 0 || strcmp(type, "squashfs") == 0 || strcmp(type, "ext4") == 0) {
+        if (request->source)
+            forget_disk(request->source);
+    } else {
+        errno = ENODEV;
+        return failed(AGENT_STEP_MOUNT, type);
+    }
+    snprintf(place, sizeof(place), "/proc/self/fd/%d", target); /* which mount(2) follows to the very object */
+    if (mount(request->source ? request->source : type, place, type, flags_of(request->mount_flags), options) < 0)
+        return failed(AGENT_STEP_MOUNT, request->source ? request->source : type);
+    return SUCCESS;
+}
+
+struct outcome mount_it(const struct request *request)
+{
+    static char path[MAX_PATH];
+    struct stat status = {0};
+    int source = -1;
+    if (request->mount_flags & AGENT_MOUNT_BIND) {
+        int base = open_root(request->source ? request->source : "", path, sizeof(path));
+        source = base < 0 ? -1 : open_below(base, path, O_PATH);
+        if (source < 0 || fstat(source, &status) < 0)
+            return failed(AGENT_STEP_OPEN, request->source ? request->source : "");
+    }
+    int target = open_place(request->path, source >= 0 && !S_ISDIR(status.st_mode));
+    if (target < 0)
+        return failed(AGENT_STEP_MOUNT_POINT, request->path);
+    return source >= 0 ? bind_it(request, target, source) : mount_new(request, target);
+}
