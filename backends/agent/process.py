@@ -20,7 +20,8 @@ __all__ = ["GuestProcess"]
 class GuestProcess:
     """Made by `GuestConnection.execute`.
 
-    `pid` is the guest's number for it. `exited` is done as soon as the guest says how it ended (or is lost),
+    `pid` is the guest's number for it, `first_output_s` when its first output came, in the loop's time, None
+    before that. `exited` is done as soon as the guest says how it ended (or is lost),
     while output may still be on its way to a slow consumer; `wait` is what most want. `output_errors` says
     for which channels the consumer failed, and how: EPIPE is one that has gone.
     """
@@ -28,6 +29,7 @@ class GuestProcess:
     def __init__(self, link: Link, source: Source | None, stdout: int | Sink, stderr: int | Sink) -> None:
         """Raises `OSError` for a descriptor that is not open. The caller sends EXEC, then `starts`."""
         self.pid = 0
+        self.first_output_s: float | None = None
         self.exited: asyncio.Future[Outcome[GuestEnded]] = link.loop.create_future()
         self.stream = -1
         self._link = link
@@ -107,6 +109,8 @@ class GuestProcess:
         if not self._started.done():
             return self._first(kind, payload)
         if kind is Kind.OUTPUT:
+            if self.first_output_s is None:
+                self.first_output_s = self._link.loop.time()
             self._outlet(flags).arrived(payload)
         elif kind is Kind.OUTPUT_END:
             outlet = self._outlet(flags)

@@ -31,6 +31,7 @@ _BOOT_TRIES = 2
 _WARM_UP_S = 60.0
 _SNAPSHOT_S = 30.0
 _POLL_S = 0.01
+_MOST_WORDS = 1000
 WARM_PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
@@ -97,14 +98,21 @@ async def _warm_up(guest: Guest, plan: TemplatePlan) -> None:
 async def run_quietly(guest: Guest, command: GuestCommand) -> None:
     """Run something of ours in a guest; its output is thrown away.
 
-    Raises `LaunchFailed` when it fails.
+    Raises `LaunchFailed` when it fails, with its last words.
     """
+    words = bytearray()
+
+    def note(data: bytes | memoryview) -> None:
+        words.extend(data)
+        del words[:-_MOST_WORDS]
+
     process = await guest.ask(
-        guest.agent.execute(command, stdin=None, stdout=_ignore, stderr=_ignore, deadline_s=_WARM_UP_S)
+        guest.agent.execute(command, stdin=None, stdout=_ignore, stderr=note, deadline_s=_WARM_UP_S)
     )
     ended = await guest.ask(process.wait(deadline_s=_WARM_UP_S))
     if ended.status != 0:
-        message = f"the warm-up {command.args} ended with wait status {ended.status}"
+        said = words.decode("utf-8", "backslashreplace").strip()
+        message = f"the warm-up {command.args} ended with {os.waitstatus_to_exitcode(ended.status)}: {said}"
         raise LaunchFailed(Problem("warm_up_failed", "", message))
 
 

@@ -14,9 +14,10 @@ class Timings:
         self._since = time.monotonic()
         self._marks: dict[str, float] = {}
 
-    def mark(self, step: str) -> None:
-        """Note that `step` happened now; the first time counts."""
-        self._marks.setdefault(step, (time.monotonic() - self._since) * 1000)
+    def mark(self, step: str, at_s: float | None = None) -> None:
+        """Note that `step` happened now, or at `at_s` on the monotonic clock; the first time counts."""
+        at_s = time.monotonic() if at_s is None else at_s
+        self._marks.setdefault(step, (at_s - self._since) * 1000)
 
     def as_pairs(self) -> tuple[tuple[str, float], ...]:
         return tuple(self._marks.items())

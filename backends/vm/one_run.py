@@ -86,6 +86,8 @@ class OneRun:
         assert self._process is not None
         try:
             ended = await self._until_end(self._clone.guest, self._process)
+            if self._process.first_output_s is not None:  # an event loop's time is the monotonic clock's
+                self._timings.mark("firstByte", self._process.first_output_s)
             self._timings.mark("exit")
             return self._describe(ended)
         finally:
