@@ -10,6 +10,7 @@
     ├── PolicyLost                the host undid it during the run, which ended policy_lost
     ├── BackendUnavailable        the host lacks something the backend needs   backend_unavailable
     ├── LaunchFailed              the sandbox could not be set up              backend_error
+    ├── CopyBackFailed            a virtual machine's results did not arrive   copy_back_failed
     ├── PrepFailed                preparing a host went wrong                  prep_failed
     └── CommandFailed             `Result.check`: the workload failed          command_failed
 
@@ -24,6 +25,7 @@ from collections.abc import Iterable
 __all__ = [
     "BackendUnavailable",
     "ConfigError",
+    "CopyBackFailed",
     "LaunchFailed",
     "MxcError",
     "PolicyLost",
@@ -133,6 +135,10 @@ class BackendUnavailable(MxcError):
 
 class LaunchFailed(MxcError):
     code = "backend_error"
+
+
+class CopyBackFailed(MxcError):
+    code = "copy_back_failed"
 
 
 class PrepFailed(MxcError):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from backends.errors import (
         BackendUnavailable,
         ConfigError,
+        CopyBackFailed,
         LaunchFailed,
         MxcError,
         PolicyLost,
@@ -40,6 +41,7 @@ __all__ = [
     "BackendUnavailable",
     "CommandFailed",
     "ConfigError",
+    "CopyBackFailed",
     "LaunchFailed",
     "LimitOutcome",
     "Limits",
@@ -74,7 +76,7 @@ _HOMES = {
     "backends.base": ("LimitOutcome", "Limits", "Outcome", "SecretSource", "Stdin", "StdinMode", "Usage"),
     "backends.errors": (
         *("BackendUnavailable", "ConfigError", "LaunchFailed", "MxcError", "PolicyLost", "PolicyRefused"),
-        "PrepFailed",
+        *("CopyBackFailed", "PrepFailed"),
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),

@@ -11,7 +11,7 @@ from backends.base import Handles, ObjectKind
 from backends.guest_files import tree
 from backends.guest_files.plan import FilesPlan, GuestPut, Made, ShippedGrant
 from backends.guest_files.sizes import COPIES, Caps, check_sizes
-from backends.guest_files.snapshot import EMPTY, Shipped, Snapshot, host_state
+from backends.guest_files.snapshot import EMPTY, NOT_OURS, Shipped, Snapshot, host_state
 from backends.guest_files.tar_writer import END, Member, header, padding
 
 __all__ = ["archive", "check_copies", "made_archive", "put_content"]
@@ -59,6 +59,9 @@ def archive(grant: ShippedGrant, handles: Handles, snapshot: Snapshot) -> Iterat
                 yield from (joined[start : start + _CHUNK] for start in range(0, whole, _CHUNK))
                 parts, held = [joined[whole:]], held - whole
     snapshot.warnings += withheld.warnings(grant)
+    for made in grant.made:
+        digest = hashlib.sha256().digest() if made.kind is ObjectKind.FILE else EMPTY
+        snapshot.shipped[made.path] = Shipped(_member(made).mode, NOT_OURS, digest, made.target)
     last = b"".join((*parts, *(header(_member(made)) for made in grant.made), END))
     yield from (last[start : start + _CHUNK] for start in range(0, len(last), _CHUNK))
 
@@ -88,9 +91,8 @@ def _entry(
             target = os.readlink(found.name, dir_fd=found.directory)
         except OSError:  # removed, or something else by now
             return
-    snapshot.shipped[found.path] = Shipped(
-        found.mode, host_state(found.status), EMPTY, target, found.withheld
-    )
+    mode = found.mode & ~stat.S_ISVTX  # not brought back
+    snapshot.shipped[found.path] = Shipped(mode, host_state(found.status), EMPTY, target, found.withheld)
     yield header(_described(grant, found, 0, target))
 
 
@@ -114,6 +116,7 @@ def _file(
         finally:
             os.close(source)
     snapshot.content_bytes += size
+    snapshot.largest_bytes = max(snapshot.largest_bytes, size)
     snapshot.shipped[found.path] = Shipped(
         found.mode, host_state(found.status), digest.digest(), withheld=found.withheld
     )

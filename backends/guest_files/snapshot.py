@@ -7,7 +7,7 @@ import stat
 
 from backends.frozen import frozen
 
-__all__ = ["EMPTY", "Host", "Shipped", "Snapshot", "host_state"]
+__all__ = ["EMPTY", "NOT_OURS", "Host", "Shipped", "Snapshot", "host_state"]
 
 EMPTY = b""
 """Digest of what has no content: directories, links."""
@@ -30,6 +30,10 @@ class Host:
         return stat.S_IFMT(self.mode)
 
 
+NOT_OURS = Host(0, 0, 0, 0, 0, 0)
+"""Stands for what is only made in the guest: no object of the host is ever the same."""
+
+
 @frozen
 class Shipped:
     """One object as it was handed over. `mode` has its type and the permissions shown inside; `digest` is of
@@ -48,6 +52,7 @@ class Snapshot:
     def __init__(self) -> None:
         self.shipped: dict[str, Shipped] = {}
         self.content_bytes = 0
+        self.largest_bytes = 0
         self.warnings: list[str] = []
 
 

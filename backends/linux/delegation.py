@@ -17,7 +17,7 @@ from backends.frozen import frozen
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["Caller", "HasAccess", "as_caller", "calling_user"]
+__all__ = ["Caller", "HasAccess", "as_caller", "calling_user", "lower_thread"]
 
 T = TypeVar("T")
 
@@ -96,6 +96,14 @@ def as_caller(caller: Caller, work: Callable[[HasAccess], T]) -> T:
     if caller.uid == os.getuid() == os.geteuid():
         return work(_own_access)
     return _in_thread(lambda: work(_take_on(caller)))
+
+
+def lower_thread(user: Caller) -> None:
+    """Give the current thread `user`'s file-system rights and no capability at all, root included, for good.
+
+    Raises `PolicyRefused` when that cannot be done.
+    """
+    _take_on(user)
 
 
 def _own_access(descriptor: int, mode: int) -> bool:
