@@ -12,7 +12,7 @@ import errno
 import functools
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
 from backends.agent.connection import GuestConnection
@@ -45,8 +45,6 @@ def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
         asyncio.run(bounded())
 
-    del run.__wrapped__  # pyright: ignore[reportAttributeAccessIssue]
-    run.__signature__ = __import__("inspect").signature(test)  # pyright: ignore[reportFunctionMemberAccess]
     return run
 
 
@@ -125,7 +123,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 @contextlib.asynccontextmanager
-async def raw_guest(frame_deadline_s: float = 30.0) -> AsyncIterator[tuple[GuestConnection, RawGuest]]:
+async def raw_guest(frame_deadline_s: float = 30.0) -> AsyncGenerator[tuple[GuestConnection, RawGuest]]:
     """A connection, greeted, and the guest that it leads to."""
     ours, theirs = pair()
     guest = RawGuest(theirs)
@@ -310,7 +308,7 @@ def texts(message: bytes, wanted: int) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def fake_guest(**programs: Main) -> AsyncIterator[tuple[GuestConnection, FakeGuest]]:
+async def fake_guest(**programs: Main) -> AsyncGenerator[tuple[GuestConnection, FakeGuest]]:
     """A connection to a guest that behaves."""
     ours, theirs = pair()
     guest = FakeGuest(theirs, programs)

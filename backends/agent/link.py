@@ -21,7 +21,9 @@ from backends.inside.agent_protocol import MAX_MESSAGE, MAX_STREAMS, GuestFailed
 __all__ = ["Deadline", "Link", "Stream"]
 
 CONGESTED_BYTES = 131072
-MAX_BACKLOG = CONGESTED_BYTES + 2 * MAX_MESSAGE
+MAX_BACKLOG = CONGESTED_BYTES + MAX_MESSAGE + (1 << 20)
+"""Who waits for room adds one message at most; the rest is for small ones."""
+
 FRAMES_PER_TURN = 256
 LAST_WORDS_S = 1.0
 """For what a guest sent before it stopped reading; then it is lost."""
@@ -217,6 +219,8 @@ class Link:
             count = self._sock.recv_into(self._decoder.room())
         except (BlockingIOError, InterruptedError):
             return
+        except ConnectionResetError:
+            count = 0  # it went without having read everything
         except OSError as error:
             self.lose(f"it cannot be read ({os.strerror(error.errno or 0)})")
             return

@@ -1,0 +1,81 @@
+"""Frames come out of the bytes as they were put in, however the bytes were cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.agent.decoder import MAX_SMALL, FrameDecoder, ProtocolBreach
+from backends.inside.agent_codec import HEADER
+from backends.inside.agent_protocol import MAX_PAYLOAD, Frame, Kind
+
+STREAMS = st.integers(0, 2**32 - 1)
+SMALL_KINDS = [kind for kind in Kind if kind >= Kind.WELCOME and kind is not Kind.OUTPUT]
+
+
+def output(stream: int, byte: int, size: int, flags: int) -> Frame:
+    return Frame(Kind.OUTPUT, stream, bytes([byte]) * size, flags)
+
+
+OUTPUT = st.builds(output, STREAMS, st.integers(0, 255), st.integers(0, MAX_PAYLOAD), st.integers(0, 65535))
+SMALL = st.builds(Frame, st.sampled_from(SMALL_KINDS), STREAMS, st.binary(max_size=100), st.just(0))
+
+
+def wire(frame: Frame) -> bytes:
+    return HEADER.pack(len(frame.payload), frame.kind, frame.flags, frame.stream) + frame.payload
+
+
+def feed(decoder: FrameDecoder, data: bytes, cuts: list[int]) -> list[Frame]:
+    """Everything that comes out when `data` arrives in pieces of these sizes, again and again."""
+    frames: list[Frame] = []
+    sizes = itertools.cycle(cuts)
+    while data:
+        room = decoder.room()
+        count = min(next(sizes), len(room), len(data))
+        room[:count] = data[:count]
+        decoder.received(count)
+        data = data[count:]
+        while (frame := decoder.next()) is not None:
+            kind, flags, stream, payload = frame
+            frames.append(Frame(kind, stream, bytes(payload), flags))
+    return frames
+
+
+@given(st.lists(st.one_of(OUTPUT, SMALL), max_size=12), st.lists(st.integers(1, 300_000), min_size=1))
+def test_frames_are_the_same_however_the_bytes_come(frames: list[Frame], cuts: list[int]) -> None:
+    decoder = FrameDecoder()
+    assert feed(decoder, b"".join(map(wire, frames)), cuts) == frames
+    assert (decoder.partial, decoder.frames) == (0, len(frames))
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(1, 50), min_size=1))
+def test_any_bytes_are_frames_or_a_breach_or_half_a_frame(data: bytes, cuts: list[int]) -> None:
+    decoder = FrameDecoder()
+    try:
+        frames = feed(decoder, data, cuts)
+    except ProtocolBreach as breach:
+        assert str(breach).startswith("it sent a frame")
+    else:
+        whole = b"".join(map(wire, frames))
+        assert data.startswith(whole)
+        assert decoder.partial == len(data) - len(whole)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        HEADER.pack(MAX_PAYLOAD + 1, Kind.OUTPUT, 1, 1),
+        HEADER.pack(2**32 - 1, Kind.OUTPUT, 1, 1),
+        HEADER.pack(MAX_SMALL + 1, Kind.FAILED, 0, 1),
+        HEADER.pack(0, 0, 0, 1),
+        HEADER.pack(0, Kind.EXEC, 0, 1),
+        HEADER.pack(0, 139, 0, 1),
+        HEADER.pack(0, Kind.PONG, 1, 1),
+    ],
+)
+def test_a_wrong_header_is_noticed_without_its_payload(header: bytes) -> None:
+    with pytest.raises(ProtocolBreach):
+        feed(FrameDecoder(), header, [1])
