@@ -71,24 +71,24 @@ class TemplateStore:
         Raises `TemplateCorrupt`, with what is wrong, and `LaunchFailed` when it cannot be read at all.
         """
         place = f"{self.folder}/{key}"
+        fds: dict[str, int] = {}
         try:
-            record: dict[str, Any] = json.loads(_read_small(f"{place}/{_RECORD}"))
-            self._check_owner(place)
-            descriptors = {name: _open(f"{place}/{name}") for name in (_MEMORY, _STATE)}
+            _require_own(os.lstat(self.folder), self.folder)
+            fds["."] = folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            for name in (_MEMORY, _STATE, _RECORD):
+                fds[name] = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            for name, fd in fds.items():
+                _require_own(os.fstat(fd), f"{place}/{name}")
+            record: dict[str, Any] = json.loads(os.pread(fds[_RECORD], _PIECE, 0))
+            self._check_unchanged(place, record, fds)
+            state = os.pread(fds[_STATE], os.fstat(fds[_STATE]).st_size, 0)
+            return StoredTemplate(_sealed(place, fds[_MEMORY]), state)
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as error:
-            raise TemplateCorrupt(f"{place} cannot be read: {error}") from error
-        try:
-            self._check_unchanged(place, record, descriptors)
-            state = os.pread(descriptors[_STATE], os.fstat(descriptors[_STATE]).st_size, 0)
-            return StoredTemplate(sealed_copy(descriptors[_MEMORY]), state)
-        except (EOFError, KeyError, TypeError) as error:
-            raise TemplateCorrupt(f"{place}: {error}") from error
-        except OSError as error:
-            raise LaunchFailed(Problem("template_not_readable", "", f"{place}: {error}")) from error
+        except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+            raise TemplateCorrupt(f"{place} cannot be used: {error}") from error
         finally:
-            for fd in descriptors.values():
+            for fd in fds.values():
                 os.close(fd)
 
     def publish(self, key: str, memory: int, state: int) -> None:
@@ -142,23 +142,14 @@ class TemplateStore:
             if name.startswith(_BUILDING) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
                 shutil.rmtree(f"{self.folder}/{name}", ignore_errors=True)
 
-    def _check_owner(self, place: str) -> None:
-        for path in (self.folder, place):
-            status = os.lstat(path)
-            if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise PermissionError(f"{path} can be written by others")
-
-    def _check_unchanged(self, place: str, record: dict[str, Any], descriptors: dict[str, int]) -> None:
-        changed = [name for name, fd in descriptors.items() if _identity(fd) != record[name]["identity"]]
+    def _check_unchanged(self, place: str, record: dict[str, Any], fds: dict[str, int]) -> None:
+        changed = [name for name in (_MEMORY, _STATE) if _identity(fds[name]) != record[name]["identity"]]
         for name in changed:
-            if _digest(descriptors[name]) != record[name]["sha256"]:
+            if _digest(fds[name]) != record[name]["sha256"]:
                 raise TemplateCorrupt(f"{place}/{name} is not what was stored")
-            record[name]["identity"] = _identity(descriptors[name])
+            record[name]["identity"] = _identity(fds[name])
         if changed:
-            scratch = f"{place}/{_RECORD}.{os.getpid()}"
-            with open(scratch, "w") as file:
-                json.dump(record, file)
-            os.replace(scratch, f"{place}/{_RECORD}")
+            _write_record(record, fds["."])
 
 
 def _try_lock(lock: int) -> bool:
@@ -194,10 +185,31 @@ def _digest(fd: int) -> str:
     return digest.hexdigest()
 
 
-def _read_small(path: str) -> str:
-    with open(path) as file:
-        return file.read(_PIECE)
+def _require_own(status: os.stat_result, path: str) -> None:
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} can be written by others")
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _sealed(place: str, memory: int) -> int:
+    try:
+        return sealed_copy(memory)
+    except OSError as error:
+        raise LaunchFailed(Problem("template_not_readable", "", f"{place}: {error}")) from error
+
+
+def _write_record(record: dict[str, Any], folder: int) -> None:
+    """A full disk, say, only means that the next one looks as closely."""
+    scratch = f"{_RECORD}.{os.getpid()}"
+    with suppress(OSError):
+        fd = os.open(
+            scratch,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o600,
+            dir_fd=folder,
+        )
+        try:
+            with os.fdopen(fd, "w") as file:
+                json.dump(record, file)
+            os.rename(scratch, _RECORD, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(scratch, dir_fd=folder)
