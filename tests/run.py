@@ -1,5 +1,6 @@
-"""All checks and all tests, one after another, then a table per backend; started by `./run-tests`.
+"""All checks, then all tests, then a table per backend; started by `./run-tests`.
 
+The suites run at the same time, which halves the wait on two cores; what they print comes one after another.
 The last line is always ``N passed, N failed, N skipped``; a check (lint, format, types, preparing this host)
 counts as one test.
 """
@@ -13,11 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
@@ -48,6 +51,8 @@ SUITES: Mapping[str, Sequence[str]] = {
 _DEADLINE_S = 20 * 60
 _SOAK_DEADLINE_S = 6 * 60 * 60
 _NOTHING_COLLECTED = 5
+_KILLED = 124
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,19 @@ def main() -> int:
     soak: bool = parser.parse_args().soak
     os.chdir(CHECKOUT)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_DFL
-        )  # started in the background, tests would inherit ignored signals
+        # Whoever starts us in the background may have them ignored, and tests would inherit that.
+        signal.signal(number, _stop)
     if soak:
         os.environ["MXC_SOAK"] = "1"
     results = [_run_check(title, argv) for title, argv in CHECKS.items()]
-    for title, arguments in SUITES.items():
-        results += _run_suite(title, arguments, _SOAK_DEADLINE_S if soak else _DEADLINE_S)
+    results += run_suites(SUITES, _SOAK_DEADLINE_S if soak else _DEADLINE_S)
     results += _idle_backends(results)
     return _report(results)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """Ends by an exception, so that what was started is killed on the way out."""
+    raise SystemExit(128 + number)
 
 
 def _run_check(title: str, argv: Sequence[str]) -> TestResult:
@@ -90,30 +98,75 @@ def _run_check(title: str, argv: Sequence[str]) -> TestResult:
     return TestResult(title, "passed" if code == 0 else "failed")
 
 
-def _run_suite(title: str, arguments: Sequence[str], deadline_s: float) -> list[TestResult]:
-    print(f"== {title}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="mxc-ops-run-") as folder:
-        report = Path(folder) / "report.json"
+class _Suite:
+    """One pytest that runs in a process group of its own, and prints into a file."""
+
+    def __init__(self, title: str, arguments: Sequence[str], folder: Path) -> None:
+        self.title = title
+        self._report = folder / "report.json"
+        self._printed = folder / "printed"
         argv = [sys.executable, "-m", "pytest", "-p", "tests.backend_report", "-ra", *arguments]
-        code = _run_group(argv, {**os.environ, "MXC_TEST_REPORT": str(report)}, deadline_s)
-        rows: list[dict[str, Any]] = json.loads(report.read_text()) if report.exists() else []
-    results = [TestResult(row["test"], row["outcome"], tuple(row["backends"]), row["reason"]) for row in rows]
-    explained = code in (0, _NOTHING_COLLECTED) or any(result.outcome == "failed" for result in results)
-    return results if explained else [*results, TestResult(f"{title}: pytest ended with {code}", "failed")]
+        with self._printed.open("wb") as printed:
+            self._child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "MXC_TEST_REPORT": str(self._report)},
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """Kill all of its process group, if it still runs."""
+        if self._child.poll() is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+
+    def follow(self, give_up: float) -> list[TestResult]:
+        """Show what it printed and prints until it ends, or is killed at `give_up` (monotonic time)."""
+        print(f"== {self.title}", flush=True)
+        code: int | None = None
+        with self._printed.open(encoding="utf-8", errors="replace") as printed:
+            while code is None:
+                code = self._child.poll()
+                if code is None and time.monotonic() >= give_up:
+                    self.kill()
+                    code = _KILLED
+                sys.stdout.write(printed.read())
+                sys.stdout.flush()
+                if code is None:
+                    time.sleep(_PAUSE_S)
+        if code == _KILLED:
+            print("killed: the time for it is over", flush=True)
+        return self._results(code)
+
+    def _results(self, code: int) -> list[TestResult]:
+        rows: list[dict[str, Any]] = json.loads(self._report.read_text()) if self._report.exists() else []
+        results = [
+            TestResult(row["test"], row["outcome"], tuple(row["backends"]), row["reason"]) for row in rows
+        ]
+        failed = any(result.outcome == "failed" for result in results)
+        if code not in (0, _NOTHING_COLLECTED) and not failed:
+            results.append(TestResult(f"{self.title}: pytest ended with {code}", "failed"))
+        return results
 
 
-def _run_group(argv: Sequence[str], environment: Mapping[str, str], deadline_s: float) -> int:
-    """Run in a process group of its own, all of which is killed when the time is over."""
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
-    try:
-        return child.wait(deadline_s)
-    except subprocess.TimeoutExpired:
-        print(f"killed after {deadline_s} s", flush=True)
-        return 124
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+def run_suites(suites: Mapping[str, Sequence[str]], deadline_s: float) -> list[TestResult]:
+    """Run every suite at the same time, and show their output one after another.
+
+    Parameters
+    ----------
+    suites: what each is called, and what pytest is to run.
+    deadline_s: seconds after which all that still runs is killed; so it is when this ends by an exception.
+    """
+    give_up = time.monotonic() + deadline_s
+    with ExitStack() as started:
+        running: list[_Suite] = []
+        for title, arguments in suites.items():
+            folder = started.enter_context(tempfile.TemporaryDirectory(prefix="mxc-ops-run-"))
+            running.append(_Suite(title, arguments, Path(folder)))
+            started.callback(running[-1].kill)
+        return [result for suite in running for result in suite.follow(give_up)]
 
 
 def _idle_backends(results: Sequence[TestResult]) -> list[TestResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -73,9 +74,17 @@ def namespaces(pid: int) -> set[str]:
     return found
 
 
-def all_namespaces() -> set[str]:
-    """Every namespace in which some process is."""
-    return {name for pid in _pids() for name in namespaces(pid)}
+def all_namespaces(before_s: float) -> set[str]:
+    """Every namespace in which some process is that began before a moment (seconds since boot).
+
+    The kernel gives the number of a namespace that has ended to the next one that is made.
+    """
+    return {name for pid in _pids() if _began_s(pid) < before_s for name in namespaces(pid)}
+
+
+def since_boot_s() -> float:
+    """The clock that processes' starts are recorded by."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def seen_in_mounts(path: Path) -> bool:
@@ -92,9 +101,20 @@ def _is_helper(words: tuple[str, ...]) -> bool:
 
 
 def _parent(pid: int) -> int | None:
+    stat = _stat(pid)
+    return int(stat[1]) if stat else None
+
+
+def _began_s(pid: int) -> float:
+    stat = _stat(pid)
+    return int(stat[19]) / os.sysconf("SC_CLK_TCK") if stat else math.inf
+
+
+def _stat(pid: int) -> list[str]:
+    """What follows the name in proc_pid_stat(5), from the state on; nothing of a process that is gone."""
     with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return None
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
 
 
 def _pids() -> list[int]:
