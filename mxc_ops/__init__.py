@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UnsupportedContainment,
         UsageError,
     )
+    from backends.virtual_machine import CommandKind, VirtualMachine
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendUnavailable",
     "CommandFailed",
+    "CommandKind",
     "ConfigError",
     "CopyBackFailed",
     "LaunchFailed",
@@ -63,6 +65,7 @@ __all__ = [
     "UnsupportedContainment",
     "Usage",
     "UsageError",
+    "VirtualMachine",
     "WarmPool",
     "arun",
     "prepare",
@@ -79,6 +82,7 @@ _HOMES = {
         *("CopyBackFailed", "PrepFailed"),
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
+    "backends.virtual_machine": ("CommandKind", "VirtualMachine"),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
     "mxc_ops.policy_builder": ("Policy",),

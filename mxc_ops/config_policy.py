@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends import registry
 from backends.base import Access, SecretSource, StdinMode
+from mxc_ops.policy import machine
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
-from mxc_ops.policy_checks import split_command
 from mxc_ops.sources import as_request
 
 if TYPE_CHECKING:
@@ -43,13 +42,13 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "user": request.user,
         "group": request.group,
         "containment": request.containment,
+        "vm": machine.without_defaults(request.containment, request.vm) if request.vm else None,
         "name": request.container_id,
     }
 
 
-def config_from_policy(policy: Policy, command: str | Sequence[str]) -> dict[str, Any]:
-    """See `Policy.as_config`. Fields at their defaults are left out."""
-    shell, args = split_command(command)
+def config_from_policy(policy: Policy, shell: str | None, args: tuple[str, ...]) -> dict[str, Any]:
+    """See `Policy.as_config`; the command is `shell` or `args`. Fields at their defaults are left out."""
     extension = _extension(policy)
     if args:
         extension["args"] = list(args)
@@ -113,8 +112,17 @@ def _extension(policy: Policy) -> dict[str, Any]:
             ),
             "optionalPaths": [os.fspath(path) for path in policy.optional],
             "env": secrets,
+            "vm": _machine(policy),
         }
     )
+
+
+def _machine(policy: Policy) -> dict[str, Any]:
+    if policy.vm is None:
+        return {}
+    machine_said: dict[str, Any] = {name: getattr(policy.vm, field) for name, field in machine.FIELDS.items()}
+    kind = policy.vm.command
+    return _present(machine_said | {"command": kind.value if kind else None})
 
 
 def _limits(policy: Policy) -> dict[str, Any]:

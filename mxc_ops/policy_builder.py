@@ -19,8 +19,11 @@ from backends.base import (
     Stdin,
     Timeout,
 )
+from backends.features import Asked, Feature
 from backends.frozen import replace
+from backends.virtual_machine import VirtualMachine
 from mxc_ops import policy_checks
+from mxc_ops.policy import machine
 
 Path = str | os.PathLike[str]
 
@@ -43,7 +46,9 @@ class Policy:
     stdin: what the workload reads: `Stdin()` is what the caller passes to `run`.
     tty: whether the workload gets a terminal.
     user, group: host ids to run as, when the caller is root and wants to name them.
-    containment: ``process`` is this platform's own sandbox.
+    containment: ``process`` is this platform's own sandbox; ``vm`` and ``microvm`` start a virtual machine,
+        for which a command that is a str is a line for the shell and Python source, respectively.
+    vm: what that machine is like, where its defaults are not meant; see `VirtualMachine`.
     name: free text that names the sandbox in logs.
 
     Raises `ConfigError` with every malformed argument at once; `PolicyRefused` for a network.
@@ -66,6 +71,7 @@ class Policy:
     user: int | None = None
     group: int | None = None
     containment: str = "process"
+    vm: VirtualMachine | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -99,21 +105,34 @@ class Policy:
     def request(self, command: str | Sequence[str]) -> SandboxRequest:
         """The request to run `command`: a str is a line for the sandbox's shell, a sequence needs no shell.
 
-        Raises `ConfigError` for an empty command or one with a NUL.
+        In a virtual machine a str can be Python source: see `containment` and ``vm.command``. Raises
+        `ConfigError` for an empty command, one with a NUL, or one that is not of the kind that `vm` says.
         """
-        shell, args = policy_checks.split_command(command)
-        return replace(self._template, shell=shell, args=args, document_hash=self._hash(command))
+        shell, args = self._split(command)
+        return replace(
+            self._template,
+            shell=shell,
+            args=args,
+            vm=machine.complete(self._template.containment, self.vm, has_args=bool(args)),
+            document_hash=self._hash(shell, args),
+        )
 
     def as_config(self, command: str | Sequence[str]) -> dict[str, Any]:
         """The config document (version 1.1.0-alpha, with our ``mxcOps`` key) that says the same."""
         from mxc_ops.config_policy import config_from_policy
 
-        return config_from_policy(self, command)
+        return config_from_policy(self, *self._split(command))
 
-    def _hash(self, command: str | Sequence[str]) -> str:
+    def _split(self, command: str | Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+        has_args = not isinstance(command, str)
+        kind = machine.command_kind(self.containment, self.vm, has_args=has_args)
+        return policy_checks.split_command(command, kind)
+
+    def _hash(self, shell: str | None, args: tuple[str, ...]) -> str:
         from mxc_ops.config.canonical import policy_hash
+        from mxc_ops.config_policy import config_from_policy
 
-        return policy_hash(self.as_config(command))
+        return policy_hash(config_from_policy(self, shell, args))
 
     @cached_property
     def _template(self) -> SandboxRequest:
@@ -124,11 +143,14 @@ class Policy:
 
         grants, warnings = collapse(self._grants())
         after_ms = 0 if self.timeout_s is None else max(1, round(self.timeout_s * 1000))
+        containment = resolve_intent(self.containment, sys.platform)
+        foreign = machine.said(self.vm) if self.vm and containment not in machine.CONTAINMENTS else ()
         return SandboxRequest(
-            containment=resolve_intent(self.containment, sys.platform),
+            containment=containment,
             cwd=os.fspath(self.cwd),
             environment=self._environment(),
             grants=grants,
+            asked=tuple(Asked(Feature.BACKEND_SECTION, f"vm.{name}", value) for name, value in foreign),
             limits=self.limits,
             timeout=Timeout(after_ms, round(self.grace_s * 1000), self.timeout_signal),
             stdin=self.stdin,
@@ -174,6 +196,7 @@ _POINTERS: Mapping[str, str] = {
     "grace_ms": "grace_s",
     "grants": "read_only",
     "group": "group",
+    "image": "vm.image_name",
     "limits": "limits",
     "seccomp": "seccomp",
     "secrets": "env",
@@ -183,4 +206,5 @@ _POINTERS: Mapping[str, str] = {
     "timeout": "timeout_s",
     "tty": "tty",
     "user": "user",
+    "vm": "vm",
 }

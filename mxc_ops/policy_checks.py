@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.virtual_machine import CommandKind, VirtualMachine
+from mxc_ops.policy import machine
 from mxc_ops.policy.command import MAX_STRING_BYTES, check_command, too_long
 from mxc_ops.policy.features import LIMIT_FIELDS
 from mxc_ops.policy.limit_ranges import LIMIT_RANGES
@@ -31,12 +33,22 @@ def check(given: Mapping[str, Any]) -> None:
         raise PolicyRefused(Problem("network_refused", "network", message, expected="None", fix=fix))
     problems = [*_paths(given), *_environment(given["env"]), *_limits(given["limits"])]
     problems += [*_times(given), *_choices(given), *_ids(given), *_stdin(given["stdin"])]
+    problems += _machine(given["vm"])
     if problems:
         raise ConfigError(problems)
 
 
-def split_command(command: str | Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """(shell line, ()) or (None, argument vector). Raises `ConfigError` for what cannot start a program."""
+def split_command(
+    command: str | Sequence[str], kind: CommandKind | None = None
+) -> tuple[str | None, tuple[str, ...]]:
+    """(text, ()) or (None, argument vector).
+
+    Parameters
+    ----------
+    kind: what the command has to be in a virtual machine, where a text can also be Python source.
+
+    Raises `ConfigError` for what cannot start a program, or is not of that kind.
+    """
     words: list[Any] = [command] if isinstance(command, str) else list(command)
     if not words or not words[0] or (isinstance(command, str) and not command.strip()):
         raise ConfigError(Problem("empty_value", "command", "the command is empty", expected="a command"))
@@ -48,7 +60,18 @@ def split_command(command: str | Sequence[str]) -> tuple[str | None, tuple[str, 
     if problems:
         raise ConfigError(problems)
     shell, args = (command, ()) if isinstance(command, str) else (None, tuple(words))
-    check_command(shell, args, "command", "command")
+    if kind is not None and (kind is CommandKind.ARGS) != (shell is None):
+        is_one = "text" if shell is not None else "an argument vector"
+        expected = "an argument vector" if shell is not None else f"one text, as vm.command is {kind.value}"
+        raise ConfigError(
+            Problem(
+                "conflicting_fields",
+                "vm.command",
+                f"the command is said to be {kind.value!r}, and it is {is_one}",
+                expected=expected,
+            )
+        )
+    check_command(shell, args, "command", "command", kind)
     return shell, args
 
 
@@ -150,6 +173,32 @@ def _stdin(stdin: Any) -> Iterator[Problem]:
         yield _problem("stdin", "not Stdin", "mxc_ops.Stdin(...)")
     elif stdin.mode is StdinMode.FILE and not stdin.content.startswith("/"):
         yield _problem("stdin", "the file is given by a relative path", "an absolute path")
+
+
+def _machine(vm: Any) -> Iterator[Problem]:
+    if vm is None:
+        return
+    if not isinstance(vm, VirtualMachine):
+        yield _problem("vm", "not a VirtualMachine", "mxc_ops.VirtualMachine(...)")
+        return
+    given: dict[str, Any] = {name: getattr(vm, name) for name in machine.FIELDS.values()}
+    for spelled, (least, greatest) in machine.VM_RANGES.items():
+        name = machine.FIELDS[spelled]
+        value = given[name]
+        if value is not None and not (_is_number(value, whole=True) and least <= value <= greatest):
+            expected = f"a whole number from {least} to {greatest}"
+            yield _problem(f"vm.{name}", f"{value!r} is out of range", expected)
+    accelerators = tuple(name for name in machine.ACCELERATORS if name != "auto")
+    for name, choices in (("accelerator", accelerators), ("machine", machine.MACHINES)):
+        if given[name] not in ("", *choices):
+            yield _problem(f"vm.{name}", f"{given[name]!r} is not known", ", ".join(choices))
+    image = given["image_name"]
+    if not isinstance(image, str) or (image and not machine.is_image_name(image)):
+        yield _problem("vm.image_name", f"{image!r} is not the name of an image", machine.A_NAME)
+    if vm.image is not None:
+        yield _problem("vm.image", "an image is found by its name", "None, and vm.image_name")
+    if not isinstance(given["command"], CommandKind | None):
+        yield _problem("vm.command", f"{given['command']!r} is not known", "mxc_ops.CommandKind")
 
 
 def _is_number(value: Any, whole: bool = False) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from backends.features import Asked, Feature
 from mxc_ops.config.losses import Severity, origin_of
 from mxc_ops.config.redaction import redacted
+from mxc_ops.policy import machine
 
 __all__ = ["asked_features"]
 
@@ -36,7 +37,7 @@ _SECTIONS: Mapping[str, frozenset[str]] = {
     "lxc": frozenset({"lxc"}),
     "seatbelt": frozenset({"seatbelt"}),
     "wslc": frozenset({"wslc"}),
-    "windowsSandbox": frozenset({"windows_sandbox", "vm"}),
+    "windowsSandbox": frozenset({"windows_sandbox"}),
     "hyperlight": frozenset({"hyperlight"}),
 }
 
@@ -87,6 +88,8 @@ def _current(canonical: Mapping[str, Any], containment: str) -> Iterator[tuple[F
     for name, owners in _SECTIONS.items():
         if name in canonical and containment not in owners:
             yield Feature.BACKEND_SECTION, f"/{name}", canonical[name]
+    if containment not in machine.CONTAINMENTS and "vm" in canonical.get("mxcOps", {}):
+        yield Feature.BACKEND_SECTION, "/mxcOps/vm", canonical["mxcOps"]["vm"]
     if "test" in canonical:
         yield Feature.EXPERIMENTAL, "/test", canonical["test"]
 

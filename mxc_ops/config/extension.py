@@ -27,6 +27,7 @@ from mxc_ops.config.models.kinds import (
     section,
     text,
 )
+from mxc_ops.policy import machine
 from mxc_ops.policy.limit_ranges import LIMIT_RANGES
 
 KEY = "mxcOps"
@@ -64,6 +65,7 @@ SHAPES: dict[str, Shape] = {
                 section("MxcOpsSecretDescriptor"),
             )
         ),
+        "vm": section("MxcOpsVm"),
     },
     "MxcOpsLimits": {
         **{name: _limit(name) for name in LIMITS},
@@ -77,6 +79,13 @@ SHAPES: dict[str, Shape] = {
     },
     "MxcOpsSecretFile": {"file": required(text(1))},
     "MxcOpsSecretDescriptor": {"fd": required(integer(3, 2**31 - 1))},
+    "MxcOpsVm": {
+        "image": text(1),
+        **{name: integer(*bounds) for name, bounds in machine.VM_RANGES.items()},
+        "accel": choice(*machine.ACCELERATORS),
+        "machine": choice(*machine.MACHINES),
+        "command": choice(*machine.COMMANDS),
+    },
 }
 
 
@@ -94,8 +103,31 @@ def check(extension: dict[str, Any], body: Mapping[str, Any]) -> Iterator[Proble
             expected="exactly one of the two",
             fix="remove process.commandLine, or mxcOps.args",
         )
+    yield from _check_machine(extension.get("vm") or {}, bool(args))
     yield from _check_paths(extension, body)
     yield from _check_secrets(extension, process)
+
+
+def _check_machine(vm: dict[str, Any], has_args: bool) -> Iterator[Problem]:
+    image: str | None = vm.get("image")
+    if image is not None and not machine.is_image_name(image):
+        yield Problem(
+            "invalid_value",
+            "/mxcOps/vm/image",
+            f"{wording.shown(image)} is not the name of an image",
+            expected=machine.A_NAME,
+            fix="mxc-ops image list shows the images of this host",
+        )
+    kind: str | None = vm.get("command")
+    if kind is not None and has_args != (kind == "args"):
+        said = "there are mxcOps.args" if has_args else "there are no mxcOps.args"
+        yield Problem(
+            "conflicting_fields",
+            "/mxcOps/vm/command",
+            f"the command is said to be {wording.shown(kind)}, and {said}",
+            expected="'args' with mxcOps.args, 'shell' or 'python' with process.commandLine",
+            fix="remove mxcOps.vm.command, or say the command as it wants it",
+        )
 
 
 def _check_paths(extension: dict[str, Any], body: Mapping[str, Any]) -> Iterator[Problem]:

@@ -147,7 +147,7 @@ def _follows(found: Problem, known: Problem) -> bool:
         return False
     if known.path == "/containment" and found.code in ("foreign_section", "missing_field"):
         return True
-    if known.path.startswith("/mxcOps") and found.path.startswith("/process"):
+    if known.path.startswith("/mxcOps") and found.path.startswith(("/process", "/mxcOps/vm/command")):
         return True  # unreadable mxcOps.args leave nothing to run
     one, other = found.path + "/", known.path + "/"
     return one.startswith(other) or other.startswith(one)

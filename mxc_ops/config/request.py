@@ -9,9 +9,11 @@ from typing import Any
 from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
 from backends.errors import ConfigError, Problem
 from backends.registry import resolve_intent
+from backends.virtual_machine import CommandKind, VirtualMachine
 from mxc_ops.config.asked import asked_features
 from mxc_ops.config.canonical import canonicalise, policy_hash
 from mxc_ops.config.document import Document, RequestKind
+from mxc_ops.policy import machine
 from mxc_ops.policy.command import check_command
 from mxc_ops.policy.environment import resolve_environment
 from mxc_ops.policy.features import LIMIT_FIELDS
@@ -37,6 +39,8 @@ POINTERS: Mapping[str, str] = {
     "seccomp": "/mxcOps/seccomp",
     "user": "/mxcOps/user",
     "group": "/mxcOps/group",
+    "vm": "/mxcOps/vm",
+    "image": "/mxcOps/vm/image",
 }
 """Where a document says what a field of the request holds: the same in every version."""
 
@@ -71,7 +75,8 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         secrets={name: SecretSource(**source) for name, source in ours.get("env", {}).items()},
     )
     shell, args = process.get("commandLine"), tuple(ours.get("args", ()))
-    check_command(shell, args, POINTERS["shell"], POINTERS["args"])
+    vm = machine.complete(containment, _machine(ours.get("vm", {})), has_args=bool(args))
+    check_command(shell, args, POINTERS["shell"], POINTERS["args"], vm.command if vm else None)
     optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
     grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
     user: int | None = ours.get("user")
@@ -90,6 +95,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         seccomp=ours.get("seccomp", "default"),
         user=user,
         group=ours.get("group", user),
+        vm=vm,
         container_id=canonical.get("containerId", ""),
         document_hash=policy_hash(canonical),
         warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings),
@@ -125,6 +131,18 @@ def _limits(limits: Mapping[str, Any]) -> Limits:
     lenient: bool | list[str] = limits.get("bestEffort", False)
     names = [name for name in LIMIT_FIELDS if name in limits] if lenient is True else lenient or ()
     return Limits(**asked, best_effort=frozenset(names))
+
+
+def _machine(vm: Mapping[str, Any]) -> VirtualMachine:
+    accelerator: str = vm.get("accel", "auto")
+    return VirtualMachine(
+        image_name=vm.get("image", ""),
+        memory_mib=vm.get("memoryMib"),
+        cpus=vm.get("cpus"),
+        accelerator="" if accelerator == "auto" else accelerator,
+        machine=vm.get("machine", ""),
+        command=CommandKind(vm["command"]) if "command" in vm else None,
+    )
 
 
 def _timeout(process: Mapping[str, Any], ours: Mapping[str, Any]) -> Timeout:

@@ -9,6 +9,7 @@ from mxc_ops.config import rules, wording
 from mxc_ops.config.models import editions
 from mxc_ops.config.models.editions import Edition
 from mxc_ops.config.models.kinds import Kind, Shape, Sort, choice, required
+from mxc_ops.policy.machine import IMAGE_NAME
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -95,6 +96,8 @@ def _definition(name: str, edition: Edition) -> dict[str, Any]:
         schema |= {"minProperties": 1, "maxProperties": 1}
     if name == "ProcessContainer" and edition.capability_names:
         schema["properties"]["capabilities"]["items"]["pattern"] = _CAPABILITY_PATTERN
+    if name == "MxcOpsVm":
+        schema["properties"]["image"]["pattern"] = f"^{IMAGE_NAME}$"
     conditions = _conditions(shape, edition) if name == "Request" else []
     if conditions:
         schema["allOf"] = conditions

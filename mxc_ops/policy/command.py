@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.errors import ConfigError, Problem
+from backends.virtual_machine import CommandKind
 
-__all__ = ["MAX_STRING_BYTES", "check_command", "too_long"]
+__all__ = ["MAX_SOURCE_BYTES", "MAX_STRING_BYTES", "check_command", "too_long"]
 
 MAX_STRING_BYTES = 128 * 1024
 """Longest argument or environment entry, its final NUL included."""
+
+MAX_SOURCE_BYTES = 1024 * 1024
+"""Longest Python source, which reaches an interpreter in one message: as long as a document may be."""
 
 
 def too_long(text: str) -> bool:
@@ -20,16 +24,26 @@ def too_long(text: str) -> bool:
     return len(text.encode("utf-8", "surrogateescape")) >= MAX_STRING_BYTES
 
 
-def check_command(shell: str | None, args: Sequence[str], shell_pointer: str, args_pointer: str) -> None:
+def check_command(
+    shell: str | None,
+    args: Sequence[str],
+    shell_pointer: str,
+    args_pointer: str,
+    kind: CommandKind | None = None,
+) -> None:
     """Refuse a command that no kernel would start.
 
     Parameters
     ----------
     shell, args: a line for the shell, or an argument vector; the other is None or empty.
     shell_pointer, args_pointer: where the caller wrote them.
+    kind: what it is in a virtual machine; there, Python source may be longer than an argument.
 
     Raises `ConfigError` with every string that is too long.
     """
+    if kind is CommandKind.PYTHON:
+        _check_source(shell or "", shell_pointer)
+        return
     parts = [(shell_pointer, shell)] if shell is not None else []
     separator = "/{}" if args_pointer.startswith("/") else "[{}]"
     parts += [(args_pointer + separator.format(index), argument) for index, argument in enumerate(args)]
@@ -45,3 +59,15 @@ def check_command(shell: str | None, args: Sequence[str], shell_pointer: str, ar
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _check_source(source: str, pointer: str) -> None:
+    if len(source.encode("utf-8", "surrogateescape")) > MAX_SOURCE_BYTES:
+        raise ConfigError(
+            Problem(
+                "command_too_long",
+                pointer,
+                f"longer than the {MAX_SOURCE_BYTES} bytes that Python source may have",
+                fix="put the source into a file in a granted path, and run that",
+            )
+        )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from backends.base import Limits, SandboxRequest
 from backends.errors import PolicyRefused, Problem
 from backends.features import Asked, Capabilities, Feature, Support
+from mxc_ops.policy import machine
 
 __all__ = ["LIMIT_FIELDS", "check_features"]
 
@@ -50,18 +51,19 @@ _COULD: Mapping[Feature, tuple[str, ...]] = {
     Feature.KEEP_CONTAINER: ("lxc", "processcontainer"),
 }
 
-_SECTION_OWNERS: Mapping[str, str] = {
-    "processContainer": "processcontainer",
-    "appContainer": "processcontainer",
-    "lxc": "lxc",
-    "seatbelt": "seatbelt",
-    "macos_sandbox": "seatbelt",
-    "wslc": "wslc",
-    "windowsSandbox": "windows_sandbox",
-    "windows_sandbox": "windows_sandbox",
-    "hyperlight": "hyperlight",
-    "isolationSession": "isolation_session",
-    "isolation_session": "isolation_session",
+_SECTION_OWNERS: Mapping[str, tuple[str, ...]] = {
+    "processContainer": ("processcontainer",),
+    "appContainer": ("processcontainer",),
+    "lxc": ("lxc",),
+    "seatbelt": ("seatbelt",),
+    "macos_sandbox": ("seatbelt",),
+    "wslc": ("wslc",),
+    "windowsSandbox": ("windows_sandbox",),
+    "windows_sandbox": ("windows_sandbox",),
+    "hyperlight": ("hyperlight",),
+    "isolationSession": ("isolation_session",),
+    "isolation_session": ("isolation_session",),
+    "vm": machine.CONTAINMENTS,
 }
 
 
@@ -132,6 +134,6 @@ def _warning(asked: Asked, capabilities: Capabilities) -> str:
 
 def _containments_for(asked: Asked) -> tuple[str, ...]:
     if asked.feature is Feature.BACKEND_SECTION:
-        owners = (_SECTION_OWNERS.get(segment) for segment in asked.pointer.split("/"))
-        return tuple(owner for owner in owners if owner)
+        segments = asked.pointer.replace(".", "/").split("/")  # arguments of `Policy` have dots
+        return tuple(owner for segment in segments for owner in _SECTION_OWNERS.get(segment, ()))
     return _COULD.get(asked.feature, ())
