@@ -12,6 +12,9 @@ from typing import Any
 
 from backends import registry
 from backends.base import Backend, Ended, Handles, LimitOutcome, Outcome, Running, SandboxRequest, Streams
+from backends.errors import BackendUnavailable, Problem
+from backends.frozen import replace
+from backends.virtual_machine import VirtualMachine
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Capture
 from mxc_ops.deadline import Deadline
 from mxc_ops.ends import Descriptor, Ends, OnChunk
@@ -103,7 +106,9 @@ class Prepared:
             usage=ended.usage,
             limits=limits,
             enforced=self.plan.enforced,
-            warnings=self.warnings,
+            timings=ended.timings,
+            conflicts=ended.conflicts,
+            warnings=(*self.warnings, *ended.warnings),
             origin=Origin(self.request.document_hash, self.plan),
             stdout=stdout.getvalue(),
             stderr=stderr.getvalue(),
@@ -115,10 +120,13 @@ class Prepared:
 def prepare(request: SandboxRequest) -> Prepared:
     """Look at the host and plan; nothing is started or changed.
 
-    Raises `UnsupportedContainment`, `BackendUnavailable`, or `PolicyRefused` with every problem at once.
+    Raises `UnsupportedContainment`, `BackendUnavailable` (also for an image that is not there), or
+    `PolicyRefused` with every problem at once.
     """
     backend = registry.get(request.containment)
     warnings = (*request.warnings, *check_features(request, backend.capabilities))
+    if request.vm is not None and request.vm.image is None:
+        request = _with_image(request, request.vm)
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)
@@ -127,6 +135,21 @@ def prepare(request: SandboxRequest) -> Prepared:
         observed.handles.close()
         raise
     return Prepared(backend, request, observed.facts, plan, observed.handles, (*warnings, *plan.warnings))
+
+
+def _with_image(request: SandboxRequest, vm: VirtualMachine) -> SandboxRequest:
+    from vm_images.store import find_image
+
+    try:
+        image = find_image(vm.image_name)
+    except BackendUnavailable as error:
+        pointer = request.pointers.get("image", "/mxcOps/vm/image")
+        problems = [
+            Problem(found.code, found.path or pointer, found.message, expected=found.expected, fix=found.fix)
+            for found in error.problems
+        ]
+        raise BackendUnavailable(problems, retryable=error.retryable) from error
+    return replace(request, vm=replace(vm, image=image))
 
 
 def run(

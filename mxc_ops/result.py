@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from backends.base import LimitOutcome, Outcome, Usage
+from backends.base import Conflict, LimitOutcome, Outcome, Usage
 from backends.errors import MxcError, Problem
 from backends.frozen import frozen
 from mxc_ops.provenance import Origin, Provenance, trace
@@ -37,6 +37,9 @@ class Result:
     stdout_dropped_bytes, stderr_dropped_bytes: how much came after the cap and was dropped.
     limits: how each limit asked for was held, and whether it was hit.
     enforced: what the policy was turned into: pairs of what is held and the mechanism that holds it.
+    timings: what happened on the way and when, in ms since the start, in order; what there is to tell depends
+        on the containment, and of most there is nothing.
+    conflicts: files of read-write grants that host and sandbox both changed, where files are copied.
     """
 
     exit_code: int
@@ -51,6 +54,8 @@ class Result:
     stderr: bytes = b""
     stdout_dropped_bytes: int = 0
     stderr_dropped_bytes: int = 0
+    timings: tuple[tuple[str, float], ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -119,6 +124,11 @@ class Result:
             ],
             "limitsHit": list(self.limits_hit),
             "enforced": [{"what": what, "mechanism": mechanism} for what, mechanism in self.enforced],
+            "timings": {what: round(ms, 3) for what, ms in self.timings},
+            "conflicts": [
+                {"path": conflict.path, "keptAs": conflict.kept_as, "pointer": conflict.pointer}
+                for conflict in self.conflicts
+            ],
             "warnings": list(self.warnings),
             "provenance": {
                 "documentHash": provenance.document_hash,

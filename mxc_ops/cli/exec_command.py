@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from backends.errors import ConfigError, Problem
 from mxc_ops.cli.source import as_object
+from mxc_ops.policy.machine import CONTAINMENTS
 
+# Upstream quotes for these as for Windows, wherever they run (cli-sdk.md §1).
+_WINDOWS_RULES = frozenset({"microvm", "hyperlight", "processcontainer"})
+_QUOTED_FOR_PROCESS = frozenset(' \t\n\v"')
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-")
 
 
 def with_command(source: bytes, command: Sequence[str]) -> bytes:
-    """The document with `command`, quoted for a POSIX shell, as its command line.
+    """The document with `command`, quoted for what takes its command line, as that line.
 
-    Our own ``mxcOps.args`` gives way to it too. What is wrong with the document otherwise is left for the
-    loader to say. Raises `ConfigError` when the source is no JSON or a lifecycle request other than exec.
+    Our own ``mxcOps.args`` gives way to it too; where a virtual machine is given arguments, `command` takes
+    their place. What is wrong with the document otherwise is left for the loader to say. Raises `ConfigError`
+    when the source is no JSON or a lifecycle request other than exec.
     """
     import json
 
@@ -28,19 +34,52 @@ def with_command(source: bytes, command: Sequence[str]) -> bytes:
     phase = body.get("phase")
     if phase is not None and phase != "exec":
         raise _refused("a command after -- is for one-shot and exec requests only")
+    return json.dumps(_changed(body, command)).encode()
+
+
+def _changed(body: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
     changed = dict(body)
+    extension = as_object(body.get("mxcOps"))
+    kind = (as_object((extension or {}).get("vm")) or {}).get("command")
+    if kind is None and body.get("containment") in CONTAINMENTS and "args" in (extension or {}):
+        kind = "args"
+    if extension is not None and kind == "args":
+        changed["mxcOps"] = {**extension, "args": list(command)}
+        return changed
     process = as_object(body.get("process", {}))
     if process is not None:
-        changed["process"] = {**process, "commandLine": shell_line(command)}
-    extension = as_object(body.get("mxcOps"))
+        for_shell = body.get("containment") not in _WINDOWS_RULES or kind == "shell"
+        line = shell_line(command) if for_shell else process_line(command)
+        changed["process"] = {**process, "commandLine": line}
     if extension is not None:
         changed["mxcOps"] = {name: value for name, value in extension.items() if name != "args"}
-    return json.dumps(changed).encode()
+    return changed
 
 
 def shell_line(arguments: Sequence[str]) -> str:
     """Arguments as one line for a POSIX shell: in single quotes unless every character is harmless."""
     return " ".join(map(_quote, arguments))
+
+
+def process_line(arguments: Sequence[str]) -> str:
+    """Arguments as one line for CreateProcess: in double quotes when there are blanks or quotes in them.
+
+    Backslashes count only before a quote, where each is doubled (Microsoft: parsing C++ command-line
+    arguments).
+    """
+    return " ".join(map(_quote_for_process, arguments))
+
+
+def _quote_for_process(argument: str) -> str:
+    if argument and _QUOTED_FOR_PROCESS.isdisjoint(argument):
+        return argument
+    quoted, backslashes = "", 0
+    for character in argument:
+        if character == '"':
+            quoted += "\\" * (backslashes + 1)
+        backslashes = backslashes + 1 if character == "\\" else 0
+        quoted += character
+    return '"' + quoted + "\\" * backslashes + '"'
 
 
 def _quote(argument: str) -> str:

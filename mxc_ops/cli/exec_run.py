@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backends import registry
 from backends.errors import ConfigError, MxcError, Problem, UnsupportedContainment
 from mxc_ops.cli.foreground import run_in_foreground
+from mxc_ops.cli.output import conflict_text
 from mxc_ops.cli.streams import tell
 from mxc_ops.cli.text import printable
 from mxc_ops.config.request import build_request
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from backends.base import SandboxRequest
     from mxc_ops.cli.exec_log import ExecLog
     from mxc_ops.config.document import Document
+    from mxc_ops.result import Result
 
 EXIT_BACKEND = 255  # upstream's -1, as a shell sees it
+
+_STARTING = {"bubblewrap": "Bubblewrap: spawning bwrap"}
 
 # Behind upstream's --experimental on Linux, in every release (config-schema.md §2).
 _EXPERIMENTAL = frozenset({"hyperlight", "microvm"})
@@ -39,9 +43,10 @@ def run_one_shot(document: Document, log: ExecLog, *, dry_run: bool, experimenta
         with prepare(request) as prepared:
             _log_policy(document, request, log)
             if not dry_run:
-                log.line("Bubblewrap: spawning bwrap")
+                log.line(_STARTING.get(request.containment, "Starting the virtual machine"))
                 result = run_in_foreground(prepared)
                 exit_code, timed_out = result.exit_code, result.timed_out
+                _tell_conflicts(result, log)
     except (ConfigError, UnsupportedContainment):
         raise
     except MxcError as error:
@@ -87,6 +92,13 @@ def _log_policy(document: Document, request: SandboxRequest, log: ExecLog) -> No
 def _tell_dry_run(failure: str, log: ExecLog) -> None:
     log.line(f"Dry run completed. Result: validation {f'failed: {failure}' if failure else 'passed'}")
     log.show(print)
+
+
+def _tell_conflicts(result: Result, log: ExecLog) -> None:
+    """Files of the user's that are not as the workload left them: never passed over in silence."""
+    for conflict in result.conflicts:
+        tell(printable(f"warning: {conflict_text(conflict)}"))
+        log.line(f"WARNING: {conflict_text(conflict)}")
 
 
 def _tell_end(exit_code: int, failure: str, log: ExecLog) -> None:

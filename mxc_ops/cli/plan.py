@@ -8,6 +8,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from backends.errors import MxcError, UsageError
+from mxc_ops.cli.machine_flags import add_accelerator_flag, with_accelerator
 from mxc_ops.cli.output import complete, print_document, report_error
 
 EXIT_REFUSED = 125
@@ -15,6 +16,7 @@ EXIT_REFUSED = 125
 
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a config file; - is standard input")
+    add_accelerator_flag(parser)
     complete(parser, _plan)
 
 
@@ -25,7 +27,7 @@ def _plan(options: Namespace) -> int:
     from mxc_ops.sources import as_request
 
     try:
-        request = as_request(read_source(options.config))
+        request = with_accelerator(as_request(read_source(options.config)), options)
         with prepare(request) as prepared:
             plan = prepared.plan.as_dict()
             hashes = {"documentHash": request.document_hash, "planHash": canonical_hash(plan)}

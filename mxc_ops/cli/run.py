@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from backends.errors import ConfigError, MxcError, PolicyLost, Problem, UsageError
 from mxc_ops.cli.foreground import run_in_foreground
-from mxc_ops.cli.output import complete, document, report_error, warn
+from mxc_ops.cli.machine_flags import add_accelerator_flag, with_accelerator
+from mxc_ops.cli.output import complete, conflict_text, document, report_error, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags, name_flags, request_from_flags
 from mxc_ops.cli.signals import Interrupted
 from mxc_ops.cli.streams import tell
@@ -35,6 +36,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--quiet", "-q", action="store_true", help="no warnings and remarks of our own on stderr"
     )
+    add_accelerator_flag(parser)
     add_policy_flags(parser)
     complete(parser, _run)
 
@@ -44,7 +46,7 @@ def _run(options: Namespace) -> int:
     report = _Report(options)
     try:
         report.open()
-        result = _run_request(_request(options), report)
+        result = _run_request(with_accelerator(_request(options), options), report)
     except MxcError as error:
         error = name_flags(error, options) if options.command else error
         report.refused(error)
@@ -96,6 +98,7 @@ class _Report:
         self._talk: bool = not options.json and not options.quiet
         self._path: str | None = options.result_file
         self._file = -1
+        self._warned = 0
 
     def open(self) -> None:
         """Open the result file before anything runs. Raises `MxcError` when that fails."""
@@ -107,8 +110,10 @@ class _Report:
             raise MxcError(Problem("cannot_write", "--result-file", f"{self._path}: {error}")) from error
 
     def warnings(self, warnings: tuple[str, ...]) -> None:
-        for text in warnings if self._talk else ():
+        """Tell those that were not told before."""
+        for text in warnings[self._warned :] if self._talk else ():
             warn(text)
+        self._warned = len(warnings)
 
     def refused(self, error: MxcError) -> None:
         if not self._json:
@@ -120,9 +125,12 @@ class _Report:
         self._write({"outcome": "killed", "exitCode": interrupted.exit_code, "signal": interrupted.number})
 
     def ended(self, result: Result) -> None:
+        self.warnings(result.warnings)
         if self._talk:
             for name in result.limits_hit:
                 warn(f"the limit {name} was hit")
+            for conflict in result.conflicts:
+                warn(conflict_text(conflict))
         if self._json or self._file >= 0:
             # The workload wrote to the descriptors itself: the result has captured nothing.
             content = {

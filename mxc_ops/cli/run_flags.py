@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import MxcError, Problem
+from mxc_ops.cli.machine_flags import FLAGS, add_machine_flags, machine_from_flags
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
@@ -30,6 +31,7 @@ _FLAGS = {
     "command": "CMD",
     "/process/cwd": "--cwd",
     "/containment": "--backend",
+    **FLAGS,
 }
 
 # Fields that the advice of errors speaks of → the flag that says the same.
@@ -39,6 +41,7 @@ _FIELDS = {
     "in filesystem.readonlyPaths": "with --ro",
     "a path of read_only or read_write": "a path of --ro or --rw",
     "mxcOps.limits.bestEffort": "--best-effort",
+    **{argument: flag for argument, flag in FLAGS.items() if "." in argument},
 }
 
 
@@ -74,6 +77,7 @@ def add_policy_flags(parser: ArgumentParser) -> None:
     add("--stdin", choices=("inherit", "none"), help="what the command reads; by default what we read")
     add("--user", type=int, metavar="UID", help="host uid to run as (root only)")
     add("--group", type=int, metavar="GID", help="host gid to run as (root only)")
+    add_machine_flags(parser)
 
 
 def given_flags(options: Namespace) -> list[str]:
@@ -102,6 +106,7 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
         "timeout_s": options.timeout,
         "grace_s": options.grace,
         "containment": options.backend,
+        "vm": machine_from_flags(options),
         "seccomp": options.seccomp,
         "cwd": options.cwd,
         "tty": options.tty or None,
@@ -110,7 +115,15 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
         "group": options.group,
     }
     policy = Policy(**{name: value for name, value in given.items() if value is not None})
-    return policy.request(options.command)
+    return policy.request(_command(options))
+
+
+def _command(options: Namespace) -> str | list[str]:
+    """The words after ``--``, or the one word that is a line or source."""
+    words: list[str] = options.command
+    if options.command_kind not in (None, "args") and len(words) == 1:
+        return words[0]
+    return words
 
 
 def name_flags(error: MxcError, options: Namespace) -> MxcError:

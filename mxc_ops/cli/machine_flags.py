@@ -1,0 +1,82 @@
+"""The flags of a virtual machine: the policy of a command after ``--``, and ``--accel`` for documents too."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from backends.errors import PolicyRefused, Problem
+from mxc_ops.policy import machine
+
+if TYPE_CHECKING:
+    from backends.base import SandboxRequest
+    from backends.virtual_machine import VirtualMachine
+
+FLAGS: Mapping[str, str] = {
+    "vm": "--backend",
+    "vm.image_name": "--image",
+    "vm.memory_mib": "--vm-memory",
+    "vm.cpus": "--vm-cpus",
+    "vm.machine": "--machine",
+    "vm.command": "--command-kind",
+}
+"""Argument of `Policy` → the flag that says it."""
+
+
+def add_machine_flags(parser: ArgumentParser) -> None:
+    """The flags that stand for ``mxcOps.vm``."""
+    add = parser.add_argument_group("the virtual machine of --backend vm or microvm").add_argument
+    add("--image", metavar="NAME", help="image that it boots; by default base, for microvm python")
+    add("--vm-memory", type=int, metavar="MIB", help="its memory in MiB; by default as the image says")
+    add("--vm-cpus", type=int, metavar="N", help="its processors; by default 1")
+    add("--machine", choices=machine.MACHINES, help="type of machine; by default microvm")
+    add(
+        "--command-kind",
+        choices=machine.COMMANDS,
+        help="what CMD is: args (by default), or one word that is a shell line or Python source",
+    )
+
+
+def add_accelerator_flag(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--accel",
+        choices=machine.ACCELERATORS,
+        help="what carries a virtual machine, whatever the config says; auto is what works here",
+    )
+
+
+def machine_from_flags(options: Namespace) -> VirtualMachine | None:
+    """What the flags say of the machine; None when they say nothing."""
+    from backends.virtual_machine import CommandKind, VirtualMachine
+
+    vm = VirtualMachine(
+        image_name=options.image or "",
+        memory_mib=options.vm_memory,
+        cpus=options.vm_cpus,
+        machine=options.machine or "",
+        command=CommandKind(options.command_kind) if options.command_kind else None,
+    )
+    return vm if vm != VirtualMachine() else None
+
+
+def with_accelerator(request: SandboxRequest, options: Namespace) -> SandboxRequest:
+    """The request with what ``--accel`` says in place of what it says itself.
+
+    Raises `PolicyRefused` for a containment without a virtual machine.
+    """
+    accelerator: str | None = options.accel
+    if accelerator is None:
+        return request
+    if request.vm is None:
+        containments = " or ".join(machine.CONTAINMENTS)
+        message = f"{request.containment} starts no virtual machine that something could carry"
+        raise PolicyRefused(
+            Problem(
+                "not_supported_by_backend", "--accel", message, fix=f"leave it out, or use {containments}"
+            )
+        )
+    from backends.frozen import replace
+
+    vm = replace(request.vm, accelerator="" if accelerator == "auto" else accelerator)
+    return replace(request, vm=vm)
