@@ -15,6 +15,7 @@ from backends.agent.pumps import Sink, Source
 from backends.agent.streams import Answer, empty
 from backends.inside import agent_codec as codec
 from backends.inside.agent_protocol import (
+    Flag,
     GuestCommand,
     GuestDone,
     GuestFiles,
@@ -86,6 +87,10 @@ class GuestConnection:
     async def sync(self, *, deadline_s: float = STALL_S) -> None:
         """Have everything written that was put into file systems."""
         await self._do(Kind.SYNC, b"", deadline_s)
+
+    def signal_everything(self, number: int) -> None:
+        """To every process of the guest but its agent and the zygote, whoever started it."""
+        self._link.send(Kind.SIGNAL, 0, codec.number(number), Flag.EVERY)
 
     async def report(self, *, deadline_s: float = ANSWER_S) -> GuestReport:
         return await _ask(self._link, Kind.REPORT, b"", Kind.REPORTED, _report, deadline_s)

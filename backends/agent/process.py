@@ -12,7 +12,7 @@ from backends.agent.link import Deadline, Link
 from backends.agent.pumps import Outlet, Sink, Source
 from backends.agent.streams import Outcome, OutputCredit, unexpected, unwrap
 from backends.inside import agent_codec as codec
-from backends.inside.agent_protocol import Channel, Flag, GuestEnded, Kind
+from backends.inside.agent_protocol import Channel, GuestEnded, Kind
 
 __all__ = ["GuestProcess"]
 
@@ -65,11 +65,10 @@ class GuestProcess:
         await deadline.settle(self._flushed)
         return unwrap(ended, "EXEC")
 
-    def signal(self, number: int, *, every: bool = False) -> None:
-        """To the program's session; with `every` to all of the guest but its agent. Not after its end."""
+    def signal(self, number: int) -> None:
+        """To the program's session. Not after its end."""
         if not self.exited.done():
-            flags = Flag.EVERY if every else 0
-            self._link.send(Kind.SIGNAL, self.stream, codec.number(number), flags)
+            self._link.send(Kind.SIGNAL, self.stream, codec.number(number))
 
     def resize(self, rows: int, columns: int) -> None:
         """The new size of its terminal."""

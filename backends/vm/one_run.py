@@ -14,7 +14,7 @@ from typing import Any
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity
 from backends.agent.process import GuestProcess
-from backends.base import Ended, Handles, Outcome, Streams, Usage
+from backends.base import Conflict, Ended, Handles, Outcome, Streams, Usage
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
 from backends.guest_files.archive import check_copies, put_content
@@ -27,6 +27,7 @@ from backends.qemu.guest import Guest
 from backends.qemu.pools import take_clone
 from backends.qemu.template_plan import GRANTS_BYTES
 from backends.qemu.timings import Timings
+from backends.vm.copying_back import bring_back, recovered_warnings
 from backends.vm.failure import explain_refusal
 from backends.vm.guest_limits import mark_guest_hits
 from backends.vm.off_loop import off_loop
@@ -52,6 +53,7 @@ class OneRun:
         self._handles = handles
         self._snapshots: dict[int, Snapshot] = {}
         self._warnings: list[str] = []
+        self._conflicts: list[Conflict] = []
         self._streams = streams
         self._secrets = secrets
         self._timings = Timings()
@@ -65,6 +67,8 @@ class OneRun:
         Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; nothing is left running then.
         """
         try:
+            if self._plan.files.writable:
+                self._warnings += await asyncio.to_thread(recovered_warnings)
             self._clone = await self._take_clone()
             guest = self._clone.guest
             self.pid = guest.machine.qemu.pid
@@ -89,15 +93,16 @@ class OneRun:
             if self._process.first_output_s is not None:  # an event loop's time is the monotonic clock's
                 self._timings.mark("firstByte", self._process.first_output_s)
             self._timings.mark("exit")
+            if ended is not None and os.WIFEXITED(ended.status) and self._plan.files.writable:
+                await self._bring_back(self._clone.guest)
             return self._describe(ended)
         finally:
             await self._end_machine()
 
     async def signal(self, number: int) -> None:
         """To every process of the workload; nothing once it has ended."""
-        if self._process is not None:
-            with suppress(GuestError):
-                self._process.signal(number, every=True)
+        if self._process is not None and not self._process.exited.done() and self._clone is not None:
+            self._clone.guest.agent.signal_everything(number)
 
     async def kill(self) -> None:
         """End the machine with everything in it."""
@@ -196,7 +201,9 @@ class OneRun:
         outcomes = self._plan.limits.outcomes
         if ended is None:
             limits = mark_guest_hits(outcomes, EndedFlag(0), None)
-            return Ended(Outcome.KILLED, 137, 9, Usage(wall_ms), limits, timings)
+            return Ended(
+                Outcome.KILLED, 137, 9, Usage(wall_ms), limits, timings, warnings=tuple(self._warnings)
+            )
         code = os.waitstatus_to_exitcode(ended.status)
         ended_by = -code if code < 0 else None
         return Ended(
@@ -206,7 +213,16 @@ class OneRun:
             usage=Usage(wall_ms, ended.user_us / 1000, ended.system_us / 1000, ended.max_rss_kib),
             limits=mark_guest_hits(outcomes, ended.flags, ended_by),
             timings=timings,
+            conflicts=tuple(self._conflicts),
+            warnings=tuple(self._warnings),
         )
+
+    async def _bring_back(self, guest: Guest) -> None:
+        size = self._plan.file_size_mib
+        conflicts, warnings = await bring_back(guest, self._plan.files, self._snapshots, self._handles, size)
+        self._conflicts += conflicts
+        self._warnings += warnings
+        self._timings.mark("filesBack")
 
     async def _end_machine(self) -> None:
         if self._clone is not None:

@@ -37,6 +37,7 @@ class VmPlan:
     command_kind: CommandKind
     secret_names: tuple[str, ...]
     limits: GuestLimits
+    file_size_mib: int | None
     seccomp: str
     seccomp_hash: str
     tty: bool
@@ -133,6 +134,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         command_kind=kind,
         secret_names=tuple(name for name, _ in request.environment.secrets),
         limits=limits,
+        file_size_mib=request.limits.file_size_mib,
         seccomp=request.seccomp,
         seccomp_hash=facts.seccomp.get(request.seccomp, ""),
         tty=request.tty,

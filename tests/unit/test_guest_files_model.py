@@ -57,7 +57,9 @@ def edit_host(top: Path, changes: list[tuple[str, File | Link | int | None]]) ->
         if isinstance(tree.get(path), int):
             shutil.rmtree(place)
         elif path in tree:
-            place.rename(top.parent / f"gone-{len(list(top.parent.iterdir()))}")  # its inode is not used again
+            place.rename(
+                top.parent / f"gone-{len(list(top.parent.iterdir()))}"
+            )  # its inode is not used again
         if thing is not None:
             build(top, {path: thing})
     return touched

@@ -1,0 +1,93 @@
+"""What a command left in its read-write grants, back onto the host (effectful, asyncio)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+
+from backends.agent.errors import GuestError
+from backends.agent.files import Download
+from backends.base import Conflict, Handles
+from backends.errors import CopyBackFailed, Problem
+from backends.guest_files.copy_back import CopyBack, copy_back, limits_for
+from backends.guest_files.plan import FilesPlan, ShippedGrant
+from backends.guest_files.recover import recover
+from backends.guest_files.snapshot import Snapshot
+from backends.inside.agent_protocol import GuestFiles
+from backends.qemu.guest import Guest
+
+__all__ = ["bring_back", "journals_folder", "recovered_warnings"]
+
+_MIB = 1 << 20
+
+
+def journals_folder() -> str:
+    """Where copying back notes what is under way: the system's for root, else the user's own."""
+    if os.geteuid() == 0:
+        return "/var/lib/mxc-ops/copy-back"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = state if state.startswith("/") else os.path.expanduser("~/.local/state")
+    return f"{base}/mxc-ops/copy-back"
+
+
+def recovered_warnings() -> tuple[str, ...]:
+    """End what killed processes had begun to copy back; one sentence for each grant of theirs."""
+    return tuple(
+        f"copying back {found.path}, which was interrupted in an earlier run, was {found.outcome}"
+        + (f": {', '.join(found.missing)}" if found.missing else "")
+        for found in recover(journals_folder())
+    )
+
+
+async def bring_back(
+    guest: Guest,
+    files: FilesPlan,
+    snapshots: dict[int, Snapshot],
+    handles: Handles,
+    file_size_mib: int | None,
+) -> tuple[tuple[Conflict, ...], tuple[str, ...]]:
+    """Copy back every read-write grant, after the command has ended; answers conflicts and warnings.
+
+    Whatever the command left running is killed first, so that nothing changes meanwhile. Raises
+    `CopyBackFailed` naming the grant; those before it are copied back then.
+    """
+    guest.agent.signal_everything(signal.SIGKILL)
+    conflicts: list[Conflict] = []
+    warnings: list[str] = []
+    for grant in files.writable:
+        snapshot = snapshots[grant.number]
+        warnings += snapshot.warnings
+        done = await _one(guest, grant, snapshot, handles, file_size_mib)
+        conflicts += done.conflicts
+        warnings += done.warnings
+    return tuple(conflicts), tuple(warnings)
+
+
+async def _one(
+    guest: Guest, grant: ShippedGrant, snapshot: Snapshot, handles: Handles, file_size_mib: int | None
+) -> CopyBack:
+    file_bytes = None if file_size_mib is None else file_size_mib * _MIB
+    limits = limits_for(snapshot, file_bytes=file_bytes)
+    wanted = GuestFiles(grant.place, at_most_bytes=limits.content_bytes, at_most_entries=limits.entries)
+    chunks = _from_loop(guest.agent.get(wanted), asyncio.get_running_loop())
+    work = asyncio.to_thread(
+        copy_back, grant, snapshot, handles, chunks, journals=journals_folder(), limits=limits
+    )
+    try:
+        return await guest.machine.guard(work)
+    except GuestError as error:
+        message = f"{grant.path} could not be copied back: {error}"
+        raise CopyBackFailed(Problem("guest_failed", grant.pointer, message)) from error
+
+
+def _from_loop(download: Download, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+    """The chunks of a download, for a thread that may wait for them."""
+    source = aiter(download)
+
+    async def fetch() -> bytes | None:
+        return await anext(source, None)
+
+    while (chunk := asyncio.run_coroutine_threadsafe(fetch(), loop).result()) is not None:
+        yield bytes(chunk)
