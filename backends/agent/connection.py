@@ -58,7 +58,8 @@ class GuestConnection:
         """Greet the agent behind a connected stream socket and wait for its answer.
 
         The socket is the connection's from now on, also when this fails. Whatever the agent ran for an
-        earlier connection is gone. `frame_deadline_s` is how long a guest may take over a single frame.
+        earlier connection is gone. `frame_deadline_s` is how long a guest may take over a single frame; a
+        machine that is stopped may have stopped in the middle of one, so let it be longer than any stop.
         """
         link = Link(sock, frame_deadline_s)
         try:

@@ -4,7 +4,8 @@ Whether a descriptor blocks belongs to its open file description, which other pr
 terminal was made non-blocking by a program finds its own reads failing. So a pipe or a terminal is opened
 once more through /proc, a socket is asked each time (MSG_DONTWAIT). Where neither can be (no right to open
 it, the master side of a terminal), only as much is written to a ready descriptor as a pipe with room takes at
-once (PIPE_BUF, pipe(7)); another writer of the same pipe could still come first.
+once (PIPE_BUF, pipe(7)). Another process at the same end of that pipe could still come first: what is
+taken or filled between the look and the read or write makes us wait.
 
 What epoll refuses (files, block devices, /dev/null) is always ready: reading or writing takes as long as the
 disk does.
