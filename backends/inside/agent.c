@@ -137,6 +137,9 @@ static void take_for_job(const struct frame *frame)
     case AGENT_CREDIT:
         output_credit(job, frame->flags, number_in(frame));
         break;
+    case AGENT_OUTPUT_CLOSED:
+        output_refuse(job, frame->flags);
+        break;
     case AGENT_RESIZE:
         memcpy(&size, frame->payload, sizeof(size));
         window.ws_row = size.rows;

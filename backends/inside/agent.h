@@ -77,6 +77,7 @@ void output_open(struct job *job, enum agent_channel channel, int fd);
 void output_start(struct output *output);
 void output_close(struct output *output);
 void output_credit(struct job *job, uint32_t channel, uint32_t bytes);
+void output_refuse(struct job *job, uint32_t channel); /* nobody takes it any more */
 void output_linger(struct output *output);
 /* Output for one frame: in `bytes`, or still in the pipe that `pipe` holds. */
 struct piece {

@@ -25,6 +25,7 @@ static const struct rule {
     [AGENT_REPORT] = {1, 0, 0, 0, 0},
     [AGENT_SYNC] = {1, 1, 0, 0, 0},
     [AGENT_POWER_OFF] = {1, 0, 0, 0, 0},
+    [AGENT_OUTPUT_CLOSED] = {1, 1, AGENT_STDOUT | AGENT_STDERR, 0, 0},
 };
 
 char *decoder_space(struct decoder *decoder, size_t *room)

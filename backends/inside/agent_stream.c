@@ -255,6 +255,12 @@ static void end_output(struct output *output)
     job_settle(job);
 }
 
+void output_refuse(struct job *job, uint32_t channel)
+{
+    if ((channel == AGENT_STDOUT || channel == AGENT_STDERR) && job->outputs[channel - 1].watch.fd >= 0)
+        end_output(&job->outputs[channel - 1]);
+}
+
 /* Much output goes from its pipe to the host without passing through us. */
 static ssize_t take_piece(struct output *output, struct piece *piece, size_t most)
 {
