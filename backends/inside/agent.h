@@ -98,7 +98,7 @@ struct control_group {
 
 /* What a job is to give to a spare of the zygote, once there is one. */
 struct handover {
-    int was_asked, waits, privileged;
+    int waits, privileged;
     int source; /* the request, in a file */
     int streams[3];
 };
@@ -177,8 +177,9 @@ int count_processes(void);
 /* agent_zygote.c */
 struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size);
 uint32_t zygote_is_there(void);
+int zygote_is_settled(void); /* what it makes ahead is made, if it lives */
 int zygote_owns(pid_t pid);
-void zygote_reaped(pid_t pid);
+int zygote_reaped(pid_t pid); /* 1: it was the zygote itself */
 void zygote_configure(const char *interpreter, const char *script);
 void zygote_tick(int64_t now);
 int64_t zygote_deadline(void); /* as of now_ms(), 0: none */

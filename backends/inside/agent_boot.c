@@ -125,6 +125,16 @@ static void switch_root(const char *type)
         give_up("change", "root");
 }
 
+/* The standard streams, which must never be anything else that happens to be opened. */
+static void take_streams(const char *path)
+{
+    int device = open(path, O_RDWR | O_NOCTTY);
+    for (int fd = 0; device >= 0 && fd < 3; fd++)
+        dup2(device, fd);
+    if (device > 2)
+        close(device);
+}
+
 static void mount_first(void)
 {
     static const char *const folders[] = {"/proc", "/sys", "/dev"};
@@ -133,11 +143,7 @@ static void mount_first(void)
     unsigned long safe = MS_NOSUID | MS_NODEV | MS_NOEXEC;
     if (mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0 && errno != EBUSY)
         _exit(1);
-    int console = open("/dev/console", O_RDWR | O_NOCTTY);
-    for (int fd = 0; console >= 0 && fd < 3; fd++)
-        dup2(console, fd);
-    if (console > 2)
-        close(console);
+    take_streams("/dev/null");
     mount_or_give_up("proc", "/proc", "proc", safe, NULL);
     mount_or_give_up("sysfs", "/sys", "sysfs", safe, NULL);
 }
@@ -203,6 +209,7 @@ int boot(void)
     mount_first();
     slurp("/agent.conf", configuration, sizeof(configuration));
     load_modules();
+    take_streams("/dev/console"); /* its driver is one of the modules */
     const char *root = configured("root");
     if (*root && strcmp(root, "none") != 0)
         switch_root(root);

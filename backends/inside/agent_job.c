@@ -87,6 +87,8 @@ void job_settle(struct job *job)
     int is_exec = job->kind == AGENT_EXEC;
     if (!is_exec && !job->reported)
         take_silence(job);
+    if (job->kind == AGENT_SYNC && !zygote_is_settled())
+        return; /* a machine that is at rest can be copied: so should be what waits in it */
     if (job->outcome.step == 0)
         for (int channel = 0; channel < CHANNELS; channel++)
             if (job->outputs[channel].watch.fd >= 0)
@@ -147,7 +149,7 @@ static struct job *job_of_process(pid_t pid)
         if (job->pid == pid)
             return job;
     struct process process;
-    if (process_look(pid, &process) == 0)
+    if (process_look(pid, &process) == 0 && process.session > 0)
         for (struct job *job = jobs; job; job = job->next)
             if (job->pid == process.session)
                 return job;
@@ -166,8 +168,7 @@ void jobs_reap(void)
         int status;
         if (wait4(pid, &status, WNOHANG, &usage) != pid)
             break;
-        zygote_reaped(pid);
-        if (!job)
+        if (zygote_reaped(pid) || !job)
             continue;
         job->user_us += microseconds(usage.ru_utime);
         job->system_us += microseconds(usage.ru_stime);

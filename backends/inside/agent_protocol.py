@@ -7,11 +7,14 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
 
 - ``HELLO`` may come at any time, between frames: everything of the connection before is dropped and its
   programs are killed. That is how a restored clone starts. The agent answers ``WELCOME``.
+  Frames that come before that are of the connection before.
 - ``PING`` → ``PONG``; ``IDENTITY``, ``MOUNT``, ``SYNC`` → ``DONE``; ``REPORT`` → ``REPORTED``; each may end
   in ``FAILED`` instead. ``POWER_OFF`` has no answer but the end of the machine.
 - ``EXEC`` → ``STARTED``, ``OUTPUT`` …, ``OUTPUT_END`` per channel, ``ENDED``; or ``FAILED``, and nothing ran.
 - ``PUT`` takes a tar archive as ``INPUT`` …, ``INPUT_END`` → ``DONE``; ``GET`` answers one as ``OUTPUT`` …,
   ``OUTPUT_END``, ``DONE``.
+- ``SYNC`` is done when what was written is on its disk and the zygote has its next fork ready: a machine
+  that is to be copied is at rest then.
 - Flow control: each channel of a stream (input, stdout, stderr) may carry `WINDOW` bytes, then as many as
   the receiver grants: ``CREDIT`` to the agent (flags: the channel), ``INPUT_CREDIT`` to the host. Sending
   more ends the connection.

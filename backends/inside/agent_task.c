@@ -10,6 +10,7 @@ static _Noreturn void work(uint32_t kind, const struct request *request, int str
 {
     int streams = kind == AGENT_GET ? STDOUT_FILENO : STDIN_FILENO;
     struct outcome outcome = SUCCESS;
+    setsid();
     if ((stream >= 0 && dup2(stream, streams) < 0) || keep_only(report) < 0)
         outcome = failed(AGENT_STEP_PIPES, "");
     else if (kind == AGENT_PUT)

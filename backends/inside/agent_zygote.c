@@ -18,6 +18,7 @@
 #include "execute.h"
 
 enum { FIRST_DELAY_MS = 100, LAST_DELAY_MS = 60000 };
+enum { QUIET_MS = 100 }; /* so long nobody has asked for anything: the next spare is in nobody's way */
 
 static void control_ready(struct watch *watch, uint32_t events);
 static void spare_ready(struct watch *watch, uint32_t events);
@@ -30,6 +31,7 @@ static struct {
     struct watch spare;
     pid_t spare_pid; /* 0 until it has spoken */
     int spare_privileged;
+    int64_t busy_at; /* when there was something else to do */
     int64_t start_at, delay;
 } zygote = {.control = {-1, control_ready}, .spare = {-1, spare_ready}, .delay = FIRST_DELAY_MS};
 
@@ -42,7 +44,7 @@ void zygote_configure(const char *interpreter, const char *script)
 
 uint32_t zygote_is_there(void)
 {
-    return zygote.pid > 0;
+    return zygote.interpreter != NULL;
 }
 
 int zygote_owns(pid_t pid)
@@ -50,9 +52,31 @@ int zygote_owns(pid_t pid)
     return pid == zygote.pid || pid == zygote.spare_pid;
 }
 
+static int wants_spare(void)
+{
+    return zygote.waits && zygote.spare.fd < 0;
+}
+
 int64_t zygote_deadline(void)
 {
-    return zygote.start_at;
+    if (zygote.start_at)
+        return zygote.start_at;
+    return wants_spare() && !jobs ? zygote.busy_at + QUIET_MS : 0;
+}
+
+int zygote_is_settled(void)
+{
+    return zygote.pid == 0 || zygote.spare_pid > 0;
+}
+
+static void settle_others(void)
+{
+    struct job *next;
+    for (struct job *job = jobs; job; job = next) {
+        next = job->next;
+        if (job->kind == AGENT_SYNC)
+            job_settle(job);
+    }
 }
 
 static _Noreturn void become_zygote(int control)
@@ -151,6 +175,7 @@ static void spare_ready(struct watch *watch, uint32_t events)
         struct ucred sender;
         memcpy(&sender, CMSG_DATA(head), sizeof(sender));
         zygote.spare_pid = sender.pid;
+        settle_others();
         return;
     }
     watch_close(watch);
@@ -194,39 +219,43 @@ static void hand_over(struct job *job)
 }
 
 /* The one that waits for the longest time: the last of the list. */
-static struct job *next_job(int *running)
+static struct job *next_job(void)
 {
     struct job *next = NULL;
-    *running = 0;
-    for (struct job *job = jobs; job; job = job->next) {
+    for (struct job *job = jobs; job; job = job->next)
         if (job->handover.waits)
             next = job;
-        *running |= job->handover.was_asked && !job->handover.waits;
-    }
     return next;
 }
 
-/* A spare is made ahead, but not while a program of another one runs: that has the machine for itself. */
+static int somebody_syncs(void)
+{
+    for (struct job *job = jobs; job; job = job->next)
+        if (job->kind == AGENT_SYNC)
+            return 1;
+    return 0;
+}
+
 void zygote_tick(int64_t now)
 {
+    if (jobs)
+        zygote.busy_at = now;
     if (zygote.start_at && now >= zygote.start_at)
         start_zygote();
-    int running;
-    struct job *job = next_job(&running);
+    struct job *job = next_job();
     if (job && zygote.spare_pid && zygote.spare_privileged != job->handover.privileged)
         drop_spare();
     if (job && zygote.spare_pid) {
         hand_over(job);
-        job = next_job(&running);
+        job = next_job();
     }
-    if (zygote.waits && zygote.spare.fd < 0 && (job || !running))
+    if (wants_spare() && (job || somebody_syncs() || now >= zygote.busy_at + QUIET_MS))
         ask_for_spare(job && job->handover.privileged);
 }
 
 static void fail_waiting(void)
 {
-    int running;
-    for (struct job *job; (job = next_job(&running));) {
+    for (struct job *job; (job = next_job());) {
         errno = ECHILD;
         struct outcome outcome = failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
         link_send_outcome(job->stream, &outcome);
@@ -234,17 +263,19 @@ static void fail_waiting(void)
     }
 }
 
-void zygote_reaped(pid_t pid)
+int zygote_reaped(pid_t pid)
 {
     if (pid == zygote.spare_pid)
         drop_spare();
     if (pid != zygote.pid)
-        return;
+        return 0;
     zygote.pid = 0;
     zygote.waits = 0;
     watch_close(&zygote.control);
     fail_waiting();
+    settle_others();
     zygote.start_at = now_ms() + zygote.delay;
+    return 1;
 }
 
 static int keep_message(const char *message, size_t size)
@@ -279,7 +310,7 @@ struct outcome zygote_start(struct job *job, const struct request *request, cons
         return outcome;
     }
     handover->source = source;
-    handover->waits = handover->was_asked = 1;
+    handover->waits = 1;
     handover->privileged = request->count[AGENT_TAG_PRIVILEGED] > 0;
     return SUCCESS;
 }

@@ -228,7 +228,7 @@ def _filter(records: Records) -> None:
     _prctl(_STEP_SECCOMP, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(head))
 
 
-def run(source: str, loaded: frozenset[str]) -> typing.NoReturn:
+def run(source: str) -> typing.NoReturn:
     """Run the source as ``python3 -c`` does, and end as it does, but without taking the interpreter apart."""
     main = types.ModuleType("__main__")
     vars(main).update(__loader__=BuiltinImporter, __builtins__=sys.modules["builtins"], __annotations__={})
@@ -243,7 +243,7 @@ def run(source: str, loaded: frozenset[str]) -> typing.NoReturn:
         _show(error)
         code = 1
         interrupted = isinstance(error, KeyboardInterrupt)
-    code = _finish(code, loaded)
+    code = _finish(code)
     if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -269,18 +269,20 @@ def _show(error: BaseException) -> None:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
 
-def _finish(code: int, loaded: frozenset[str]) -> int:
-    """Threads, exit functions, then whatever is still alive of the program's own: its files are flushed."""
+def _finish(code: int) -> int:
+    """Threads, exit functions, open files, then the program's own names: what they alone held is finalized."""
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # type: ignore[attr-defined]
     code = _flush(code)
-    for name in reversed([name for name in sys.modules if name not in loaded]):
-        module = sys.modules.get(name)
-        if isinstance(module, types.ModuleType):
-            vars(module).clear()
-    vars(sys.modules["__main__"]).clear()
+    for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+        for file in [found for found in gc.get_objects() if issubclass(type(found), kind)]:
+            with contextlib.suppress(BaseException):
+                file.flush()
+    names = vars(sys.modules["__main__"])
+    for name in sorted(names, key=lambda name: not name.startswith("_")):
+        names[name] = None
     gc.collect()
     return _flush(code)
 
@@ -296,7 +298,6 @@ def _flush(code: int) -> int:
 
 
 if __name__ == "__main__":
-    before = frozenset(sys.modules)
     gc.collect()
     gc.freeze()
-    run(wait_for_program(socket.socket(fileno=int(sys.argv[1]))), before)
+    run(wait_for_program(socket.socket(fileno=int(sys.argv[1]))))
