@@ -79,6 +79,10 @@ int open_root(const char *absolute, char *rest, size_t room)
     }
     for (const char *part = absolute; *part;) {
         size_t length = strcspn(part, "/");
+        if (length == 2 && part[0] == '.' && part[1] == '.') {
+            errno = EINVAL;
+            return -1;
+        }
         if (length > 0) {
             if (used > 0)
                 rest[used++] = '/';

@@ -20,7 +20,8 @@ int make_below(int folder, const char *path, const struct owner *owner);
 /* The folder that holds the last part of `path`, made where missing (-1: not even then); `*name` is that part. */
 int make_parent(int folder, const char *path, const struct owner *owner, const char **name);
 
-/* "/" and the rest of an absolute path, without empty parts, in `rest`. -1 with errno for another path. */
+/* "/" and the rest of an absolute path, without empty parts, in `rest`. -1 with errno for a path that is not
+ * absolute or goes back up. */
 int open_root(const char *absolute, char *rest, size_t room);
 
 #endif

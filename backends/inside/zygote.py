@@ -270,7 +270,7 @@ def _show(error: BaseException) -> None:
 
 
 def _finish(code: int) -> int:
-    """Threads, exit functions, open files, then the program's own names: what they alone held is finalized."""
+    """Threads, exit functions, open files, then the program's names: what they alone held is finalized."""
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):

@@ -143,6 +143,10 @@ class AgentClient:
     def get(self, spec: GuestFiles) -> tuple[bytes, GuestDone | GuestFailed]:
         stream = self.new_stream()
         self.connection.sendall(agent_codec.encode_message(Kind.GET, stream, agent_codec.files(spec)))
+        return self.collect(stream)
+
+    def collect(self, stream: int) -> tuple[bytes, GuestDone | GuestFailed]:
+        """The archive that a GET answers, credit given as it comes."""
         archive = bytearray()
         while (frame := self.next_frame(stream)).kind not in (Kind.DONE, Kind.FAILED):
             if frame.kind is Kind.OUTPUT:
@@ -179,9 +183,9 @@ def agent_path() -> Path:
 
 @contextmanager
 def private_agent(
-    setup: str = "", zygote: tuple[str, str] | tuple[()] = ()
-) -> Generator[tuple[AgentClient, int]]:
-    """An agent as process 1 of namespaces of its own (by root), and its process id out here.
+    setup: str = "", zygote: tuple[str, str] | tuple[()] = (), *, greet: bool = True
+) -> Generator[AgentClient]:
+    """An agent as process 1 of namespaces of its own (by root).
 
     Parameters
     ----------
@@ -199,8 +203,9 @@ def private_agent(
     theirs.close()
     client = AgentClient(ours)
     try:
-        client.hello()
-        yield client, process.pid
+        if greet:
+            client.hello()
+        yield client
     finally:
         ours.close()
         try:
