@@ -11,7 +11,9 @@ import re
 import shutil
 import stat
 import tarfile
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
@@ -58,65 +60,84 @@ def bootstrap(
 
     Parameters
     ----------
-    scratch: an empty directory, where all the work is done.
+    scratch: an empty directory for what is on the way.
     python: the version of the guest's Python, as ``3.11``, whose modules are then compiled; "" without one.
     extra: a directory of Python packages to be put where the guest's Python looks for such.
 
     Raises `BackendUnavailable` where a plain user may not do it, `PrepFailed` when it fails.
     """
-    hooks: list[str] = []
-    if python:
-        places = [f"/usr/lib/python{python}"]
-        if extra:
-            places.append(f"/usr/local/lib/python{python}/dist-packages")
-            hooks.append(f"--customize-hook=copy-in {extra} /usr/local/lib/python{python}")
-        hooks.append(f"--customize-hook={_COMPILE.format(version_folders=' '.join(places))}")
-    options = ["--quiet", "--format=tar", f"--mode={_mode()}", "--variant=essential"]
-    options += [f"--include={','.join(packages)}"] if packages else []
-    options += [f"--dpkgopt=path-exclude=/{place}/*" for place in _LEFT_OUT if place.startswith("usr/share/")]
-    options += [f"--aptopt={apt.configuration}", *hooks]
-    run_tool(
-        [find_tool("mmdebstrap"), *options, apt.codename, archive, apt.sources],
-        deadline_s=_BOOTSTRAP_S,
-        environment={"SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": str(scratch)},
-        fix="look whether this works: apt-get update",
-        retryable=True,
-    )
+    mode = _mode()
+    with _reachable(scratch, mode) as place:
+        for file in (apt.sources, apt.configuration):
+            shutil.copy(file, place)
+        options = ["--quiet", "--format=tar", f"--mode={mode}", "--variant=essential"]
+        options += [f"--include={','.join(packages)}"] if packages else []
+        options += [
+            f"--dpkgopt=path-exclude=/{left}/*" for left in _LEFT_OUT if left.startswith("usr/share/")
+        ]
+        options += [f"--aptopt={place / apt.configuration.name}", *_hooks(python, extra, place)]
+        run_tool(
+            [find_tool("mmdebstrap"), *options, apt.codename, archive, place / apt.sources.name],
+            deadline_s=_BOOTSTRAP_S,
+            environment={"SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": str(place)},
+            fix="look whether this works: apt-get update",
+            retryable=True,
+        )
     with tarfile.open(archive) as content:
         status = content.extractfile("./var/lib/dpkg/status")
         assert status is not None  # a regular file of every Debian system
         return _installed(status.read().decode("utf-8", "replace"))
 
 
+@contextmanager
+def _reachable(scratch: Path, mode: str) -> Generator[Path]:
+    """A place for mmdebstrap. In a user namespace it is somebody else, whom many a home is closed to."""
+    if mode == "root":
+        yield scratch
+        return
+    with tempfile.TemporaryDirectory(prefix="mxc-ops-image-") as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        yield place
+
+
+def _hooks(python: str, extra: Path | None, place: Path) -> list[str]:
+    if not python:
+        return []
+    folders = [f"/usr/lib/python{python}"]
+    hooks: list[str] = []
+    if extra:
+        shutil.copytree(extra, place / extra.name)
+        folders.append(f"/usr/local/lib/python{python}/dist-packages")
+        hooks.append(f"--customize-hook=copy-in {place / extra.name} /usr/local/lib/python{python}")
+    return [*hooks, f"--customize-hook={_COMPILE.format(version_folders=' '.join(folders))}"]
+
+
 def _mode() -> str:
     """As root by chroot; as a user in a user namespace, where the host gives the user ids for one."""
-    if os.geteuid() == 0:
+    user = os.geteuid()
+    if user == 0:
         return "root"
-    import pwd
-
-    name = pwd.getpwuid(os.geteuid()).pw_name if _has_account() else str(os.geteuid())
-    for file in ("/etc/subuid", "/etc/subgid"):
-        ranges = _lines(file)
-        if not any(line.split(":")[0] in (name, str(os.geteuid())) for line in ranges):
-            message = f"{file} gives {name} no ids, which installing packages without root's rights takes"
-            fix = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
-            raise BackendUnavailable(Problem("no_subordinate_ids", "", message, fix=fix))
     if shutil.which("newuidmap") is None:
         message = "newuidmap is not installed, which installing packages without root's rights takes"
-        raise BackendUnavailable(
-            Problem("no_newuidmap", "", message, fix="apt-get install --yes uidmap, or build as root")
-        )
+        fix = "apt-get install --yes uidmap, or build as root"
+        raise BackendUnavailable(Problem("no_newuidmap", "", message, fix=fix))
+    name = _account(user)
+    for file in ("/etc/subuid", "/etc/subgid"):
+        if not any(line.split(":")[0] in (name, str(user)) for line in _lines(file)):
+            message = f"{file} gives {name} no ids, which installing packages without root's rights takes"
+            fix = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}, or build as root"
+            raise BackendUnavailable(Problem("no_subordinate_ids", "", message, fix=fix))
     return "unshare"
 
 
-def _has_account() -> bool:
+def _account(user: int) -> str:
     import pwd
 
     try:
-        pwd.getpwuid(os.geteuid())
+        return pwd.getpwuid(user).pw_name
     except KeyError:
-        return False
-    return True
+        return str(user)
 
 
 def _lines(file: str) -> list[str]:

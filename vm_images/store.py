@@ -169,7 +169,7 @@ def _image(found: Stored, name: str) -> Image:
     manifest = found.manifest
     rootfs = next((part for part in manifest["parts"] if part.startswith("rootfs.")), "")
     return Image(
-        name=manifest["name"] if is_key(name) else name,
+        name=name,
         key=found.key,
         kernel=f"{found.folder}/vmlinux",
         initrd=f"{found.folder}/initrd",
