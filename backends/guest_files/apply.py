@@ -50,7 +50,7 @@ def prepare(steps: Sequence[Step], below: Below, staging: Staging) -> list[Task]
 
 def _nearest(path: str, below: Below) -> str:
     """`path`, or the first of the directories to be made on the way to it."""
-    while path and below.state(path.rpartition("/")[0]) is None:
+    while path and not is_directory(below.state(path.rpartition("/")[0])):
         path = path.rpartition("/")[0]
     return path
 
@@ -123,9 +123,9 @@ class Applying:
                 directory, there = self._below.parent(path)
                 exchange(area, name, directory, there)
             except OSError as error:
-                if error.errno in _NOT_OURS and self._may_write(task):
+                if error.errno in (*_NOT_OURS, errno.EXDEV) and self._may_write(task):
                     self._write(index, task)
-                elif error.errno in (*_GONE, *_NOT_OURS):
+                elif error.errno in (*_GONE, *_NOT_OURS, errno.EXDEV):
                     self._keep(task)
                 else:
                     raise
@@ -156,7 +156,7 @@ class Applying:
             self._journal.note_writing(index)
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=area)
         try:
-            pour(self._below, source, task.step.path)
+            pour(self._below, source, task.step.path, task.step.mode)
         finally:
             os.close(source)
         self._count(task)
@@ -268,13 +268,15 @@ def _up(path: str) -> str:
     return f"{above.rpartition('/')[0]}/{name}".lstrip("/")
 
 
-def pour(below: Below, source: int, path: str) -> None:
-    """Write all of `source` over the file, which keeps its identity."""
+def pour(below: Below, source: int, path: str, mode: int) -> None:
+    """Write all of `source` over the file, which keeps its identity, and its mode when it is not ours."""
     target = below.open_for_writing(path)
     try:
         length = _copy_all(source, target)
         os.ftruncate(target, length)
-        os.fdatasync(target)
+        with suppress(PermissionError):
+            os.fchmod(target, stat.S_IMODE(mode))
+        os.fsync(target)
     finally:
         os.close(target)
 

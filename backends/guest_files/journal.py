@@ -115,7 +115,6 @@ class Journal:
             {"tasks": [_task_as_list(t) for t in tasks], "clashes": [[c.path, c.kept_as] for c in clashes]}
         )
         os.fsync(self._descriptor)
-        os.fsync(self._directory)
 
     def note_writing(self, index: int) -> None:
         if index not in self.writing:

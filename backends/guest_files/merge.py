@@ -61,7 +61,8 @@ class Step:
 
 @frozen
 class Clash:
-    """`path` was changed by both; `kept_as` has the guest's version, "" when that is that there is none."""
+    """`path` was changed by both; `kept_as` has the guest's version, "" when it has no content of its own:
+    removed, or other permissions."""
 
     path: str
     kept_as: str
@@ -232,7 +233,7 @@ class _Merge:
             mode = now.kind | now.mode & _PERMISSIONS | special
             if mode != there.mode and now.kind != stat.S_IFLNK:
                 self._modes.append(Step(Does.MODE, path, there, mode=mode))
-        elif there is not None:
+        else:
             self._clashes.append(Clash(path, ""))
 
     def _put(self, path: str, now: GuestObject, origin: str = "") -> None:

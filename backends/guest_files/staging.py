@@ -203,14 +203,11 @@ class Staging:
         return left
 
     def _make_first(self) -> None:
-        if self._below.single and self._beside < 0:
-            self._make(_JOURNALS)
-            return
         if self._beside >= 0:
-            with suppress(OSError):
+            with suppress(PermissionError):
                 self._make(_BESIDE)
                 return
-        self._make(_WITHIN)
+        self._make(_JOURNALS if self._below.single else _WITHIN)
 
     def _make(self, place: str) -> None:
         if place in self._journal.areas:

@@ -95,7 +95,8 @@ def _write_back(task: Task, below: Below, staging: Staging) -> None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     saved = os.open(f"{OLD}{task.number}", flags, dir_fd=staging.area(task.area))
     try:
-        pour(below, saved, task.step.path)
+        assert task.step.was is not None
+        pour(below, saved, task.step.path, task.step.was.mode)
     finally:
         os.close(saved)
 

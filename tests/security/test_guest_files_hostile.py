@@ -1,0 +1,345 @@
+"""Archives that no agent of ours sends: each attack leaves the host as it was, and everything outside too."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.errors import CopyBackFailed
+from backends.guest_files.copy_back import copy_back, limits_for
+from backends.guest_files.tar_reader import StreamLimits
+from backends.guest_files.tar_writer import END, Member, header
+from tests.unit.guest_files import DENIED, RO, RW, File, Link, Run, build, host_tree
+
+SECRET = b"not for guests"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_bytes(SECRET)
+    top = tmp_path / "grant"
+    build(top, {"": 0o755, "a": File(b"one"), "d": 0o755, "d/b": File(b"two"), "out": Link("../outside")})
+    made = Run((top, RW), journals=tmp_path / "journals")
+    yield made
+    made.handles.close()
+
+
+def members(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    """An archive with a directory at its top and then these."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        top = tarfile.TarInfo(".")
+        top.type, top.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(top)
+        for info, content in entries:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return target.getvalue()
+
+
+def entry(
+    name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", link: str = "", mode: int = 0o644
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, link, mode
+    return info, content
+
+
+def refused(run: Run, stream: bytes | Iterator[bytes], why: str) -> None:
+    """Nothing is changed, nothing is left behind, and the error says why."""
+    top = Path(run.grant.path)
+    before = host_tree(top.parent)
+    with pytest.raises(CopyBackFailed, match=why) as caught:
+        run.back(stream)
+    assert caught.value.problems[0].path == run.grant.pointer
+    after = host_tree(top.parent)
+    after.pop("journals", None)
+    before.pop("journals", None)
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "./../evil",
+        "./d/../../evil",
+        "./..",
+        "./d/..",
+        "././evil",
+        "./d//evil",
+        "./d/./x",
+        "evil",
+    ],
+)
+def test_names_that_lead_elsewhere(run: Run, name: str) -> None:
+    refused(
+        run, members(entry("./d", tarfile.DIRTYPE), entry(name, content=b"evil")), "guest_archive|begin|plain"
+    )
+
+
+def test_entries_through_a_link_of_the_archive(run: Run) -> None:
+    stream = members(entry("./l", tarfile.SYMTYPE, link="/"), entry("./l/evil", content=b"evil"))
+    refused(run, stream, "does not lie in a directory")
+
+
+def test_entries_through_a_file(run: Run) -> None:
+    refused(run, members(entry("./f", content=b"1"), entry("./f/evil")), "does not lie in a directory")
+
+
+def test_entries_whose_directory_was_not_told(run: Run) -> None:
+    refused(run, members(entry("./d/evil")), "does not lie in a directory")
+
+
+def test_the_same_name_twice(run: Run) -> None:
+    stream = members(entry("./l", tarfile.SYMTYPE, link="/etc"), entry("./l", tarfile.DIRTYPE))
+    refused(run, stream, "comes twice")
+    refused(run, members(entry("./x"), entry(".", tarfile.DIRTYPE)), "comes twice")
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE, b"V", b"M"])
+def test_kinds_of_entries_that_are_not_spoken(run: Run, kind: bytes) -> None:
+    refused(run, members(entry("./x", kind, link="/etc/passwd")), "an entry of type")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE])
+def test_headers_that_are_not_spoken(run: Run, kind: bytes) -> None:
+    refused(run, members(entry("./x", kind, content=b"./other\0")), "an entry of type")
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_and_fifos_are_never_made_and_take_nobodys_place(run: Run, kind: bytes) -> None:
+    top = Path(run.grant.path)
+    before = host_tree(top)
+    stream = members(
+        *(entry("./dev", kind), entry("./a", kind), entry("./d", tarfile.DIRTYPE, mode=0o755)),
+        *(entry("./d/b", content=b"two"), entry("./out", tarfile.SYMTYPE, link="../outside")),
+    )
+    answer = run.back(stream)
+    assert host_tree(top) == before
+    assert answer.changed == 0
+    assert "2 sockets, fifos or devices" in answer.warnings[0]
+
+
+def test_set_user_id_bits_are_dropped(run: Run) -> None:
+    run.guest["s"] = File(b"#!/bin/sh", 0o6755)
+    run.guest["d"] = 0o3777
+    run.back()
+    top = Path(run.grant.path)
+    assert stat.S_IMODE((top / "s").stat().st_mode) == 0o755
+    assert stat.S_IMODE((top / "d").stat().st_mode) == 0o777
+
+
+def test_owners_that_the_archive_claims_count_for_nothing(run: Run) -> None:
+    info, content = entry("./owned", content=b"x")
+    info.uid = info.gid = 0
+    info.pax_headers = {"uid": "12345", "gid": "0"}
+    run.back(members((info, content)))
+    owned = (Path(run.grant.path) / "owned").stat()
+    assert (owned.st_uid, owned.st_gid) == run.grant.owner
+
+
+def test_a_link_is_brought_back_as_its_text_and_never_followed(run: Run, tmp_path: Path) -> None:
+    run.guest["a"] = Link(str(tmp_path / "outside" / "secret"))
+    run.guest["new"] = Link("/etc/shadow")
+    run.back()
+    top = Path(run.grant.path)
+    assert (top / "a").readlink() == tmp_path / "outside" / "secret"
+    assert (top / "new").readlink() == Path("/etc/shadow")
+    assert (tmp_path / "outside" / "secret").read_bytes() == SECRET
+
+
+def test_files_that_the_guest_puts_where_the_host_now_has_a_link_stay_inside(
+    run: Run, tmp_path: Path
+) -> None:
+    top = Path(run.grant.path)
+    (top / "d" / "b").unlink()
+    (top / "d").rmdir()
+    (top / "d").symlink_to(tmp_path / "outside")
+    run.guest["d/secret"] = File(b"evil")
+    run.guest["d/b"] = File(b"changed")
+    answer = run.back()
+    assert host_tree(tmp_path / "outside") == {"": 0o755, "secret": File(SECRET)}
+    assert (top / "d").readlink() == tmp_path / "outside"
+    kept = {conflict.path: Path(conflict.kept_as) for conflict in answer.conflicts}
+    assert kept[str(top / "d" / "secret")].read_bytes() == b"evil"
+    assert kept[str(top / "d" / "secret")].is_relative_to(top)
+
+
+def test_numbers_that_are_none(run: Run) -> None:
+    whole = header(Member(".", stat.S_IFDIR | 0o755, (0, 0))) + header(Member("./x", stat.S_IFREG, (0, 0)))
+    for at, field in (
+        (512 + 124, b"9999999999\0"),
+        (512 + 100, b"-000001\0"),
+        (512 + 124, b"\x80" + bytes(11)),
+    ):
+        broken = bytearray(whole)
+        broken[at : at + len(field)] = field
+        block = broken[512:1024]
+        total = sum(block) - sum(block[148:156]) + 8 * 32
+        broken[512 + 148 : 512 + 156] = b"%06o\0 " % total
+        refused(run, bytes(broken) + END, "is no number")
+
+
+@pytest.mark.parametrize(
+    ("records", "why"),
+    [
+        ({"GNU.sparse.size": "1099511627776"}, "GNU.sparse"),
+        ({"GNU.sparse.map": "0,1"}, "GNU.sparse"),
+        ({"mtime": "inf"}, "is no time"),
+        ({"mtime": "9" * 30}, "is no time"),
+        ({"size": "-1"}, "is no number"),
+        ({"size": "9" * 30}, "is no number"),
+        ({"path": "./" + "n" * 256}, "too long"),
+        ({"path": "./" + "d/" * 3000 + "x"}, "too long|does not lie"),
+        ({"path": "./a\0b"}, "NUL"),
+        ({"comment": "c" * 20000}, "extended header"),
+    ],
+)
+def test_extended_headers(run: Run, records: dict[str, str], why: str) -> None:
+    info, content = entry("./x", content=b"1")
+    info.pax_headers = records
+    refused(run, members((info, content)), why)
+
+
+@pytest.mark.parametrize("damage", ["magic", "checksum"])
+def test_blocks_that_are_no_headers(run: Run, damage: str) -> None:
+    broken = bytearray(members(entry("./x")))
+    broken[512 + (257 if damage == "magic" else 148)] ^= 1
+    refused(run, bytes(broken), "POSIX format|checksum|no number")
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 700, 1024, 1100])
+def test_a_stream_that_ends_in_the_middle(run: Run, cut: int) -> None:
+    refused(run, members(entry("./x", content=b"c" * 300))[:cut], "ends in the middle")
+
+
+def test_an_archive_without_anything_in_it(run: Run) -> None:
+    refused(run, END, "does not hold what was granted")
+
+
+def test_a_file_in_place_of_the_directory(run: Run) -> None:
+    stream = header(Member(".", stat.S_IFREG | 0o644, (0, 0))) + END
+    refused(run, stream, "another kind of object")
+    stream = header(Member(".", stat.S_IFLNK | 0o777, (0, 0), target="/etc")) + END
+    refused(run, stream, "another kind of object")
+
+
+def endless(make: Callable[[int], bytes]) -> Iterator[bytes]:
+    yield header(Member(".", stat.S_IFDIR | 0o755, (0, 0)))
+    number = 0
+    while True:
+        number += 1
+        yield make(number)
+
+
+def many_files(number: int) -> bytes:
+    return header(Member(f"./{number}", stat.S_IFREG | 0o644, (0, 0)))
+
+
+def long_names(number: int) -> bytes:
+    return header(Member("./" + f"{number:0255}", stat.S_IFLNK | 0o777, (0, 0), target="t" * 4000))
+
+
+def much_content(number: int) -> bytes:
+    return header(Member(f"./{number}", stat.S_IFREG | 0o644, (0, 0), size=1 << 20)) + bytes(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(many_files, "files"), (long_names, "of names"), (much_content, "of content")]
+)
+def test_streams_without_end_are_ended(run: Run, make: Callable[[int], bytes], why: str) -> None:
+    limits = StreamLimits(content_bytes=8 << 20, file_bytes=8 << 20, entries=500, name_bytes=100_000)
+    with pytest.raises(CopyBackFailed, match=why):
+        copy_back(
+            *(run.grant, run.snapshot, run.handles, endless(make)), journals=str(run.journals), limits=limits
+        )
+    assert not list(run.journals.iterdir())
+
+
+def test_a_file_that_claims_to_be_huge_is_refused_by_its_header(run: Run) -> None:
+    stream = endless(lambda n: header(Member("./x", stat.S_IFREG | 0o644, (0, 0), size=1 << 40)))
+    refused(run, stream, "more than")
+
+
+def test_the_limit_for_one_file_lets_larger_ones_that_were_there_pass(run: Run) -> None:
+    limits = limits_for(run.snapshot, file_bytes=2)
+    assert limits.file_bytes == 3
+
+
+def test_what_was_left_out_cannot_be_reached(tmp_path: Path) -> None:
+    """The guest claims files at denied and read-only places: the host's stay, its own are kept aside."""
+    top = tmp_path / "grant"
+    build(
+        top,
+        {
+            **{"": 0o755, "denied": 0o755, "denied/key": File(SECRET), "file": File(SECRET)},
+            **{"lib": 0o755, "lib/code": File(b"code"), "denied/pub": 0o755, "denied/pub/x": File(b"x")},
+        },
+    )
+    run = Run(
+        *((top, RW), (top / "denied", DENIED), (top / "file", DENIED)),
+        *((top / "lib", RO), (top / "denied" / "pub", RO)),
+        journals=tmp_path / "journals",
+    )
+    assert run.guest == {"": 0o755, "denied": 0o111, "denied/pub": 0o755, "lib": 0o755}
+    before = host_tree(top)
+    run.guest |= {
+        "file": File(b"evil"),
+        "denied/key": File(b"evil"),
+        "lib/code": File(b"evil"),
+        "denied": 0o755,
+    }
+    answer = run.back()
+    after = host_tree(top)
+    assert {path: after[path] for path in before} == before
+    assert {Path(c.path).name for c in answer.conflicts} >= {"file", "key", "code"}
+    for conflict in answer.conflicts:
+        assert not conflict.kept_as or Path(conflict.kept_as).exists()
+    run.handles.close()
+
+
+def test_what_was_left_out_survives_the_removal_of_everything_around(tmp_path: Path) -> None:
+    top = tmp_path / "grant"
+    build(top, {"": 0o755, "d": 0o755, "d/secret": File(SECRET), "d/other": File(b"o"), "d/e": 0o755})
+    run = Run((top, RW), (top / "d" / "secret", DENIED), journals=tmp_path / "journals")
+    run.guest.clear()
+    run.guest |= {"": 0o755, "elsewhere": 0o755}
+    answer = run.back()
+    assert host_tree(top) == {"": 0o755, "d": 0o755, "d/secret": File(SECRET), "elsewhere": 0o755}
+    assert [(conflict.path, conflict.kept_as) for conflict in answer.conflicts] == [(str(top / "d"), "")]
+    run.handles.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_a_guest_cannot_make_root_write_what_the_grants_owner_could_not(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    top = tmp_path / "grant"
+    build(
+        top,
+        {"": 0o755, "mine": File(b"m"), "rooted": 0o755, "rooted/f": File(b"r"), "shared": File(b"s", 0o666)},
+    )
+    for path in ("", "mine"):
+        os.chown(top / path, 61234, 61234)
+    run = Run((top, RW), journals=tmp_path / "journals")
+    run.guest |= {
+        **{"mine": File(b"changed"), "rooted/f": File(b"evil"), "rooted/new": File(b"evil")},
+        **{"rooted": 0o777, "shared": File(b"written", 0o666)},
+    }
+    answer = run.back()
+    assert (top / "mine").read_bytes() == b"changed"
+    assert (top / "mine").stat().st_uid == 61234
+    assert {path: thing for path, thing in host_tree(top / "rooted").items() if "mxc" not in path} == {
+        "": 0o755,
+        "f": File(b"r"),
+    }
+    assert ((top / "shared").read_bytes(), (top / "shared").stat().st_uid) == (b"written", 0)
+    assert {Path(conflict.path).name for conflict in answer.conflicts} >= {"f", "new"}
+    run.handles.close()
