@@ -166,7 +166,7 @@ class _Layout:
 
     def finished(self) -> tuple[ShippedGrant, ...]:
         return tuple(
-            replace(grant, left_out=tuple(left_out), made=tuple(made[path] for path in sorted(made)))
+            replace(grant, left_out=tuple(sorted(left_out)), made=tuple(made[path] for path in sorted(made)))
             for grant, left_out, made in zip(self._grants, self._left_out, self._made, strict=True)
         )
 

@@ -26,7 +26,7 @@ _KINDS = {
     **{b"0": stat.S_IFREG, b"\0": stat.S_IFREG, b"5": stat.S_IFDIR, b"2": stat.S_IFLNK},
     **{b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO},
 }
-_TIME = re.compile(rb"(-?\d{1,12})(?:\.(\d{1,30}))?")
+_TIME = re.compile(rb"(-?\d{1,13})(?:\.(\d{1,30}))?")
 _TIME_MOST = 1 << 40  # seconds; the kernel's own bounds are further, and differ between file systems
 
 

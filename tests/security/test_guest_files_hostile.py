@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import CopyBackFailed
+from backends.guest_files import apply
 from backends.guest_files.copy_back import copy_back, limits_for
 from backends.guest_files.tar_reader import StreamLimits
 from backends.guest_files.tar_writer import END, Member, header
@@ -343,3 +345,76 @@ def test_a_guest_cannot_make_root_write_what_the_grants_owner_could_not(tmp_path
     assert ((top / "shared").read_bytes(), (top / "shared").stat().st_uid) == (b"written", 0)
     assert {Path(conflict.path).name for conflict in answer.conflicts} >= {"f", "new"}
     run.handles.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_roots_copying_back_has_the_owners_rights_and_ids(tmp_path: Path) -> None:
+    """The grant's own file system, its modes and its owner; nothing of root's appears beside it."""
+    tmp_path.chmod(0o755)
+    home = tmp_path / "home"
+    build(home, {"": 0o755, "grant": 0o755, "grant/f": File(b"f"), "grant/d": 0o755})
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 61234, 61235)
+    run = Run((home / "grant", RW), journals=tmp_path / "journals")
+    run.guest |= {"f": File(b"new"), "d": 0o700, "n": 0o750, "n/m": File(b"m", 0o755), "l": Link("f")}
+    assert run.back().conflicts == ()
+    assert host_tree(home / "grant") == run.guest
+    assert {path.lstat().st_uid for path in home.rglob("*")} == {61234}
+    assert {path.lstat().st_gid for path in home.rglob("*")} == {61235}
+    run.handles.close()
+
+
+@pytest.mark.parametrize("does", ["replace", "remove"])
+def test_a_host_that_writes_in_the_very_last_moment_keeps_its_file(
+    run: Run, monkeypatch: pytest.MonkeyPatch, does: str
+) -> None:
+    """Between the last look and the change of places: the old file is looked at again, and put back."""
+    top = Path(run.grant.path)
+    name = "exchange" if does == "replace" else "rename_new"
+    real = getattr(apply, name)
+    written: list[int] = []
+
+    def late(old: int, old_name: str, new: int, new_name: str) -> None:
+        if not written:
+            written.append(1)
+            (top / "a").write_bytes(b"the host, at last")
+        real(old, old_name, new, new_name)
+
+    monkeypatch.setattr(apply, name, late)
+    if does == "replace":
+        run.guest["a"] = File(b"of the guest")
+    else:
+        del run.guest["a"]
+    [conflict] = run.back().conflicts
+    assert (top / "a").read_bytes() == b"the host, at last"
+    assert conflict.path == str(top / "a")
+    if does == "replace":
+        assert Path(conflict.kept_as).read_bytes() == b"of the guest"
+
+
+def test_a_step_that_fails_takes_back_those_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = Path(run.grant.path)
+    before = host_tree(top)
+    real = apply.rename_new
+
+    def fails_in_the_end(old: int, old_name: str, new: int, new_name: str) -> None:
+        if new_name == "z":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(old, old_name, new, new_name)
+
+    monkeypatch.setattr(apply, "rename_new", fails_in_the_end)
+    run.guest |= {
+        "a": File(b"new"),
+        "k": 0o755,
+        "k/l": File(b"made"),
+        "d": File(b"no directory"),
+        "z": File(b""),
+    }
+    del run.guest["d/b"], run.guest["out"]
+    with pytest.raises(CopyBackFailed) as caught:
+        run.back()
+    assert caught.value.problems[0].code == "no_space_for_results"
+    assert "as they were before" in str(caught.value)
+    assert host_tree(top) == before
+    assert not list(run.journals.iterdir())
+    assert not list(top.parent.glob(".mxc*"))
