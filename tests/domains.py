@@ -6,7 +6,7 @@ from backends.frozen import replace
 from backends.qemu.libvirt_domain import Domain
 from backends.qemu.machine import Boot, Disk, Machine, MachineKind
 
-__all__ = ["CASES", "MODELS", "UUID"]
+__all__ = ["CASES", "MODELS", "TCG_ONLY", "UUID"]
 
 UUID = "6b19eaac-51f0-4123-9b18-612dc4c3feea"
 _MICROVM = Machine(
@@ -38,3 +38,16 @@ CASES = {
     "q35-kvm": _domain("q35-kvm", replace(_Q35, accelerator="kvm")),
 }
 MODELS = {name: ("apparmor", "dac") if name.startswith("microvm") else () for name in CASES}
+
+TCG_ONLY = r"""
+set -e
+nothing=$(mktemp)
+chmod 0 $nothing
+for path in /dev/kvm /usr/bin/qemu-system-i386; do
+    if [ -e $path ]; then mount --bind $nothing $path; fi
+done
+rm $nothing
+"""
+"""Shell lines for a mount namespace without KVM, and with one QEMU.
+
+libvirt asks every QEMU what it can, and again with each call where the user of its QEMUs may not use KVM."""

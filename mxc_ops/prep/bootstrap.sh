@@ -80,18 +80,33 @@ make_environment() {
     .venv/bin/python -m compileall -q mxc_ops backends vm_images >/dev/null || true
 }
 
+# What the module of libvirt is built with; there is no binary package of it.
+install_headers() {
+    missing=
+    command -v gcc >/dev/null || missing="$missing gcc"
+    command -v pkg-config >/dev/null || missing="$missing pkg-config"
+    pkg-config --exists libvirt 2>/dev/null || missing="$missing libvirt-dev"
+    headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [ -e "$headers/Python.h" ] || missing="$missing python3-dev"
+    # shellcheck disable=SC2086 - names, one word each
+    [ -z "$missing" ] || install_packages $missing
+}
+
 install_project() {
     say "installing the Python packages"
     requirements=.venv/requirements.txt
+    extras=prep,schema
     : >"$requirements"
     if [ "$1" = dev ]; then
+        install_headers
+        extras=$extras,libvirt
         .venv/bin/python -c 'import pathlib, tomllib
 for line in tomllib.loads(pathlib.Path("pyproject.toml").read_text())["dependency-groups"]["dev"]: print(line)' >"$requirements"
     fi
     # The variable reaches pip's isolated build as well, so that the build back end is pinned too.
     logged "installing the Python packages" "see the messages of pip above; is the package index reachable?" \
         env PIP_CONSTRAINT="$PWD/constraints.txt" .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        -r "$requirements" -e '.[prep,schema]'
+        -r "$requirements" -e ".[$extras]"
     # A source without bytecode costs every start of the command 1 ms; some packages carry files that do not compile.
     .venv/bin/python -m compileall -q -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
 }

@@ -30,11 +30,13 @@ mount -t tmpfs -o mode=755 tmpfs "$1"
 for place in /etc /var/lib /var/log /var/cache; do
     layer="$1$place"
     mkdir -p "$layer/upper" "$layer/work"
+    # Not there (overlayfs.rst: whiteouts). Removing it afterwards fails while somebody builds an image in it.
+    if [ $place = /var/lib ]; then mknod "$layer/upper/mxc-ops" c 0 0; fi
     mount -t overlay -o "lowerdir=$place,upperdir=$layer/upper,workdir=$layer/work" overlay "$place"
 done
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/lock
-rm -rf /var/lib/mxc-ops /var/lib/libvirt /etc/libvirt
+rm -rf /var/lib/libvirt /etc/libvirt
 grep -q ^libvirt-qemu: /etc/passwd || echo 'libvirt-qemu:x:64055:64055::/:/bin/false' >> /etc/passwd
 grep -q ^libvirt-qemu: /etc/group || echo 'libvirt-qemu:x:64055:' >> /etc/group
 mkdir /etc/libvirt
