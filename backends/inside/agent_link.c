@@ -53,7 +53,8 @@ static void listen_for(uint32_t events)
 }
 
 /* Until the host's side is open again a port is always readable: only its changes are of interest. What is half
- * read or half written belongs to a connection that is gone. */
+ * read or half written belongs to a connection that is gone. The kernel may hand out the first bytes of the next
+ * connection before it says that the port is open: then nothing but being writable tells that it is. */
 static void go_away(void)
 {
     if (host.is_socket)
@@ -67,7 +68,7 @@ static void go_away(void)
         forget_messages();
         jobs_reset();
     }
-    listen_for(EPOLLIN | EPOLLET);
+    listen_for(EPOLLIN | EPOLLOUT | EPOLLET);
 }
 
 /* What is still on its way goes out before the welcome, for frames must stay whole: the host passes over it. */
@@ -122,7 +123,7 @@ static int fill_decoder(int fd)
 
 static void take(struct watch *watch, uint32_t events)
 {
-    if (events == EPOLLOUT)
+    if (events == EPOLLOUT && !host.away)
         return; /* link_flush() comes next */
     int open = fill_decoder(watch->fd);
     if (host.decoder.end > host.decoder.start)
