@@ -77,6 +77,14 @@ async def die_in_a_flood(host: LibvirtHost, asked: dict[str, Any]) -> Any:
     await process.wait(deadline_s=_BOOTED_S)
 
 
+async def come_and_go(host: LibvirtHost, asked: dict[str, Any]) -> Any:
+    """Connect again and again, at all distances from the end of the connection before."""
+    for turn in range(asked["times"]):
+        guest = await host.attach(asked["name"], deadline_s=_BOOTED_S)
+        await guest.close()
+        await asyncio.sleep(turn % 5 * 0.02)
+
+
 async def attach_twice(host: LibvirtHost, asked: dict[str, Any]) -> Any:
     guest = await host.attach(asked["name"], deadline_s=_BOOTED_S)
     try:
@@ -104,7 +112,8 @@ async def domains(host: LibvirtHost, asked: dict[str, Any]) -> Any:
 
 
 STEPS: dict[str, Callable[[LibvirtHost, dict[str, Any]], Awaitable[Any]]] = {
-    step.__name__: step for step in (start, run, die_in_a_flood, attach_twice, power_off, end, domains)
+    step.__name__: step
+    for step in (start, run, die_in_a_flood, come_and_go, attach_twice, power_off, end, domains)
 }
 
 

@@ -115,6 +115,12 @@ def test_what_a_killed_owner_left_in_the_channel_harms_nobody(machines: Machines
     assert machines("run", name, line="pidof yes") == {"status": 1 << 8, "said": ""}
 
 
+@KINDS
+def test_each_of_many_connections_is_answered(machines: Machines, name: str, soak: bool) -> None:
+    """Regression: the agent slept when a greeting came before the word that its port is open."""
+    assert machines("come_and_go", name, times=200 if soak else 20) is None
+
+
 def test_one_process_at_a_time_talks_to_an_agent(machines: Machines) -> None:
     told = machines("attach_twice", "microvm")
     assert told["error"] == "agent_taken"
