@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from backends import registry
 from backends.errors import ConfigError, MxcError, Problem, UnsupportedContainment
 from mxc_ops.cli.foreground import run_in_foreground
-from mxc_ops.cli.output import conflict_text
 from mxc_ops.cli.streams import tell
-from mxc_ops.cli.text import printable
+from mxc_ops.cli.text import conflict_text, printable
 from mxc_ops.config.request import build_request
 from mxc_ops.one_shot import prepare
 

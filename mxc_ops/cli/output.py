@@ -12,7 +12,6 @@ from mxc_ops.cli.streams import tell
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
-    from backends.base import Conflict
     from backends.errors import MxcError, Problem
 
 SCHEMA_VERSION = 1
@@ -130,11 +129,3 @@ def problem_lines(problem: Problem) -> list[str]:
 
 def warn(text: str) -> None:
     tell(f"mxc-ops: warning: {printable(text)}")
-
-
-def conflict_text(conflict: Conflict) -> str:
-    """What people are told of a file that host and sandbox both changed."""
-    return (
-        f"{conflict.path} was changed on the host during the run and stays as it is;"
-        f" the sandbox's version is kept as {conflict.kept_as} (granted by {conflict.pointer})"
-    )

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import ConfigError, MxcError, PolicyLost, Problem, UsageError
 from mxc_ops.cli.foreground import run_in_foreground
 from mxc_ops.cli.machine_flags import add_accelerator_flag, with_accelerator
-from mxc_ops.cli.output import complete, conflict_text, document, report_error, warn
+from mxc_ops.cli.output import complete, document, report_error, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags, name_flags, request_from_flags
 from mxc_ops.cli.signals import Interrupted
 from mxc_ops.cli.streams import tell
+from mxc_ops.cli.text import conflict_text
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest

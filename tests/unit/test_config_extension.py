@@ -28,6 +28,14 @@ FULL: dict[str, Any] = {
     "timeout": {"graceMs": 0, "signal": "INT"},
     "optionalPaths": ["/a", "/b"],
     "env": {"TOKEN": {"file": "/run/token"}, "KEY": {"fd": 3}},
+    "vm": {
+        "image": "base",
+        "memoryMib": 64,
+        "cpus": 1,
+        "accel": "auto",
+        "machine": "q35",
+        "command": "shell",
+    },
 }
 GRANTS = {"readonlyPaths": ["/a"], "readwritePaths": ["/b"]}
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.errors import ConfigError
-from mxc_ops.cli.exec_command import shell_line, with_command
+from mxc_ops.cli.exec_command import process_line, shell_line, with_command
 
 _ARGUMENT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 
@@ -73,3 +73,55 @@ def test_a_nul_cannot_be_passed() -> None:
 @pytest.mark.parametrize("body", [[], "text", {"process": 1}, {"mxcOps": 1, "process": 2}])
 def test_what_is_wrong_otherwise_is_left_for_the_loader(body: object) -> None:
     changed(body, "ls")
+
+
+def test_arguments_of_a_machine_stay_arguments() -> None:
+    body = {"containment": "microvm", "mxcOps": {"args": ["old"], "tty": True}}
+    assert changed(body, "new", "a b") == {**body, "mxcOps": {"args": ["new", "a b"], "tty": True}}
+    ours = {"vm": {"command": "args"}, "args": ["old"]}
+    assert changed({"mxcOps": ours}, "new") == {"mxcOps": {**ours, "args": ["new"]}}
+
+
+@pytest.mark.parametrize(
+    ("ours", "line"), [({}, 'print(1) "x \'y"'), ({"vm": {"command": "shell"}}, "'print(1)' 'x '\\''y'")]
+)
+def test_the_command_of_a_microvm_is_quoted_as_for_windows_unless_a_shell_takes_it(
+    ours: dict[str, Any], line: str
+) -> None:
+    body = {"containment": "microvm", "mxcOps": ours}
+    assert changed(body, "print(1)", "x 'y")["process"]["commandLine"] == line
+
+
+def _taken_apart(line: str) -> list[str]:
+    """The rules of Microsoft's C runtime for arguments: 2n backslashes and a quote are n and a quote mark."""
+    arguments: list[str] = []
+    current, quoted, begun, place = "", False, False, 0
+    while place < len(line):
+        after = place
+        while line[after : after + 1] == "\\":
+            after += 1
+        backslashes, place = after - place, after
+        character = line[place : place + 1]
+        if character == '"':
+            current += "\\" * (backslashes // 2)
+            if backslashes % 2:
+                current += '"'
+            else:
+                quoted = not quoted
+            begun = True
+        else:
+            current += "\\" * backslashes
+            begun = begun or backslashes > 0
+            if character in (" ", "\t") and not quoted:
+                if begun:
+                    arguments.append(current)
+                current, begun = "", False
+            elif character:
+                current, begun = current + character, True
+        place += 1
+    return [*arguments, current] if begun else arguments
+
+
+@given(st.lists(st.text('ab \\"\t\n', max_size=8), min_size=1, max_size=4))
+def test_a_windows_program_takes_the_line_apart_into_the_arguments(arguments: list[str]) -> None:
+    assert _taken_apart(process_line(arguments)) == arguments
