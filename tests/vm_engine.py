@@ -1,4 +1,4 @@
-"""The engine of virtual machines in a test's hands: a template, made once per run of the tests, its clones."""
+"""The engine of virtual machines in a test's hands: a template, made once per run of tests, and its clones."""
 
 from __future__ import annotations
 
@@ -138,6 +138,14 @@ def is_qemu(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system")
     return False
+
+
+def is_gone(pid: int) -> bool:
+    """Ended, even if nobody has asked after it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def kill(pid: int, number: int) -> None:
