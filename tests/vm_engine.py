@@ -1,4 +1,4 @@
-"""The engine of virtual machines in a test's hands: a template, made once per run of tests, and its clones."""
+"""The engine of virtual machines in a test's hands: a template, made once for all tests, and its clones."""
 
 from __future__ import annotations
 

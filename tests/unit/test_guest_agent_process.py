@@ -18,7 +18,7 @@ import pytest
 
 from backends.agent.errors import GuestLost, GuestRefused, GuestSilent
 from backends.agent.process import GuestProcess
-from backends.inside.agent_protocol import WINDOW, Channel, Flag, GuestCommand, Kind
+from backends.inside.agent_protocol import WINDOW, Channel, GuestCommand, Kind
 from tests.guests import Program, ended, fake_guest, in_loop, raw_guest
 
 NOTHING: Callable[[memoryview], object] = len
