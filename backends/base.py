@@ -116,7 +116,8 @@ class SandboxRequest:
     """One run, whatever the backend: what the canonical document says, in our own words.
 
     Exactly one of `shell` (a command line for ``/bin/sh -c``, or whatever text ``vm.command`` says) and
-    `args` (an argument vector) is set. `user` and `group` are the host ids that the workload runs under when the caller names them.
+    `args` (an argument vector) is set. `user` and `group` are the host ids that the workload runs under when
+    the caller names them.
     `document_hash` identifies the policy for provenance: ``sha256:…`` over the canonical document.
     """
 
