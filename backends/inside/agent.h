@@ -79,14 +79,18 @@ void output_close(struct output *output);
 void output_credit(struct job *job, uint32_t channel, uint32_t bytes);
 void output_refuse(struct job *job, uint32_t channel); /* nobody takes it any more */
 void output_linger(struct output *output);
-/* Output for one frame: in `bytes`, or still in the pipe that `pipe` holds. */
+/* agent_piece.c: one frame of output, in `bytes` from `start` to `end`, or `spliced` bytes of it in the pipe. */
 struct piece {
-    uint32_t stream;
-    uint16_t channel;
-    int pipe;
-    size_t length;
-    char bytes[16384];
+    int gathered[2], pipe[2];
+    size_t start, end, spliced;
+    char bytes[sizeof(struct agent_frame) + 16384];
 };
+
+int piece_init(struct piece *piece);
+void piece_drop(struct piece *piece);
+/* At most `most` bytes of an output into an empty piece; how many, 0 at its end, -1 with errno. */
+ssize_t piece_take(struct piece *piece, uint32_t stream, const struct output *output, size_t most);
+int piece_write(struct piece *piece, int fd); /* what is in the pipe: 1 when all of it is out */
 
 int outputs_next(struct piece *piece); /* 0: there is none now */
 

@@ -14,10 +14,13 @@ struct frame {
     char *payload;
 };
 
-/* What has come and was not taken yet: room for one frame and what a read brings beyond it. */
+enum { AGENT_MAX_FRAME = sizeof(struct agent_frame) + AGENT_MAX_PAYLOAD };
+
+/* What has come and was not taken yet. It is moved to the front only where a frame has no room any more: the
+ * more room there is, the less often. */
 struct decoder {
     size_t start, end;
-    char bytes[2 * (sizeof(struct agent_frame) + AGENT_MAX_PAYLOAD)];
+    char bytes[4 * AGENT_MAX_FRAME];
 };
 
 /* Where the next bytes go, `*room` of them at most, never 0 once every whole frame was taken. */

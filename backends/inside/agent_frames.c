@@ -30,7 +30,9 @@ static const struct rule {
 
 char *decoder_space(struct decoder *decoder, size_t *room)
 {
-    if (decoder->start > 0) {
+    if (decoder->start == decoder->end)
+        decoder->start = decoder->end = 0;
+    if (sizeof(decoder->bytes) - decoder->start < AGENT_MAX_FRAME) {
         memmove(decoder->bytes, decoder->bytes + decoder->start, decoder->end - decoder->start);
         decoder->end -= decoder->start;
         decoder->start = 0;

@@ -2,12 +2,10 @@
  * carry output. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -23,8 +21,6 @@ static struct {
     char *waiting; /* frames that say something */
     size_t waiting_start, waiting_end, waiting_room;
     struct piece piece; /* the one frame of output that is on its way */
-    char head[sizeof(struct agent_frame)];
-    size_t head_start, head_end, piece_start;
     struct decoder decoder;
 } host;
 
@@ -35,13 +31,6 @@ void link_broken(const char *why)
         power_off();
     }
     _exit(1);
-}
-
-static void drop_piece(void)
-{
-    if (host.piece.length > 0 && host.piece.pipe >= 0)
-        close(host.piece.pipe);
-    host.piece.length = 0;
 }
 
 static void listen_for(uint32_t events)
@@ -63,8 +52,8 @@ static void go_away(void)
         host.away = 1;
         host.greeted = 0;
         host.decoder.start = host.decoder.end = 0;
-        host.waiting_start = host.waiting_end = host.head_start = host.head_end = 0;
-        drop_piece();
+        host.waiting_start = host.waiting_end = 0;
+        piece_drop(&host.piece);
         forget_messages();
         jobs_reset();
     }
@@ -101,11 +90,12 @@ static void take_frames(void)
         link_broken("the host sent what is no frame");
 }
 
-/* A port hands out at most one page at a time. 0: the other side is closed. */
+/* A port hands out at most one page at a time: until there is a whole frame's worth. 0: the other side is closed. */
 static int fill_decoder(int fd)
 {
     size_t room;
     char *bytes = decoder_space(&host.decoder, &room);
+    room = room < AGENT_MAX_FRAME ? room : AGENT_MAX_FRAME;
     while (room > 0) {
         ssize_t got = read(fd, bytes, room);
         if (got < 0 && errno == EINTR)
@@ -140,6 +130,8 @@ static void take(struct watch *watch, uint32_t events)
 void link_open(int fd, int is_socket)
 {
     host.is_socket = is_socket;
+    if (piece_init(&host.piece) < 0)
+        link_broken("no pipe");
     host.watch = (struct watch){fd, take};
     host.events = EPOLLIN;
     if (watch_add(&host.watch, EPOLLIN) < 0)
@@ -202,61 +194,19 @@ static int write_out(const char *bytes, size_t *start, size_t end)
     return 1;
 }
 
-/* A program can take back what it wrote into its own pipe; the frame that was begun must still become whole. */
-static ssize_t splice_out(void)
-{
-    static const char zeros[4096];
-    size_t left = host.piece.length - host.piece_start;
-    int there = 0;
-    ssize_t put = splice(host.piece.pipe, NULL, host.watch.fd, NULL, left, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
-    if (put > 0 || (put < 0 && errno != EAGAIN) || ioctl(host.piece.pipe, FIONREAD, &there) < 0 || there > 0)
-        return put;
-    return write(host.watch.fd, zeros, left < sizeof(zeros) ? left : sizeof(zeros));
-}
-
-static int write_piece(void)
-{
-    if (host.piece.length == 0)
-        return 1;
-    if (!write_out(host.head, &host.head_start, host.head_end))
-        return 0;
-    if (host.piece.pipe < 0 && !write_out(host.piece.bytes, &host.piece_start, host.piece.length))
-        return 0;
-    while (host.piece_start < host.piece.length) {
-        ssize_t put = splice_out();
-        if (put < 0 && errno != EAGAIN && errno != EINTR)
-            link_broken("output cannot be sent");
-        if (put <= 0)
-            return 0;
-        host.piece_start += (size_t)put;
-    }
-    drop_piece();
-    return 1;
-}
-
-static int make_piece(void)
-{
-    if (!outputs_next(&host.piece))
-        return 0;
-    struct agent_frame head = {(uint32_t)host.piece.length, AGENT_OUTPUT, host.piece.channel, host.piece.stream};
-    memcpy(host.head, &head, sizeof(head));
-    host.head_start = host.piece_start = 0;
-    host.head_end = sizeof(head);
-    return 1;
-}
-
 /* A piece that was taken from its pipe goes first: what is said later may be that its output has ended. */
 int link_flush(void)
 {
     for (int pieces = 0; !host.away; pieces++) {
-        if (!write_piece() || !write_out(host.waiting, &host.waiting_start, host.waiting_end)) {
+        if (!write_out(host.piece.bytes, &host.piece.start, host.piece.end) ||
+            !piece_write(&host.piece, host.watch.fd) || !write_out(host.waiting, &host.waiting_start, host.waiting_end)) {
             int full = host.waiting_end - host.waiting_start > MAX_WAITING;
             listen_for(full ? EPOLLOUT : EPOLLIN | EPOLLOUT);
             return 0;
         }
         if (pieces == PIECES_AT_ONCE)
             return 1;
-        if (!make_piece() && host.waiting_start == host.waiting_end) {
+        if (!outputs_next(&host.piece) && host.waiting_start == host.waiting_end) {
             listen_for(EPOLLIN);
             return 0;
         }

@@ -11,7 +11,7 @@
 
 #include "agent.h"
 
-enum { GRANT = AGENT_WINDOW / 4 /* credit is given back in pieces of this size */, WORTH_SPLICING = 8192 };
+enum { GRANT = AGENT_WINDOW / 4 }; /* credit is given back in pieces of this size */
 
 static struct output *first, **last = &first; /* those that may have something to read, in turn */
 
@@ -261,20 +261,7 @@ void output_refuse(struct job *job, uint32_t channel)
         end_output(&job->outputs[channel - 1]);
 }
 
-/* Much output goes from its pipe to the host without passing through us. */
-static ssize_t take_piece(struct output *output, struct piece *piece, size_t most)
-{
-    int there = 0;
-    if (!output->is_terminal && ioctl(output->watch.fd, FIONREAD, &there) == 0 && there >= WORTH_SPLICING &&
-        most >= WORTH_SPLICING) {
-        piece->pipe = fcntl(output->watch.fd, F_DUPFD_CLOEXEC, 0);
-        if (piece->pipe >= 0)
-            return (size_t)there < most ? there : (ssize_t)most;
-    }
-    return read(output->watch.fd, piece->bytes, most < sizeof(piece->bytes) ? most : sizeof(piece->bytes));
-}
-
-static size_t next_of(struct output *output, struct piece *piece)
+static int next_of(struct job *job, struct output *output, struct piece *piece)
 {
     if (output->limit == 0) {
         end_output(output);
@@ -287,7 +274,7 @@ static size_t next_of(struct output *output, struct piece *piece)
     size_t most = output->credit < AGENT_MAX_PAYLOAD ? output->credit : AGENT_MAX_PAYLOAD;
     if (output->limit > 0 && most > (size_t)output->limit)
         most = (size_t)output->limit;
-    ssize_t got = take_piece(output, piece, most);
+    ssize_t got = piece_take(piece, job->stream, output, most);
     if (got < 0 && (errno == EAGAIN || errno == EINTR) && output->limit < 0) {
         listen_again(output);
         return 0;
@@ -299,24 +286,20 @@ static size_t next_of(struct output *output, struct piece *piece)
     output->credit -= (uint32_t)got;
     if (output->limit > 0)
         output->limit -= got;
-    if (piece->pipe >= 0 || output->limit >= 0)
+    if (piece->spliced > 0 || output->limit >= 0)
         list(output);
     else
         listen_again(output);
-    return (size_t)got;
+    return 1;
 }
 
 int outputs_next(struct piece *piece)
 {
-    piece->pipe = -1;
     while (first) {
         struct output *output = first;
         struct job *job = OWNER_OF(output - (output->channel - 1), struct job, outputs);
-        piece->stream = job->stream;
-        piece->channel = output->channel;
         unlist(output);
-        piece->length = next_of(output, piece);
-        if (piece->length > 0)
+        if (next_of(job, output, piece))
             return 1;
     }
     return 0;

@@ -63,6 +63,7 @@ AGENT = Program(
         "agent_loop.c",
         "agent_mount.c",
         "agent_pack.c",
+        "agent_piece.c",
         "agent_processes.c",
         "agent_report.c",
         "agent_request.c",
