@@ -116,6 +116,9 @@ class Apt:
             "Dir::State::lists": self._folder / "lists",
             "Dir::State::status": self._folder / "status",
             "Dir::Cache": self._folder / "cache",
+            # Images of containers switch these off, and apt would read all its lists for each question.
+            "Dir::Cache::pkgcache": "pkgcache.bin",
+            "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
             "Dir::Etc::sourcelist": self.sources,
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",

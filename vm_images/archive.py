@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from backends.errors import ConfigError, PrepFailed, Problem
-from backends.virtual_machine import Image
+from backends.errors import BackendUnavailable, ConfigError, PrepFailed, Problem
 from vm_images.archive_index import misshapen
 from vm_images.inventory import find, verify
 from vm_images.plan import key_of
 from vm_images.rootfs import EPOCH
-from vm_images.store import MANIFEST, Stored, lock_image, own_store, read_image
+from vm_images.store import MANIFEST, Stored, lock_folder, own_store, read_image
 from vm_images.store_changes import publish, set_name, workplace, writing
 
 __all__ = ["export_image", "image_key", "import_image"]
@@ -49,7 +48,7 @@ def export_image(name: str, target: Path) -> int:
     index = json.dumps({"name": _name_of(image, name), "manifest": image.manifest}, sort_keys=True).encode()
     created = False
     try:
-        with lock_image(_lockable(image)), target.open("xb") as file:
+        with lock_folder(image.folder, name), target.open("xb") as file:
             created = True
             with (
                 gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed,
@@ -74,10 +73,6 @@ def export_image(name: str, target: Path) -> int:
 
 def _name_of(image: Stored, asked: str) -> str:
     return asked if asked in image.names else next(iter(image.names), image.key[:12])
-
-
-def _lockable(image: Stored) -> Image:
-    return Image(image.key, image.key, f"{image.folder}/vmlinux", "", "", "", "", 0, zygote=False)
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
@@ -111,9 +106,18 @@ def import_image(source: Path, name: str = "", *, into: str = "") -> tuple[str, 
                 raise _refused(source, "something follows the image's last part")
             with writing(store):
                 (place / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-            publish(place, store, key)
-    set_name(store, title, key)
+            if not _is_whole(store, key):
+                publish(place, store, key)
+            set_name(store, title, key)
     return title, read_image(str(store), key, os.geteuid())
+
+
+def _is_whole(store: Path, key: str) -> bool:
+    """Whether the image is there already: something may run from it, so it must not be replaced."""
+    try:
+        return not verify(read_image(str(store), key, os.geteuid()))
+    except BackendUnavailable:
+        return False
 
 
 def image_key(source: Path) -> str:

@@ -20,8 +20,8 @@ from vm_images.plan import Plan, digest
 from vm_images.python_packages import install_requirements
 from vm_images.recipe import Format, Recipe
 from vm_images.rootfs import assemble, bootstrap, pack, remove_tree
-from vm_images.store import MANIFEST, own_store, read_image, stores
-from vm_images.store_changes import publish, set_name, workplace
+from vm_images.store import MANIFEST, lock_folder, own_store, read_image, stores
+from vm_images.store_changes import publish, set_name, sweep, workplace, writing
 from vm_images.tools import run_tool
 
 __all__ = ["Built", "Report", "build_image"]
@@ -56,6 +56,7 @@ def build_image(recipe: Recipe, report: Report, *, store: str = "") -> Built:
         message = f"images are for x86_64, and this host is {os.uname().machine}"
         raise BackendUnavailable(Problem("machine", "", message, fix="build them on a host of that kind"))
     target = Path(store or own_store())
+    sweep(target)
     with workplace(target) as scratch:
         report("compiling the agent")
         agent = recipe.agent or build_program(AGENT, scratch / "agent").read_bytes()
@@ -78,14 +79,16 @@ def _build(
     plan = _plan(recipe, apt)
     if found := _there(plan.key, target, alone=alone):
         if found == str(target):
-            set_name(target, recipe.name, plan.key)
+            with lock_folder(f"{found}/{plan.key}", recipe.name):
+                set_name(target, recipe.name, plan.key)
         return Built(recipe.name, plan.key, found, fresh=False)
     with workplace(target, plan.key, waiting=lambda: report("somebody builds it already: waiting")) as place:
         fresh = not _there(plan.key, target, alone=True)
         if fresh:
-            _make(plan, apt, agent, place, report)
+            with writing(target):
+                _make(plan, apt, agent, place, report)
             publish(place, target, plan.key)
-    set_name(target, recipe.name, plan.key)
+        set_name(target, recipe.name, plan.key)  # still locked: without a name it might be collected
     return Built(recipe.name, plan.key, str(target), fresh=fresh)
 
 

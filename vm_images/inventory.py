@@ -94,14 +94,10 @@ def remove(name: str) -> list[str]:
 def collect_garbage() -> tuple[list[str], list[str], list[str]]:
     """See `store_changes.collect`; of the store that is ours to change. Names that lead nowhere go too."""
     store = Path(own_store())
-    named: set[str] = set()
     for link in _links(store):
-        key = link.readlink().name
-        if (store / key).is_dir():
-            named.add(key)
-        else:
+        if not (store / link.readlink().name).is_dir():
             remove_name(store, link.name)
-    return collect(store, named)
+    return collect(store, lambda key: any(link.readlink().name == key for link in _links(store)))
 
 
 def _links(store: Path) -> list[Path]:

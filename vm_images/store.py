@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from backends.errors import BackendUnavailable, Problem
@@ -25,6 +25,7 @@ __all__ = [
     "SYSTEM_STORE",
     "Stored",
     "find_image",
+    "lock_folder",
     "lock_image",
     "own_store",
     "read_image",
@@ -131,21 +132,25 @@ def stored(store: str, owner: int) -> Iterator[Stored | BackendUnavailable]:
             yield Stored(store, key, found.manifest, tuple(names.get(key, ())))
 
 
-@contextmanager
-def lock_image(image: Image) -> Generator[None]:
-    """Keep an image from being removed while this is entered (or until the process ends).
+def lock_image(image: Image) -> AbstractContextManager[None]:
+    """Keep an image from being removed while this is entered, or until the process ends.
 
     Raises `BackendUnavailable`, worth another look-up, when it was removed meanwhile.
     """
-    folder = image.kernel.rpartition("/")[0]
+    return lock_folder(image.kernel.rpartition("/")[0], image.name)
+
+
+@contextmanager
+def lock_folder(folder: str, name: str) -> Generator[None]:
+    """See `lock_image`; `name` is for the error."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        raise _gone(image) from error
+        raise _gone(name) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
         if not same_directory(fd, folder):
-            raise _gone(image)
+            raise _gone(name)
         yield
     finally:
         os.close(fd)
@@ -224,7 +229,7 @@ def _spoilt(folder: str, message: str) -> BackendUnavailable:
     return BackendUnavailable(Problem("image_spoilt", "", f"{folder}: {message}", fix=fix))
 
 
-def _gone(image: Image) -> BackendUnavailable:
-    message = f"the image {image.name!r} was removed a moment ago"
-    fix = f"mxc-ops image build {image.name}"
+def _gone(name: str) -> BackendUnavailable:
+    message = f"the image {name!r} was removed a moment ago"
+    fix = f"mxc-ops image build {name}"
     return BackendUnavailable(Problem("image_removed", "", message, fix=fix), retryable=True)

@@ -14,7 +14,7 @@ from backends.errors import PrepFailed, Problem
 from vm_images.rootfs import remove_tree
 from vm_images.store import NAMES, is_key, same_directory
 
-__all__ = ["collect", "publish", "remove_key", "remove_name", "set_name", "workplace"]
+__all__ = ["collect", "publish", "remove_key", "remove_name", "set_name", "sweep", "workplace", "writing"]
 
 _BUILDING, _REMOVING = ".building-", ".removing-"
 
@@ -115,8 +115,13 @@ def remove_name(store: Path, name: str) -> None:
         (store / NAMES / name).unlink(missing_ok=True)
 
 
-def remove_key(store: Path, key: str) -> bool:
-    """Remove an image that no name needs to lead to; False while somebody uses it."""
+def remove_key(store: Path, key: str, *, unless: Callable[[str], bool] | None = None) -> bool:
+    """Remove an image; False while somebody uses it.
+
+    Parameters
+    ----------
+    unless: asked about the key once nobody else can name or use it any more; True keeps it.
+    """
     place = store / key
     with writing(store):
         try:
@@ -131,35 +136,52 @@ def remove_key(store: Path, key: str) -> bool:
         except BlockingIOError:
             return False
         else:
-            _away(place)
+            if unless is not None and unless(key):
+                return False
+            if same_directory(fd, str(place)):
+                _away(place)
             return True
         finally:
             os.close(fd)
 
 
-def collect(store: Path, named: set[str]) -> tuple[list[str], list[str], list[str]]:
+def collect(store: Path, is_named: Callable[[str], bool]) -> tuple[list[str], list[str], list[str]]:
     """Remove what nobody needs: images without a name, the remains of builds that died.
 
     Parameters
     ----------
-    named: the keys that names lead to.
+    is_named: whether a name leads to a key.
 
     Returns the names of what was removed, of the images that are in use, and of builds that are going on.
     """
-    removed: list[str] = []
+    removed, going_on = sweep(store)
     used: list[str] = []
-    going_on: list[str] = []
-    for entry in sorted(store.iterdir()) if store.is_dir() else ():
-        if is_key(entry.name) and entry.name not in named:
-            (removed if remove_key(store, entry.name) else used).append(entry.name)
-        elif entry.name.startswith((_BUILDING, _REMOVING)):
-            (removed if _remove_dead(entry) else going_on).append(entry.name)
+    for entry in _entries(store):
+        if is_key(entry.name) and not is_named(entry.name):
+            (removed if remove_key(store, entry.name, unless=is_named) else used).append(entry.name)
     return removed, used, going_on
+
+
+def sweep(store: Path) -> tuple[list[str], list[str]]:
+    """Remove the remains of builds and removals that died; returns their names, and those that go on."""
+    removed: list[str] = []
+    going_on: list[str] = []
+    for entry in _entries(store):
+        if entry.name.startswith((_BUILDING, _REMOVING)):
+            (removed if _remove_dead(entry) else going_on).append(entry.name)
+    return removed, going_on
+
+
+def _entries(store: Path) -> list[Path]:
+    return sorted(store.iterdir()) if store.is_dir() else []
 
 
 def _remove_dead(entry: Path) -> bool:
     with writing(entry.parent):
-        fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return True  # by another one who sweeps
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
