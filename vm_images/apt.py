@@ -5,6 +5,7 @@ Nothing of the host's own package state is read or changed; its sources, proxies
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,9 @@ class Apt:
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         (folder / "status").touch()
+        for file in (self.sources, self.configuration):
+            # They may hold passwords, of files that only root can read; what a user reads, everybody may.
+            file.touch(0o644 if os.geteuid() else 0o600)
         self.sources.write_text(self._source_text())
         self.configuration.write_bytes(self._how_to_acquire())
 

@@ -47,7 +47,7 @@ def workplace(store: Path, token: str = "", *, waiting: Callable[[], None] | Non
 def _locked(place: Path, waiting: Callable[[], None] | None) -> int:
     while True:
         with suppress(FileExistsError):
-            place.mkdir(mode=0o700)
+            place.mkdir(mode=0o755)
         try:
             fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:

@@ -17,6 +17,7 @@ __all__ = ["PREP_FIX", "find_tool", "run_tool"]
 PREP_FIX = "mxc-ops prep host --backend microvm --feature build --yes"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_WORDS = 1500
+_FULL = b"No space left on device"
 _GRACE_S = 10
 _PASSED_ON = ("HOME", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
@@ -82,6 +83,8 @@ def run_tool(
         _end(child)
         raise
     if child.returncode != 0:
+        if _FULL in complaints:
+            fix = "make room where images are kept: df -h; mxc-ops image gc"
         last = (complaints or said or b"").decode("utf-8", "replace").strip()[-_LAST_WORDS:]
         message = f"{Path(words[0]).name} failed with status {child.returncode}: {last}"
         raise PrepFailed(Problem("image_tool_failed", "", message, fix=fix), retryable=retryable)

@@ -42,6 +42,12 @@ def test_the_last_words_of_a_program_that_fails_are_told_with_the_fix() -> None:
     assert problem.fix == "mend it"
 
 
+def test_a_full_disk_is_mended_by_making_room() -> None:
+    with pytest.raises(PrepFailed, match="No space left on device") as caught:
+        run_tool(["sh", "-c", "cat /dev/zero > /dev/full"], deadline_s=60, fix="look at the mirror")
+    assert "df -h" in caught.value.fix
+
+
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
