@@ -26,8 +26,17 @@ from backends.guest_files.snapshot import Snapshot
 from backends.guest_files.staging import Staging, open_target
 from backends.guest_files.tar_reader import ArchiveRefused, StreamLimits
 from backends.guest_files.undo import undo
+from backends.inside.agent_protocol import GuestFiles
 
-__all__ = ["GROWTH_BYTES", "CopyBack", "copy_back", "finish_applying", "limits_for", "undo_all"]
+__all__ = [
+    "GROWTH_BYTES",
+    "CopyBack",
+    "copy_back",
+    "finish_applying",
+    "get_request",
+    "limits_for",
+    "undo_all",
+]
 
 GROWTH_BYTES = 1 << 30
 """How much more than it was given a guest may send back, by default."""
@@ -63,6 +72,11 @@ def limits_for(
     return StreamLimits(content, largest, len(snapshot.shipped) + _MORE_ENTRIES, names)
 
 
+def get_request(grant: ShippedGrant, limits: StreamLimits) -> GuestFiles:
+    """What to GET from the agent: the copy itself, not what is mounted at the grant's path."""
+    return GuestFiles(grant.place, at_most_bytes=limits.content_bytes, at_most_entries=limits.entries)
+
+
 def copy_back(
     grant: ShippedGrant,
     snapshot: Snapshot,
@@ -78,7 +92,7 @@ def copy_back(
     ----------
     snapshot: what `archive` noted when the grant was handed over.
     chunks: the archive that the guest sends, iterated on another thread when we are root.
-    journals: directory of ours (made when missing) for the note of what is under way.
+    journals: directory of ours (made when missing), closed to others, for the note of what is under way.
     limits: what is taken at most; `limits_for` the snapshot by default.
 
     Raises `CopyBackFailed`: what the guest sent is refused, there is no room, or the host failed; the host's
@@ -89,7 +103,7 @@ def copy_back(
         raise _failed(grant, "object_changed", "is not the object that was checked")
     identifier = os.urandom(8).hex()
     noted = Noted(
-        *(identifier, grant.path, grant.pointer, grant.object, grant.owner),
+        *(identifier, grant.path, grant.pointer, grant.object, grant.writes_as),
         grant.kind is ObjectKind.DIRECTORY,
     )
     try:
@@ -101,7 +115,7 @@ def copy_back(
         bounds = limits or limits_for(snapshot)
         work = _Work(grant, snapshot, handles.fileno(grant.slot), chunks, bounds, journal, spare)
         try:
-            return as_owner(grant.owner, work.run)
+            return as_owner(grant.writes_as, work.run)
         finally:
             os.close(spare)
             if journal.done or journal.tasks is None:

@@ -69,6 +69,11 @@ class ShippedGrant:
         """Where the guest keeps it, before it is bound to its path."""
         return f"{_COPIES if self.writable else _DISK}/{self.number}"
 
+    @property
+    def writes_as(self) -> tuple[int, int]:
+        """Whose rights (uid, gid) hold for what is copied back: on the host, the workload is this user."""
+        return (self.uid, self.groups[0] if self.groups else self.owner[1])
+
     def as_dict(self) -> dict[str, object]:
         return {
             "path": self.path,
@@ -121,8 +126,8 @@ def plan_files(
     ----------
     view: resolved with an empty baseline, and with ``own=(*OWN_PATHS, *SYSTEM_PATHS)``.
     device: the guest's name of the disk with the read-only grants, such as ``/dev/vdb``.
-    caller: (uid, groups) of who starts it. For root, the owner of each grant owns it inside too, as with
-        bubblewrap; for another user, what is his, and his groups'.
+    caller: (uid, groups) of who starts it, the primary group first: what is theirs, and their groups', is so
+        inside too. For root, that is the owner of each grant, as with bubblewrap.
     copies_bytes: most that the copies may take in the guest; 0 leaves it to its kernel (half of its memory).
 
     Raises `PolicyRefused` for grants that would replace what the guest needs, all of them at once.

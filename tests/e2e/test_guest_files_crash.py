@@ -109,7 +109,7 @@ def test_killed_at_any_moment_and_completed_by_the_next_start(tmp_path: Path) ->
 
 def test_stopped_after_each_single_step_and_completed(tmp_path: Path) -> None:
     """Every step of the way in turn: the process is ended by its n-th call that changes files."""
-    for stop in range(1, 400, 1 if _KILLS == 100 else 37):
+    for stop in range(1, 400, 7 if _KILLS == 100 else 61):
         folder = tmp_path / str(stop)
         top, journals = folder / "grant", folder / "journals"
         folder.mkdir()
