@@ -10,6 +10,7 @@ __all__ = ["KEPT_BYTES", "Console"]
 KEPT_BYTES = 65536
 _READ_BYTES = 65536
 _WANTED_LINES = 12
+_PANIC = "Kernel panic"
 
 
 class Console:
@@ -28,9 +29,11 @@ class Console:
         return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in decoded)
 
     def last_lines(self) -> str:
-        """The end of it, for an error message, on one line."""
+        """The end of it, for an error message, on one line; a panic's reason stands before its registers."""
         lines = [line for line in self.text().splitlines() if line.strip()]
-        return " | ".join(lines[-_WANTED_LINES:])
+        last = lines[-_WANTED_LINES:]
+        reasons = [line for line in lines[:-_WANTED_LINES] if _PANIC in line]
+        return " | ".join([*reasons[-1:], *last])
 
     def close(self) -> None:
         """Read what is left and let go of the socket."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from backends.agent.connection import GuestConnection
-from backends.agent.errors import GuestError, GuestSilent
+from backends.agent.errors import GuestError, GuestLost, GuestSilent
 from backends.errors import LaunchFailed, Problem
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Machine
@@ -14,6 +16,7 @@ from backends.qemu.running_machine import RunningMachine
 
 __all__ = ["Guest", "boot"]
 
+_GONE_S = 1.0
 _Answer = TypeVar("_Answer")
 
 
@@ -46,6 +49,11 @@ async def ask(machine: RunningMachine, work: Awaitable[_Answer]) -> _Answer:
     try:
         return await machine.guard(work)
     except GuestError as error:
+        if isinstance(error, GuestLost):  # the usual cause, and then the one to tell, is the end of QEMU
+            with suppress(TimeoutError):
+                await asyncio.wait_for(machine.wait_gone(), _GONE_S)
+        if machine.is_gone:
+            raise machine.ended_error() from error
         seen = machine.console.last_lines()
         console = f"; the guest's console ends with: {seen}" if seen else ""
         silent = isinstance(error, GuestSilent)
