@@ -86,6 +86,8 @@ def walk(grant: ShippedGrant, handles: Handles, withheld: Withheld) -> Iterator[
     top = Found("", "", -1, status, handle)
     if not stat.S_ISDIR(status.st_mode):
         top.withheld = stat.S_ISREG(status.st_mode) and not _may(grant, status, 4, handle)
+        if top.withheld:
+            withheld.add(UNREADABLE, "")
         yield top
         return
     # A descriptor from O_PATH cannot be listed; "." of it is the same directory, opened anew.

@@ -12,12 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from backends.errors import CopyBackFailed
+from backends.errors import CopyBackFailed, PolicyRefused
 from backends.guest_files import apply
-from backends.guest_files.copy_back import copy_back, limits_for
+from backends.guest_files import copy_back as copying
+from backends.guest_files.archive import check_copies, put_content
+from backends.guest_files.copy_back import copy_back, get_request, limits_for
+from backends.guest_files.plan import GuestPut
+from backends.guest_files.recover import recover
+from backends.guest_files.sizes import Caps
+from backends.guest_files.snapshot import Snapshot
 from backends.guest_files.tar_reader import StreamLimits
 from backends.guest_files.tar_writer import END, Member, header
-from tests.unit.guest_files import DENIED, RO, RW, File, Link, Run, build, host_tree
+from tests.unit.guest_files import DENIED, RO, RW, File, Link, Run, build, host_tree, unpacked
 
 SECRET = b"not for guests"
 
@@ -418,3 +424,74 @@ def test_a_step_that_fails_takes_back_those_before(run: Run, monkeypatch: pytest
     assert host_tree(top) == before
     assert not list(run.journals.iterdir())
     assert not list(top.parent.glob(".mxc*"))
+
+
+def test_what_could_not_be_taken_back_at_once_is_taken_back_by_the_next_start(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = Path(run.grant.path)
+    before = host_tree(top)
+    real = apply.rename_new
+
+    def fails_in_the_end(old: int, old_name: str, new: int, new_name: str) -> None:
+        if new_name == "z":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(old, old_name, new, new_name)
+
+    run.guest |= {"a": File(b"new"), "k": 0o755, "k/l": File(b"made"), "z": File(b"")}
+    with monkeypatch.context() as broken:
+        broken.setattr(apply, "rename_new", fails_in_the_end)
+        broken.setattr(copying, "undo", undoes_nothing)
+        with pytest.raises(CopyBackFailed, match="completed, or undone, by the next run"):
+            run.back()
+    assert host_tree(top) != before
+    [recovered] = recover(str(run.journals))
+    assert (recovered.path, recovered.outcome) == (str(top), "rolled back")
+    assert host_tree(top) == before
+    assert not list(run.journals.iterdir())
+
+
+def test_a_grant_that_is_gone_keeps_its_journal_and_says_what_is_missing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = Path(run.grant.path)
+    run.guest["a"] = File(b"new")
+    with monkeypatch.context() as killed:
+        killed.setattr(copying, "finish_applying", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.back()
+    top.rename(top.parent / "moved")
+    [recovered] = recover(str(run.journals))
+    assert recovered.outcome == "unfinished"
+    assert str(top / "a") in recovered.missing
+    (top.parent / "moved").rename(top)
+    [recovered] = recover(str(run.journals))
+    assert recovered.outcome == "completed"
+    assert (top / "a").read_bytes() == b"new"
+
+
+def undoes_nothing(*_: object) -> list[str]:
+    return ["a"]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_too_much_to_copy_is_refused_by_name(run: Run) -> None:
+    check_copies(run.plan, run.handles)
+    with pytest.raises(PolicyRefused) as caught:
+        check_copies(run.plan, run.handles, Caps(content_bytes=5, entries=100))
+    assert caught.value.problems[0].code == "grant_too_large"
+    assert caught.value.path == run.grant.pointer
+
+
+def test_the_steps_of_the_plan_put_what_they_say(run: Run) -> None:
+    snapshots: dict[int, Snapshot] = {}
+    puts = [step for step in run.plan.guest_steps if isinstance(step, GuestPut)]
+    sent = [b"".join(put_content(run.plan, step, run.handles, snapshots)) for step in puts]
+    assert unpacked(sent[0]) == {"": 0o700, "disk": 0o700, "rw": 0o700}
+    assert unpacked(sent[1]) == run.guest
+    assert snapshots[0].shipped.keys() == run.guest.keys()
+    asked = get_request(run.grant, limits_for(snapshots[0]))
+    assert (asked.path, asked.at_most_bytes) == ("/run/mxc/rw/0", 6 + (1 << 30))
