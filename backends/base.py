@@ -278,7 +278,7 @@ class Usage:
 @frozen
 class Conflict:
     """A file of a read-write grant that host and sandbox both changed: `path` is the host's, untouched,
-    `kept_as` holds the sandbox's version beside it."""
+    `kept_as` holds the sandbox's version beside it; "" where that has no content of its own."""
 
     path: str
     kept_as: str

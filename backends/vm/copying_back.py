@@ -11,11 +11,10 @@ from backends.agent.errors import GuestError
 from backends.agent.files import Download
 from backends.base import Conflict, Handles
 from backends.errors import CopyBackFailed, Problem
-from backends.guest_files.copy_back import CopyBack, copy_back, limits_for
+from backends.guest_files.copy_back import CopyBack, copy_back, get_request, limits_for
 from backends.guest_files.plan import FilesPlan, ShippedGrant
 from backends.guest_files.recover import recover
 from backends.guest_files.snapshot import Snapshot
-from backends.inside.agent_protocol import GuestFiles
 from backends.qemu.guest import Guest
 
 __all__ = ["bring_back", "journals_folder", "recovered_warnings"]
@@ -70,8 +69,7 @@ async def _one(
 ) -> CopyBack:
     file_bytes = None if file_size_mib is None else file_size_mib * _MIB
     limits = limits_for(snapshot, file_bytes=file_bytes)
-    wanted = GuestFiles(grant.place, at_most_bytes=limits.content_bytes, at_most_entries=limits.entries)
-    chunks = _from_loop(guest.agent.get(wanted), asyncio.get_running_loop())
+    chunks = _from_loop(guest.agent.get(get_request(grant, limits)), asyncio.get_running_loop())
     work = asyncio.to_thread(
         copy_back, grant, snapshot, handles, chunks, journals=journals_folder(), limits=limits
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
-from backends.bubblewrap.identity import choose_identity
+from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_files.plan import FilesPlan, plan_files
@@ -105,10 +105,11 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
     _check(request, facts, image, kind)
     memory_mib = wanted.memory_mib or image.memory_mib
     limits = plan_guest_limits(request.limits, memory_mib)
+    identity = choose_identity(request, facts.caller, facts.uid_range)
     confinement = Confinement(
         helper=facts.helper,
         launcher=facts.launcher,
-        identity=choose_identity(request, facts.caller, facts.uid_range),
+        identity=identity,
         places=facts.places,
         limits=plan_machine_limits(memory_mib, facts.cgroups),
         cgroup_parents=tuple(facts.cgroups.parents.items()),
@@ -123,7 +124,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         memory_mib=memory_mib,
         cpus=wanted.cpus or 1,
     )
-    files = plan_files(view, device=template.grants_device, caller=(facts.caller[0], facts.groups))
+    files = plan_files(view, device=template.grants_device, caller=_file_user(identity, facts))
     return VmPlan(
         containment=request.containment,
         template=template,
@@ -144,6 +145,13 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
     )
+
+
+def _file_user(identity: Identity, facts: VmFacts) -> tuple[int, tuple[int, ...]]:
+    """(uid, groups) whose files are the workload's own: for root without a name, each grant's owner's."""
+    if identity.kind == "named":
+        return identity.uid, (identity.gid,)
+    return facts.caller[0], facts.groups
 
 
 def _image(wanted: VirtualMachine) -> Image:
