@@ -72,8 +72,7 @@ class Apt:
         """
         said = self._ask(
             self._get,
-            *("-s", "-q", "-o", "pkgCacheGen::ForceEssential=,"),
-            *("install", "?essential", *names),
+            *("-s", "-q", "install", "?essential", *names),
             fix="look for the right name: apt-cache search NAME",
         )
         found = {name.partition(":")[0]: version for name, version in _INSTALLS.findall(said)}
@@ -123,6 +122,8 @@ class Apt:
             # Images of containers switch these off, and apt would read all its lists for each question.
             "Dir::Cache::pkgcache": "pkgcache.bin",
             "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
+            # Else apt counts itself among the essential packages, in a cache that it only reads again, too.
+            "pkgCacheGen::ForceEssential": ",",
             "Dir::Etc::sourcelist": self.sources,
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",
