@@ -39,6 +39,7 @@ _Noreturn void loop_run(void);
 void link_open(int fd, int is_socket);
 void link_send(enum agent_kind kind, uint32_t flags, uint32_t stream, const void *payload, size_t length);
 void link_send_outcome(uint32_t stream, const struct outcome *outcome); /* DONE or FAILED */
+int link_is_socket(void);
 int link_flush(void); /* 1: there is more to do at once */
 _Noreturn void link_broken(const char *why);
 
@@ -162,6 +163,7 @@ struct outcome mount_it(const struct request *request); /* agent_mount.c */
 
 /* agent_child.c: in the child. */
 void child_prepare(void); /* in the agent itself, once */
+void restore_limits(void);
 int keep_only(int descriptor); /* and the standard streams */
 
 /* Returns only on failure. `fds`: its standard streams. */

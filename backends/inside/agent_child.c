@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,12 +16,25 @@
 #include "agent.h"
 #include "execute.h"
 
-static unsigned long capabilities; /* how many this kernel has */
+enum { MAX_FILES = 8 * AGENT_MAX_STREAMS };
 
+static unsigned long capabilities; /* how many this kernel has */
+static struct rlimit files; /* as we were started */
+
+/* Each stream takes some descriptors of ours; what we run is to have as many as it would without us. */
 void child_prepare(void)
 {
     while (prctl(PR_CAPBSET_READ, capabilities, 0, 0, 0) >= 0)
         capabilities++;
+    getrlimit(RLIMIT_NOFILE, &files);
+    rlim_t most = files.rlim_max > MAX_FILES ? files.rlim_max : MAX_FILES;
+    if (files.rlim_cur < MAX_FILES && set_limit(RLIMIT_NOFILE, MAX_FILES, most) < 0)
+        set_limit(RLIMIT_NOFILE, files.rlim_max, files.rlim_max);
+}
+
+void restore_limits(void)
+{
+    set_limit(RLIMIT_NOFILE, files.rlim_cur, files.rlim_max);
 }
 
 int keep_only(int descriptor)
@@ -43,16 +57,16 @@ static struct outcome take_streams(const struct request *request, const int fds[
     return keep_only(report) < 0 ? failed(AGENT_STEP_PIPES, "") : SUCCESS;
 }
 
-/* None now, and none by a program that has some: the bounding set is emptied while that is still
- * permitted. */
+/* None now, and none by a program that has some: the bounding set is emptied while that is still permitted. Without
+ * rights of our own neither that nor the groups can be changed, and need not be: no more can come of them. */
 static int become_user(const struct request *request)
 {
     const struct agent_user *user = &request->user;
     int privileged = request->count[AGENT_TAG_PRIVILEGED] > 0;
-    if (setgroups(0, NULL) < 0)
+    if (setgroups(0, NULL) < 0 && (errno != EPERM || geteuid() != user->uid))
         return -1;
     for (unsigned long number = 0; !privileged && number < capabilities; number++)
-        if (prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0)
+        if (prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0 && errno != EPERM)
             return -1;
     if (setresgid(user->gid, user->gid, user->gid) < 0 || setresuid(user->uid, user->uid, user->uid) < 0)
         return -1;
@@ -71,6 +85,7 @@ struct outcome become_program(const struct request *request, const int fds[3], i
     if (outcome.step)
         return outcome;
     umask(request->umask & 0777);
+    restore_limits();
     for (uint32_t i = 0; i < request->count[AGENT_TAG_RLIMIT]; i++) {
         const struct agent_rlimit *limit = &request->rlimits[i];
         if (set_limit(limit->resource, limit->soft, limit->hard) < 0)

@@ -127,6 +127,11 @@ static void take(struct watch *watch, uint32_t events)
         listen_for(EPOLLIN);
 }
 
+int link_is_socket(void)
+{
+    return host.is_socket;
+}
+
 void link_open(int fd, int is_socket)
 {
     host.is_socket = is_socket;

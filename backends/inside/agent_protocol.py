@@ -223,7 +223,9 @@ class GuestFiles:
 
     A GET of a directory holds its entries, named relative to it (``./…``); of a file, that one entry. `owner`
     (uid, gid) is given to everything that is put, None keeps what the archive says. `replace` lets a PUT
-    overwrite files. More than `at_most_bytes` of content or `at_most_entries` is a failure.
+    overwrite files. More than `at_most_bytes` of content or `at_most_entries` is a failure. Modes keep their
+    lowest nine bits (folders the sticky one too). Hard links are put as links and got as files of their own;
+    sockets, pipes, devices and what is mounted below `path` are not got, and refused when put.
     """
 
     path: str

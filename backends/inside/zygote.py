@@ -164,7 +164,8 @@ def _restrict(records: Records) -> None:
             raise _Unable(_STEP_RLIMIT, getattr(error, "errno", None) or errno.EINVAL) from None
     uid, gid = struct.unpack("<II", records[_USER][0])
     try:
-        os.setgroups([])
+        if os.geteuid() == 0 or os.geteuid() != uid:
+            os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from backends.inside import agent_codec
-from backends.inside.agent_protocol import WINDOW, Channel, EndedFlag, Flag, GuestCommand, Kind, Step
+from backends.inside.agent_protocol import (
+    WINDOW,
+    Channel,
+    EndedFlag,
+    Flag,
+    GuestCommand,
+    GuestIdentity,
+    Kind,
+    Step,
+)
 from tests.unit.agent_client import PATH, AgentClient, private_agent
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an agent is root in its namespaces")
@@ -147,11 +156,13 @@ def test_others_that_hold_the_output_do_not_hold_the_end(agent: AgentClient) -> 
 
 
 def test_many_run_at_once(agent: AgentClient) -> None:
-    streams = [agent.start(GuestCommand(("cat",), PATH)) for _ in range(100)]
+    files = agent.run(shell("ulimit -n; ulimit -Hn")).stdout
+    streams = [agent.start(GuestCommand(("cat",), PATH)) for _ in range(300)]
     for stream in streams:
         agent.send(Kind.INPUT, stream, b"%d" % stream)
         agent.send(Kind.INPUT_END, stream)
     assert [agent.finish(stream).stdout for stream in streams] == [b"%d" % stream for stream in streams]
+    assert files.split() == [b"1024", b"4096"]  # what each would have without the agent
 
 
 # --- terminals
@@ -225,6 +236,20 @@ def test_a_program_of_a_control_group_is_in_it_and_takes_it_along() -> None:
         done = agent.run(shell("true", cgroup=(("../escape", "1"),)))
         assert done.failed is not None
         assert done.failed.errno == 22
+
+
+def test_a_sandbox_cannot_be_given_another_identity(agent: AgentClient) -> None:
+    new = agent_codec.identity(GuestIdentity(0, bytes(64), "0" * 32, bytes(6), "other"))
+    failed = agent_codec.read_failed(agent.ask(Kind.IDENTITY, new).payload)
+    assert (failed.step, failed.errno) == (Step.CLOCK, 1)
+
+
+def test_power_off_ends_it_with_all_that_runs() -> None:
+    with private_agent() as agent:
+        agent.run(shell("sleep 60 >/dev/null 2>&1 &"))
+        agent.send(Kind.POWER_OFF)
+        with pytest.raises(EOFError):
+            agent.next_frame(99)
 
 
 def test_the_report_counts(agent: AgentClient) -> None:

@@ -193,7 +193,9 @@ def private_agent(
     zygote: interpreter and script.
     """
     ours, theirs = socket.socketpair()
-    command = f"{setup}\nexec {agent_path()} {theirs.fileno()} {' '.join(zygote)}"
+    command = (
+        f"ulimit -Sn 1024; ulimit -Hn 4096; {setup}\nexec {agent_path()} {theirs.fileno()} {' '.join(zygote)}"
+    )
     process = subprocess.Popen(
         [*UNSHARE, "sh", "-ec", command],
         stdin=subprocess.DEVNULL,
