@@ -96,6 +96,7 @@ def _be_spare(agent: socket.socket, *, privileged: bool) -> str:
     os.setsid()
     if not privileged:
         _give_up_privileges()
+    _prepare()
     agent.send(b"R")
     word, fds, _flags, _from = socket.recv_fds(agent, 1, 4)
     if not word:
@@ -187,21 +188,19 @@ def _signed(limit: int) -> int:
     return limit - (1 << 64) if limit >= 1 << 63 else limit
 
 
-def _take_environment(records: Records) -> None:
+def _prepare() -> None:
+    """What can be done before the request is known: in a machine just restored all that is new is slow."""
     os.environ.clear()
-    for record in records.get(_ENV, ()):
-        name, _, value = record[:-1].partition(b"=")
-        os.environb[name] = value
     time.tzset()
-    sys.argv = [os.fsdecode(record[:-1]) for record in records[_ARG]]
-    more = os.environ.get("PYTHONPATH", "")
-    sys.path[0:1] = ["", *filter(None, more.split(":"))]
-    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    # What is found out about a stream when it is made is to be true of pipes, which take these places.
+    ends = os.pipe()
+    for stream, fd in enumerate((ends[0], ends[1], ends[1])):
+        os.dup2(fd, stream)
+    for end in ends:
+        os.close(end)
     sys.stdin = sys.__stdin__ = _text_stream(0, "<stdin>", "r", "surrogateescape")
-    sys.stdout = sys.__stdout__ = _text_stream(1, "<stdout>", "w", "surrogateescape", unbuffered)
-    sys.stderr = sys.__stderr__ = _text_stream(2, "<stderr>", "w", "backslashreplace", unbuffered)
-    # Two clones of a machine have the same generators until now.
-    random.seed()
+    sys.stdout = sys.__stdout__ = _text_stream(1, "<stdout>", "w", "surrogateescape")
+    sys.stderr = sys.__stderr__ = _text_stream(2, "<stderr>", "w", "backslashreplace")
 
 
 def _text_stream(fd: int, name: str, mode: str, errors: str, unbuffered: bool = False) -> io.TextIOWrapper:
@@ -213,11 +212,30 @@ def _text_stream(fd: int, name: str, mode: str, errors: str, unbuffered: bool = 
         encoding="utf-8",
         errors=errors,
         newline=None if mode == "r" else "\n",
-        line_buffering=fd == 2 or os.isatty(fd),
+        line_buffering=fd == 2,
         write_through=unbuffered,
     )
     stream.mode = mode  # type: ignore[misc]
     return stream
+
+
+def _take_environment(records: Records) -> None:
+    for record in records.get(_ENV, ()):
+        name, _, value = record[:-1].partition(b"=")
+        os.environb[name] = value
+    if "TZ" in os.environ:
+        time.tzset()
+    sys.argv = [os.fsdecode(record[:-1]) for record in records[_ARG]]
+    more = os.environ.get("PYTHONPATH", "")
+    sys.path[0:1] = ["", *filter(None, more.split(":"))]
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout = sys.__stdout__ = _text_stream(1, "<stdout>", "w", "surrogateescape", True)
+        sys.stderr = sys.__stderr__ = _text_stream(2, "<stderr>", "w", "backslashreplace", True)
+    if _TTY in records:
+        for stream in (sys.stdin, sys.stdout):
+            typing.cast("io.TextIOWrapper", stream).reconfigure(line_buffering=True)
+    # Two clones of a machine have the same generators until now.
+    random.seed()
 
 
 def _filter(records: Records) -> None:

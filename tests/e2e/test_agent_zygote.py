@@ -133,6 +133,14 @@ def test_a_privileged_one_keeps_them(agent: AgentClient) -> None:
     assert "NoNewPrivs:\t0" in status
 
 
+def test_the_environment_is_heeded_where_an_interpreter_would(agent: AgentClient) -> None:
+    source = "import sys, time, os; print(time.tzname[0], sys.path[1]); os.write(1, b'second')"
+    env = (*PATH, ("TZ", "XYZ3"), ("PYTHONPATH", "/one:/two"), ("PYTHONUNBUFFERED", "1"))
+    done = agent.run(GuestCommand(("-c",), env, zygote=source))
+    assert done.stdout == b"XYZ /one\nsecond"
+    assert agent.run(GuestCommand(("-c",), PATH, zygote=source)).stdout.startswith(b"secondUTC ")
+
+
 def test_the_filter_holds_from_the_first_line_on(agent: AgentClient) -> None:
     number = {"x86_64": 83, "aarch64": 34}[os.uname().machine]
     instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
