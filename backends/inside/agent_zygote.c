@@ -57,13 +57,6 @@ static int wants_spare(void)
     return zygote.waits && zygote.spare.fd < 0;
 }
 
-int64_t zygote_deadline(void)
-{
-    if (zygote.start_at)
-        return zygote.start_at;
-    return wants_spare() && !jobs ? zygote.busy_at + QUIET_MS : 0;
-}
-
 int zygote_is_settled(void)
 {
     return zygote.pid == 0 || zygote.spare_pid > 0;
@@ -148,6 +141,7 @@ static int send_with(int socket, const char *word, const int *fds, size_t count)
 static void ask_for_spare(int privileged)
 {
     int ends[2], yes = 1;
+    zygote.busy_at = now_ms(); /* not again at once, should it fail */
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return;
     zygote.spare.fd = ends[0];
@@ -237,6 +231,19 @@ static int somebody_syncs(void)
     return 0;
 }
 
+/* Somebody waits for a spare now. */
+static int is_urgent(void)
+{
+    return next_job() || somebody_syncs();
+}
+
+int64_t zygote_deadline(void)
+{
+    if (zygote.start_at)
+        return zygote.start_at;
+    return wants_spare() && (!jobs || is_urgent()) ? zygote.busy_at + QUIET_MS : 0;
+}
+
 void zygote_tick(int64_t now)
 {
     if (jobs)
@@ -250,7 +257,7 @@ void zygote_tick(int64_t now)
         hand_over(job);
         job = next_job();
     }
-    if (wants_spare() && (job || somebody_syncs() || now >= zygote.busy_at + QUIET_MS))
+    if (wants_spare() && now >= zygote.busy_at + (is_urgent() ? 0 : QUIET_MS))
         ask_for_spare(job && job->handover.privileged);
 }
 
