@@ -20,8 +20,8 @@ class WarmPool:
 
     ::
 
-        with WarmPool(Policy("vm"), size=4):
-            run(Policy("vm", read_only=["/srv/data"]), "wc -l /srv/data/*")
+        with WarmPool(Policy(containment="vm"), size=4):
+            run(Policy(containment="vm", read_only=["/srv/data"]), "wc -l /srv/data/*")
 
     What a machine is depends on containment, image, memory, processors and accelerator alone: files, command
     and limits come with each run, after it took its machine. Each machine serves one run; the pool is filled

@@ -15,9 +15,8 @@ from backends.inside.build import build_program
 from backends.inside.store import LAUNCHER, find_program
 from backends.linux.uid_range import configured_range
 from tests.conftest import User
+from tests.probe import build_probe
 from tests.security.callers import Caller, remove_tree
-
-_PROBE_SOURCES = Path(__file__).parent / "probe"
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +53,7 @@ def root(prepared_host: None) -> Iterator[Caller]:
 def probe(prepared_host: None) -> Iterator[Path]:
     """The compiled probe, in a directory that everybody can read; grant `probe.parent` read-only."""
     folder = Path(tempfile.mkdtemp(prefix="mxc-ops-probe-"))
-    folder.chmod(0o755)
-    sources = sorted(_PROBE_SOURCES.glob("*.c"))
-    flags = ["-std=gnu17", "-O1", "-static", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["gcc", *flags, "-o", folder / "probe", *sources], check=True)
-    yield folder / "probe"
+    yield build_probe(folder)
     remove_tree(folder)
 
 
