@@ -110,6 +110,7 @@ class ClonePool:
                 await run_quietly(clone.guest, GuestCommand(("/bin/sh", "-c", "echo"), env=WARM_PATH))
                 if self._plan.image.zygote:
                     await run_quietly(clone.guest, GuestCommand(("-c",), env=WARM_PATH, zygote="print()"))
+                await clone.guest.ask(clone.guest.agent.sync())
                 await clone.guest.machine.execute("stop")
             except BaseException:
                 await clone.end()
