@@ -127,21 +127,14 @@ class BubblewrapRunning:
         if failed is not None or (not started and not self._killed):
             self._failure = explain(self._plan, failed, status, diagnostics)
         else:
-            self._ended = self._describe(end, status, wall_ms, hits)
+            self._ended = self._describe(end, wall_ms, hits)
 
-    def _describe(
-        self, end: EndedMessage | None, status: int | None, wall_ms: float, hits: dict[str, bool]
-    ) -> Ended:
+    def _describe(self, end: EndedMessage | None, wall_ms: float, hits: dict[str, bool]) -> Ended:
         if end is None:
             # Init ended without a report: we killed it, or the kernel did (out of memory).
             outcome = Outcome.KILLED if self._killed else Outcome.SIGNALLED
-            return Ended(
-                outcome,
-                128 + SIGKILL if status is None or status <= 0 else status,
-                int(SIGKILL),
-                Usage(wall_ms=wall_ms),
-                mark_hits(self._plan.limits.outcomes, hits, None),
-            )
+            limits = mark_hits(self._plan.limits.outcomes, hits, None)
+            return Ended(outcome, 128 + SIGKILL, int(SIGKILL), Usage(wall_ms=wall_ms), limits)
         code = os.waitstatus_to_exitcode(end.status)
         ended_by = -code if code < 0 else None
         usage = Usage(wall_ms, end.user_us / 1000, end.system_us / 1000, end.max_rss_kib)
