@@ -1,7 +1,7 @@
 """The containments that one suite of tests runs on, and everything in which they may differ.
 
-A test of the suite takes the fixture `contained` and expects the same of each. Where a containment is meant to
-be different, the difference has a name here, and the test asks for it by that name.
+A test of the suite takes the fixture `contained` and expects the same of each. Where a containment is meant
+to be different, the difference has a name here, and the test asks for it by that name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Containment:
     Parameters
     ----------
     copies_files: read-write grants are copies, brought back after a normal exit. What a run wrote that timed
-        out or was killed never reaches the host, and what host and sandbox both changed is a conflict. Without
-        copies, everything is there at once.
+        out or was killed never reaches the host, and what host and sandbox both changed is a conflict.
+        Without copies, everything is there at once.
     denied_are_there: a denied path has an empty object in its place; else it has none at all.
     own_system: /usr and /etc are of an image, not the host's, and no grant may cover them.
     hands_descriptors_through: a descriptor of the caller is the workload's own; else its bytes are carried.

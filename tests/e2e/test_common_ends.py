@@ -14,7 +14,7 @@ from tests.e2e.commands import children
 from tests.e2e.containments import Containment
 
 TELLING_CODES = (0, 1, 2, 64, 124, 125, 126, 127, 128, 129, 137, 143, 255)
-"""Those that mean something to mxc-ops, to shells or to timeout(1), when it is not the workload who ends so."""
+"""Those that mean something to mxc-ops, to shells or to timeout(1) when it is not the workload's own."""
 
 SIGNALS = (signal.SIGHUP, signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
 
