@@ -18,7 +18,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 UNPRIVILEGED_UID = 61234
 _PACKAGES = ("mxc_ops", "backends", "vm_images")
-_DEPENDENCIES = ("pydantic", "rich", "jsonschema")
+_DEPENDENCIES = ("pydantic", "rich", "jsonschema", "qemu.qmp")
 _SCRIPTS = {"mxc-ops": "mxc_ops.cli", "mxc-exec": "mxc_ops.cli.exec_compat"}
 
 

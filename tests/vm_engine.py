@@ -22,7 +22,7 @@ from backends.qemu.template_store import StoredTemplate, TemplateStore
 from backends.qemu.timings import Timings
 from backends.virtual_machine import Image, VirtualMachine
 from mxc_ops.one_shot import prepare
-from vm_images.store import find_image
+from tests.images import image
 
 Answer = TypeVar("Answer")
 PATIENCE_S = 90.0
@@ -81,7 +81,7 @@ class Engine:
 def opened_engine(folder: Path, name: str = "base") -> Generator[Engine]:
     """An engine whose templates are kept in `folder`, where the next one finds them."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    engine = Engine(find_image(name), folder)
+    engine = Engine(image(name), folder)
     try:
         yield engine
     finally:

@@ -123,21 +123,8 @@ def test_memory_that_is_sealed_too_early_is_refused_by_qemu_by_name(engine: Engi
     drive(main())
 
 
-def truncated(folder: Path) -> None:
-    os.truncate(folder / "memory", 1 << 20)
-
-
-def flipped(folder: Path) -> None:
-    with (folder / "state").open("r+b") as file:
-        file.seek(1000)
-        byte = file.read(1)[0]
-        file.seek(1000)
-        file.write(bytes([byte ^ 1]))
-
-
-@pytest.mark.parametrize("spoil", [truncated, flipped])
 def test_a_spoilt_template_is_made_anew(
-    engine: Engine, tmp_path: Path, spoil: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "templates"
     builds = counted_builds(monkeypatch)
@@ -147,7 +134,7 @@ def test_a_spoilt_template_is_made_anew(
         subprocess.run(["cp", "-a", "--sparse=always", engine.store.folder, copy], check=True)
         del builds[:]
         with opened_engine(copy) as other:
-            spoil(copy / other.plan.key)
+            os.truncate(copy / other.plan.key / "memory", 1 << 20)
             await other.works()
             assert builds == [other.plan.key]
         with opened_engine(copy) as other:
