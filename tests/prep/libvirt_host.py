@@ -16,6 +16,7 @@ from backends.vm.needs import NEEDS
 from mxc_ops.prep.decision import Decision
 from mxc_ops.prep.rules import rule
 from mxc_ops.prep.undoing import Verdict, judge, reversal, reverse_queries
+from tests.prep.hiding import HIDE
 from tests.prep.lxc_host import Host
 
 __all__ = ["PYTHON", "VmHost", "argument_of", "missing", "vm_host"]
@@ -23,15 +24,15 @@ __all__ = ["PYTHON", "VmHost", "argument_of", "missing", "vm_host"]
 PYTHON = "/usr/bin/python3"
 # Debian's package makes this user, without whom the daemon ends. Of the settings those go that need what a
 # container may not have.
-_SET_UP = r"""
+_SET_UP = rf"""
 set -e
+{HIDE}
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs "$1"
 for place in /etc /var/lib /var/log /var/cache; do
     layer="$1$place"
     mkdir -p "$layer/upper" "$layer/work"
-    # Not there (overlayfs.rst: whiteouts). Removing it afterwards fails while somebody builds an image in it.
-    if [ $place = /var/lib ]; then mknod "$layer/upper/mxc-ops" c 0 0; fi
+    hide $place "$layer/upper" mxc-ops
     mount -t overlay -o "lowerdir=$place,upperdir=$layer/upper,workdir=$layer/work" overlay "$place"
 done
 mount -t tmpfs -o mode=755 tmpfs /run

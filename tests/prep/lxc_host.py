@@ -49,9 +49,9 @@ for place in etc var; do
     mount -t overlay -o lowerdir=/$place,upperdir=/srv/$place/upper,workdir=/srv/$place/work overlay /$place
 done
 # Overlays map no ids (mount_setattr(2)), so images must lie on something else.
-rm -rf /var/lib/mxc-ops
-mkdir -p /var/lib/mxc-ops/images
-mount -t tmpfs -o mode=755 tmpfs /var/lib/mxc-ops/images
+mkdir -p /var/lib/mxc-ops
+mount -t tmpfs -o mode=755 tmpfs /var/lib/mxc-ops
+mkdir /var/lib/mxc-ops/images
 : > /etc/subuid
 : > /etc/subgid
 # The overlays keep what they lie on. A checkout may be below /srv.

@@ -29,6 +29,7 @@ from typing import Any
 
 from tests.conftest import CHECKOUT
 from tests.fleet.image import PACKAGES_INSIDE, debian_root, package_source
+from tests.prep.hiding import HIDE
 
 __all__ = ["OF_NO_ACCOUNT", "PACKAGES", "PrivateHost", "Reported", "listing", "missing"]
 
@@ -49,12 +50,17 @@ packages, which are compared one by one instead."""
 _PROGRAMS = ("apt-ftparchive", "debootstrap", "dpkg", "nsenter", "unshare")
 _TREES = ("etc", "usr", "var")
 _DEADLINE_S = 120
-_SETUP = r"""
+_SETUP = rf"""
 set -eu
+{HIDE}
 top=$1 packages=$2 debian=$3
 mount -t tmpfs -o mode=755 tmpfs "$top"
+mkdir "$top/etc.upper" "$top/usr.upper" "$top/var.upper"
+hide /etc "$top/etc.upper" mxc-ops
+hide /usr "$top/usr.upper" local/lib/mxc-ops
+hide /var "$top/var.upper" lib/mxc-ops log/mxc-ops
 for tree in etc usr var; do
-    mkdir -p "$top/$tree.upper" "$top/$tree.work"
+    mkdir "$top/$tree.work"
     over="upperdir=$top/$tree.upper,workdir=$top/$tree.work"
     mount -t overlay -o "lowerdir=/$tree,$over" overlay "/$tree"
 done
@@ -66,7 +72,6 @@ mount --bind "$packages" /run/packages
 echo 'deb [trusted=yes] file:/run/packages ./' > /etc/apt/sources.list
 rm -f /var/lib/man-db/auto-update
 dpkg --purge --force-depends bubblewrap musl-tools >/dev/null 2>&1
-rm -rf /usr/local/lib/mxc-ops /etc/mxc-ops /var/lib/mxc-ops /var/log/mxc-ops
 rm -f /etc/sysctl.d/zz-mxc-ops-* /etc/apparmor.d/mxc-ops-*
 for name in reboot shutdown; do printf '#!/bin/sh\necho "$0" >> /run/restarted\n' > "/usr/sbin/$name"; done
 mkdir "$top/debian" "$top/debian.upper" "$top/debian.work"

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.commands import wait_until
+from tests.prep.hiding import HIDE
 from tests.prep.loopback import Sshd, missing
 
 pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -23,14 +24,18 @@ pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing
 MXC_OPS = str(Path(sys.executable).with_name("mxc-ops"))
 _DEADLINE_S = 120
 # What is written there stays there, and nothing of what this machine records of itself is seen.
-UNPREPARED = """
+UNPREPARED = rf"""
+{HIDE}
+mkdir -p /run/own/etc.upper /run/own/usr.upper /run/own/var.upper
+hide /etc /run/own/etc.upper mxc-ops
+hide /usr /run/own/usr.upper local/lib/mxc-ops
+hide /var /run/own/var.upper lib/mxc-ops
 for tree in etc usr var; do
-    mkdir -p /run/own/$tree.upper /run/own/$tree.work
+    mkdir -p /run/own/$tree.work
     over="upperdir=/run/own/$tree.upper,workdir=/run/own/$tree.work"
     mount -t overlay -o "lowerdir=/$tree,$over" overlay /$tree
 done
 for name in passwd shadow; do mount --bind /run/$name /etc/$name; done
-rm -rf /var/lib/mxc-ops /etc/mxc-ops /usr/local/lib/mxc-ops
 """
 # What root's runs log belongs below /var/log, where it would get among this host's own.
 OWN_LOGS = 'mount --bind "$1" /var/log; shift; exec "$@"'
