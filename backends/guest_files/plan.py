@@ -7,10 +7,10 @@ something granted lies below, an empty directory of mode 0111 lets the workload 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from backends.base import Effect, FilesystemView, ObjectKind, ViewEntry
-from backends.errors import PolicyRefused
+from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.guest_files.reserved import PRIVATE, reserved_problems
 from backends.inside.agent_protocol import GuestFiles, GuestMount, MountFlag
@@ -130,9 +130,10 @@ def plan_files(
         inside too. For root, that is the owner of each grant, as with bubblewrap.
     copies_bytes: most that the copies may take in the guest; 0 leaves it to its kernel (half of its memory).
 
-    Raises `PolicyRefused` for grants that would replace what the guest needs, all of them at once.
+    Raises `PolicyRefused` for grants that would replace what the guest needs, and for named pipes and
+    sockets, all of them at once.
     """
-    problems = tuple(reserved_problems(view.entries))
+    problems = (*reserved_problems(view.entries), *_one_ended(view.entries))
     if problems:
         raise PolicyRefused(problems)
     layout = _Layout(caller)
@@ -143,6 +144,19 @@ def plan_files(
     writable = tuple(grant for grant in grants if grant.writable)
     steps = tuple(_steps(read_only, writable, layout, device, copies_bytes))
     return FilesPlan(read_only, writable, steps)
+
+
+def _one_ended(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
+    for entry in entries:
+        if entry.effect in _BINDS and entry.kind is ObjectKind.OTHER:
+            yield Problem(
+                "grant_not_a_file",
+                entry.pointer,
+                f"{entry.path!r} is a named pipe or a socket: nobody of the host is at its other end in a"
+                " virtual machine",
+                expected="a directory or a file",
+                fix="use standard input and output, or choose containment bubblewrap",
+            )
 
 
 class _Layout:

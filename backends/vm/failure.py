@@ -34,7 +34,7 @@ def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
 
 
 def _not_executable(plan: VmPlan, number: int) -> LaunchFailed:
-    missing = number in (errno.ENOENT, errno.ENOTDIR)
+    missing = number == errno.ENOENT
     field = "args" if plan.command_kind is CommandKind.ARGS else "shell"
     return LaunchFailed(
         Problem(

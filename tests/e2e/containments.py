@@ -26,6 +26,7 @@ class Containment:
         out or was killed never reaches the host, and what host and sandbox both changed is a conflict.
         Without copies, everything is there at once.
     denied_are_there: a denied path has an empty object in its place; else it has none at all.
+    takes_pipes: a named pipe or a socket may be granted; else it is refused.
     own_system: /usr and /etc are of an image, not the host's, and no grant may cover them.
     hands_descriptors_through: a descriptor of the caller is the workload's own; else its bytes are carried.
     one_order_on_one_descriptor: two streams that go to one descriptor stay in the order they were written.
@@ -36,6 +37,7 @@ class Containment:
     name: str
     copies_files: bool
     denied_are_there: bool
+    takes_pipes: bool
     own_system: bool
     hands_descriptors_through: bool
     one_order_on_one_descriptor: bool
@@ -56,6 +58,7 @@ BUBBLEWRAP = Containment(
     name="bubblewrap",
     copies_files=False,
     denied_are_there=True,
+    takes_pipes=True,
     own_system=False,
     hands_descriptors_through=True,
     one_order_on_one_descriptor=True,
@@ -66,6 +69,7 @@ VM = Containment(
     name="vm",
     copies_files=True,
     denied_are_there=False,
+    takes_pipes=False,
     own_system=True,
     hands_descriptors_through=False,
     one_order_on_one_descriptor=False,
