@@ -23,15 +23,17 @@ _GUEST_CGROUPS = CgroupFacts("v2", {"memory": "", "pids": "", "cpu": ""})
 _QEMU_OVERHEAD_MIB = 320  # code, translated blocks (TCG keeps some 100 MiB of them), devices
 _QEMU_PROCESSES = 64  # its threads count, too
 _SYSTEM_MIB = 64  # what kernel, agent and page tables take of a guest
+_PRIVATE = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108 - the guest's: all that its users can write to
 
 
 @frozen
 class GuestLimits:
-    """`rlimits` and `cgroup` (file, text) are the workload's in the guest, `tmp_mib` sizes its ``/tmp``."""
+    """`rlimits` and `cgroup` (file, text) are the workload's in the guest; each `private` has `tmp_mib`."""
 
     rlimits: tuple[tuple[int, int, int], ...]
     cgroup: tuple[tuple[str, str], ...]
     tmp_mib: int
+    private: tuple[str, ...]
     outcomes: tuple[LimitOutcome, ...]
     warnings: tuple[str, ...]
 
@@ -66,6 +68,7 @@ def plan_guest_limits(limits: Limits, guest_memory_mib: int) -> GuestLimits:
             if "swap" not in file  # a guest has none
         ),
         tmp_mib=tmp_mib,
+        private=_PRIVATE if limits.tmp_mib is not None else _PRIVATE[:1],
         outcomes=tuple(
             replace(outcome, mechanism=f"{outcome.mechanism}, in the guest") for outcome in plan.outcomes
         ),

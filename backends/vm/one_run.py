@@ -37,7 +37,6 @@ from backends.vm.terminal import follow_size, make_transparent, window_size
 __all__ = ["OneRun"]
 
 _START_S = 30.0
-_TMP = "/tmp"  # noqa: S108 - the guest's
 
 
 class OneRun:
@@ -138,7 +137,8 @@ class OneRun:
         files = self._plan.files
         size = self._plan.limits.tmp_mib << 20
         flags = MountFlag.NO_SUID | MountFlag.NO_DEV
-        await guest.ask(guest.agent.mount(GuestMount(_TMP, "", "tmpfs", flags, size)))
+        for place in self._plan.limits.private:
+            await guest.ask(guest.agent.mount(GuestMount(place, "", "tmpfs", flags, size)))
         if files.writable:
             await asyncio.to_thread(check_copies, files, self._handles)
         for step in files.guest_steps:
