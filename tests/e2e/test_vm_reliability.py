@@ -172,15 +172,16 @@ with opened_engine(Path(folder)) as engine:
         drive(open_template(engine.plan, engine.confinement, engine.store))
     except LaunchFailed as error:
         print(json.dumps([error.as_dict(), sorted(path.name for path in Path(folder).iterdir())]))
-    subprocess.run(["mount", "-o", "remount,size=2g", folder], check=True)
+with opened_engine(Path(sys.argv[2])) as engine:
     drive(engine.works())
     print("works")
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
-def test_a_full_disk_is_told_with_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
-    argv = ["unshare", "--mount", sys.executable, "-c", ON_A_SMALL_DISK, tmp_path]
+def test_a_full_disk_is_told_with_what_to_do_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    drive(engine.works())
+    argv = ["unshare", "--mount", sys.executable, "-c", ON_A_SMALL_DISK, tmp_path, engine.store.folder]
     told = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert told.stdout.endswith("\nworks\n"), told.stderr
     error, left = json.loads(told.stdout.splitlines()[0])
