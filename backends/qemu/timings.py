@@ -8,7 +8,7 @@ __all__ = ["Timings"]
 
 
 class Timings:
-    """Milliseconds from the making of this object, by step, in the order in which they were marked."""
+    """Milliseconds from the making of this object, by step, in the order in which they happened."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
@@ -20,4 +20,4 @@ class Timings:
         self._marks.setdefault(step, (at_s - self._since) * 1000)
 
     def as_pairs(self) -> tuple[tuple[str, float], ...]:
-        return tuple(self._marks.items())
+        return tuple(sorted(self._marks.items(), key=lambda mark: mark[1]))

@@ -37,8 +37,8 @@ ENDS = [
 """Source, exit code, end of standard error."""
 
 FACTS = """
-import asyncio, atexit, concurrent.futures, ctypes, hashlib, json, multiprocessing, os, signal, socket, sqlite3
-import ssl, subprocess, sys, tempfile, threading, zlib
+import asyncio, atexit, concurrent.futures, ctypes, json, multiprocessing, os, signal, sqlite3, ssl
+import subprocess, sys, tempfile, threading, zlib
 facts = {}
 facts["argv"] = sys.argv
 facts["name"] = __name__
@@ -113,8 +113,8 @@ print(json.dumps({
     "fork": os.popen("cat /proc/sys/kernel/random/uuid").read(),
 }))
 """
-"""Not among them: the seed of `hash`, and where things lie in memory. Both are the waiting interpreter's, whose
-forks all scripts are; who needs their own runs ``python3`` as a program."""
+"""Not among them: the seed of `hash`, and where things lie in memory. Both are the waiting interpreter's; who
+needs their own runs ``python3`` as a program."""
 
 
 def microvm(source: str, *, stdin: bytes | None = None, **policy: Any) -> Result:
