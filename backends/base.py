@@ -346,8 +346,20 @@ class Running(Protocol):
         """Readable when the sandbox, with every process in it, is gone. Owned by this object."""
         ...
 
+    @property
+    def wrapping_up(self) -> bool:
+        """Whether the command has ended by itself, and what it left is being brought to where it belongs.
+
+        No deadline of the command counts any more then.
+        """
+        ...
+
     def signal(self, signal_number: int) -> None:
         """Send a signal to every process of the workload (not to its init)."""
+        ...
+
+    def expire(self, signal_number: int) -> None:
+        """The same, because the command's time is up: whatever it still does, it has not ended normally."""
         ...
 
     def kill(self) -> None:

@@ -44,6 +44,9 @@ class Deadline:
         """
         if self._due is None or time.monotonic() < self._due:
             return
+        if not self._killed and running.wrapping_up:
+            self._due = None
+            return
         if self._killed:
             raise unkillable()
         self.timed_out = True
@@ -52,7 +55,7 @@ class Deadline:
             self._killed = True
             self._due = time.monotonic() + KILL_PATIENCE_S
         else:
-            running.signal(signal.Signals[f"SIG{self._timeout.signal}"])
+            running.expire(signal.Signals[f"SIG{self._timeout.signal}"])
             self._due = time.monotonic() + self._timeout.grace_ms / 1000
             self._timeout = Timeout(self._timeout.after_ms, 0, self._timeout.signal)
 

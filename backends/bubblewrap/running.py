@@ -62,9 +62,16 @@ class BubblewrapRunning:
     def pidfd(self) -> int:
         return self._child.pidfd
 
+    @property
+    def wrapping_up(self) -> bool:
+        return False  # what it wrote is where it belongs
+
     def signal(self, signal_number: int) -> None:
         with self._lock, suppress(OSError):  # OSError: the sandbox is already gone
             self._control.send(encode_signal(signal_number))
+
+    def expire(self, signal_number: int) -> None:
+        self.signal(signal_number)
 
     def kill(self) -> None:
         """End everything; a second call is for an init that does not obey, and kills that."""

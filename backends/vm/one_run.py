@@ -47,6 +47,8 @@ class OneRun:
     ) -> None:
         """`streams` and `handles` are the run's own from now on, until `close`."""
         self.pid = 0
+        self.wrapping_up = False
+        self._expired = False
         self.task: asyncio.Task[Ended] | None = None
         self._plan = plan
         self._handles = handles
@@ -92,7 +94,9 @@ class OneRun:
             if self._process.first_output_s is not None:  # an event loop's time is the monotonic clock's
                 self._timings.mark("firstByte", self._process.first_output_s)
             self._timings.mark("exit")
-            if ended is not None and os.WIFEXITED(ended.status) and self._plan.files.writable:
+            self.wrapping_up = ended is not None
+            normal = ended is not None and os.WIFEXITED(ended.status) and not self._expired
+            if normal and self._plan.files.writable:
                 await self._bring_back(self._clone.guest)
             return self._describe(ended)
         finally:
@@ -102,6 +106,11 @@ class OneRun:
         """To every process of the workload; nothing once it has ended."""
         if self._process is not None and not self._process.exited.done() and self._clone is not None:
             self._clone.guest.agent.signal_everything(number)
+
+    async def expire(self, number: int) -> None:
+        """The same, and nothing is copied back any more."""
+        self._expired = not self.wrapping_up
+        await self.signal(number)
 
     async def kill(self) -> None:
         """End the machine with everything in it."""

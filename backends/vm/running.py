@@ -34,8 +34,15 @@ class VmRunning:
     def pidfd(self) -> int:
         return self._gone
 
+    @property
+    def wrapping_up(self) -> bool:
+        return self._run.wrapping_up
+
     def signal(self, signal_number: int) -> None:
         submit(self._run.signal(signal_number))
+
+    def expire(self, signal_number: int) -> None:
+        submit(self._run.expire(signal_number))
 
     def kill(self) -> None:
         submit(self._run.kill())

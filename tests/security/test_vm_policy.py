@@ -121,3 +121,11 @@ def test_the_steps_of_a_run_are_told_in_order(rw: Path) -> None:
     assert [name for name in names if name in STEPS] == list(STEPS)
     assert times == sorted(times)
     assert list(result.as_dict()["timings"]) == names
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 5.0])
+def test_a_command_whose_time_is_up_leaves_nothing_even_if_it_then_exits(rw: Path, grace_s: float) -> None:
+    policy = Policy(containment="vm", read_write=[rw], cwd=rw, timeout_s=1, grace_s=grace_s)
+    result = run(policy, "trap 'echo late > both; exit 0' TERM; echo guest > both; sleep 60 & wait")
+    assert (result.exit_code, result.timed_out) == (124, True)
+    assert (rw / "both").read_text() == "old\n"

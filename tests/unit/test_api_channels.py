@@ -121,10 +121,14 @@ class Recorded:
 
     pid = pidfd = -1
 
-    def __init__(self) -> None:
+    def __init__(self, *, wrapping_up: bool = False) -> None:
         self.done: list[object] = []
+        self.wrapping_up = wrapping_up
 
     def signal(self, signal_number: int) -> None:
+        raise AssertionError("a deadline is no ordinary signal")
+
+    def expire(self, signal_number: int) -> None:
         self.done.append(int(signal_number))
 
     def kill(self) -> None:
@@ -166,6 +170,14 @@ def test_without_grace_a_deadline_kills_at_once(clock: list[float]):
     clock[0] += 0.001
     deadline.enforce(running)
     assert running.done == ["kill"]
+
+
+def test_a_deadline_leaves_alone_what_brings_back_the_results_of_a_command_that_has_ended(clock: list[float]):
+    running = Recorded(wrapping_up=True)
+    deadline = Deadline(Timeout(after_ms=1))
+    clock[0] += 10
+    deadline.enforce(running)
+    assert (running.done, deadline.timed_out, deadline.remaining_s()) == ([], False, None)
 
 
 def test_no_deadline_never_does_anything(clock: list[float]):
