@@ -75,9 +75,8 @@ def test_each_run_has_a_machine_of_its_own(pool: WarmPool) -> None:
     """Also more of them at once than are ready; and what one leaves behind, no other finds."""
     leave = "cat /tmp/left /dev/shm/left 2>&1 | grep -c mine; echo mine | tee /tmp/left > /dev/shm/left"
     with ThreadPoolExecutor(3) as threads:
-        started = [threads.submit(run, PLAIN, f"{IDENTITY}; {leave}") for _ in range(4)]
-        results = [future.result().check() for future in started]
-    seen = [result.stdout.decode().split() for result in results]
+        results = list(threads.map(run, [PLAIN] * 4, [f"{IDENTITY}; {leave}"] * 4))
+    seen = [result.check().stdout.decode().split() for result in results]
     assert all(len({*column}) == len(seen) for column in list(zip(*seen, strict=True))[:3])
     assert [facts[3] for facts in seen] == ["0"] * 4
 
