@@ -114,7 +114,7 @@ def test_what_a_callback_raises_ends_the_sandbox_and_reaches_the_caller():
 
 def test_keyboard_interrupt_ends_the_sandbox_and_reaches_the_caller():
     def interrupt(_: bytes) -> None:
-        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
 
     with pytest.raises(KeyboardInterrupt):
         run(ANYTHING, "echo up; sleep 60", on_stdout=interrupt)

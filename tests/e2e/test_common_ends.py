@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -101,7 +102,7 @@ def test_keyboard_interrupt_ends_the_sandbox_and_reaches_the_caller(
     contained: Containment, interruptible: None
 ) -> None:
     def interrupt(_: bytes) -> None:
-        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
 
     with pytest.raises(KeyboardInterrupt):
         run(contained.policy(), "echo up; sleep 300", on_stdout=interrupt)
