@@ -48,7 +48,7 @@ SUITES: Mapping[str, Sequence[str]] = {
     "tests": ("tests", "--ignore=tests/prep"),
     "tests of host preparation": ("tests/prep",),
 }
-_DEADLINE_S = 20 * 60
+_DEADLINE_S = 45 * 60
 _SOAK_DEADLINE_S = 6 * 60 * 60
 _NOTHING_COLLECTED = 5
 _KILLED = 124
