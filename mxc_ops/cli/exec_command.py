@@ -48,12 +48,18 @@ def _changed(body: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
         return changed
     process = as_object(body.get("process", {}))
     if process is not None:
-        for_shell = body.get("containment") not in _WINDOWS_RULES or kind == "shell"
-        line = shell_line(command) if for_shell else process_line(command)
-        changed["process"] = {**process, "commandLine": line}
+        changed["process"] = {**process, "commandLine": _line(command, body.get("containment"), kind)}
     if extension is not None:
         changed["mxcOps"] = {name: value for name, value in extension.items() if name != "args"}
     return changed
+
+
+def _line(command: Sequence[str], containment: object, kind: object) -> str:
+    if kind == "python":
+        return " ".join(command)  # in quotes it would be a text, and the program do nothing
+    if containment in _WINDOWS_RULES and kind != "shell":
+        return process_line(command)
+    return shell_line(command)
 
 
 def shell_line(arguments: Sequence[str]) -> str:

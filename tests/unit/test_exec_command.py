@@ -92,6 +92,13 @@ def test_the_command_of_a_microvm_is_quoted_as_for_windows_unless_a_shell_takes_
     assert changed(body, "print(1)", "x 'y")["process"]["commandLine"] == line
 
 
+@pytest.mark.parametrize("containment", ["vm", "microvm"])
+def test_python_source_is_handed_on_as_it_is(containment: str) -> None:
+    body = {"containment": containment, "mxcOps": {"vm": {"command": "python"}}}
+    assert changed(body, "print(1, 'a b')")["process"]["commandLine"] == "print(1, 'a b')"
+    assert changed(body, "import", "os")["process"]["commandLine"] == "import os"
+
+
 def _taken_apart(line: str) -> list[str]:
     """The rules of Microsoft's C runtime for arguments: 2n backslashes and a quote are n and a quote mark."""
     arguments: list[str] = []
