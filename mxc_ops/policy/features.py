@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from backends import registry
 from backends.base import Limits, SandboxRequest
 from backends.errors import PolicyRefused, Problem
 from backends.features import Asked, Capabilities, Feature, Support
@@ -136,4 +137,11 @@ def _containments_for(asked: Asked) -> tuple[str, ...]:
     if asked.feature is Feature.BACKEND_SECTION:
         segments = asked.pointer.replace(".", "/").split("/")  # arguments of `Policy` have dots
         return tuple(owner for segment in segments for owner in _SECTION_OWNERS.get(segment, ()))
-    return _COULD.get(asked.feature, ())
+    return tuple(name for name in _COULD.get(asked.feature, ()) if _may_give(name, asked.feature))
+
+
+def _may_give(containment: str, feature: Feature) -> bool:
+    """Whether it is worth naming: a containment that has a backend here is asked itself."""
+    if registry.CONTAINMENTS[containment].module is None:
+        return True
+    return registry.get(containment).capabilities.support.get(feature) is Support.GIVEN

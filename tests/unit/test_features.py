@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backends import registry
 from backends.base import Limits, SandboxRequest
 from backends.errors import PolicyRefused, Problem
 from backends.features import Asked, Capabilities, Feature, Support
@@ -68,6 +69,14 @@ def test_a_feature_that_the_backend_does_not_mention_is_refused() -> None:
 def test_a_foreign_section_is_answered_with_the_containment_it_belongs_to() -> None:
     (problem,) = refusals(SandboxRequest("bubblewrap", asked=(SECTION,)), backend())
     assert problem.fix == "remove /experimental/wslc, or use a containment that can give it: wslc"
+
+
+def test_nobody_is_sent_to_a_containment_that_refuses_it_here_too() -> None:
+    for containment in ("bubblewrap", "vm"):
+        capabilities = registry.get(containment).capabilities
+        (problem,) = refusals(SandboxRequest(containment, asked=(EGRESS,)), capabilities)
+        assert "lxc" in problem.fix
+        assert "bubblewrap" not in problem.fix and "microvm" not in problem.fix
 
 
 def test_all_refusals_come_at_once() -> None:
