@@ -46,6 +46,7 @@ def schema_for(version: str, *, with_extension: bool = False) -> dict[str, Any]:
     definitions = {name: _definition(name, edition) for name in edition.shapes if name in shown}
     if with_extension:
         definitions["Request"].setdefault("allOf", []).append(_SOMETHING_TO_RUN)
+        definitions["MxcOps"]["allOf"] = [_KIND_OF_COMMAND]
     return {
         "$schema": DIALECT,
         "$id": f"urn:mxc-ops:schema:{version}{':mxc-ops' if with_extension else ''}",
@@ -62,6 +63,13 @@ _SOMETHING_TO_RUN: dict[str, Any] = {
         "if": {"required": ["phase"]},
         "else": {"properties": {"process": {"required": ["commandLine"]}}, "required": ["process"]},
     },
+}
+
+
+_KIND_OF_COMMAND: dict[str, Any] = {
+    "if": {"required": ["args"]},
+    "then": {"properties": {"vm": {"properties": {"command": {"const": "args"}}}}},
+    "else": {"properties": {"vm": {"properties": {"command": {"enum": ["shell", "python"]}}}}},
 }
 
 

@@ -71,19 +71,32 @@ def test_each_schema_is_a_closed_2020_12_schema_with_an_id_of_our_own(
 
 
 @pytest.mark.parametrize("version", CONTRACTS)
-@given(pids=st.integers(1, 100), args=st.booleans(), shell=st.booleans())
-@settings(max_examples=8, deadline=None)
+@given(
+    pids=st.integers(1, 100),
+    args=st.booleans(),
+    shell=st.booleans(),
+    vm=st.fixed_dictionaries(
+        {},
+        optional={
+            "image": st.sampled_from(["python", "a.b_c-1", "/a", "", "-a", "A"]),
+            "memoryMib": st.sampled_from([95, 96, 65536, 65537]),
+            "command": st.sampled_from(["shell", "args", "python"]),
+        },
+    ),
+)
+@settings(max_examples=16, deadline=None)
 def test_the_schema_with_our_extension_takes_what_the_default_takes(
-    version: str, pids: int, args: bool, shell: bool
+    version: str, pids: int, args: bool, shell: bool, vm: dict[str, Any]
 ) -> None:
     validator = Draft202012Validator(schema_for(version, with_extension=True))
-    document = one_shot(version, mxcOps={"limits": {"pids": pids}})
+    document = one_shot(version, mxcOps={"limits": {"pids": pids}, "vm": vm})
     if args:
         document["mxcOps"]["args"] = ["true"]
     if not shell:
         document["process"] = {"cwd": "/"}
     assert validator.is_valid(document) is _loads(document, Strictness.RANGED)  # pyright: ignore[reportUnknownMemberType]
-    assert _loads(document, Strictness.RANGED) is (args is not shell)
+    if not vm:
+        assert _loads(document, Strictness.RANGED) is (args is not shell)
 
 
 def test_a_schema_of_no_version_is_refused() -> None:
