@@ -12,13 +12,14 @@ from typing import Any
 
 from backends import registry
 from backends.base import Backend, Ended, Handles, LimitOutcome, Outcome, Running, SandboxRequest, Streams
-from backends.errors import BackendUnavailable, Problem
+from backends.errors import BackendUnavailable, ConfigError, Problem
 from backends.frozen import replace
 from backends.virtual_machine import VirtualMachine
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Capture
 from mxc_ops.deadline import Deadline
 from mxc_ops.ends import Descriptor, Ends, OnChunk
 from mxc_ops.exchange import exchange, stop
+from mxc_ops.policy import machine
 from mxc_ops.policy.features import check_features
 from mxc_ops.policy.filesystem import resolve_filesystem
 from mxc_ops.provenance import Origin
@@ -125,8 +126,9 @@ def prepare(request: SandboxRequest) -> Prepared:
     """
     backend = registry.get(request.containment)
     warnings = (*request.warnings, *check_features(request, backend.capabilities))
-    if request.vm is not None and request.vm.image is None:
-        request = _with_image(request, request.vm)
+    vm = machine.complete(request.containment, request.vm, has_args=bool(request.args))
+    if vm is not None and vm.image is None:
+        request = _with_image(request, vm)
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)
@@ -140,10 +142,13 @@ def prepare(request: SandboxRequest) -> Prepared:
 def _with_image(request: SandboxRequest, vm: VirtualMachine) -> SandboxRequest:
     from vm_images.store import find_image
 
+    pointer = request.pointers.get("image", "/mxcOps/vm/image")
+    if not machine.is_image_name(vm.image_name):
+        message = f"{vm.image_name!r} is not the name of an image"
+        raise ConfigError(Problem("invalid_value", pointer, message, expected=machine.A_NAME))
     try:
         image = find_image(vm.image_name)
     except BackendUnavailable as error:
-        pointer = request.pointers.get("image", "/mxcOps/vm/image")
         problems = [
             Problem(found.code, found.path or pointer, found.message, expected=found.expected, fix=found.fix)
             for found in error.problems

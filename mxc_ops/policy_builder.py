@@ -188,6 +188,7 @@ class Policy:
 
 
 _POINTERS: Mapping[str, str] = {
+    "accelerator": "vm.accelerator",
     "args": "command",
     "container_id": "name",
     "containment": "containment",
@@ -198,6 +199,7 @@ _POINTERS: Mapping[str, str] = {
     "group": "group",
     "image": "vm.image_name",
     "limits": "limits",
+    "machine": "vm.machine",
     "seccomp": "seccomp",
     "secrets": "env",
     "shell": "command",

@@ -54,7 +54,7 @@ def plan_guest_limits(limits: Limits, guest_memory_mib: int) -> GuestLimits:
                 "memory_beyond_machine",
                 "/mxcOps/limits/memoryMib",
                 f"the virtual machine itself has {guest_memory_mib} MiB only",
-                fix=f'"mxcOps": {{"vm": {{"memoryMib": {limits.memory_mib + _SYSTEM_MIB}}}}}',
+                fix=f"mxcOps.vm.memoryMib: {limits.memory_mib + _SYSTEM_MIB}",
             )
         )
     tmp_mib = limits.tmp_mib if limits.tmp_mib is not None else max(1, most // 2)

@@ -186,10 +186,10 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
         problems.append(
             Problem(
                 "image_without_python",
-                "/mxcOps/vm/image",
+                request.pointers.get("image", "/mxcOps/vm/image"),
                 f"the image {image.name!r} has no waiting interpreter, and the command is Python source",
                 expected="an image whose recipe has a zygote, such as 'python'",
-                fix='"mxcOps": {"vm": {"command": "shell"}} if the command is a shell line',
+                fix="mxcOps.vm.command: shell, if the command is a shell line",
             )
         )
     memory_mib = request.vm.memory_mib if request.vm else None

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from backends.errors import PolicyRefused, Problem
+from backends.errors import ConfigError, PolicyRefused, Problem
 from mxc_ops.policy import machine
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ FLAGS: Mapping[str, str] = {
     "vm.image_name": "--image",
     "vm.memory_mib": "--vm-memory",
     "vm.cpus": "--vm-cpus",
+    "vm.accelerator": "--accel",
     "vm.machine": "--machine",
     "vm.command": "--command-kind",
 }
@@ -34,7 +35,7 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     add(
         "--command-kind",
         choices=machine.COMMANDS,
-        help="what CMD is: args (by default), or one word that is a shell line or Python source",
+        help="what CMD is: args (for vm by default), or one word: a shell line, python (microvm's default)",
     )
 
 
@@ -44,6 +45,29 @@ def add_accelerator_flag(parser: ArgumentParser) -> None:
         choices=machine.ACCELERATORS,
         help="what carries a virtual machine, whatever the config says; auto is what works here",
     )
+
+
+def kind_from_flags(options: Namespace) -> str:
+    """What the words after ``--`` are. To microvm a text is Python source, and so it is here."""
+    said: str | None = options.command_kind
+    return said or ("python" if options.backend == "microvm" else "args")
+
+
+def command_from_flags(options: Namespace) -> str | list[str]:
+    """The words after ``--``, or the one word that is a line or source.
+
+    Raises `ConfigError` for several words where one is meant: to join them would be to guess.
+    """
+    words: list[str] = options.command
+    kind = kind_from_flags(options)
+    if kind == "args":
+        return words
+    if len(words) > 1:
+        what = "Python source" if kind == "python" else "a shell line"
+        message = f"{what} is one word, and there are {len(words)} after --"
+        fix = "put it into quotes, or run a program with --command-kind args"
+        raise ConfigError(Problem("conflicting_fields", "command", message, expected="one word", fix=fix))
+    return words[0]
 
 
 def machine_from_flags(options: Namespace) -> VirtualMachine | None:
@@ -79,4 +103,4 @@ def with_accelerator(request: SandboxRequest, options: Namespace) -> SandboxRequ
     from backends.frozen import replace
 
     vm = replace(request.vm, accelerator="" if accelerator == "auto" else accelerator)
-    return replace(request, vm=vm)
+    return replace(request, vm=vm, pointers={**request.pointers, "accelerator": "--accel"})

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import MxcError, Problem
-from mxc_ops.cli.machine_flags import FLAGS, add_machine_flags, machine_from_flags
+from mxc_ops.cli.machine_flags import FLAGS, add_machine_flags, command_from_flags, machine_from_flags
+from mxc_ops.policy.machine import FIELDS
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
@@ -41,6 +42,8 @@ _FIELDS = {
     "in filesystem.readonlyPaths": "with --ro",
     "a path of read_only or read_write": "a path of --ro or --rw",
     "mxcOps.limits.bestEffort": "--best-effort",
+    **{f"mxcOps.vm.{field}: ": f"{FLAGS[f'vm.{argument}']} " for field, argument in FIELDS.items()},
+    **{f"mxcOps.vm.{field}": FLAGS[f"vm.{argument}"] for field, argument in FIELDS.items()},
     **{argument: flag for argument, flag in FLAGS.items() if "." in argument},
 }
 
@@ -115,15 +118,7 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
         "group": options.group,
     }
     policy = Policy(**{name: value for name, value in given.items() if value is not None})
-    return policy.request(_command(options))
-
-
-def _command(options: Namespace) -> str | list[str]:
-    """The words after ``--``, or the one word that is a line or source."""
-    words: list[str] = options.command
-    if options.command_kind not in (None, "args") and len(words) == 1:
-        return words[0]
-    return words
+    return policy.request(command_from_flags(options))
 
 
 def name_flags(error: MxcError, options: Namespace) -> MxcError:
@@ -158,11 +153,23 @@ def _variable(name: str) -> str:
 
 
 def _flag(path: str) -> str:
-    argument = path.partition("[")[0]
+    argument = _argument(path).partition("[")[0]
     if argument in _FLAGS:
         return _FLAGS[argument]
     name = argument.removeprefix("limits.")
     return f"--{name.replace('_', '-')}" if name.isidentifier() else path
+
+
+def _argument(path: str) -> str:
+    """Where a backend speaks of the document: the argument of `Policy` that says the same."""
+    from mxc_ops.policy.features import LIMIT_FIELDS
+
+    section, _, field = path.rpartition("/")
+    if section in ("limits", "/mxcOps/limits") and field in LIMIT_FIELDS:
+        return f"limits.{LIMIT_FIELDS[field]}"
+    if section == "/mxcOps/vm" and field in FIELDS:
+        return f"vm.{FIELDS[field]}"
+    return path
 
 
 def _environment(options: Namespace) -> dict[str, str | SecretSource] | None:

@@ -41,6 +41,8 @@ POINTERS: Mapping[str, str] = {
     "group": "/mxcOps/group",
     "vm": "/mxcOps/vm",
     "image": "/mxcOps/vm/image",
+    "accelerator": "/mxcOps/vm/accel",
+    "machine": "/mxcOps/vm/machine",
 }
 """Where a document says what a field of the request holds: the same in every version."""
 

@@ -46,9 +46,9 @@ FIELDS: Mapping[str, str] = {
 """Fields of ``mxcOps.vm`` by their document spelling → field of `VirtualMachine`."""
 
 VM_RANGES: Mapping[str, tuple[int, int]] = {
-    # A distribution's kernel with its initrd does not come up in less. QEMU's emulated processors address
-    # 2**40 bytes, of which devices take a part, so half of that is the most that works everywhere.
-    "memoryMib": (64, 2**19),
+    # A distribution's kernel with its initrd does not come up in less; more than the most is rather a slip
+    # than a sandbox.
+    "memoryMib": (96, 65536),
     # Each is a thread of the host, so a document asks for no more of them than one machine may weigh.
     "cpus": (1, 64),
 }

@@ -30,7 +30,7 @@ FULL: dict[str, Any] = {
     "env": {"TOKEN": {"file": "/run/token"}, "KEY": {"fd": 3}},
     "vm": {
         "image": "base",
-        "memoryMib": 64,
+        "memoryMib": 96,
         "cpus": 1,
         "accel": "auto",
         "machine": "q35",

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 
 import vm_images.store
 from backends.base import Conflict, Ended, Outcome, SandboxRequest, Usage
-from backends.errors import BackendUnavailable, Problem
+from backends.errors import BackendUnavailable, ConfigError, PolicyRefused, Problem
 from backends.frozen import replace
 from backends.virtual_machine import CommandKind, Image, VirtualMachine
 from mxc_ops import Policy, prepare, run
 from mxc_ops.cli import exec_compat, main
+from mxc_ops.cli.run_flags import name_flags
 from tests.unit.machines import IMAGE, StandIn, put_in_place
 
 TOLD = Ended(
@@ -79,6 +81,19 @@ def test_an_image_that_was_looked_up_before_is_taken_as_it_is(backend: StandIn) 
     vm = VirtualMachine("mine", image=replace(IMAGE, name="mine"), command=CommandKind.SHELL)
     with prepare(SandboxRequest("vm", shell="true", vm=vm)) as prepared:
         assert prepared.plan.as_dict()["image"] == "mine"
+
+
+def test_a_request_made_by_hand_gets_the_machine_of_its_containment(backend: StandIn) -> None:
+    with prepare(SandboxRequest("microvm", shell="print(1)")) as prepared:
+        assert prepared.plan.as_dict()["image"] == "python"
+        assert prepared.request.vm is not None and prepared.request.vm.command is CommandKind.PYTHON
+
+
+@pytest.mark.parametrize("name", ["../python", "/srv/image", "a/b", ".."])
+def test_no_request_reaches_an_image_by_a_path(backend: StandIn, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^/mxcOps/vm/image: .* is not the name of an image"):
+        prepare(SandboxRequest("vm", shell="true", vm=VirtualMachine(name)))
+    assert backend.observed == []
 
 
 def test_a_missing_image_is_told_with_its_place_and_the_command_that_builds_it(
@@ -183,7 +198,9 @@ def test_flags_say_what_documents_say(
         (["--image", "../x"], "--image: '../x' is not the name of an image"),
         (["--vm-memory", "1"], "--vm-memory: 1 is out of range"),
         (["--vm-cpus", "65"], "--vm-cpus: 65 is out of range"),
-        (["--command-kind", "python"], "--command-kind: the command is said to be 'python'"),
+        (["--command-kind", "python"], "CMD: Python source is one word, and there are 2 after --"),
+        (["--backend", "microvm"], "CMD: Python source is one word, and there are 2 after --"),
+        (["--command-kind", "shell"], "CMD: a shell line is one word, and there are 2 after --"),
     ],
 )
 def test_flags_are_named_when_they_are_wrong(
@@ -191,6 +208,43 @@ def test_flags_are_named_when_they_are_wrong(
 ) -> None:
     assert main(["run", "--backend", "vm", *flags, "--", "true", "x"]) == 64
     assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [([], CommandKind.PYTHON), (["--command-kind", "args"], CommandKind.ARGS)]
+)
+def test_one_word_for_a_microvm_is_source_unless_it_is_said_to_be_a_program(
+    backend: StandIn, flags: list[str], kind: CommandKind
+) -> None:
+    assert main(["run", "--backend", "microvm", *flags, "--", "print"]) == 0
+    [request] = backend.observed
+    assert request.vm is not None and request.vm.command is kind
+    assert (request.shell or list(request.args)) == ("print" if kind is CommandKind.PYTHON else ["print"])
+
+
+@pytest.mark.parametrize(
+    ("path", "fix", "said"),
+    [
+        ("/mxcOps/limits/memoryMib", "mxcOps.vm.memoryMib: 512", "--memory: no; fix: --vm-memory 512"),
+        ("limits/pids", "", "--pids: no"),
+        ("/mxcOps/vm/memoryMib", "", "--vm-memory: no"),
+        ("vm.accelerator", "", "--accel: no"),
+        ("/mxcOps/vm/image", "mxcOps.vm.command: shell", "--image: no; fix: --command-kind shell"),
+    ],
+)
+def test_what_a_backend_says_of_the_document_is_told_in_flags(path: str, fix: str, said: str) -> None:
+    options = Namespace(env_file=None, env_fd=None)
+    [problem] = name_flags(PolicyRefused(Problem("x", path, "no", fix=fix)), options).problems
+    assert str(problem) == said
+
+
+def test_an_accelerator_that_was_asked_for_by_a_flag_is_refused_by_the_flag(
+    backend: StandIn, config: Config
+) -> None:
+    assert main(["run", "--accel", "kvm", config()]) == 0
+    assert main(["run", config()]) == 0
+    pointers = [request.pointers["accelerator"] for request in backend.observed]
+    assert pointers == ["--accel", "/mxcOps/vm/accel"]
 
 
 def test_a_config_takes_none_of_the_flags_but_accel(
