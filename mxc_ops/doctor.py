@@ -1,7 +1,7 @@
 """Whether this host is ready, found out by doing it: each backend's own probes, then whole sandboxes.
 
-Every containment that exists on this platform can be probed. Whole sandboxes are run where mxc-ops has a
-backend: as the caller and, when that is root, by an unprivileged caller as well. Other hosts are examined by
+Every containment that exists on this platform can be probed. Whole bubblewrap sandboxes are run: as the
+caller and, when that is root, by an unprivileged caller as well. Other hosts are examined by
 `mxc_ops.prep.engine.examining`.
 """
 
@@ -55,7 +55,7 @@ class Report:
 
 
 def examine(backends: Sequence[str] = (), features: Sequence[str] = ()) -> Report:
-    """Probe the given backends, or all that mxc-ops can run sandboxes in.
+    """Probe the given backends; by default the one that runs where a document names none.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def examine(backends: Sequence[str] = (), features: Sequence[str] = ()) -> Repor
     nobody knows. Everything else that goes wrong is a probe.
     """
     require_known_features(features)
-    names = tuple(dict.fromkeys(backends)) or registry.available()
+    names = tuple(dict.fromkeys(backends)) or (registry.resolve_intent(None, sys.platform),)
     for name in names:
         _check(name)
     return Report(tuple(probe for name in names for probe in _examine(name, features)))
@@ -109,9 +109,14 @@ def _check(name: str) -> None:
     )
 
 
+_RUN_WHOLE = ("bubblewrap",)
+"""Of the containments with a backend, those that need nothing that a ready host may lack: machines need an
+image that somebody built, and what carries them was tried by booting a guest."""
+
+
 def _examine(name: str, features: Sequence[str]) -> list[Probe]:
     probes = _own_probes(name, features)
-    if registry.CONTAINMENTS[name].module is None:
+    if name not in _RUN_WHOLE:
         return probes
     if os.geteuid() != 0:
         return [*probes, _run_sandbox(name, f"{name}.sandbox.caller")]

@@ -31,7 +31,7 @@ def configure(parser: ArgumentParser) -> None:
         "--backend",
         action="append",
         metavar="B",
-        help="look at this backend (default: the inventory's, or all that mxc-ops can run)",
+        help="look at this backend (default: the inventory's, or what runs without a name)",
     )
     parser.add_argument(
         "--feature",

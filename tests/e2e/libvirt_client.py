@@ -97,7 +97,7 @@ async def power_off(host: LibvirtHost, asked: dict[str, Any]) -> Any:
     """Have the agent end its machine; the state that libvirt tells afterwards."""
     guest = await host.attach(asked["name"], deadline_s=_BOOTED_S)
     await guest.power_off()
-    while (status := await host.state(asked["name"])).state.name == "RUNNING":
+    while (status := await host.state(asked["name"])).state.name in ("RUNNING", "ENDING"):
         await asyncio.sleep(0.05)
     return status.state.name
 

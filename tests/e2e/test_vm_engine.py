@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import re
 import time
@@ -60,12 +61,11 @@ def test_two_clones_are_two_machines(engine: Engine) -> None:
 
 
 def test_without_an_identity_they_would_be_doubles(engine: Engine) -> None:
-    """The control: names come from the template, and random numbers, unless something stirs them in time."""
+    """The control: names come from the template. So do random numbers, until something stirs them."""
 
     async def main() -> None:
         found: list[dict[str, str]] = []
-        while not found or not _same(found[0], found[-1], "uuid", "random bytes"):
-            assert len(found) < 6
+        for _ in range(2):
             async with engine.clone(identified=False) as clone:
                 found.append(traits(await said(clone, WHO_AM_I)))
         assert _same(found[0], found[1], "hostname", "machine-id", "MAC address")
@@ -208,6 +208,7 @@ def test_many_commands_run_at_once_in_one_machine(engine: Engine) -> None:
 def test_clones_of_one_template_leave_no_descriptor(engine: Engine) -> None:
     async def main() -> None:
         await engine.works()
+        gc.collect()  # what earlier tests left is closed now, not while this one counts
         before = _descriptors()
         for _ in range(3):
             await engine.works()

@@ -54,7 +54,7 @@ def examine(session: Session, request: Request, teller: Teller, *, unproven: Hea
     Raises `HostFailure` when the host cannot answer, `PrepFailed` for data in the inventory that cannot be
     meant.
     """
-    choices = choices_for(session.host, request, registry.available())
+    choices = choices_for(session.host, request, (registry.resolve_intent(None, "linux"),))
     platform = _PLATFORMS[session.facts.system]
     misplaced = {name: obstacle(name, platform) for name in choices.backends}
     found = [_misplaced(name, trouble, session) for name, trouble in misplaced.items() if trouble]
