@@ -50,7 +50,11 @@ async def take_clone(
     if pool is not None and used_bytes <= _MOST_COPIED_BYTES:
         clone = await pool.acquire(timings)
         if grants is not None:
-            clone.fill_grants(grants)
+            try:
+                clone.fill_grants(grants)
+            except BaseException:  # it is nobody's by now, and the pool takes none back
+                await clone.end()
+                raise
         return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
