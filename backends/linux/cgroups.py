@@ -105,6 +105,18 @@ def _v2_parents(mount: tuple[str, str], path: str) -> dict[str, str]:
 
 
 _sequence = count()
+_left: set[str] = set()
+
+
+def _remove_left() -> None:
+    for directory in tuple(_left):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            continue
+        _left.discard(directory)
 
 
 class SandboxCgroup:
@@ -120,6 +132,7 @@ class SandboxCgroup:
 
         Raises `OSError` when the kernel refuses; nothing is left behind then.
         """
+        _remove_left()
         self._directories: dict[str, str] = {}
         self._version = facts.version
         name = f"{_FOLDER}-{os.getpid()}-{_start_time(os.getpid())}-{next(_sequence)}"
@@ -154,10 +167,9 @@ class SandboxCgroup:
         }
 
     def remove(self) -> None:
-        """Remove the (empty) groups; a group that still has a dying process is left for the next sweep."""
-        for directory in set(self._directories.values()):
-            with suppress(OSError):
-                os.rmdir(directory)
+        """Remove the (empty) groups; one with a dying process in it goes when the next is made or removed."""
+        _left.update(self._directories.values())
+        _remove_left()
 
 
 _HIT_COUNTERS: Mapping[str, tuple[tuple[str, str], ...]] = {

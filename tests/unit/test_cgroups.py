@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
+from backends.linux.cgroups import NO_CGROUPS, SandboxCgroup, limit_settings, observe_cgroups
 
 
 def _proc(folder: Path, membership: str, mounts: str) -> str:
@@ -61,3 +62,20 @@ def test_what_a_dead_owner_left_behind_goes_at_the_next_start() -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
     assert not stale.exists()
+
+
+def test_a_group_with_a_dying_process_in_it_goes_at_the_next_chance() -> None:
+    facts = observe_cgroups()
+    if "pids" not in facts.parents:
+        pytest.skip("this caller may make no control groups")
+    settings = limit_settings(facts.version, None, 9, None)
+    before = set(Path(facts.parents["pids"]).iterdir())
+    group = SandboxCgroup(facts, settings)
+    (folder,) = set(Path(facts.parents["pids"]).glob(f"mxc-ops-{os.getpid()}-*")) - before
+    with subprocess.Popen(["sleep", "60"]) as dying:
+        (folder / "cgroup.procs").write_text(str(dying.pid))
+        group.remove()
+        assert folder.exists()
+        dying.kill()
+    SandboxCgroup(facts, settings).remove()
+    assert not folder.exists()
