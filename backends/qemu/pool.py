@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from backends.errors import LaunchFailed, MxcError
 from backends.inside.agent_protocol import GuestCommand
@@ -68,11 +67,16 @@ class ClonePool:
         while self._parked:
             clone = self._parked.popleft()
             self._refill()
-            with suppress(LaunchFailed):  # it died while it was parked: the next one, then
+            try:
                 await clone.guest.machine.execute("cont")
-                timings.mark("acquired")
-                return clone
-            await clone.end()
+            except LaunchFailed:  # it died while it was parked: the next one, then
+                await clone.end()
+                continue
+            except BaseException:
+                await clone.end()
+                raise
+            timings.mark("acquired")
+            return clone
         template = await shared_template(self._plan, self._confinement, self._store)
         return await restore(self._plan, template, self._confinement, timings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -19,6 +20,7 @@ from backends.qemu import admission
 from backends.qemu import pool as pool_module
 from backends.qemu.clone import Clone
 from backends.qemu.pool import WORKERS, ClonePool
+from backends.qemu.pools import close_pools, keep_parked, take_clone
 from backends.qemu.timings import Timings
 from tests.vm_engine import Engine, code_of, drive, is_gone, kill, opened_engine, qemu_of, said
 
@@ -146,6 +148,43 @@ def test_a_clone_that_died_while_it_was_parked_is_passed_over(engine: Engine) ->
                 await clone.end()
             await filled_up(pool)
             assert is_gone(victim)
+
+    drive(main())
+
+
+def test_a_tenant_who_gives_up_while_its_clone_is_woken_leaves_no_machine(engine: Engine) -> None:
+    async def main() -> None:
+        async with filled(engine, 1) as pool:
+            (clone,) = parked(pool)
+            victim = qemu_of(clone)
+            taking = asyncio.ensure_future(pool.acquire(Timings()))
+            await asyncio.sleep(0)  # it is taken, and QEMU has not answered
+            taking.cancel()
+            await asyncio.wait([taking])
+            assert taking.cancelled()
+            assert is_gone(victim)
+
+    drive(main())
+
+
+def test_a_parked_clone_that_cannot_be_given_its_disk_is_ended(engine: Engine, tmp_path: Path) -> None:
+    async def main() -> None:
+        pool = await keep_parked(engine.plan, engine.confinement, 1)
+        try:
+            (clone,) = parked(pool)
+            victim = qemu_of(clone)
+            unreadable = os.open(tmp_path / "disk", os.O_WRONLY | os.O_CREAT)
+            os.write(unreadable, b"x")
+            try:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    await take_clone(
+                        engine.plan, engine.confinement, Timings(), grants=unreadable, used_bytes=1
+                    )
+            finally:
+                os.close(unreadable)
+            assert is_gone(victim)
+        finally:
+            await close_pools()
 
     drive(main())
 
