@@ -178,6 +178,7 @@ struct process {
 int process_look(pid_t pid, struct process *process);
 void signal_session(pid_t session, int number);
 void signal_every(int number);
+int is_anybody_there(void); /* besides ourselves, the zygote and the kernel's */
 int count_processes(void);
 
 /* agent_zygote.c */
@@ -192,6 +193,8 @@ int64_t zygote_deadline(void); /* as of now_ms(), 0: none */
 void zygote_forget(struct handover *handover);
 
 /* agent_identity.c, agent_report.c */
+int identity_make_files(void); /* before the root of the programs is in its place; -1 with errno */
+int identity_show_files(void); /* in it */
 struct outcome take_identity(const char *payload, size_t length);
 void send_report(uint32_t stream);
 

@@ -158,7 +158,7 @@ static void mount_rest(void)
         {"/dev/pts", "devpts", "mode=0620,gid=5,ptmxmode=0666", MS_NOSUID | MS_NOEXEC},
         {"/dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV},
         {"/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NODEV},
-        {"/tmp", "tmpfs", "mode=1777,size=100%", MS_NOSUID | MS_NODEV},
+        {"/tmp", "tmpfs", "mode=1777,size=50%", MS_NOSUID | MS_NODEV},
         {"/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
     };
     for (size_t i = 0; i < sizeof(rest) / sizeof(*rest); i++) {
@@ -172,6 +172,16 @@ static void mount_rest(void)
     for (size_t i = 0; i < sizeof(links) / sizeof(*links); i++)
         if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
             give_up("link", links[i][1]);
+}
+
+/* To compile a filter takes longer than most programs would run it: where it always allows a call it is not run. */
+static void interpret_filters(void)
+{
+    int fd = open("/proc/sys/net/core/bpf_jit_enable", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return; /* this kernel has no compiler */
+    (void)!write(fd, "0", 1);
+    close(fd);
 }
 
 static void raise_loopback(void)
@@ -210,10 +220,15 @@ int boot(void)
     slurp("/agent.conf", configuration, sizeof(configuration));
     load_modules();
     take_streams("/dev/console"); /* its driver is one of the modules */
+    if (identity_make_files() < 0)
+        give_up("identity", "files");
     const char *root = configured("root");
     if (*root && strcmp(root, "none") != 0)
         switch_root(root);
     mount_rest();
+    if (identity_show_files() < 0)
+        give_up("identity", "files");
+    interpret_filters();
     raise_loopback();
     static const char name[] = "sandbox";
     if (sethostname(name, sizeof(name) - 1) < 0)

@@ -18,14 +18,30 @@
 
 enum { MAX_FILES = 8 * AGENT_MAX_STREAMS };
 
-static unsigned long capabilities; /* how many this kernel has */
 static struct rlimit files; /* as we were started */
+
+/* No program can get any capability that it does not inherit. Root's, which a privileged one is to have, are made
+ * inheritable before that; every other gives up the right to inherit them. Without rights of our own neither can be
+ * changed, and need not be: no more can come of them. */
+static void empty_bounding_set(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+    if (syscall(SYS_capget, &head, sets) < 0)
+        link_broken("its capabilities are unknown");
+    for (size_t i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+        sets[i].inheritable = sets[i].permitted;
+    if (syscall(SYS_capset, &head, sets) < 0 && errno != EPERM)
+        link_broken("its capabilities cannot be set");
+    for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+        if (prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0 && errno != EPERM)
+            link_broken("its capabilities cannot be dropped");
+}
 
 /* Each stream takes some descriptors of ours; what we run is to have as many as it would without us. */
 void child_prepare(void)
 {
-    while (prctl(PR_CAPBSET_READ, capabilities, 0, 0, 0) >= 0)
-        capabilities++;
+    empty_bounding_set();
     getrlimit(RLIMIT_NOFILE, &files);
     rlim_t most = files.rlim_max > MAX_FILES ? files.rlim_max : MAX_FILES;
     if (files.rlim_cur < MAX_FILES && set_limit(RLIMIT_NOFILE, MAX_FILES, most) < 0)
@@ -57,22 +73,17 @@ static struct outcome take_streams(const struct request *request, const int fds[
     return keep_only(report) < 0 ? failed(AGENT_STEP_PIPES, "") : SUCCESS;
 }
 
-/* None now, and none by a program that has some: the bounding set is emptied while that is still permitted. Without
- * rights of our own neither that nor the groups can be changed, and need not be: no more can come of them. */
+/* Without rights of our own the groups cannot be changed, and need not be. */
 static int become_user(const struct request *request)
 {
     const struct agent_user *user = &request->user;
-    int privileged = request->count[AGENT_TAG_PRIVILEGED] > 0;
     if (setgroups(0, NULL) < 0 && (errno != EPERM || geteuid() != user->uid))
         return -1;
-    for (unsigned long number = 0; !privileged && number < capabilities; number++)
-        if (prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0 && errno != EPERM)
-            return -1;
     if (setresgid(user->gid, user->gid, user->gid) < 0 || setresuid(user->uid, user->uid, user->uid) < 0)
         return -1;
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
-    return privileged ? 0 : (int)syscall(SYS_capset, &head, none);
+    return request->count[AGENT_TAG_PRIVILEGED] ? 0 : (int)syscall(SYS_capset, &head, none);
 }
 
 struct outcome become_program(const struct request *request, const int fds[3], int report)

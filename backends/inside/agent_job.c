@@ -12,7 +12,7 @@
 #include "agent.h"
 
 struct job *jobs;
-static int anything_ran; /* over this connection */
+static int anything_ran; /* over this connection, and may still be there */
 
 struct job *job_find(uint32_t stream)
 {
@@ -42,7 +42,8 @@ struct job *job_new(uint32_t stream, uint32_t kind)
         job->outputs[channel].watch.fd = -1;
     job->next = jobs;
     jobs = job;
-    anything_ran = 1;
+    if (kind != AGENT_SYNC)
+        anything_ran = 1;
     return job;
 }
 
@@ -89,6 +90,8 @@ void job_settle(struct job *job)
         take_silence(job);
     if (job->kind == AGENT_SYNC && !zygote_is_settled())
         return; /* a machine that is at rest can be copied: so should be what waits in it */
+    if (job->kind == AGENT_SYNC && anything_ran && jobs == job && !job->next)
+        anything_ran = is_anybody_there(); /* else each copy would look for what its original had run */
     if (job->outcome.step == 0)
         for (int channel = 0; channel < CHANNELS; channel++)
             if (job->outputs[channel].watch.fd >= 0)

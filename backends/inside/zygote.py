@@ -56,8 +56,7 @@ _ARG, _ENV, _CWD, _USER, _RLIMIT, _UMASK, _TTY = 1, 2, 3, 4, 5, 6, 7
 _ZYGOTE, _SECCOMP, _PRIVILEGED = 10, 11, 13
 _STEP_PIPES, _STEP_TERMINAL, _STEP_IDENTITY, _STEP_RLIMIT, _STEP_CWD = 3, 4, 8, 9, 10
 _STEP_SECCOMP, _STEP_ZYGOTE = 11, 13
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 22, 23, 24
-_PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 38, 2
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 4, 22, 38, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -95,8 +94,9 @@ def wait_for_program(control: socket.socket) -> str:
 def _be_spare(agent: socket.socket, *, privileged: bool) -> str:
     os.setsid()
     if not privileged:
-        _give_up_privileges()
+        _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _prepare()
+    _rehearse()
     agent.send(b"R")
     word, fds, _flags, _from = socket.recv_fds(agent, 1, 4)
     if not word:
@@ -147,14 +147,6 @@ def _prctl(step: int, option: int, argument: object, more: object = 0) -> None:
         raise _Unable(step, ctypes.get_errno())
 
 
-def _give_up_privileges() -> None:
-    number = 0
-    while _LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
-        _LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
-        number += 1
-    _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
 def _restrict(records: Records) -> None:
     os.umask(int.from_bytes(records[_UMASK][0], "little") & 0o777)
     for record in records.get(_RLIMIT, ()):
@@ -201,6 +193,18 @@ def _prepare() -> None:
     sys.stdin = sys.__stdin__ = _text_stream(0, "<stdin>", "r", "surrogateescape")
     sys.stdout = sys.__stdout__ = _text_stream(1, "<stdout>", "w", "surrogateescape")
     sys.stderr = sys.__stderr__ = _text_stream(2, "<stderr>", "w", "backslashreplace")
+
+
+def _rehearse() -> None:
+    """Do what a first program does: of a fork's memory only what it has written to is its own already."""
+    stdout, sys.stdout = sys.stdout, _text_stream(os.open(os.devnull, os.O_WRONLY), "", "w", "strict")
+    names: dict[str, object] = {"__builtins__": sys.modules["builtins"]}
+    exec(compile("print(1)", "<string>", "exec", dont_inherit=True), names)  # noqa: S102
+    sys.stdout.flush()
+    os.close(sys.stdout.fileno())
+    sys.stdout = stdout
+    random.seed()
+    gc.collect()
 
 
 def _text_stream(fd: int, name: str, mode: str, errors: str, unbuffered: bool = False) -> io.TextIOWrapper:

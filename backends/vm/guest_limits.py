@@ -28,7 +28,10 @@ _PRIVATE = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108 - the guest's: all tha
 
 @frozen
 class GuestLimits:
-    """`rlimits` and `cgroup` (file, text) are the workload's in the guest; each `private` has `tmp_mib`."""
+    """`rlimits` and `cgroup` (file, text) are the workload's in the guest; each `private` has `tmp_mib`.
+
+    Without a limit that is asked for nothing is private: the machine's own /tmp takes half of its memory.
+    """
 
     rlimits: tuple[tuple[int, int, int], ...]
     cgroup: tuple[tuple[str, str], ...]
@@ -47,7 +50,6 @@ def plan_guest_limits(limits: Limits, guest_memory_mib: int) -> GuestLimits:
 
     Raises `PolicyRefused` for a limit that no kernel holds, and for more memory than the machine has.
     """
-    most = guest_memory_mib - _SYSTEM_MIB
     if limits.memory_mib is not None and limits.memory_mib > guest_memory_mib:
         raise PolicyRefused(
             Problem(
@@ -57,8 +59,7 @@ def plan_guest_limits(limits: Limits, guest_memory_mib: int) -> GuestLimits:
                 fix=f"mxcOps.vm.memoryMib: {limits.memory_mib + _SYSTEM_MIB}",
             )
         )
-    tmp_mib = limits.tmp_mib if limits.tmp_mib is not None else max(1, most // 2)
-    plan = plan_limits(replace(limits, tmp_mib=tmp_mib), _GUEST_CGROUPS, 0)
+    plan = plan_limits(limits, _GUEST_CGROUPS, 0)
     return GuestLimits(
         rlimits=tuple(_rlimit(number, value) for number, value in plan.rlimits),
         cgroup=tuple(
@@ -67,10 +68,12 @@ def plan_guest_limits(limits: Limits, guest_memory_mib: int) -> GuestLimits:
             for file, text in files.items()
             if "swap" not in file  # a guest has none
         ),
-        tmp_mib=tmp_mib,
-        private=_PRIVATE if limits.tmp_mib is not None else _PRIVATE[:1],
+        tmp_mib=limits.tmp_mib or 0,
+        private=_PRIVATE if limits.tmp_mib is not None else (),
         outcomes=tuple(
-            replace(outcome, mechanism=f"{outcome.mechanism}, in the guest") for outcome in plan.outcomes
+            replace(outcome, mechanism=f"{outcome.mechanism}, in the guest")
+            for outcome in plan.outcomes
+            if outcome.name != "tmpMib" or limits.tmp_mib is not None
         ),
         warnings=plan.warnings,
     )
