@@ -10,7 +10,7 @@ __all__ = ["ALWAYS_LOADED", "COMMAND_LINE", "Format", "OwnFile", "Recipe"]
 
 COMMAND_LINE = (
     "panic=-1 quiet reboot=t random.trust_cpu=on mitigations=off nokaslr no_timer_check tsc=reliable"
-    " cryptomgr.notests 8250.nr_uarts=0 console=hvc0"
+    " cryptomgr.notests 8250.nr_uarts=0 console=hvc0 lsm=landlock psi=0"
 )
 """What the kernel of every image is told; what depends on a host is added by whoever boots it (lab §1)."""
 
