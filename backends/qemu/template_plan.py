@@ -75,8 +75,11 @@ def plan_template(
 
 def _command_line(image: Image, host: HostValues, kind: MachineKind, accelerator: str, cpus: int) -> str:
     words = [image.command_line]
-    if accelerator == "tcg" and host.tsc_khz:
-        words.append(f"tsc_early_khz={host.tsc_khz}")
+    if accelerator == "tcg":
+        # QEMU finds its translations by address: a program that lies elsewhere each time is translated anew.
+        words.append("norandmaps")
+        if host.tsc_khz:
+            words.append(f"tsc_early_khz={host.tsc_khz}")
     if cpus == 1 and kind is MachineKind.MICROVM:
         words.append("noreplace-smp")  # saves 0.2 s of patching that one processor does not need
     return " ".join(words)

@@ -93,8 +93,8 @@ def test_the_kernel_is_told_what_it_cannot_find_out_and_nothing_else(inputs: dic
     plan = planned(inputs)
     assert plan.booted.boot is not None
     words = [inputs["command_line"]]
-    if inputs["accelerator"] == "tcg" and inputs["tsc_khz"]:
-        words.append(f"tsc_early_khz={inputs['tsc_khz']}")
+    if inputs["accelerator"] == "tcg":
+        words += ["norandmaps"] + [f"tsc_early_khz={inputs['tsc_khz']}"] * bool(inputs["tsc_khz"])
     if inputs["cpus"] == 1 and inputs["kind"] is MachineKind.MICROVM:
         words.append("noreplace-smp")
     assert plan.booted.boot.command_line == " ".join(words)
