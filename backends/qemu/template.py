@@ -18,6 +18,7 @@ from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest, boot
 from backends.qemu.memory_file import sparse_file
+from backends.qemu.opened_ahead import take_opened
 from backends.qemu.parts import open_parts
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
@@ -42,7 +43,7 @@ async def open_template(plan: TemplatePlan, confinement: Confinement, store: Tem
     `BackendUnavailable` (the host is full).
     """
     with suppress(TemplateCorrupt):
-        if (found := store.open(plan.key)) is not None:
+        if (found := take_opened(store, plan.key) or store.open(plan.key)) is not None:
             return found
     try:
         async with store.building():

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import stat
-from asyncio import sleep
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -126,6 +125,8 @@ class TemplateStore:
         One builder at a time, whatever it builds: a boot takes a whole processor. Raises `OSError` when the
         folder cannot be made.
         """
+        from asyncio import sleep
+
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         lock = os.open(f"{self.folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -6,10 +6,13 @@ upstream's does, ``vm`` a line for the shell.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from backends.base import FilesystemView, Handles, Observed, Running, SandboxRequest, Streams
 from backends.features import Capabilities, Feature, Support
+from backends.qemu.opened_ahead import open_ahead
+from backends.qemu.template_store import TemplateStore, default_store
 from backends.vm.facts import VmFacts
 from backends.vm.plan import VmPlan, make_plan
 
@@ -78,6 +81,8 @@ class VmBackend:
         self, plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...] = ()
     ) -> Running:
         """See `backends.vm.launch.launch`."""
+        if "backends.vm.launch" not in sys.modules:
+            open_ahead(TemplateStore(default_store()), plan.template.key)
         from backends.vm.launch import launch
 
         return launch(plan, handles, streams, secrets)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backends.qemu.memory_file import data_ranges, sparse_file
+from backends.qemu.opened_ahead import open_ahead, take_opened
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore, default_store
 from tests.conftest import CHECKOUT, User
 
@@ -243,6 +244,7 @@ def test_what_cannot_be_noted_is_looked_at_again(store: TemplateStore, published
     source = f"""
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
+from backends.qemu.opened_ahead import open_ahead, take_opened
 from backends.qemu.template_store import TemplateStore
 print(len(TemplateStore({store.folder!r}).open({KEY!r}).state))
 """
@@ -270,6 +272,7 @@ FULL_DISK = f"""
 import errno, os, subprocess, sys
 sys.path.insert(0, {str(CHECKOUT)!r})
 from backends.qemu.memory_file import sparse_file
+from backends.qemu.opened_ahead import open_ahead, take_opened
 from backends.qemu.template_store import TemplateStore
 folder = sys.argv[1]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", folder], check=True)
@@ -318,3 +321,23 @@ def test_the_record_says_what_is_stored(published: Path) -> None:
     record = json.loads((published / "template.json").read_text())
     assert record["key"] == KEY
     assert set(record) == {"key", "memory", "state"}
+
+
+def test_a_template_that_was_opened_ahead_is_handed_out_once(published: Path, store: TemplateStore) -> None:
+    open_ahead(store, KEY)
+    assert take_opened(store, "cd" * 32) is None, "not another one's"
+    found = take_opened(store, KEY)
+    assert found is not None
+    assert found.state == STATE
+    assert fcntl.fcntl(found.memory, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+    assert take_opened(store, KEY) is None
+
+
+def test_what_cannot_be_opened_ahead_is_left_to_whoever_needs_it(
+    published: Path, store: TemplateStore
+) -> None:
+    (published / "state").write_bytes(b"something else")
+    open_ahead(store, KEY)
+    assert take_opened(store, KEY) is None
+    with pytest.raises(TemplateCorrupt):
+        store.open(KEY)
