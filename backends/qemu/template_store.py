@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -27,6 +28,8 @@ _RECORD, _MEMORY, _STATE = "template.json", "memory", "state"
 _PIECE = 1 << 20
 _BUILDING = ".building-"
 _LOCK_POLL_S = 0.02
+_KEY_LETTERS = 64
+_UNUSED_S = 14 * 24 * 3600
 
 
 class TemplateCorrupt(Exception):
@@ -80,6 +83,8 @@ class TemplateStore:
                 _require_own(os.fstat(fd), f"{place}/{name}")
             record: dict[str, Any] = json.loads(os.pread(fds[_RECORD], _PIECE, 0))
             self._check_unchanged(place, record, fds)
+            with suppress(OSError):
+                os.utime(folder)  # so that it is known which ones are used
             state = os.pread(fds[_STATE], os.fstat(fds[_STATE]).st_size, 0)
             return StoredTemplate(_sealed(place, fds[_MEMORY]), state)
         except FileNotFoundError:
@@ -120,10 +125,11 @@ class TemplateStore:
 
     @asynccontextmanager
     async def building(self) -> AsyncGenerator[None]:
-        """Hold the right to build here: others wait, and find it built. What dead builders left is removed.
+        """Hold the right to build here: others wait, and find it built.
 
-        One builder at a time, whatever it builds: a boot takes a whole processor. Raises `OSError` when the
-        folder cannot be made.
+        What dead builders left is removed, and what was not opened for 14 days: the templates of images,
+        QEMUs and hosts that are gone. One builder at a time, whatever it builds: a boot takes a whole
+        processor. Raises `OSError` when the folder cannot be made.
         """
         from asyncio import sleep
 
@@ -142,6 +148,8 @@ class TemplateStore:
             pid = name.removeprefix(_BUILDING).partition("-")[0]
             if name.startswith(_BUILDING) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
                 shutil.rmtree(f"{self.folder}/{name}", ignore_errors=True)
+            elif len(name) == _KEY_LETTERS and _age_s(f"{self.folder}/{name}") > _UNUSED_S:
+                self.remove(name)
 
     def _check_unchanged(self, place: str, record: dict[str, Any], fds: dict[str, int]) -> None:
         changed = [name for name in (_MEMORY, _STATE) if _identity(fds[name]) != record[name]["identity"]]
@@ -151,6 +159,13 @@ class TemplateStore:
             record[name]["identity"] = _identity(fds[name])
         if changed:
             _write_record(record, fds["."])
+
+
+def _age_s(path: str) -> float:
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _try_lock(lock: int) -> bool:

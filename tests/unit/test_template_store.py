@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import json
@@ -244,7 +245,6 @@ def test_what_cannot_be_noted_is_looked_at_again(store: TemplateStore, published
     source = f"""
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
-from backends.qemu.opened_ahead import open_ahead, take_opened
 from backends.qemu.template_store import TemplateStore
 print(len(TemplateStore({store.folder!r}).open({KEY!r}).state))
 """
@@ -341,3 +341,21 @@ def test_what_cannot_be_opened_ahead_is_left_to_whoever_needs_it(
     assert take_opened(store, KEY) is None
     with pytest.raises(TemplateCorrupt):
         store.open(KEY)
+
+
+def test_what_nobody_has_opened_for_long_goes_when_another_is_made(
+    store: TemplateStore, parts: tuple[int, int]
+) -> None:
+    used, unused = "aa" * 32, "bb" * 32
+    for key in (used, unused):
+        store.publish(key, *parts)
+        os.utime(Path(store.folder, key), (0, 0))
+    opened_again = store.open(used)
+    assert opened_again is not None
+
+    async def build() -> None:
+        async with store.building():
+            store.publish(KEY, *parts)
+
+    asyncio.run(build())
+    assert [name for name in names(store) if not name.startswith(".")] == [used, KEY]
