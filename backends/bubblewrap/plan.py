@@ -12,6 +12,7 @@ from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES, HOSTNAME, INSIDE_ID
 from backends.linux.limits import LimitPlan, plan_limits
 from backends.pathnames import within
+from backends.plan_parts import limits_as_list, timeout_as_dict
 
 SHELL = ("/bin/sh", "-c")
 _MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
@@ -120,23 +121,11 @@ class BubblewrapPlan:
             "argv": list(self.argv),
             "cwd": self.cwd,
             "environment": [name for name, _ in self.environment] + list(self.secret_names),
-            "limits": [
-                {
-                    "name": limit.name,
-                    "value": limit.value,
-                    "mechanism": limit.mechanism,
-                    "scope": limit.scope,
-                }
-                for limit in self.limits.outcomes
-            ],
+            "limits": limits_as_list(self.limits.outcomes),
             "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
             "landlockAbi": self.landlock_abi,
             "tty": self.tty,
-            "timeout": {
-                "afterMs": self.timeout.after_ms,
-                "graceMs": self.timeout.grace_ms,
-                "signal": self.timeout.signal,
-            },
+            "timeout": timeout_as_dict(self.timeout),
             "enforced": dict(self.enforced),
             "decisions": list(self.decisions),
             "warnings": list(self.warnings),

@@ -13,18 +13,7 @@
 
 #include "agent.h"
 #include "agent_below.h"
-
-/* From the kernel's interface; libc headers that know them are younger than the kernels that do. */
-#define TREE_CLONE 1u
-#define MOVE_FROM_EMPTY_PATH 0x4u
-#define MOVE_TO_EMPTY_PATH 0x40u
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#define SYS_move_mount 429
-#endif
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
+#include "mount_numbers.h"
 
 enum { MAX_PATH = 4096 };
 

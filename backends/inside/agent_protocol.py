@@ -177,7 +177,8 @@ class GuestCommand:
     args: argument vector; without a slash in the first, it is looked up in the PATH of `env`. For a zygote:
         what ``sys.argv`` is to be.
     env: exactly what the program gets.
-    user: (uid, gid) inside; without `privileged` the program has no capabilities and cannot regain any.
+    user: (uid, gid) inside; without `privileged` the program has no capabilities and cannot regain any; with
+        it, root has all of them, and files give none to anybody else.
     rlimits: (resource, soft, hard).
     tty: (rows, columns) of a terminal that becomes its controlling one, its output is all on STDOUT.
     no_input: standard input is /dev/null.

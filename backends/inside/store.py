@@ -37,6 +37,7 @@ LAUNCHER = Program(
         "launcher.c",
         "launcher.h",
         "masks.c",
+        "mount_numbers.h",
         "outside.c",
         "spec.c",
         "spec.h",
@@ -77,6 +78,7 @@ AGENT = Program(
         "agent_zygote.c",
         "execute.c",
         "execute.h",
+        "mount_numbers.h",
     ),
 )
 PROGRAMS = {program.name: program for program in (LAUNCHER, AGENT)}

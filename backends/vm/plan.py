@@ -10,6 +10,7 @@ from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_files.plan import FilesPlan, plan_files
 from backends.inside.agent_protocol import GuestCommand
+from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
 from backends.qemu.template_plan import TemplatePlan, plan_template
@@ -76,17 +77,10 @@ class VmPlan:
             "cwd": self.command.cwd,
             "environment": [name for name, _ in self.command.env] + list(self.secret_names),
             "identity": {"kind": self.confinement.identity.kind, "uid": self.confinement.identity.uid},
-            "limits": [
-                {"name": limit.name, "value": limit.value, "mechanism": limit.mechanism, "scope": limit.scope}
-                for limit in self.limits.outcomes
-            ],
+            "limits": limits_as_list(self.limits.outcomes),
             "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
             "tty": self.tty,
-            "timeout": {
-                "afterMs": self.timeout.after_ms,
-                "graceMs": self.timeout.grace_ms,
-                "signal": self.timeout.signal,
-            },
+            "timeout": timeout_as_dict(self.timeout),
             "enforced": dict(self.enforced),
             "decisions": list(self.decisions),
             "warnings": list(self.warnings),

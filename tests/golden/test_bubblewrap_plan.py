@@ -12,14 +12,11 @@ from pathlib import Path
 import pytest
 
 from backends.base import (
-    Effect,
     Environment,
     FilesystemView,
     Limits,
-    ObjectKind,
     SandboxRequest,
     Timeout,
-    ViewEntry,
 )
 from backends.bubblewrap.facts import BaselineEntry, BubblewrapFacts, Helper
 from backends.bubblewrap.plan import make_plan
@@ -27,6 +24,7 @@ from backends.errors import BackendUnavailable, PolicyRefused
 from backends.frozen import replace
 from backends.linux.cgroups import CgroupFacts
 from backends.linux.uid_range import UidRange
+from tests.policy_view import VIEW
 
 GOLDEN = Path(__file__).parent / "bubblewrap"
 
@@ -49,34 +47,6 @@ ROOT_FACTS = replace(USER_FACTS, caller=(0, 0), uid_range=UidRange(1_900_000_000
 GROUPS = CgroupFacts("v1", {"memory": "/cg/memory", "pids": "/cg/pids", "cpu": "/cg/cpu"})
 
 REQUEST = SandboxRequest("bubblewrap", shell="echo hello")
-VIEW = FilesystemView(
-    (
-        ViewEntry(
-            Effect.BIND_READ_WRITE,
-            "/srv/project",
-            "/filesystem/readwritePaths/0",
-            slot=0,
-            kind=ObjectKind.DIRECTORY,
-            owner=(1001, 1001),
-            object=(1, 10),
-        ),
-        ViewEntry(
-            Effect.MASK_DIRECTORY, "/srv/project/secret", "/filesystem/deniedPaths/0", traversable=True
-        ),
-        ViewEntry(
-            Effect.BIND_READ_ONLY,
-            "/srv/project/secret/public",
-            "/filesystem/readonlyPaths/0",
-            slot=1,
-            kind=ObjectKind.FILE,
-            owner=(1001, 1001),
-            object=(1, 11),
-        ),
-        ViewEntry(Effect.MASK_FILE, "/srv/project/token", "/filesystem/deniedPaths/1"),
-        ViewEntry(Effect.SYMLINK, "/data", "/filesystem/readwritePaths/0", target="/srv/project"),
-    )
-)
-
 CASES: dict[str, tuple[SandboxRequest, BubblewrapFacts, FilesystemView]] = {
     "user-minimal": (REQUEST, USER_FACTS, FilesystemView()),
     "user-policy": (REQUEST, USER_FACTS, VIEW),

@@ -12,21 +12,19 @@ from pathlib import Path
 import pytest
 
 from backends.base import (
-    Effect,
     Environment,
     FilesystemView,
     Limits,
-    ObjectKind,
     SandboxRequest,
     SecretSource,
     Timeout,
-    ViewEntry,
 )
 from backends.frozen import replace
 from backends.qemu.machine import MachineKind
 from backends.virtual_machine import CommandKind, VirtualMachine
 from backends.vm.facts import VmFacts
 from backends.vm.plan import make_plan
+from tests import policy_view
 from tests.vm_samples import IMAGE, ROOT_FACTS, TINY, USER_FACTS
 
 GOLDEN = Path(__file__).parent / "vm"
@@ -37,34 +35,7 @@ SHELL = SandboxRequest("vm", shell="echo hello", vm=VirtualMachine("python", IMA
 PYTHON = SandboxRequest(
     "microvm", shell="print(1)", vm=VirtualMachine("python", IMAGE, command=CommandKind.PYTHON)
 )
-VIEW = FilesystemView(
-    (
-        ViewEntry(
-            Effect.BIND_READ_WRITE,
-            "/srv/project",
-            "/filesystem/readwritePaths/0",
-            slot=0,
-            kind=ObjectKind.DIRECTORY,
-            owner=(1001, 1001),
-            object=(1, 10),
-        ),
-        ViewEntry(
-            Effect.MASK_DIRECTORY, "/srv/project/secret", "/filesystem/deniedPaths/0", traversable=True
-        ),
-        ViewEntry(
-            Effect.BIND_READ_ONLY,
-            "/srv/project/secret/public",
-            "/filesystem/readonlyPaths/0",
-            slot=1,
-            kind=ObjectKind.FILE,
-            owner=(1001, 1001),
-            object=(1, 11),
-        ),
-        ViewEntry(Effect.MASK_FILE, "/srv/project/token", "/filesystem/deniedPaths/1"),
-        ViewEntry(Effect.SYMLINK, "/data", "/filesystem/readwritePaths/0", target="/srv/project"),
-    ),
-    decisions=("/srv/project: read-write",),
-)
+VIEW = replace(policy_view.VIEW, decisions=("/srv/project: read-write",))
 ALL_LIMITS = Limits(
     memory_mib=64, pids=10, cpus=0.5, cpu_seconds=3, file_size_mib=1, open_files=64, tmp_mib=8
 )
