@@ -48,6 +48,17 @@ def test_a_greeting_ends_everything_that_was_started_before(agent: AgentClient) 
     assert (report.streams, report.processes) == (0, 1)
 
 
+def test_a_greeting_ends_what_was_there_before_a_copy_could_be_made(
+    agent: AgentClient,
+) -> None:
+    """The agent looks for others when it is asked to be at rest, so that a copy need not: it must see them."""
+    agent.run(GuestCommand(("sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"), PATH))
+    assert agent.ask(Kind.SYNC).kind is Kind.DONE
+    agent.hello()
+    agent.last_stream = 0
+    assert b"sleep" not in agent.run(GuestCommand(("ps", "-eo", "comm"), PATH)).stdout
+
+
 def test_it_runs_out_of_streams_politely(agent: AgentClient) -> None:
     for stream in range(1, MAX_STREAMS + 1):
         agent.send(Kind.EXEC, stream, b"", Flag.MORE)
