@@ -85,10 +85,16 @@ def run_tool(
     if child.returncode != 0:
         if _FULL in complaints:
             fix = "make room where images are kept: df -h; mxc-ops image gc"
-        last = (complaints or said or b"").decode("utf-8", "replace").strip()[-_LAST_WORDS:]
-        message = f"{Path(words[0]).name} failed with status {child.returncode}: {last}"
-        raise PrepFailed(Problem("image_tool_failed", "", message, fix=fix), retryable=retryable)
+        problem = _failed(words[0], child.returncode, complaints or said or b"", fix)
+        raise PrepFailed(problem, retryable=retryable)
     return said or b""
+
+
+def _failed(program: str, status: int, words: bytes, fix: str) -> Problem:
+    last = words.decode("utf-8", "replace").strip()[-_LAST_WORDS:]
+    return Problem(
+        "image_tool_failed", "", f"{Path(program).name} failed with status {status}: {last}", fix=fix
+    )
 
 
 def _dying_with_us() -> Sequence[str]:

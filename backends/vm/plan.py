@@ -100,15 +100,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
     memory_mib = wanted.memory_mib or image.memory_mib
     limits = plan_guest_limits(request.limits, memory_mib)
     identity = choose_identity(request, facts.caller, facts.uid_range)
-    confinement = Confinement(
-        helper=facts.helper,
-        launcher=facts.launcher,
-        identity=identity,
-        places=facts.places,
-        limits=plan_machine_limits(memory_mib, facts.cgroups),
-        cgroup_parents=tuple(facts.cgroups.parents.items()),
-        cgroup_version=facts.cgroups.version,
-    )
+    confinement = _confinement(facts, identity, memory_mib)
     template = plan_template(
         image,
         facts.qemu,
@@ -138,6 +130,18 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         decisions=view.decisions,
         warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
+    )
+
+
+def _confinement(facts: VmFacts, identity: Identity, memory_mib: int) -> Confinement:
+    return Confinement(
+        helper=facts.helper,
+        launcher=facts.launcher,
+        identity=identity,
+        places=facts.places,
+        limits=plan_machine_limits(memory_mib, facts.cgroups),
+        cgroup_parents=tuple(facts.cgroups.parents.items()),
+        cgroup_version=facts.cgroups.version,
     )
 
 

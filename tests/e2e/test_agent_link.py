@@ -51,7 +51,7 @@ def test_a_greeting_ends_everything_that_was_started_before(agent: AgentClient) 
 def test_a_greeting_ends_what_was_there_before_a_copy_could_be_made(
     agent: AgentClient,
 ) -> None:
-    """The agent looks for others when it is asked to be at rest, so that a copy need not: it must see them."""
+    """At rest, it looks for others so that a copy need not: it must see them."""
     agent.run(GuestCommand(("sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"), PATH))
     assert agent.ask(Kind.SYNC).kind is Kind.DONE
     agent.hello()
