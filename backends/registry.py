@@ -29,22 +29,19 @@ class Entry:
     """One containment: `module` is None while mxc-ops has no backend for it, and `why` says so.
 
     `needs` is the module that lists what a host must have for it; None: there is nothing to prepare.
-    `probe` is the module that finds out whether runs work here, by default the backend's own.
     """
 
     module: str | None
     platforms: tuple[str, ...]
     why: str = ""
     needs: str | None = None
-    probe: str = ""
 
 
 CONTAINMENTS: Mapping[str, Entry] = {
     "bubblewrap": Entry("backends.bubblewrap", ("linux",), needs="backends.bubblewrap.needs"),
     "lxc": Entry(None, ("linux",), "mxc-ops does not drive LXC yet", "backends.lxc.needs"),
     "microvm": Entry("backends.microvm", ("linux",), needs="backends.microvm.needs"),
-    # What prep and doctor look at for "vm" is libvirt, for machines that outlive runs; runs take QEMU alone.
-    "vm": Entry("backends.vm", ("linux",), needs="backends.vm.needs", probe="backends.microvm.probe"),
+    "vm": Entry("backends.vm", ("linux",), needs="backends.vm.needs"),
     "hyperlight": Entry(
         None, ("linux", "win32"), "mxc-ops does not run Hyperlight yet", "backends.hyperlight.needs"
     ),

@@ -37,5 +37,6 @@ class ImageSource:
 
 IMAGES: Mapping[str, ImageSource] = {
     "lxc-debian": ImageSource("rootfs", "debootstrap minbase", "the host, by debootstrap", "usr/bin"),
+    "base": ImageSource("", "base", "the host, by mxc-ops image build"),
     "python": ImageSource("", "python", "the host, by mxc-ops image build"),
 }

@@ -1,13 +1,18 @@
-"""What a host must have for microVMs, as data (host-prep.md §1, §9)."""
+"""What a host must have to run virtual machines by QEMU, as data (host-prep.md §1, §9).
+
+One engine serves the containments ``microvm`` and ``vm``, so both need the same, under their own names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from backends.bubblewrap.needs import needs as needs_of_bubblewrap
 from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["IMAGE", "IMAGE_STORE", "NEEDS", "image_needs", "needs"]
+__all__ = ["IMAGE", "IMAGE_STORE", "MACHINES", "NEEDS", "machine_needs", "needs"]
 
 MACHINES = ("x86_64",)  # QEMU has the machine type microvm for x86 only
 IMAGE_STORE = "/var/lib/mxc-ops/images"
@@ -15,8 +20,51 @@ IMAGE = "python"
 """The image of the store that machines start from, unless another is named."""
 
 
-def image_needs(backend: str) -> tuple[Need, ...]:
-    """What a backend needs whose machines start from an image of ours: the image, and what builds one."""
+def machine_needs(backend: str, image: str) -> tuple[Need, ...]:
+    """What a backend needs whose runs are virtual machines of our own engine.
+
+    Parameters
+    ----------
+    image: the one that its machines start from, unless another is named.
+    """
+    return (
+        Need(
+            f"{backend}.package.qemu",
+            NeedKind.PACKAGE,
+            "QEMU runs the machines, with its firmware for the machine type microvm",
+            packages={
+                "debian": ("qemu-system-x86",),
+                # The one name that Fedora and RHEL share; RHEL's QEMU has q35 but not microvm.
+                "fedora": ("qemu-kvm-core",),
+                "alpine": ("qemu-system-x86_64",),
+                "arch": ("qemu-system-x86",),
+                "suse": ("qemu-x86", "qemu-microvm"),
+            },
+            machines=MACHINES,
+        ),
+        Need(
+            f"{backend}.device.kvm",
+            NeedKind.DEVICE,
+            "members of the group kvm may use the processor's virtualisation, where it works",
+            data={"path": "/dev/kvm", "group": "kvm"},
+            machines=MACHINES,
+        ),
+        *_confinement_needs(backend),
+        *_image_needs(backend, image),
+    )
+
+
+def _confinement_needs(backend: str) -> tuple[Need, ...]:
+    """QEMU is itself the workload of a bubblewrap sandbox, which has no network and maps no ids."""
+    return tuple(
+        replace(need, identifier=f"{backend}.confinement.{name}", machines=MACHINES)
+        for need in needs_of_bubblewrap(("compiler",))
+        for name in [need.identifier.partition(".")[2]]
+    )
+
+
+def _image_needs(backend: str, image: str) -> tuple[Need, ...]:
+    """The image, and what builds one."""
     return (
         Need(
             f"{backend}.package.image-tools",
@@ -40,40 +88,17 @@ def image_needs(backend: str) -> tuple[Need, ...]:
             machines=MACHINES,
         ),
         Need(
-            f"{backend}.image.python",
+            f"{backend}.image.{image}",
             NeedKind.IMAGE,
             "kernel, initrd and root file system that the machines start from",
-            data={"image": IMAGE, "path": IMAGE_STORE},
+            data={"image": image, "path": IMAGE_STORE},
             feature="image",
             machines=MACHINES,
         ),
     )
 
 
-NEEDS: tuple[Need, ...] = (
-    Need(
-        "microvm.package.qemu",
-        NeedKind.PACKAGE,
-        "QEMU runs the machines, with its firmware for the machine type microvm",
-        packages={
-            "debian": ("qemu-system-x86",),
-            # The one name that Fedora and RHEL share; RHEL's QEMU has q35 but not microvm.
-            "fedora": ("qemu-kvm-core",),
-            "alpine": ("qemu-system-x86_64",),
-            "arch": ("qemu-system-x86",),
-            "suse": ("qemu-x86", "qemu-microvm"),
-        },
-        machines=MACHINES,
-    ),
-    Need(
-        "microvm.device.kvm",
-        NeedKind.DEVICE,
-        "members of the group kvm may use the processor's virtualisation, where it works",
-        data={"path": "/dev/kvm", "group": "kvm"},
-        machines=MACHINES,
-    ),
-    *image_needs("microvm"),
-)
+NEEDS: tuple[Need, ...] = machine_needs("microvm", IMAGE)
 
 
 def needs(features: Iterable[str] = ()) -> tuple[Need, ...]:

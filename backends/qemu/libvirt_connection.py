@@ -29,7 +29,7 @@ _INSTALL = (
     "sudo apt-get install -y libvirt-dev pkg-config gcc python3-dev"
     " && .venv/bin/python -m pip install -c constraints.txt -e '.[libvirt]'"
 )
-_DOCTOR = "mxc-ops doctor --backend vm"
+_DOCTOR = "mxc-ops doctor --backend vm --feature libvirt"
 
 
 class Code(IntEnum):
@@ -193,7 +193,7 @@ def _silence(uri: str, deadline_s: float) -> MxcError:
 
 
 def _unreachable(uri: str, error: Exception) -> MxcError:
-    fix = "mxc-ops prep host --backend vm --yes"
+    fix = "mxc-ops prep host --backend vm --feature libvirt --yes"
     return BackendUnavailable(
         Problem("libvirt_unreachable", "", f"libvirt at {uri}: {error}", fix=fix), retryable=True
     )

@@ -1,17 +1,22 @@
-"""What a host must have to run virtual machines through its own libvirt, as data (host-prep.md §1).
+"""What a host must have for runs in virtual machines, as data (host-prep.md §1).
 
-Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list).
+Runs take what microVMs take. The feature ``libvirt`` is for machines that outlive runs: they are kept by the
+host's own libvirt, which no run asks anything of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backends.microvm.needs import image_needs
+from backends.microvm.needs import MACHINES, machine_needs
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["NAME", "NEEDS", "needs"]
+__all__ = ["IMAGE", "LIBVIRT", "NAME", "NEEDS", "needs"]
 
+IMAGE = "base"
+"""The image of the store that machines start from, unless another is named."""
+LIBVIRT = "libvirt"
+"""The feature."""
 NAME = "mxc-ops"
 """Of our network and of our storage pool."""
 _POOL_PATH = "/var/lib/mxc-ops/libvirt"
@@ -38,8 +43,8 @@ _POOL = f"""\
   </target>
 </pool>
 """
-MACHINES = ("x86_64",)  # what our domains and packages are for
 NEEDS: tuple[Need, ...] = (
+    *machine_needs("vm", IMAGE),
     Need(
         "vm.package.libvirt",
         NeedKind.PACKAGE,
@@ -58,19 +63,7 @@ NEEDS: tuple[Need, ...] = (
                 *("libvirt-daemon-driver-storage-core", "libvirt-client", "python3-libvirt-python"),
             ),
         },
-        machines=MACHINES,
-    ),
-    Need(
-        "vm.package.qemu",
-        NeedKind.PACKAGE,
-        "QEMU runs each virtual machine",
-        packages={
-            "debian": ("qemu-system-x86",),
-            "fedora": ("qemu-kvm-core",),
-            "alpine": ("qemu-system-x86_64",),
-            "arch": ("qemu-system-x86",),
-            "suse": ("qemu-x86",),
-        },
+        feature=LIBVIRT,
         machines=MACHINES,
     ),
     Need(
@@ -78,6 +71,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.SERVICE,
         "keeps what the consoles of virtual machines print, also while libvirt restarts",
         data={"service": "virtlogd", "daemonize": "-d"},
+        feature=LIBVIRT,
         machines=MACHINES,
     ),
     # One daemon for everything, or one for each purpose, by distribution (libvirt: daemons.html).
@@ -86,6 +80,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.SERVICE,
         "starts, watches and ends virtual machines",
         data={"service": "libvirtd", "otherwise": ["virtqemud"], "daemonize": "-d"},
+        feature=LIBVIRT,
         machines=MACHINES,
     ),
     Need(
@@ -93,6 +88,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.SERVICE,
         "brings the network of virtual machines up, also after a restart of the host",
         data={"service": "libvirtd", "otherwise": ["virtnetworkd"], "daemonize": "-d"},
+        feature=LIBVIRT,
         machines=MACHINES,
     ),
     Need(
@@ -100,6 +96,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.SERVICE,
         "knows the disk images of virtual machines",
         data={"service": "libvirtd", "otherwise": ["virtstoraged"], "daemonize": "-d"},
+        feature=LIBVIRT,
         machines=MACHINES,
     ),
     Need(
@@ -108,6 +105,7 @@ NEEDS: tuple[Need, ...] = (
         "virtual machines reach other networks through the host; libvirt would switch it on by itself, and "
         "never off",
         data={"key": "net.ipv4.ip_forward", "wanted": "1", "kernel_default": "0"},
+        feature=LIBVIRT,
         machines=MACHINES,
     ),
     Need(
@@ -115,6 +113,7 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.LIBVIRT_NETWORK,
         "a network of our own, with addresses for virtual machines and NAT to the outside",
         data={"network": NAME, "xml": _NETWORK},
+        feature=LIBVIRT,
         machines=MACHINES,
         undone_with=("vm.package.libvirt",),
     ),
@@ -123,10 +122,10 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.LIBVIRT_POOL,
         "a directory of our own for disk images",
         data={"pool": NAME, "path": _POOL_PATH, "xml": _POOL},
+        feature=LIBVIRT,
         machines=MACHINES,
         undone_with=("vm.package.libvirt",),
     ),
-    *image_needs("vm"),
 )
 
 

@@ -31,7 +31,7 @@ def look(containment: str, platform: str) -> Availability:
         return Availability(usable=False, why=entry.why)
     if platform not in entry.platforms:
         return Availability(usable=False, why=f"exists on {', '.join(entry.platforms)} only")
-    probes: list[Probe] = import_module(entry.probe or f"{entry.module}.probe").probe()
+    probes: list[Probe] = import_module(f"{entry.module}.probe").probe()
     failed = [probe for probe in probes if probe.health is Health.FAILED]
     if failed:
         return Availability(

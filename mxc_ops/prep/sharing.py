@@ -19,6 +19,7 @@ __all__ = ["needed_by_others", "needed_for_undo"]
 _SUBJECTS = (
     "key",
     "module",
+    "image",
     "path",
     "user",
     "service",
@@ -27,7 +28,10 @@ _SUBJECTS = (
     "pool",
     "environment",
     "feature",
+    "program",
 )
+# An operation that comes to the same as that of the kind, by another way.
+_SAME = {"helpers.pushed": "helpers.built", "images.stored": "images.installed"}
 
 
 def needed_by_others(receipt: Receipt, remaining: Iterable[Receipt]) -> list[str]:
@@ -84,7 +88,7 @@ def _needs(backend: str) -> tuple[Need, ...]:
 
 
 def _is_the_same(need: Need, receipt: Receipt) -> bool:
-    if OPERATIONS[need.kind] != receipt.operation:
+    if OPERATIONS[need.kind] != _SAME.get(receipt.operation, receipt.operation):
         return False
     arguments = receipt.arguments
     if need.kind is NeedKind.PACKAGE:

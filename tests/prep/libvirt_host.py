@@ -133,7 +133,7 @@ class VmHost(Host):
     def probes(self) -> dict[str, tuple[str, str, str]]:
         """What the functional probes say: identifier → (health, seen, fix)."""
         code = (
-            "import json; from backends.vm.probe import probe;"
+            "import json; from backends.vm.libvirt_probe import probe;"
             " print(json.dumps({p.identifier: (p.health.value, p.seen, p.fix) for p in probe()}))"
         )
         root = Path(__file__).resolve().parents[2]

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.backend("vm"), pytest.mark.skipif(bool(missing()), rea
 
 NETWORK, POOL = argument_of("vm.network"), argument_of("vm.pool")
 BRIDGE = "mxcvirbr0"
+PREPARE = "mxc-ops prep host --backend vm --feature libvirt --yes"
 DIRECTORY = POOL[1]["path"]
 BOTH = pytest.mark.parametrize("operation, arguments", [NETWORK, POOL], ids=["network", "pool"])
 # A domain that is off the network until it is given an interface.
@@ -235,13 +236,13 @@ def test_a_pool_with_volumes_stays_and_they_are_named(machine: VmHost) -> None:
 def test_the_probes_try_it_all_and_say_how_to_mend_it(machine: VmHost) -> None:
     machine.apply(*NETWORK)
     told = machine.probes()
-    assert [told[f"vm.{check}"][0] for check in ("connection", "network", "domain")] == ["ok"] * 3
-    assert told["vm.pool"] == ("failed", f"{NAME} is not defined", "mxc-ops prep host --backend vm --yes")
+    assert [told[f"vm.libvirt.{check}"][0] for check in ("connection", "network", "domain")] == ["ok"] * 3
+    assert told["vm.libvirt.pool"] == ("failed", f"{NAME} is not defined", PREPARE)
     machine.apply(*POOL)
     machine.libvirt(f"c.networkLookupByName('{NAME}').destroy()")
     told = machine.probes()
-    assert told["vm.network"] == ("failed", f"{NAME} is not active", "mxc-ops prep host --backend vm --yes")
-    assert told["vm.pool"][0] == "ok"
+    assert told["vm.libvirt.network"] == ("failed", f"{NAME} is not active", PREPARE)
+    assert told["vm.libvirt.pool"][0] == "ok"
     assert machine.libvirt("print(c.listAllDomains())") == "[]\n"
 
 
@@ -249,7 +250,7 @@ def test_the_daemons_are_started_for_now_and_only_ours_are_ended(tmp_path: Path)
     services = [argument_of(need.identifier) for need in NEEDS if ".service." in need.identifier]
     with vm_host(tmp_path) as machine:
         assert "libvirt does not answer" in machine.decide(*NETWORK).before
-        assert machine.probes()["vm.connection"][0] == "failed"
+        assert machine.probes()["vm.libvirt.connection"][0] == "failed"
         made = [machine.apply(*service) for service in services]
         assert [bool(decision.commands) for decision in made] == [True, True, False, False]
         assert all("after a restart" in machine.decide(*service).notice for service in services)

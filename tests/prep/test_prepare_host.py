@@ -72,6 +72,17 @@ def test_what_was_prepared_is_tried_out_with_its_features(host: PrivateHost) -> 
     }
 
 
+def test_what_confines_qemu_is_made_once_for_sandboxes_and_machines(host: PrivateHost) -> None:
+    backends = ("--backend", "bubblewrap", "--backend", "vm")
+    only = ("--item", "*.directory.*", "--item", "*.ids.*", "--item", "*.sysctl.*")
+    made = host.prep("host", *backends, *only, "--yes")
+    assert made.exit_code == 0, made
+    assert "vm.confinement.directory.helpers" in made.states
+    assert set(host.receipts()) == {"bubblewrap.directory.helpers", "bubblewrap.ids.workloads"}
+    assert host.prep("undo", "--yes").exit_code == 0
+    assert not host.seen(HOST_FILE).exists()
+
+
 def test_one_item_alone_is_taken_back_and_the_others_stay(host: PrivateHost) -> None:
     made = host.prep("host", "--item", "bubblewrap.ids.*", "--item", "bubblewrap.directory.*", "--yes")
     assert (made.exit_code, len(made.items)) == (0, 2), made

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.errors import BackendUnavailable, Problem
 from backends.frozen import replace
 from backends.hyperlight.probe import hypervisor_probe
 from backends.linux.virtualisation import Virtualisation, observe, remedy
@@ -17,8 +18,9 @@ from backends.microvm.probe import (
     image_tools_probe,
 )
 from backends.microvm.probe import probe as probe_microvm
-from backends.needs import Health
+from backends.needs import Health, Probe
 from backends.qemu.accelerator import Verdict
+from backends.vm.probe import probe as probe_vm
 
 PREPARE = "mxc-ops prep host --backend microvm --yes"
 METAL = Virtualisation(
@@ -46,12 +48,12 @@ TCG, NO_TCG = Verdict("tcg", True, "", 120), Verdict("tcg", False, "QEMU ended w
     ],
 )
 def test_one_accelerator_that_works_is_enough(kvm: Verdict, tcg: Verdict, healths: list[Health]) -> None:
-    probes = accelerator_probes({"kvm": kvm, "tcg": tcg}, METAL)
+    probes = accelerator_probes("microvm", {"kvm": kvm, "tcg": tcg}, METAL)
     assert [probe.health for probe in probes] == healths
 
 
 def test_kvm_that_fails_says_why_what_it_costs_and_how_to_mend_it() -> None:
-    probe = accelerator_probes({"kvm": NO_KVM, "tcg": TCG}, GUEST)[0]
+    probe = accelerator_probes("microvm", {"kvm": NO_KVM, "tcg": TCG}, GUEST)[0]
     assert "no answer within 5 s" in probe.seen
     assert "one to two seconds" in probe.why
     assert "nested virtualisation" in probe.seen
@@ -96,28 +98,65 @@ def test_the_nearest_cause_is_mended_first_by_one_command_or_by_whoever_can(
 def test_access_to_the_device_matters_where_kvm_works(
     host: Virtualisation, works: bool | None, health: Health, fix: str
 ) -> None:
-    probe = device_probe(host, kvm_works=works)
+    probe = device_probe("microvm", host, kvm_works=works)
     assert probe.health is health
     assert fix in probe.fix
 
 
 def test_a_missing_image_tool_is_named_with_its_alternatives() -> None:
     tools = {made: names[0] for made, names in IMAGE_TOOLS.items()}
-    assert image_tools_probe(tools).health is Health.OK
-    probe = image_tools_probe({**tools, "root file systems": ""})
+    assert image_tools_probe("vm", tools).health is Health.OK
+    probe = image_tools_probe("vm", {**tools, "root file systems": ""})
     assert probe.health is Health.WARNING
     assert "root file systems (mmdebstrap)" in probe.seen
-    assert "--feature build" in probe.fix
-    assert image_tools_probe({**tools, "erofs": ""}, ["build"]).health is Health.FAILED
+    assert probe.fix == "mxc-ops prep host --backend vm --feature build --yes"
+    assert image_tools_probe("vm", {**tools, "erofs": ""}, ["build"]).health is Health.FAILED
 
 
 def test_an_image_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
-    (tmp_path / "names/python").mkdir(parents=True)
-    (tmp_path / "names/python/image.json").touch()
-    assert image_probe([f"{tmp_path}/nothing", str(tmp_path)]).health is Health.OK
-    assert image_probe([f"{tmp_path}/nothing"]).health is Health.FAILED
-    found = {one.identifier for one in probe_microvm(["image"])}
-    assert found - {one.identifier for one in probe_microvm()} == {"microvm.image"}
+    (tmp_path / "names/base").mkdir(parents=True)
+    (tmp_path / "names/base/image.json").touch()
+    assert image_probe("vm", "base", [f"{tmp_path}/nothing", str(tmp_path)]).health is Health.OK
+    probe = image_probe("vm", "python", [str(tmp_path)])
+    assert (probe.identifier, probe.health) == ("vm.image", Health.FAILED)
+    assert probe.fix == "mxc-ops prep host --backend vm --feature build --feature image --yes"
+
+
+def test_vm_is_examined_as_microvm_is_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without QEMU, so that no guest is booted: what else is looked at does not depend on it."""
+    monkeypatch.setattr("backends.microvm.probe.find_qemu", lambda: None)
+    for features in ([], ["image"]):
+        of_microvm = {one.identifier.removeprefix("microvm.") for one in probe_microvm(features)}
+        probes = probe_vm(features)
+        assert {one.identifier.removeprefix("vm.") for one in probes} == of_microvm
+        assert ("image" in of_microvm) is bool(features)
+        assert not [one for one in probes if "libvirt" in one.seen + one.fix]
+        assert not [one for one in probes if "microvm" in one.fix]
+
+
+def test_libvirt_is_examined_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Probe("vm.libvirt.connection", Health.FAILED, "no")
+    monkeypatch.setattr("backends.microvm.probe.find_qemu", lambda: None)
+    monkeypatch.setattr("backends.vm.libvirt_probe.probe", lambda: [asked])
+    assert probe_vm(["libvirt"]) == [*probe_vm(), asked]
+    assert asked not in probe_microvm(["libvirt"])
+
+
+@pytest.mark.parametrize("missing", ["bwrap", "launcher"])
+def test_what_confines_qemu_must_be_there(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_bwrap() -> None:
+        raise BackendUnavailable(Problem("bwrap_missing", "", "bubblewrap is not installed", fix="mend it"))
+
+    monkeypatch.setattr("backends.microvm.probe.find_qemu", lambda: None)
+    if missing == "bwrap":
+        monkeypatch.setattr("backends.microvm.probe.find_helper", no_bwrap)
+    else:
+        monkeypatch.setattr("backends.microvm.probe.find_program", lambda _: None)
+    (probe,) = [one for one in probe_vm() if one.identifier == "vm.confinement"]
+    prepare = "mxc-ops prep host --backend vm --yes"
+    told = {"bwrap": ("bubblewrap is not", "mend it"), "launcher": ("our launcher is not", prepare)}
+    assert (probe.seen[: len(told[missing][0])], probe.fix) == told[missing]
+    assert (probe.health, probe.privilege) == (Health.FAILED, "root")
 
 
 def test_what_the_host_says_is_read(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ async def test_where_nobody_answers_the_fix_is_to_prepare_the_host(tmp_path: Pat
     with pytest.raises(BackendUnavailable, match="No such file") as absent:
         await Connection.open(f"qemu+unix:///system?socket={tmp_path}/socket")
     assert (code_of(absent), absent.value.retryable) == ("libvirt_unreachable", True)
-    assert absent.value.fix == "mxc-ops prep host --backend vm --yes"
+    assert absent.value.fix == "mxc-ops prep host --backend vm --feature libvirt --yes"
 
 
 def test_without_its_module_the_fix_installs_it() -> None:

@@ -89,6 +89,32 @@ def test_a_feature_that_no_backend_knows_is_a_usage_error() -> None:
         needs_of(Choices(("bubblewrap",), ("netwrok",)))
 
 
+def names_of(backend: str, *features: str) -> set[str]:
+    return {need.identifier for need in needs_of(Choices((backend,), features, launcher="push"))}
+
+
+def test_runs_in_vm_need_what_those_in_microvm_do_and_libvirt_is_a_feature_of_it() -> None:
+    def renamed(*features: str) -> set[str]:
+        return {name.replace("microvm.", "vm.", 1) for name in names_of("microvm", *features)}
+
+    assert names_of("vm") == renamed()
+    assert names_of("vm", "build") == renamed("build")
+    assert names_of("vm", "image") - names_of("vm") == {"vm.image.base"}
+    assert names_of("vm", "libvirt") - names_of("vm") == {
+        "vm.package.libvirt",
+        *(f"vm.service.{name}" for name in ("log", "qemu", "network", "storage")),
+        "vm.sysctl.ip-forward",
+        "vm.network",
+        "vm.pool",
+    }
+    assert names_of("microvm", "libvirt") == names_of("microvm")
+
+
+def test_what_confines_qemu_is_what_bubblewrap_needs() -> None:
+    confined = {name.removeprefix("vm.confinement.") for name in names_of("vm") if ".confinement." in name}
+    assert confined == {name.removeprefix("bubblewrap.") for name in names_of("bubblewrap")}
+
+
 def test_single_items_are_named_by_patterns() -> None:
     items = items_for(needs_of(BUBBLEWRAP), DEBIAN, BUBBLEWRAP)
     chosen = [item.identifier for item in named(items, ["bubblewrap.package.*"])]

@@ -14,6 +14,10 @@ from mxc_ops.prep.receipts import Receipt
 from mxc_ops.prep.sharing import needed_by_others, needed_for_undo
 
 KVM = Receipt("microvm.device.kvm", "devices.accessible", {"path": "/dev/kvm", "group": "kvm"})
+LAUNCHER = Receipt("bubblewrap.helper.launcher", "helpers.pushed", {"program": "launcher", "key": "0"})
+STORE = "/var/lib/mxc-ops/images"
+PYTHON = Receipt("microvm.image.python", "images.stored", {"image": "python", "path": STORE})
+BASE = Receipt("vm.image.base", "images.stored", {"image": "base", "path": STORE})
 FORWARD = Receipt("lxc.sysctl.ip-forward", "kernel.setting", {"key": "net.ipv4.ip_forward", "wanted": "1"})
 
 
@@ -27,7 +31,11 @@ def prepared(item: str, operation: str = "x.y", **arguments: Any) -> Receipt:
         (KVM, [prepared("hyperlight.packages")], ["hyperlight.device.kvm"]),
         (KVM, [prepared("microvm.package.qemu")], []),
         (KVM, [], []),
+        (LAUNCHER, [prepared("vm.package.qemu")], ["vm.confinement.helper.launcher"]),
+        (PYTHON, [prepared("vm.image.base")], []),
+        (BASE, [prepared("microvm.image.python")], []),
         (FORWARD, [prepared("vm.pool")], ["vm.sysctl.ip-forward"]),
+        (FORWARD, [prepared("vm.package.qemu")], []),
         (FORWARD, [prepared("bubblewrap.ids.workloads")], []),
         (FORWARD, [prepared("unheard.of")], []),
     ],

@@ -132,7 +132,8 @@ def _reverse(kind: Object, seen: _Seen, name: str, xml: str, uri: str, prior: Ma
             "as before",
             (_script(kind, name, xml, uri, action="drop", despite=[]),),
             refusal=f"whether {kind.kind} {name} is in use cannot be told: {seen['error']}",
-            fix="have libvirt and its Python module running again: mxc-ops prep host --backend vm",
+            fix="have libvirt and its Python module running again: "
+            "mxc-ops prep host --backend vm --feature libvirt",
             unread=True,
         )
     if not seen["defined"]:
