@@ -1,23 +1,29 @@
 """Whether this host is ready, found out by doing it: each backend's own probes, then whole sandboxes.
 
 Every containment that exists on this platform can be probed. Whole bubblewrap sandboxes are run: as the
-caller and, when that is root, by an unprivileged caller as well. Other hosts are examined by
-`mxc_ops.prep.engine.examining`.
+caller and, when that is root, by an unprivileged caller as well. A whole virtual machine is run where there
+is an image for it. Other hosts are examined by `mxc_ops.prep.engine.examining`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from backends import registry
 from backends.base import Limits, SandboxRequest, Timeout
-from backends.errors import MxcError, Problem, UnsupportedContainment, UsageError
+from backends.errors import BackendUnavailable, MxcError, Problem, UnsupportedContainment, UsageError
 from backends.needs import Health, Probe, require_known_features
+from backends.virtual_machine import CommandKind, VirtualMachine
+from mxc_ops.policy import machine
+
+if TYPE_CHECKING:
+    from mxc_ops.result import Result
 
 __all__ = ["Report", "examine", "obstacle"]
 
@@ -27,6 +33,7 @@ _TESTIMONY = (
     " echo Leak: ${leak:-none}; echo Interfaces: $(grep -c : /proc/net/dev)"
 )
 _REPORT = "please report this, with what the command prints"
+_WHY_WHOLE = "the whole way, from request to result"
 _WHY_UNPRIVILEGED = "users without root's rights can run sandboxes"
 _PLATFORMS = {"linux": "Linux", "win32": "Windows", "darwin": "macOS"}
 _PROMISES = {
@@ -37,6 +44,18 @@ _PROMISES = {
     "Leak": "none",
     "Interfaces": "1",
 }
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_MACHINE_TESTIMONY = (
+    f"cat /proc/self/status; read boot < {_BOOT_ID}; [ $boot = %s ] && kernel=ours;"
+    " echo Kernel: ${kernel:-another}; echo Routes: $(grep -vc ^Iface /proc/net/route)"
+)
+_MACHINE_PROMISES = {
+    **{key: _PROMISES[key] for key in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")},
+    "Kernel": "another",
+    "Routes": "0",
+}
+_IMAGES = ("tiny", "base", "python")
+"""The images that we have recipes for, the smallest first: each can run a line of shell."""
 
 
 @dataclass(frozen=True)
@@ -109,21 +128,24 @@ def _check(name: str) -> None:
     )
 
 
-_RUN_WHOLE = ("bubblewrap",)
-"""Of the containments with a backend, those that need nothing that a ready host may lack: machines need an
-image that somebody built, and what carries them was tried by booting a guest."""
-
-
 def _examine(name: str, features: Sequence[str]) -> list[Probe]:
     probes = _own_probes(name, features)
-    if name not in _RUN_WHOLE:
+    root = os.geteuid() == 0
+    identifier = f"{name}.sandbox.{'root' if root else 'caller'}"
+    if name in machine.CONTAINMENTS:
+        return [*probes, *([_run_machine(name, identifier)] if _is_carried(name, probes) else [])]
+    if registry.CONTAINMENTS[name].module is None:
         return probes
-    if os.geteuid() != 0:
-        return [*probes, _run_sandbox(name, f"{name}.sandbox.caller")]
-    return [
-        *probes,
-        _run_sandbox(name, f"{name}.sandbox.root"),
-        _run_unprivileged(name, f"{name}.sandbox.unprivileged"),
+    whole = [_run_sandbox(name, identifier)]
+    whole += [_run_unprivileged(name, f"{name}.sandbox.unprivileged")] if root else []
+    return [*probes, *whole]
+
+
+def _is_carried(name: str, probes: Sequence[Probe]) -> bool:
+    """Whether guests boot here and QEMU can be confined: else the probes have told why no machine runs."""
+    needed = (f"{name}.probes", f"{name}.qemu", f"{name}.confinement", f"{name}.accelerator")
+    return not [
+        probe for probe in probes if probe.health is Health.FAILED and probe.identifier.startswith(needed)
     ]
 
 
@@ -139,34 +161,80 @@ def _own_probes(name: str, features: Sequence[str]) -> list[Probe]:
 
 
 def _run_sandbox(name: str, identifier: str) -> Probe:
-    """Run a sandbox and have it testify; every promise is compared with what was seen inside."""
-    from mxc_ops.one_shot import run
-
-    why = "the whole way, from request to result"
     request = SandboxRequest(
         name,
         shell=_TESTIMONY,
         limits=Limits(memory_mib=256, pids=32),
         timeout=Timeout(_DEADLINE_MS),
     )
-    try:
-        result = run(request)
-    except (MxcError, OSError) as error:
-        return _failed(name, identifier, error, why)
-    testimony = read_testimony(result.stdout.decode(errors="replace"))
-    broken = [
-        f"{key} is {testimony.get(key, 'not told')}, not {promised}"
-        for key, promised in _PROMISES.items()
-        if testimony.get(key) != promised
-    ]
-    if broken:
-        said = result.stderr.decode(errors="replace").strip()
-        seen = "; ".join([*broken, *([f"it said: {said[:300]}"] if said else []), _REPORT])
-        return Probe(identifier, Health.FAILED, seen, why, _in_full(name))
+    result = _testify(request, identifier, _PROMISES)
+    if isinstance(result, Probe):
+        return result
     held = ", ".join(f"{limit.name} by {limit.mechanism}" for limit in result.limits[:2])
     identity = dict(result.enforced)["identity"]
     seen = f"ran as {identity}, without capabilities, network or the host's secrets; {held}"
-    return Probe(identifier, Health.OK, seen, why)
+    return Probe(identifier, Health.OK, seen, _WHY_WHOLE)
+
+
+def _run_machine(name: str, identifier: str) -> Probe:
+    """The same in a virtual machine, from the smallest image there is. None is built for it: the first run
+    after an image was built takes some seconds to make a template of it, as any run does.
+    """
+    try:
+        import_module("qemu.qmp")
+    except ImportError:
+        seen = "not tried: Python's package qemu.qmp, which mxc-ops is installed with, is not here"
+        return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, privilege="whoever installs mxc-ops here")
+    try:
+        image = _smallest_image()
+    except MxcError as error:
+        return _failed(name, identifier, error, _WHY_WHOLE)
+    if not image:
+        seen = f"not tried: none of the images {', '.join(_IMAGES)} is here"
+        return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, f"mxc-ops image build {_IMAGES[0]}")
+    line = _MACHINE_TESTIMONY % Path(_BOOT_ID).read_text().strip()
+    vm = VirtualMachine(image, command=CommandKind.SHELL)
+    request = SandboxRequest(name, shell=line, vm=vm, timeout=Timeout(_DEADLINE_MS))
+    result = _testify(request, identifier, _MACHINE_PROMISES)
+    if isinstance(result, Probe):
+        return result
+    isolation = dict(result.enforced)["isolation"]
+    seen = f"ran in {isolation}, from the image {image}, without capabilities or a route to any network"
+    return Probe(identifier, Health.OK, seen, _WHY_WHOLE)
+
+
+def _smallest_image() -> str:
+    """Its name; "" when there is none of ours. Raises `BackendUnavailable` for one that is spoilt."""
+    from vm_images.store import find_image
+
+    for name in _IMAGES:
+        try:
+            return find_image(name).name
+        except BackendUnavailable as error:
+            if error.problems[0].code != "no_image":
+                raise
+    return ""
+
+
+def _testify(request: SandboxRequest, identifier: str, promises: Mapping[str, str]) -> Result | Probe:
+    """Run a sandbox that testifies: its result, or a failure when not every promise was seen kept inside."""
+    from mxc_ops.one_shot import run
+
+    try:
+        result = run(request)
+    except (MxcError, OSError) as error:
+        return _failed(request.containment, identifier, error, _WHY_WHOLE)
+    testimony = read_testimony(result.stdout.decode(errors="replace"))
+    broken = [
+        f"{key} is {testimony.get(key, 'not told')}, not {promised}"
+        for key, promised in promises.items()
+        if testimony.get(key) != promised
+    ]
+    if not broken:
+        return result
+    said = result.stderr.decode(errors="replace").strip()
+    seen = "; ".join([*broken, *([f"it said: {said[:300]}"] if said else []), _REPORT])
+    return Probe(identifier, Health.FAILED, seen, _WHY_WHOLE, _in_full(request.containment))
 
 
 def read_testimony(text: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from backends.microvm import probe as microvm
 from backends.needs import Health, Probe
 from backends.qemu.accelerator import find_qemu
 from backends.qemu.tiny_guest import ANSWER
+from mxc_ops.doctor import examine
 from tests.conftest import User
+from tests.images import image
+from vm_images.store import SYSTEM_STORE
 
 needs_qemu = pytest.mark.skipif(find_qemu() is None, reason="needs QEMU: apt-get install qemu-system-x86")
 PROBE = """
@@ -56,6 +60,42 @@ def test_every_probe_says_why_it_matters_and_every_fault_how_to_mend_it(probes: 
 def test_a_user_without_rights_boots_guests_too(as_user: User) -> None:
     done = as_user(PROBE)
     assert "microvm.accelerator.tcg ok" in done.stdout, done.stdout + done.stderr
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        pytest.param("vm", "tiny", marks=pytest.mark.backend("vm")),
+        pytest.param("vm", "base", marks=pytest.mark.backend("vm")),
+        pytest.param("microvm", "python", marks=pytest.mark.backend("microvm")),
+    ],
+)
+def test_one_command_runs_in_a_whole_machine(
+    backend: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mxc_ops.doctor._IMAGES", (image(name).name,))
+    probe = examine([backend]).probes[-1]
+    assert probe.identifier == f"{backend}.sandbox.{'root' if os.geteuid() == 0 else 'caller'}"
+    assert (probe.health, f"from the image {name}" in probe.seen) == (Health.OK, True), probe
+
+
+@needs_qemu
+@pytest.mark.backend("vm")
+def test_without_an_image_the_command_that_builds_one_is_told(checkout: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: to hide the images in a mount namespace")
+    hide = f'mkdir -p {SYSTEM_STORE} && mount -t tmpfs none {SYSTEM_STORE} && exec "$0" -m mxc_ops.cli "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hide, sys.executable, "doctor", "--backend", "vm", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        check=False,
+    )
+    probe = json.loads(done.stdout)["probes"][-1]
+    assert (done.returncode, probe["identifier"], probe["health"]) == (2, "vm.sandbox.root", "warning")
+    assert (probe["fix"], probe["privilege"]) == ("mxc-ops image build tiny", "none")
 
 
 def test_a_host_without_qemu_is_told_what_to_do(checkout: Path, tmp_path: Path) -> None:

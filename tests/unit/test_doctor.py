@@ -8,16 +8,19 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from backends.base import Outcome, SandboxRequest, Usage
 from backends.bubblewrap.probe import explain_refusal
-from backends.errors import UnsupportedContainment, UsageError
+from backends.errors import BackendUnavailable, Problem, UnsupportedContainment, UsageError
+from backends.frozen import replace
 from backends.needs import Health, Probe
 from backends.registry import CONTAINMENTS
+from backends.virtual_machine import Image
 from mxc_ops import doctor
 from mxc_ops.doctor import Report, examine, obstacle
 from mxc_ops.prep import remote_doctor
@@ -25,6 +28,8 @@ from mxc_ops.prep.absorbing import absorb
 from mxc_ops.prep.messages import Event, Message, Task
 from mxc_ops.prep.remote_doctor import Place
 from mxc_ops.prep.report import Report as HostsReport
+from mxc_ops.provenance import Origin
+from mxc_ops.result import Result
 
 OPEN = {"kernel.unprivileged_userns_clone": "1", "user.max_user_namespaces": "9999"}
 HERE = Place("/tmp/mxc-ops-doctor.0123456789", "/usr/bin/python3", "Python 3.11.2")
@@ -129,6 +134,102 @@ def test_a_probe_that_breaks_hides_nothing_else(monkeypatch: pytest.MonkeyPatch)
     assert (probe.identifier, probe.health) == ("lxc.probes", Health.FAILED)
     assert "RuntimeError: boom" in probe.seen
     assert probe.fix == "mxc-ops doctor --backend lxc --json"
+
+
+MACHINE = "CapEff: 0000000000000000\nCapBnd: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\nRoutes: 0\n"
+IMAGE = Image("tiny", "0" * 64, "/k", "/i", "", "", "", 128, False, "true")
+
+ISOLATION = ("isolation", "a virtual machine of its own")
+ANSWER = Result(0, Outcome.EXITED, None, Usage(), (), (ISOLATION,), (), Origin("sha256:d", None))
+
+
+@pytest.fixture
+def carried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[SandboxRequest]]:
+    """A host where guests boot, unless told otherwise: the images that it has, what a command prints there.
+
+    Returns what was run.
+    """
+
+    def make(*images: str, printed: str = "", probe: Probe = GOOD) -> list[SandboxRequest]:
+        asked: list[SandboxRequest] = []
+
+        def probes(_features: Sequence[str]) -> list[Probe]:
+            return [probe]
+
+        def find(name: str) -> Image:
+            if name in images:
+                return replace(IMAGE, name=name)
+            raise BackendUnavailable(Problem("no_image", "", "there is none"))
+
+        def run(request: SandboxRequest) -> Result:
+            asked.append(request)
+            return replace(ANSWER, stdout=printed.encode())
+
+        monkeypatch.setattr("backends.vm.probe.probe", probes)
+        monkeypatch.setattr("vm_images.store.find_image", find)
+        monkeypatch.setattr("mxc_ops.one_shot.run", run)
+        return asked
+
+    return make
+
+
+def test_without_an_image_no_machine_is_tried_and_that_is_no_failure(
+    carried: Callable[..., list[SandboxRequest]],
+) -> None:
+    asked = carried()
+    report = examine(["vm"])
+    assert (asked, report.exit_code) == ([], 2)
+    assert report.probes[-1].seen == "not tried: none of the images tiny, base, python is here"
+    assert report.probes[-1].fix == "mxc-ops image build tiny"
+
+
+@pytest.mark.parametrize(("images", "taken"), [(("python", "tiny", "base"), "tiny"), (("python",), "python")])
+def test_a_machine_is_run_from_the_smallest_image(
+    carried: Callable[..., list[SandboxRequest]], images: tuple[str, ...], taken: str
+) -> None:
+    asked = carried(*images, printed=f"{MACHINE}Kernel: another\n")
+    report = examine(["vm"])
+    assert (report.probes[-1].health, f"the image {taken}" in report.probes[-1].seen) == (Health.OK, True)
+    (request,) = asked
+    assert request.vm is not None
+    assert (request.containment, request.vm.image_name) == ("vm", taken)
+
+
+@pytest.mark.parametrize(
+    ("printed", "broken"),
+    [
+        (f"{MACHINE}Kernel: ours\n", "Kernel is ours, not another"),
+        (f"{MACHINE}Kernel: another\nRoutes: 1\n", "Routes is 1, not 0"),
+        (f"{MACHINE}Kernel: another\nCapEff: 000001ffffffffff\n", "CapEff is 000001ffffffffff"),
+        ("", "Kernel is not told"),
+    ],
+)
+def test_what_a_machine_promised_and_was_not_seen_inside_is_a_failure(
+    carried: Callable[..., list[SandboxRequest]], printed: str, broken: str
+) -> None:
+    carried("tiny", printed=printed)
+    report = examine(["vm"])
+    assert report.exit_code == 1
+    assert broken in report.probes[-1].seen
+
+
+@pytest.mark.parametrize("check", ["qemu", "confinement", "accelerator.tcg"])
+def test_where_no_guest_boots_no_machine_is_tried(
+    carried: Callable[..., list[SandboxRequest]], check: str
+) -> None:
+    fault = Probe(f"vm.{check}", Health.FAILED, "no")
+    asked = carried("tiny", probe=fault)
+    assert (examine(["vm"]).probes, asked) == ((fault,), [])
+
+
+def test_without_the_package_that_runs_in_machines_import_none_is_tried(
+    carried: Callable[..., list[SandboxRequest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = carried("tiny")
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+    report = examine(["vm"])
+    assert (asked, report.exit_code) == ([], 2)
+    assert "qemu.qmp" in report.probes[-1].seen
 
 
 def test_the_sources_are_the_same_each_time_and_hold_all_that_is_needed(tmp_path: Path) -> None:

@@ -147,11 +147,14 @@ def test_what_confines_qemu_must_be_there(missing: str, monkeypatch: pytest.Monk
     def no_bwrap() -> None:
         raise BackendUnavailable(Problem("bwrap_missing", "", "bubblewrap is not installed", fix="mend it"))
 
+    def no_launcher(_program: str) -> None:
+        return None
+
     monkeypatch.setattr("backends.microvm.probe.find_qemu", lambda: None)
     if missing == "bwrap":
         monkeypatch.setattr("backends.microvm.probe.find_helper", no_bwrap)
     else:
-        monkeypatch.setattr("backends.microvm.probe.find_program", lambda _: None)
+        monkeypatch.setattr("backends.microvm.probe.find_program", no_launcher)
     (probe,) = [one for one in probe_vm() if one.identifier == "vm.confinement"]
     prepare = "mxc-ops prep host --backend vm --yes"
     told = {"bwrap": ("bubblewrap is not", "mend it"), "launcher": ("our launcher is not", prepare)}
