@@ -82,6 +82,14 @@ def test_one_command_runs_in_a_whole_machine(
 
 @needs_qemu
 @pytest.mark.backend("vm")
+def test_a_user_without_rights_is_told_that_machines_run(as_user: User) -> None:
+    image("tiny")
+    done = as_user("from mxc_ops.doctor import examine; print(examine(['vm']).probes[-1])")
+    assert "'vm.sandbox.caller', health=<Health.OK" in done.stdout, done.stdout + done.stderr
+
+
+@needs_qemu
+@pytest.mark.backend("vm")
 def test_without_an_image_the_command_that_builds_one_is_told(checkout: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: to hide the images in a mount namespace")

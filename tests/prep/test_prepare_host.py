@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from backends.qemu.accelerator import find_qemu
 from tests.prep.private_host import PrivateHost, Reported, missing
 
 pytestmark = [
@@ -70,6 +71,16 @@ def test_what_was_prepared_is_tried_out_with_its_features(host: PrivateHost) -> 
     assert {probe["identifier"] for probe in made.host["probes"] if probe["health"] == "failed"} == {
         "bubblewrap.rootless"
     }
+
+
+@pytest.mark.skipif(find_qemu() is None, reason="needs QEMU: apt-get install qemu-system-x86")
+def test_a_host_prepared_for_vm_has_all_that_its_runs_take(host: PrivateHost) -> None:
+    made = host.prep("host", "--backend", "vm", "--yes")
+    assert made.exit_code == 0, made
+    assert {"vm.confinement.package.bwrap", "vm.confinement.helper.launcher"} <= set(host.receipts())
+    healths = {probe["identifier"]: probe["health"] for probe in made.host["probes"]}
+    assert (healths["vm.qemu"], healths["vm.confinement"]) == ("ok", "ok")
+    assert not [name for name in (*made.states, *healths) if "libvirt" in name or ".service." in name]
 
 
 def test_what_confines_qemu_is_made_once_for_sandboxes_and_machines(host: PrivateHost) -> None:
