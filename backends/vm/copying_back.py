@@ -74,10 +74,24 @@ async def _one(
         copy_back, grant, snapshot, handles, chunks, journals=journals_folder(), limits=limits
     )
     try:
-        return await guest.machine.guard(work)
+        return await _to_its_end(asyncio.ensure_future(work))
     except GuestError as error:
         message = f"{grant.path} could not be copied back: {error}"
         raise CopyBackFailed(Problem("guest_failed", grant.pointer, message)) from error
+
+
+async def _to_its_end(work: asyncio.Future[CopyBack]) -> CopyBack:
+    """The result of a thread that changes files through the run's descriptors.
+
+    A thread cannot be cancelled: were it left alone when QEMU ends, or when nobody wants the result any more,
+    the run would close the descriptors, and it would go on with whatever gets their numbers next. That the
+    machine is gone it learns from the connection, which ends then.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 def _from_loop(download: Download, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
