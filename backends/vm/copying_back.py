@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 
-from backends.agent.errors import GuestError
+from backends.agent.errors import GuestError, GuestSilent
 from backends.agent.files import Download
 from backends.base import Conflict, Handles
 from backends.errors import CopyBackFailed, Problem
@@ -20,6 +21,10 @@ from backends.qemu.guest import Guest
 __all__ = ["bring_back", "journals_folder", "recovered_warnings"]
 
 _MIB = 1 << 20
+PATIENCE_S = 60.0
+LEAST_BYTES_S = 256 << 10
+"""A guest that sends a grant back more slowly than this, over and above `PATIENCE_S`, is given up: by then no
+deadline of the run ends it any more. Only the time that we waited for it counts."""
 
 
 def journals_folder() -> str:
@@ -95,11 +100,20 @@ async def _to_its_end(work: asyncio.Future[CopyBack]) -> CopyBack:
 
 
 def _from_loop(download: Download, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
-    """The chunks of a download, for a thread that may wait for them."""
+    """The chunks of a download, for a thread that may wait for them. Raises `GuestSilent` when it drips."""
     source = aiter(download)
+    waited_s, taken = 0.0, 0
 
     async def fetch() -> bytes | None:
         return await anext(source, None)
 
-    while (chunk := asyncio.run_coroutine_threadsafe(fetch(), loop).result()) is not None:
+    while True:
+        asked = time.monotonic()
+        chunk = asyncio.run_coroutine_threadsafe(fetch(), loop).result()
+        waited_s += time.monotonic() - asked
+        if chunk is None:
+            return
+        taken += len(chunk)
+        if waited_s > PATIENCE_S + taken / LEAST_BYTES_S:
+            raise GuestSilent(f"GET with more than {taken} bytes", waited_s)
         yield bytes(chunk)

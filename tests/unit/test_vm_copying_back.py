@@ -1,4 +1,4 @@
-"""Copying back while the guest that it comes from ends, or plays for time: a thread of ours is at work then."""
+"""Copying back while the guest that it comes from ends, or plays for time; a thread of ours is at it then."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from backends.agent.errors import GuestLost
 from backends.base import Conflict
 from backends.errors import CopyBackFailed
 from backends.qemu.guest import Guest
+from backends.vm import copying_back
 from backends.vm.copying_back import bring_back
 from tests.unit.guest_files import RW, File, Run, archive_of, host_tree
 
@@ -43,7 +44,7 @@ class StandIn:
 
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr("backends.vm.copying_back.journals_folder", lambda: str(tmp_path / "journals"))
+    monkeypatch.setattr(copying_back, "journals_folder", lambda: str(tmp_path / "journals"))
     (tmp_path / "grant").mkdir()
     (tmp_path / "grant/kept").write_bytes(b"old")
     made = Run((tmp_path / "grant", RW), journals=tmp_path / "journals")
@@ -81,4 +82,19 @@ def test_nobody_works_with_the_runs_descriptors_once_it_has_ended(why: str, one:
         assert list((tmp_path / "journals").iterdir()) == []
 
     asyncio.run(main())
+    assert host_tree(tmp_path / "grant")["kept"] == File(b"old")
+
+
+def test_a_guest_that_drips_is_given_up(one: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time; all of them would take for ever, and the run has no deadline any more."""
+    monkeypatch.setattr(copying_back, "PATIENCE_S", 0.1)
+
+    async def drip() -> Sent:
+        for byte in archive_of(one.guest)[:100]:
+            await asyncio.sleep(0.02)
+            yield bytes([byte])
+
+    with pytest.raises(CopyBackFailed, match="did not answer GET with more than") as caught:
+        asyncio.run(back(one, StandIn(drip())))
+    assert caught.value.path == one.grant.pointer
     assert host_tree(tmp_path / "grant")["kept"] == File(b"old")
