@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 from backends.inside.agent_protocol import (
@@ -42,6 +43,7 @@ _ENDED = struct.Struct("<iIQQQ")
 _FAILED = struct.Struct("<Ii")
 _DONE = struct.Struct("<QQ")
 _REPORTED = struct.Struct("<QQQQII")
+_STATUS_MOST = 0xFFFF
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -135,7 +137,10 @@ def read_welcome(payload: bytes) -> Welcome:
 
 
 def read_ended(payload: bytes) -> GuestEnded:
+    """Raises ValueError for a status that no process that is gone has."""
     status, flags, user_us, system_us, max_rss_kib = _fixed(_ENDED, payload)
+    if not 0 <= status <= _STATUS_MOST or not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+        raise ValueError(f"{status:#x} is no end of a program")
     return GuestEnded(status, EndedFlag(flags & 7), user_us, system_us, max_rss_kib)
 
 

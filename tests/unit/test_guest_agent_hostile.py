@@ -46,6 +46,8 @@ BREACHES: list[tuple[str, list[Sent], str]] = [
     ("no credit", [(Kind.INPUT_CREDIT, 0, NUMBER.pack(0), 0)], "granted 0 bytes of input"),
     ("odd credit", [(Kind.INPUT_CREDIT, 0, b"abc", 0)], "4 bytes were expected, 3 came"),
     ("closed twice", [(Kind.INPUT_CLOSED, 0, b"", 0)] * 2, "closed its input twice"),
+    ("a stop for an end", [(Kind.ENDED, 0, ended(0x137F), 0)], "0x137f is no end of a program"),
+    ("an end of nothing", [(Kind.ENDED, 0, ended(-1), 0)], "-0x1 is no end of a program"),
     ("short end", [(Kind.ENDED, 0, b"", 0)], "32 bytes were expected, 0 came"),
     (
         "after the end",
