@@ -34,12 +34,16 @@ async def follow_size(terminal: int, process: GuestProcess) -> None:
     """Tell the guest when our terminal's size changes; until cancelled.
 
     The signal for it goes to the terminal's foreground process group, and a terminal that is nobody's
-    controlling one has none: looking is the only way.
+    controlling one has none: looking is the only way. Ends with the terminal, whose other end may be closed
+    while the command goes on.
     """
     known = window_size(terminal)
     while True:
         await asyncio.sleep(_POLL_S)
-        size = window_size(terminal)
+        try:
+            size = window_size(terminal)
+        except OSError:
+            return
         if size != known:
             process.resize(*size)
             known = size
