@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from concurrent.futures import Future
 from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from backends.base import Ended, Handles, Streams
+from backends.errors import LaunchFailed, Problem
 from backends.linux.duplicates import Duplicates
 from backends.qemu.loop_thread import submit
 from backends.vm.one_run import OneRun
@@ -33,7 +35,7 @@ def launch(
     run = OneRun(plan, Duplicates(handles, (grant.slot for grant in grants)), _own(streams), secrets)
     gone = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     started: Future[None] = Future()
-    end: Future[Ended] = submit(_whole(run, started, gone))
+    end: Future[Ended] = submit(_whole(run, started, fcntl(gone, F_DUPFD_CLOEXEC, _FIRST_FREE)))
     try:
         started.result()
     except BaseException:
@@ -47,9 +49,7 @@ def launch(
 async def _whole(run: OneRun, started: Future[None], gone: int) -> Ended:
     try:
         run.task = asyncio.current_task()
-        await run.start()
-        started.set_result(None)
-        return await run.finish()
+        return await _steps(run, started)
     except asyncio.CancelledError:
         raise
     except BaseException as error:
@@ -58,7 +58,24 @@ async def _whole(run: OneRun, started: Future[None], gone: int) -> Ended:
         raise
     finally:
         run.close()
-        asyncio.get_running_loop().call_soon(os.eventfd_write, gone, 1)
+        asyncio.get_running_loop().call_soon(_tell, gone)
+
+
+async def _steps(run: OneRun, started: Future[None]) -> Ended:
+    try:
+        await run.start()
+        started.set_result(None)
+        return await run.finish()
+    except OSError as error:  # descriptors and memory are taken in many places
+        fix = "ulimit -n $(ulimit -Hn)" if error.errno == errno.EMFILE else ""
+        message = f"the host did not give what a virtual machine takes: {error}"
+        raise LaunchFailed(Problem("host_refused", "", message, fix=fix)) from error
+
+
+def _tell(gone: int) -> None:
+    """`gone` is a copy of our own: whoever waited may have given up, and closed theirs, long ago."""
+    os.eventfd_write(gone, 1)
+    os.close(gone)
 
 
 def _own(streams: Streams) -> Streams:
