@@ -74,14 +74,17 @@ class Journal:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             name = noted.identifier + _ENDING
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(name, flags, 0o600, dir_fd=folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            descriptor = _make(folder, name)
         except BaseException:
             os.close(folder)
             raise
         journal = cls(folder, name, descriptor, noted)
-        journal._append({"version": _VERSION, **{key: getattr(noted, key) for key in field_names(Noted)}})
+        try:
+            journal._append({"version": _VERSION, **{key: getattr(noted, key) for key in field_names(Noted)}})
+        except BaseException:
+            journal.remove()
+            journal.close()
+            raise
         return journal
 
     def open_spare(self) -> int:
@@ -160,6 +163,22 @@ class Journal:
                 self.writing.add(line["writing"])
             self.undoing = self.undoing or "undo" in line
             self.done = self.done or "done" in line
+
+
+def _make(folder: int, name: str) -> int:
+    """A new journal, locked. Before it is, another process may take it for that of a dead one, and remove it."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                os.stat(name, dir_fd=folder)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def open_journals(directory: str) -> Iterator[Journal]:
