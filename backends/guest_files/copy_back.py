@@ -107,11 +107,10 @@ def copy_back(
         grant.kind is ObjectKind.DIRECTORY,
     )
     try:
-        journal = Journal.begin(journals, noted)
+        journal, spare = _begin(journals, noted)
     except OSError as error:
         raise _failed(grant, "no_journal", f"cannot be copied back without a journal: {error}") from error
     try:
-        spare = journal.open_spare()
         bounds = limits or limits_for(snapshot)
         work = _Work(grant, snapshot, handles.fileno(grant.slot), chunks, bounds, journal, spare)
         try:
@@ -122,6 +121,16 @@ def copy_back(
                 journal.remove()
     finally:
         journal.close()
+
+
+def _begin(journals: str, noted: Noted) -> tuple[Journal, int]:
+    journal = Journal.begin(journals, noted)
+    try:
+        return journal, journal.open_spare()
+    except BaseException:
+        journal.remove()
+        journal.close()
+        raise
 
 
 class _Work:

@@ -18,11 +18,12 @@ from backends.frozen import field_names, frozen
 from backends.guest_files.merge import Clash, Does, Step
 from backends.guest_files.snapshot import Host
 
-__all__ = ["Journal", "Noted", "Task", "open_journals"]
+__all__ = ["Journal", "Noted", "Task", "Unreadable", "open_journals"]
 
 _VERSION = 1
 _ENDING = ".journal"
 _SPARE = ".content"
+_PUT_ASIDE = ".unreadable"
 
 
 @frozen
@@ -46,6 +47,13 @@ class Noted:
     object: tuple[int, int]
     owner: tuple[int, int]
     directory: bool
+
+
+@frozen
+class Unreadable:
+    """A journal that says nothing that we understand; `path` is where it was put, out of the way."""
+
+    path: str
 
 
 class Journal:
@@ -146,8 +154,13 @@ class Journal:
 
     def _append(self, value: Mapping[str, object]) -> None:
         line = json.dumps(value).encode() + b"\n"
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        whole = os.fstat(self._descriptor).st_size
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            os.ftruncate(self._descriptor, whole)  # else the next line would be part of half a line
+            raise
 
     def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Take over what the process before noted."""
@@ -166,7 +179,7 @@ class Journal:
 
 
 def _make(folder: int, name: str) -> int:
-    """A new journal, locked. Before it is, another process may take it for that of a dead one, and remove it."""
+    """A new journal, locked. Before that, another process may take it for a dead one's, and remove it."""
     while True:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o600, dir_fd=folder)
@@ -181,7 +194,7 @@ def _make(folder: int, name: str) -> int:
         os.close(descriptor)
 
 
-def open_journals(directory: str) -> Iterator[Journal]:
+def open_journals(directory: str) -> Iterator[Journal | Unreadable]:
     """Every journal that nobody works on, locked; the caller closes each. Those without a first line go."""
     try:
         names = [name for name in os.listdir(directory) if name.endswith(_ENDING)]
@@ -189,7 +202,13 @@ def open_journals(directory: str) -> Iterator[Journal]:
         return
     for name in sorted(names):
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        journal = _open(folder, name)
+        try:
+            journal = _open(folder, name)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # a power failure, say
+            os.rename(name, name + _PUT_ASIDE, src_dir_fd=folder, dst_dir_fd=folder)
+            os.close(folder)
+            yield Unreadable(f"{directory}/{name}{_PUT_ASIDE}")
+            continue
         if journal is None:
             os.close(folder)
         else:
@@ -210,22 +229,30 @@ def _open(folder: int, name: str) -> Journal | None:
                 os.unlink(name, dir_fd=folder)
             os.close(descriptor)
             return None
+        journal = Journal(folder, name, descriptor, _noted(first))
+        journal.replay(rest)
     except OSError as error:
         os.close(descriptor)
         if error.errno not in (errno.EWOULDBLOCK, errno.ENOENT):
             raise
         return None
-    noted = Noted(
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return journal
+
+
+def _noted(first: Mapping[str, Any]) -> Noted:
+    device, inode = first["object"]
+    uid, gid = first["owner"]
+    return Noted(
         identifier=first["identifier"],
         path=first["path"],
         pointer=first["pointer"],
-        object=tuple(first["object"]),
-        owner=tuple(first["owner"]),
+        object=(device, inode),
+        owner=(uid, gid),
         directory=first["directory"],
     )
-    journal = Journal(folder, name, descriptor, noted)
-    journal.replay(rest)
-    return journal
 
 
 def _lines(descriptor: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from backends.base import Conflict
 from backends.frozen import frozen, replace
 from backends.guest_files.beneath import open_beneath
 from backends.guest_files.copy_back import conflicts, finish_applying, undo_all
-from backends.guest_files.journal import Journal, open_journals
+from backends.guest_files.journal import Journal, Unreadable, open_journals
 from backends.guest_files.rights import as_owner
 from backends.guest_files.staging import Staging, open_target
 
@@ -22,7 +22,8 @@ class Recovered:
     """One grant whose copying back had been interrupted.
 
     `outcome`: "completed" (its files are as the command left them), "rolled back" (as they were before), or
-    "unfinished": then `missing` says which paths are neither for sure, and the journal is kept.
+    "unfinished": then `missing` says which paths are neither for sure, and the journal is kept. One that
+    cannot be read stands for its grant itself, once: it is put aside.
     """
 
     path: str
@@ -40,6 +41,9 @@ def recover(journals: str) -> tuple[Recovered, ...]:
     """
     recovered: list[Recovered] = []
     for journal in open_journals(journals):
+        if isinstance(journal, Unreadable):
+            recovered.append(Recovered(journal.path, "unfinished", missing=("it cannot be read",)))
+            continue
         try:
             recovered.append(_recover(journal))
         finally:
@@ -49,17 +53,17 @@ def recover(journals: str) -> tuple[Recovered, ...]:
 
 def _recover(journal: Journal) -> Recovered:
     noted = journal.noted
-    spare = journal.open_spare()
-    handle = -1
+    spare = handle = -1
     try:
+        spare = journal.open_spare()
         handle = _open_grant(journal)
         answer = as_owner(noted.owner, lambda: _finish(journal, handle, spare))
     except OSError as error:
         return Recovered(noted.path, "unfinished", missing=(*_paths(journal), os.strerror(error.errno or 0)))
     finally:
-        os.close(spare)
-        if handle >= 0:
-            os.close(handle)
+        for descriptor in (spare, handle):
+            if descriptor >= 0:
+                os.close(descriptor)
     if answer.outcome != "unfinished":
         journal.remove()
     return answer
