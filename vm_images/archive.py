@@ -2,6 +2,7 @@
 
 A tar archive, compressed by gzip without a time: ``mxc-image.json`` (the image's name and its manifest), then
 the manifest's parts in its order. Nothing else may be in it. What comes in is written under names of our
+own, in a place of our own, and never larger than its manifest says.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from backends.errors import BackendUnavailable, ConfigError, PrepFailed, Problem
 from vm_images.archive_index import misshapen
@@ -26,6 +28,9 @@ from vm_images.rootfs import EPOCH
 from vm_images.store import MANIFEST, Stored, lock_folder, own_store, read_image
 from vm_images.store_changes import publish, set_name, workplace, writing
 
+if TYPE_CHECKING:
+    from typing import Self
+
 __all__ = ["export_image", "image_key", "import_image"]
 
 _INDEX = "mxc-image.json"
@@ -33,6 +38,10 @@ _MAX_INDEX = 1 << 22
 _CHUNK = 1 << 20
 _LEVEL = 6
 _EXPECTED = "a file that mxc-ops image export wrote"
+_ABOUT_THE_NEXT = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE),
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -126,6 +135,17 @@ def image_key(source: Path) -> str:
         return _index(archive, source)[1]["key"]
 
 
+class _Header(tarfile.TarInfo):
+    """A member's own header: what says more of the next member is read into memory, however long it is."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _ABOUT_THE_NEXT or member.size < 0:
+            raise tarfile.ReadError(f"{member.name[:80]!r} is no member of an image")
+        return member
+
+
 @contextmanager
 def _opened(source: Path) -> Generator[tarfile.TarFile]:
     """Whatever is wrong inside becomes one error. The archive is read once, from front to end."""
@@ -133,10 +153,10 @@ def _opened(source: Path) -> Generator[tarfile.TarFile]:
         with (
             source.open("rb") as file,
             gzip.GzipFile(fileobj=file) as packed,
-            tarfile.open(fileobj=cast("IO[bytes]", packed), mode="r|") as archive,
+            tarfile.open(fileobj=cast("IO[bytes]", packed), mode="r|", tarinfo=_Header) as archive,
         ):
             yield archive
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise _refused(source, f"it cannot be read: {getattr(error, 'strerror', '') or error}") from error
 
 
@@ -179,9 +199,12 @@ def _take(archive: tarfile.TarFile, part: str, entry: Mapping[str, Any], target:
     content = archive.extractfile(member)
     assert content is not None
     seen = hashlib.sha256()
-    with writing(target.parent.parent), target.open("xb") as file:
-        while chunk := content.read(_CHUNK):
-            seen.update(chunk)
+    store = target.parent.parent
+    with writing(store):
+        target.touch(exist_ok=False)
+    while chunk := content.read(_CHUNK):
+        seen.update(chunk)
+        with writing(store), target.open("ab") as file:
             file.write(chunk)
     if member.size != entry["size"] or seen.hexdigest() != entry["sha256"]:
         raise _refused(source, f"{part} is not what was exported: size or SHA-256 differs")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
+import resource
 import tarfile
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +255,36 @@ def test_an_archive_that_unpacks_to_far_more_is_not_unpacked(exported: Path) -> 
             packed.write(bytes(1 << 22))
     with pytest.raises(ConfigError, match=r"mxc-image\.json has 268435456 bytes"):
         import_image(exported)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_about_the_next_member_is_not_read_into_memory(kind: bytes, exported: Path) -> None:
+    """256 MiB of zeros as what is said about a member."""
+    head = entry("mxc-image.json", kind)
+    head.size = 1 << 28
+    with exported.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
+        packed.write(head.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(64):
+            packed.write(bytes(1 << 22))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match="is no member of an image"):
+        import_image(exported)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_wherever_an_archive_is_damaged_the_archive_is_what_is_told(exported: Path, tmp_path: Path) -> None:
+    """Also where no gzip stream could be, in the middle of a part; the store is not to blame."""
+    changed = members(exported)
+    index = json.loads(changed[0][1])
+    part, content = changed[1][0], b64encode(random.Random(1).randbytes(1 << 20))
+    index["manifest"]["parts"][part.name] = {"size": len(content), "sha256": digest(content)}
+    rewrite(exported, [(changed[0][0], json.dumps(index).encode()), (part, content), *changed[2:]])
+    whole = exported.read_bytes()
+    for place in range(2000, len(whole), len(whole) // 60):
+        exported.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(ConfigError):
+            import_image(exported)
+        assert list((tmp_path / "second").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", "A", "../x", "a/b", ".hidden", "a" * 65])
