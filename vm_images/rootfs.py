@@ -41,8 +41,9 @@ _DIRECTORIES = {
     **dict.fromkeys(("dev", "proc", "run", "sys", "mnt", "root", "var/log", "var/cache"), 0o755),
     **dict.fromkeys(("tmp", "var/tmp"), 0o1777),
 }
+# Without site (-S): it would run code in .pth files of packages, which an index gave, perhaps as root.
 _COMPILE = (
-    'chroot "$1" env -i PATH=/usr/bin:/bin PYTHONHASHSEED=0 /usr/bin/python3 -m compileall -qq -f'
+    'chroot "$1" env -i PATH=/usr/bin:/bin PYTHONHASHSEED=0 /usr/bin/python3 -S -m compileall -qq -f'
     " --invalidation-mode unchecked-hash /usr/lib/python3 {version_folders} || true"
 )
 
