@@ -21,7 +21,7 @@ _pools = PerLoop(dict[tuple[str, str], ClonePool])
 async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -> ClonePool:
     """From now on keep `size` clones parked for runs that need just these; 0 ends them.
 
-    Returns when they are ready. Raises what keeps them from being made.
+    Returns when they are ready. Raises what keeps them from being made; none is kept parked then.
     """
     name = _name(plan, confinement)
     pool = _pools.get().get(name)
@@ -33,7 +33,13 @@ async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -
         pool = ClonePool(plan, confinement, size)
         if size:
             _pools.get()[name] = pool
-    await pool.fill()
+    try:
+        await pool.fill()
+    except BaseException:  # nobody has been told of it, so nobody could close it
+        if _pools.get().get(name) is pool:
+            del _pools.get()[name]
+        await pool.close()
+        raise
     return pool
 
 

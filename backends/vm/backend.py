@@ -62,4 +62,9 @@ class VmBackend:
         from backends.qemu.loop_thread import submit
         from backends.qemu.pools import keep_parked
 
-        submit(keep_parked(plan.template, plan.confinement, size)).result()
+        ready = submit(keep_parked(plan.template, plan.confinement, size))
+        try:
+            ready.result()
+        except BaseException:  # interrupted: it ends what it has begun
+            ready.cancel()
+            raise
