@@ -274,7 +274,8 @@ def _steps(
     private = tuple(Made(path, ObjectKind.DIRECTORY, 0o700) for path in ("", "disk", "rw"))
     yield GuestPut(GuestFiles(PRIVATE), made=private)
     if layout.links:
-        yield GuestPut(GuestFiles("/"), made=tuple(layout.links))
+        # The image may have another link under such a name, as distributions do for alternatives.
+        yield GuestPut(GuestFiles("/", replace=True), made=tuple(layout.links))
     if read_only:
         yield GuestMount(_DISK, device, "erofs", _SAFE | MountFlag.READ_ONLY)
     if writable:
