@@ -7,11 +7,12 @@ import os
 
 from backends.agent.errors import GuestRefused
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
+from backends.guest_files.plan import GuestPut
 from backends.inside.agent_protocol import Step
 from backends.virtual_machine import CommandKind
 from backends.vm.plan import VmPlan
 
-__all__ = ["explain_refusal"]
+__all__ = ["explain_full", "explain_refusal"]
 
 
 def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
@@ -31,6 +32,24 @@ def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
             )
         )
     return LaunchFailed(Problem(f"guest_{refusal.step.name.lower()}", "", str(refusal)))
+
+
+def explain_full(plan: VmPlan, step: GuestPut, failure: LaunchFailed) -> MxcError:
+    """The failure to put files into the machine, or what it means when that is full."""
+    refusal = failure.__cause__
+    if step.grant is None or not isinstance(refusal, GuestRefused) or refusal.errno != errno.ENOSPC:
+        return failure
+    grant, memory_mib = plan.files.writable[step.grant], plan.template.clone.memory_mib
+    return PolicyRefused(
+        Problem(
+            "grant_does_not_fit",
+            grant.pointer,
+            f"{grant.path!r} does not fit into the virtual machine, where copies of read-write grants may"
+            f" take half of its {memory_mib} MiB of memory",
+            expected="less in all of them together, or a larger machine",
+            fix=f"mxcOps.vm.memoryMib: {2 * memory_mib}",
+        )
+    )
 
 
 def _not_executable(plan: VmPlan, number: int) -> LaunchFailed:

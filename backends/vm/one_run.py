@@ -28,7 +28,7 @@ from backends.qemu.pools import take_clone
 from backends.qemu.template_plan import GRANTS_BYTES
 from backends.qemu.timings import Timings
 from backends.vm.copying_back import bring_back, recovered_warnings
-from backends.vm.failure import explain_refusal
+from backends.vm.failure import explain_full, explain_refusal
 from backends.vm.guest_limits import mark_guest_hits
 from backends.vm.off_loop import off_loop
 from backends.vm.plan import VmPlan
@@ -155,7 +155,10 @@ class OneRun:
                 await guest.ask(guest.agent.mount(step))
             else:
                 content = put_content(files, step, self._handles, self._snapshots)
-                await guest.ask(guest.agent.put(step.files, off_loop(content)))
+                try:
+                    await guest.ask(guest.agent.put(step.files, off_loop(content)))
+                except LaunchFailed as failure:
+                    raise explain_full(self._plan, step, failure) from failure.__cause__
         if files.guest_steps:
             self._timings.mark("filesIn")
 

@@ -162,6 +162,26 @@ def test_what_cannot_start_is_told_by_name(changes: dict[str, Any], error: type[
     assert run(asked("echo fine")).stdout == b"fine\n"
 
 
+def test_a_grant_that_does_not_fit_is_told_with_the_memory_that_it_takes(tmp_path: Path) -> None:
+    """Within the cap, but more than this machine can hold."""
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(200 << 20)
+    grant = Grant(str(tmp_path), Access.READ_WRITE, "/filesystem/readwritePaths/0")
+    with pytest.raises(PolicyRefused, match="does not fit into the virtual machine") as caught:
+        run(asked("true", grants=(grant,)))
+    assert (caught.value.path, caught.value.fix) == (grant.pointer, "mxcOps.vm.memoryMib: 512")
+
+
+def test_a_link_of_the_host_takes_the_place_of_the_images() -> None:
+    """A path that is a link on the host, as many programs' are, and one in the image."""
+    link = Path("/usr/bin/awk")
+    if not link.is_symlink():
+        pytest.skip("this host has no alternatives")
+    grant = Grant(str(link), Access.READ_ONLY, "/filesystem/readonlyPaths/0")
+    result = run(asked(f"readlink {link}; {link} 'BEGIN {{ print 1 }}'", grants=(grant,)))
+    assert result.stdout.decode().splitlines() == [str(link.readlink()), "1"]
+
+
 def test_the_steps_of_a_run_are_told_in_their_order() -> None:
     timings = run(asked("echo")).timings
     times = dict(timings)
