@@ -260,5 +260,5 @@ def test_a_user_without_rights_has_machines_of_his_own(as_user: User) -> None:
     told = as_user(AS_USER)
     assert told.stdout == "3 b'1000\\n'\n", told.stderr
     stored = [path for path in (as_user.home / ".cache/mxc-ops/templates").iterdir() if path.is_dir()]
-    assert len(stored) == 1
-    assert stored[0].stat().st_uid == as_user.uid
+    assert stored
+    assert {path.stat().st_uid for path in stored} == {as_user.uid}
