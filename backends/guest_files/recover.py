@@ -91,7 +91,10 @@ def _finish(journal: Journal, handle: int, spare: int) -> Recovered:
         staging = Staging(journal, below, beside, spare)
         try:
             whole = staging.reopen()
-            if journal.tasks is None or journal.done or not whole:
+            if not whole and journal.tasks is not None and not journal.done:
+                # What waits to be put in its place, or was, lies on a file system that is not mounted now.
+                return Recovered(noted.path, "unfinished", missing=_paths(journal))
+            if journal.tasks is None or journal.done:
                 staging.remove()
                 begun = journal.tasks is not None and not journal.undoing
                 return Recovered(noted.path, "completed" if begun else "rolled back")

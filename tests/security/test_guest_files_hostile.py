@@ -470,6 +470,27 @@ def test_a_grant_that_is_gone_keeps_its_journal_and_says_what_is_missing(
     assert (top / "a").read_bytes() == b"new"
 
 
+def test_content_that_is_out_of_reach_is_not_taken_for_arrived(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a mount below the grant that is not there yet after a restart of the host."""
+    top = Path(run.grant.path)
+    run.guest["a"] = File(b"new")
+    with monkeypatch.context() as killed:
+        killed.setattr(copying, "finish_applying", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.back()
+    [staging] = top.parent.glob(".mxc-copy-back-*")
+    staging.rename(top.parent / "elsewhere")
+    [recovered] = recover(str(run.journals))
+    assert (recovered.outcome, recovered.missing) == ("unfinished", (str(top / "a"),))
+    (top.parent / "elsewhere").rename(staging)
+    [recovered] = recover(str(run.journals))
+    assert recovered.outcome == "completed"
+    assert (top / "a").read_bytes() == b"new"
+    assert not list(run.journals.iterdir()) and not staging.exists()
+
+
 def undoes_nothing(*_: object) -> list[str]:
     return ["a"]
 
