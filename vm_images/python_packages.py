@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backends.errors import BackendUnavailable, Problem
 from vm_images.plan import Plan
+from vm_images.requirements import logical_lines
 from vm_images.tools import find_tool, run_tool
 
 __all__ = ["find_pip", "install_requirements", "platform_tags"]
@@ -34,7 +35,8 @@ def install_requirements(plan: Plan, scratch: Path) -> Path:
     """
     scratch.mkdir()
     pinned, wheels, target = scratch / "requirements.txt", scratch / "wheels", scratch / "dist-packages"
-    pinned.write_text(plan.recipe.requirements)
+    # Only what was checked: pip has rules of its own, and takes an encoding, say, from a comment.
+    pinned.write_text("".join(f"{line}\n" for _, line in logical_lines(plan.recipe.requirements)))
     glibc = next(package.version for package in plan.packages if package.name == "libc6")
     chosen = [
         *("--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", pinned),
