@@ -26,11 +26,15 @@ async def shared_template(
     name = (store.folder, plan.key)
     kept = _open.get()
     task = kept.get(name)
-    if task is None:
+    if task is None or _has_failed(task):  # in the absence of who had asked for it
         task = kept[name] = asyncio.ensure_future(open_template(plan, confinement, store))
     try:
         return await asyncio.shield(task)
     except BaseException:
-        if task.done() and (task.cancelled() or task.exception() is not None):
-            kept.pop(name, None)
+        if _has_failed(task) and kept.get(name) is task:
+            del kept[name]
         raise
+
+
+def _has_failed(task: asyncio.Task[StoredTemplate]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
