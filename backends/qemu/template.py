@@ -18,6 +18,7 @@ from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest, boot
 from backends.qemu.memory_file import sparse_file
+from backends.qemu.off_loop import on_thread
 from backends.qemu.opened_ahead import take_opened
 from backends.qemu.parts import open_parts
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
@@ -79,7 +80,7 @@ async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateSto
                 await _snapshot(guest, state)
             finally:
                 await guest.end()
-        await asyncio.to_thread(store.publish, plan.key, memory, state)
+        await on_thread(lambda: store.publish(plan.key, memory, state))
     finally:
         for fd in (memory, state, grants):
             os.close(fd)

@@ -17,6 +17,7 @@ from backends.guest_files.plan import FilesPlan, ShippedGrant
 from backends.guest_files.recover import recover
 from backends.guest_files.snapshot import Snapshot
 from backends.qemu.guest import Guest
+from backends.qemu.off_loop import on_thread
 
 __all__ = ["bring_back", "journals_folder", "recovered_warnings"]
 
@@ -75,28 +76,14 @@ async def _one(
     file_bytes = None if file_size_mib is None else file_size_mib * _MIB
     limits = limits_for(snapshot, file_bytes=file_bytes)
     chunks = _from_loop(guest.agent.get(get_request(grant, limits)), asyncio.get_running_loop())
-    work = asyncio.to_thread(
-        copy_back, grant, snapshot, handles, chunks, journals=journals_folder(), limits=limits
-    )
     try:
-        return await _to_its_end(asyncio.ensure_future(work))
+        # Not under `guard`: that the machine is gone, the thread learns from the connection, which ends then.
+        return await on_thread(
+            lambda: copy_back(grant, snapshot, handles, chunks, journals=journals_folder(), limits=limits)
+        )
     except GuestError as error:
         message = f"{grant.path} could not be copied back: {error}"
         raise CopyBackFailed(Problem("guest_failed", grant.pointer, message)) from error
-
-
-async def _to_its_end(work: asyncio.Future[CopyBack]) -> CopyBack:
-    """The result of a thread that changes files through the run's descriptors.
-
-    A thread cannot be cancelled: were it left alone when QEMU ends, or when nobody wants the result any more,
-    the run would close the descriptors, and it would go on with whatever gets their numbers next. That the
-    machine is gone it learns from the connection, which ends then.
-    """
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait({work})
-        raise
 
 
 def _from_loop(download: Download, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:

@@ -24,13 +24,13 @@ from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestEnded, 
 from backends.linux import seccomp
 from backends.qemu.clone import Clone
 from backends.qemu.guest import Guest
+from backends.qemu.off_loop import off_loop, on_thread
 from backends.qemu.pools import take_clone
 from backends.qemu.template_plan import GRANTS_BYTES
 from backends.qemu.timings import Timings
 from backends.vm.copying_back import bring_back, recovered_warnings
 from backends.vm.failure import explain_full, explain_refusal
 from backends.vm.guest_limits import mark_guest_hits
-from backends.vm.off_loop import off_loop
 from backends.vm.plan import VmPlan
 from backends.vm.terminal import follow_size, make_transparent, window_size
 
@@ -131,7 +131,10 @@ class OneRun:
         plan = self._plan
         if not plan.files.read_only:
             return await take_clone(plan.template, plan.confinement, self._timings, grants=None, used_bytes=0)
-        disk = await asyncio.to_thread(build_disk, plan.files, self._handles, size_bytes=GRANTS_BYTES)
+        disk = await on_thread(
+            lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
+            drop=lambda built: os.close(built.fd),
+        )
         self._timings.mark("diskBuilt")
         self._warnings.extend(disk.warnings)
         try:
@@ -149,7 +152,7 @@ class OneRun:
         for place in self._plan.limits.private:
             await guest.ask(guest.agent.mount(GuestMount(place, "", "tmpfs", flags, size)))
         if files.writable:
-            await asyncio.to_thread(check_copies, files, self._handles)
+            await on_thread(lambda: check_copies(files, self._handles))
         for step in files.guest_steps:
             if isinstance(step, GuestMount):
                 await guest.ask(guest.agent.mount(step))
