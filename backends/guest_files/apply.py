@@ -44,8 +44,22 @@ def prepare(steps: Sequence[Step], below: Below, staging: Staging) -> list[Task]
             continue
         staging.move(step.staged, area)
         status = os.stat(str(step.staged), dir_fd=staging.area(area), follow_symlinks=False)
+        _give_group(step, status.st_gid, below, staging.area(area))
         tasks.append(Task(step, area, step.staged, status.st_ino))
     return tasks
+
+
+def _give_group(step: Step, has: int, below: Below, area: int) -> None:
+    """The group that it would have, had it been written, or made, at its place; where we may give it."""
+    with suppress(OSError):
+        directory, name = below.parent(_nearest(step.path, below))
+        if step.does is Does.REPLACE:
+            wanted = os.stat(name, dir_fd=directory, follow_symlinks=False).st_gid
+        else:
+            there = os.fstat(directory)
+            wanted = there.st_gid if there.st_mode & stat.S_ISGID else has
+        if wanted != has:
+            os.chown(str(step.staged), -1, wanted, dir_fd=area, follow_symlinks=False)
 
 
 def _nearest(path: str, below: Below) -> str:

@@ -151,6 +151,8 @@ class Below:
                 (was.inode, mode),
             ):
                 return False
+            if was is None and stat.S_ISDIR(mode):
+                mode |= now.st_mode & stat.S_ISGID  # which a directory has from the one that it was made in
             os.chmod(f"/proc/self/fd/{opened}", stat.S_IMODE(mode))  # the open object, whatever its name is
             return True
         finally:

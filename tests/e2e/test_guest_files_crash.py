@@ -332,3 +332,37 @@ def test_a_file_in_a_directory_that_may_not_be_changed_is_written_in_place(as_us
     assert (folder / "conf").stat().st_ino == inode
     assert not list((folder.parent / "root-journals").iterdir())
     run.handles.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a user a second group")
+def test_what_a_group_works_on_together_stays_the_groups(as_user: User) -> None:
+    """Files keep their group, new ones get that of a directory that hands its own down."""
+    group = as_user.uid + 1
+    team = as_user.tree / "team"
+    build(team, {"": 0o775, "old": File(b"old", 0o664), "sub": 0o775})
+    for path in (team, team / "old", team / "sub"):
+        os.chown(path, as_user.uid, group)
+    (team / "sub").chmod(0o2775)
+    script = f"""
+import os
+from pathlib import Path
+from tests.unit.guest_files import RW, File, Run
+top = Path({str(team)!r})
+run = Run((top, RW), journals=Path(os.environ["HOME"]) / "journals-3")
+run.guest |= {{"old": File(b"new", 0o664), "mine": File(b"", 0o664), "sub/new": File(b"", 0o664)}}
+run.guest |= {{"sub/d": 0o775, "sub/d/new": File(b"", 0o664)}}
+assert not run.back().conflicts
+"""
+    as_user_with_tests(as_user, "")  # for its copy of what the script needs
+    subprocess.run(
+        [as_user.python, "-c", script],
+        env=as_user.environment,
+        user=as_user.uid,
+        group=as_user.gid,
+        extra_groups=(group,),
+        check=True,
+    )
+    assert (team / "old").read_bytes() == b"new"
+    groups = {path: (team / path).stat().st_gid for path in ("old", "mine", "sub/new", "sub/d", "sub/d/new")}
+    assert groups == {**dict.fromkeys(groups, group), "mine": as_user.gid}
+    assert (team / "sub/d").stat().st_mode & 0o7777 == 0o2775
