@@ -89,6 +89,21 @@ def rules(
     )
 
 
+def nothing_writable() -> LandlockRules:
+    """Rules for who may read what was opened for it, and write to nothing but devices.
+
+    The view of a sandbox does not hold there: a file that was handed in for reading is opened anew through
+    /proc for writing, where its owner, or its permissions, allow it. Memory files have no place in a file
+    system and are left alone; kernels without Landlock are too.
+    """
+    return LandlockRules(
+        handled_fs=WRITE | MAKE_CHAR | MAKE_BLOCK,
+        handled_net=0,
+        scoped=_SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL,
+        paths=(LandlockPath("/dev", WRITE_FILE | TRUNCATE),),
+    )
+
+
 def handled_access(abi: int) -> int:
     """The filesystem rights that interface `abi` can restrict."""
     handled = _FIRST_ABI

@@ -28,6 +28,7 @@ from backends.inside.protocol import (
 )
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
 from backends.linux.child_descriptors import ChildDescriptors
+from backends.linux.landlock import nothing_writable
 from backends.linux.uid_range import Lease, UidRange, lease
 from backends.qemu.confinement import Confinement, options
 
@@ -133,6 +134,7 @@ class ConfinedQemu:
             hold=(self._lease.lock,) if self._lease else (),
             give=tuple(give),
             rlimits=tuple((number, value, value) for number, value in confinement.limits.rlimits),
+            landlock=nothing_writable(),
         )
         inside_spec = child_only.add(spec_memfd(encode(inside)))
         program = child_only.add(os.open(confinement.launcher, os.O_RDONLY | os.O_CLOEXEC))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from backends.linux.uid_range import configured_range
+from backends.qemu.confined import ConfinedQemu
 from tests.security.host import namespaces, wait_until
 from tests.vm_engine import Engine, descendants, drive, is_gone, kill, opened_engine, qemu_of, said
 
@@ -221,3 +223,23 @@ def test_a_guest_reaches_nobody_through_its_network_card(engine: Engine) -> None
 
     drive(main())
     heard.close()
+
+
+def test_what_qemu_was_given_to_read_it_cannot_write(engine: Engine, tmp_path: Path) -> None:
+    """Of a user's own QEMU the images are the user's too: opened anew, the next machines' would be others."""
+    tmp_path.chmod(0o755)
+    image = tmp_path / "image"
+    image.write_text("as it was built\n")
+    image.chmod(0o666)
+    given = os.open(image, os.O_RDONLY)
+    shell = os.path.realpath("/bin/sh")
+    try:
+        script = f"read -r line < /proc/self/fd/{given}; echo $line >&2; echo evil > /proc/self/fd/{given}"
+        escaped = ConfinedQemu(engine.confinement, "tcg", (shell, "-c", script), (given,))
+        assert select.select([escaped.pidfd], [], [], 30)[0]
+        words = escaped.collect()
+    finally:
+        os.close(given)
+    assert "as it was built" in words
+    assert "Permission denied" in words
+    assert image.read_text() == "as it was built\n"
