@@ -8,7 +8,7 @@ from backends.qemu.admission import admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest
 from backends.qemu.memory_file import copy_data, sparse_file
-from backends.qemu.parts import open_parts
+from backends.qemu.parts import hold_image, open_parts
 from backends.qemu.running_machine import RunningMachine
 from backends.qemu.template import IGNORE_SHARED
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
@@ -22,12 +22,16 @@ _starting = 0
 
 
 class Clone:
-    """A restored guest, and the file behind its disk of read-only grants. `end` it in every case."""
+    """A restored guest, the file behind its disk of read-only grants, its hold on its image.
 
-    def __init__(self, guest: Guest, grants: int) -> None:
-        """`grants` is the clone's own from now on; -1 when that file is somebody else's."""
+    `end` it in every case.
+    """
+
+    def __init__(self, guest: Guest, grants: int, image: int) -> None:
+        """The descriptors are the clone's own from now on; `grants` is -1 when that is somebody else's."""
         self.guest = guest
         self._grants = grants
+        self._image = image
 
     def fill_grants(self, image: int) -> None:
         """Put an image on the disk of read-only grants, which the guest has not looked at yet."""
@@ -36,9 +40,8 @@ class Clone:
 
     async def end(self) -> None:
         await self.guest.end()
-        if self._grants >= 0:
-            os.close(self._grants)
-            self._grants = -1
+        _close(self._grants, self._image)
+        self._grants = self._image = -1
 
 
 async def restore(
@@ -56,21 +59,28 @@ async def restore(
     grants: a file of `GRANTS_BYTES` for the disk of read-only grants, which stays the caller's; without one,
         that disk is a hole until it is filled.
 
-    Raises `LaunchFailed`, `BackendUnavailable` (the host is full).
+    Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
     global _starting  # noqa: PLW0603 - machines of this process that the host's memory figures do not show yet
     admit(plan.clone.memory_mib, whole=False, starting=_starting)
     _starting += 1
-    own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
+    own = image = -1
     try:
+        image = hold_image(plan.image)
+        own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
         disk = own if grants is None else grants
-        return Clone(await _restore(plan, template, confinement, timings, disk), own)
+        return Clone(await _restore(plan, template, confinement, timings, disk), own, image)
     except BaseException:
-        if own >= 0:
-            os.close(own)
+        _close(own, image)
         raise
     finally:
         _starting -= 1
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 async def _restore(

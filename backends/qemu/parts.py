@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
-from backends.errors import LaunchFailed, Problem
+from backends.errors import BackendUnavailable, LaunchFailed, Problem
 from backends.qemu.machine import Part
 from backends.virtual_machine import Image
 
-__all__ = ["Parts", "open_parts"]
+__all__ = ["Parts", "hold_image", "open_parts"]
 
 
 class Parts:
@@ -43,3 +44,25 @@ def open_parts(image: Image, *, boots: bool) -> Parts:
         fix = f"mxc-ops image build {image.name}"
         raise LaunchFailed(Problem("image_not_readable", "", message, fix=fix)) from error
     return parts
+
+
+def hold_image(image: Image) -> int:
+    """Keep an image from being removed until the descriptor is closed, which is the caller's to do.
+
+    Raises `BackendUnavailable`, worth another look-up, when it was removed meanwhile.
+    """
+    folder = os.path.dirname(image.kernel)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(fd), os.lstat(folder)):
+                raise FileNotFoundError
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        message = f"the image {image.name!r} was removed a moment ago"
+        fix = f"mxc-ops image build {image.name}"
+        raise BackendUnavailable(Problem("image_removed", "", message, fix=fix), retryable=True) from error
+    return fd

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from backends.errors import BackendUnavailable, PrepFailed
+from backends.qemu.parts import hold_image
 from tests.conftest import User
 from tests.unit.image_stores import add, only
 from tests.unit.test_imports import HOT
 from vm_images import inventory, store
-from vm_images.store import find_image, lock_image, stores
+from vm_images.store import find_image, stores
 from vm_images.store_changes import publish, workplace
 
 PATIENCE_S = 20
@@ -140,12 +141,13 @@ def test_looking_an_image_up_imports_nothing_that_is_slow(folder: Path, checkout
 
 def test_an_image_in_use_is_neither_removed_nor_collected(folder: Path) -> None:
     key = add(folder)
-    with lock_image(find_image("mine")):
-        with pytest.raises(PrepFailed, match="in use") as caught:
-            inventory.remove("mine")
-        assert caught.value.retryable
-        (folder / "names/mine").unlink()
-        assert inventory.collect_garbage() == ([], [key], [])
+    held = hold_image(find_image("mine"))
+    with pytest.raises(PrepFailed, match="in use") as caught:
+        inventory.remove("mine")
+    assert caught.value.retryable
+    (folder / "names/mine").unlink()
+    assert inventory.collect_garbage() == ([], [key], [])
+    os.close(held)
     assert inventory.collect_garbage() == ([key], [], [])
     assert sorted(path.name for path in folder.iterdir()) == ["names"]
 
@@ -154,8 +156,8 @@ def test_whoever_was_about_to_use_a_removed_image_is_told_so(folder: Path) -> No
     add(folder)
     found = find_image("mine")
     inventory.remove("mine")
-    with pytest.raises(BackendUnavailable, match="was removed a moment ago") as caught, lock_image(found):
-        pass
+    with pytest.raises(BackendUnavailable, match="was removed a moment ago") as caught:
+        hold_image(found)
     assert caught.value.retryable
 
 
