@@ -14,13 +14,15 @@ class Image:
     """A bootable image, found by whoever asks for a run: a backend is given one and never looks one up.
 
     `kernel`, `initrd` and `rootfs` are host paths ("" without a root file system: the initrd is all there
-    is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what was packed, `zygote` tells
+    is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what it was made of and `content`
+    what it is now (an imported one's key is a claim, its content is not), `zygote` tells
     whether Python source can be run by a fork of a waiting interpreter, `warm_up` is run before a template is
     made.
     """
 
     name: str
     key: str
+    content: str
     kernel: str
     initrd: str
     rootfs: str

@@ -15,6 +15,7 @@ from backends.vm.facts import VmFacts
 IMAGE = Image(
     name="python",
     key="4b" * 32,
+    content="c0" * 32,
     kernel="/store/4b/vmlinux",
     initrd="/store/4b/initrd",
     rootfs="/store/4b/rootfs.erofs",

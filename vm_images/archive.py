@@ -25,7 +25,7 @@ from vm_images.archive_index import misshapen
 from vm_images.inventory import find, verify
 from vm_images.plan import key_of
 from vm_images.rootfs import EPOCH
-from vm_images.store import MANIFEST, Stored, lock_folder, own_store, read_image
+from vm_images.store import IMPORTED, MANIFEST, NAMES, Stored, lock_folder, own_store, read_image
 from vm_images.store_changes import publish, set_name, workplace, writing
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def import_image(source: Path, name: str = "", *, into: str = "") -> tuple[str, 
 
     Parameters
     ----------
-    name: by default the one it had where it was exported.
+    name: by default the one it had where it was exported, unless another image has that here.
     into: the store; by default the system's for root, else the user's own.
 
     Raises `ConfigError` for a file that is no such archive, or in which anything is not as it says, and
@@ -108,6 +108,11 @@ def import_image(source: Path, name: str = "", *, into: str = "") -> tuple[str, 
         if not _NAME.fullmatch(title):
             raise _refused("--name" if name else source, f"{title[:80]!r} cannot be an image's name")
         key = manifest["key"]
+        there = store / NAMES / title
+        if not name and there.is_symlink() and there.readlink().name != key:
+            fix = f"mxc-ops image import {source} --name {title}-2, or --name {title} to take its place"
+            message = f"another image is called {title!r} here"
+            raise ConfigError(Problem("image_name_taken", str(source), message, fix=fix))
         with workplace(store, key) as place:
             for part, entry in manifest["parts"].items():
                 _take(archive, part, entry, place / part, source)
@@ -115,6 +120,7 @@ def import_image(source: Path, name: str = "", *, into: str = "") -> tuple[str, 
                 raise _refused(source, "something follows the image's last part")
             with writing(store):
                 (place / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+                (place / IMPORTED).touch()
             if not _is_whole(store, key):
                 publish(place, store, key)
             set_name(store, title, key)

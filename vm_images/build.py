@@ -20,7 +20,7 @@ from vm_images.plan import Plan, digest
 from vm_images.python_packages import install_requirements
 from vm_images.recipe import Format, Recipe
 from vm_images.rootfs import assemble, bootstrap, pack, remove_tree
-from vm_images.store import MANIFEST, lock_folder, own_store, read_image, stores
+from vm_images.store import IMPORTED, MANIFEST, lock_folder, own_store, read_image, stores
 from vm_images.store_changes import publish, set_name, sweep, workplace, writing
 from vm_images.tools import run_tool
 
@@ -106,7 +106,7 @@ def _plan(recipe: Recipe, apt: Apt) -> Plan:
 
 
 def _there(key: str, target: Path, *, alone: bool) -> str:
-    """The store that has this image whole; "" when none has.
+    """The store that has this image whole, built and not only imported; "" when none has.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ def _there(key: str, target: Path, *, alone: bool) -> str:
             read_image(place, key, owner)
         except BackendUnavailable:
             continue
-        return place
+        if not Path(place, key, IMPORTED).exists():
+            return place
     return ""
 
 

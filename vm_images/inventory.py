@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
-from vm_images.store import Stored, is_key, own_store, stored, stores
+from vm_images.store import IMPORTED, MANIFEST, Stored, is_key, own_store, stored, stores
 from vm_images.store_changes import collect, remove_key, remove_name
 
 __all__ = ["collect_garbage", "everything", "find", "remove", "verify"]
@@ -58,7 +58,7 @@ def verify(image: Stored) -> list[Problem]:
             message = f"{path} is not what was built: its SHA-256 is {found}"
             problems.append(Problem("image_spoilt", "", message, expected=entry["sha256"], fix=fix))
     inside = {entry.name for entry in Path(image.folder).iterdir()}
-    for extra in sorted(inside - {*image.manifest["parts"], "image.json"}):
+    for extra in sorted(inside - {*image.manifest["parts"], MANIFEST, IMPORTED}):
         message = f"{image.folder}/{extra} does not belong to the image"
         problems.append(Problem("image_spoilt", "", message, fix=fix))
     return problems

@@ -13,9 +13,10 @@ import json
 import os
 import stat
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
+from backends.digest import sha256
 from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
 from backends.inside import store as helpers
@@ -26,7 +27,6 @@ __all__ = [
     "Stored",
     "find_image",
     "lock_folder",
-    "lock_image",
     "own_store",
     "read_image",
     "stored",
@@ -35,6 +35,8 @@ __all__ = [
 
 SYSTEM_STORE = "/var/lib/mxc-ops/images"
 MANIFEST = "image.json"
+IMPORTED = "imported"
+"""An empty file in an image that was not built here: what it is made of is what somebody else says."""
 NAMES = "names"
 SCHEMA_VERSION = 1
 _KEY_DIGITS = frozenset("0123456789abcdef")
@@ -132,17 +134,16 @@ def stored(store: str, owner: int) -> Iterator[Stored | BackendUnavailable]:
             yield Stored(store, key, found.manifest, tuple(names.get(key, ())))
 
 
-def lock_image(image: Image) -> AbstractContextManager[None]:
-    """Keep an image from being removed while this is entered, or until the process ends.
+@contextmanager
+def lock_folder(folder: str, name: str) -> Generator[None]:
+    """Keep an image from being removed while this is entered; machines do the same (`backends.qemu.parts`).
+
+    Parameters
+    ----------
+    name: for the error.
 
     Raises `BackendUnavailable`, worth another look-up, when it was removed meanwhile.
     """
-    return lock_folder(image.kernel.rpartition("/")[0], image.name)
-
-
-@contextmanager
-def lock_folder(folder: str, name: str) -> Generator[None]:
-    """See `lock_image`; `name` is for the error."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
@@ -176,6 +177,7 @@ def _image(found: Stored, name: str) -> Image:
     return Image(
         name=name,
         key=found.key,
+        content=sha256(json.dumps(manifest["parts"], sort_keys=True).encode()).hexdigest(),
         kernel=f"{found.folder}/vmlinux",
         initrd=f"{found.folder}/initrd",
         rootfs=f"{found.folder}/{rootfs}" if rootfs else "",

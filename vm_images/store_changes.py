@@ -78,7 +78,8 @@ def make_store(store: Path) -> None:
 def publish(place: Path, store: Path, key: str) -> None:
     """Put what was made in a `workplace` into the store, in one step and to stay.
 
-    Everything in it becomes readable to everybody. What was there under this key goes, so it must be broken.
+    Everything in it becomes readable to everybody. What was there under this key goes: something
+    broken, or imported.
     """
     with writing(store):
         for part in place.iterdir():

@@ -90,7 +90,7 @@ def _key(image: Image, qemu: QemuProgram, host: HostValues, booted: Machine) -> 
     shape = arguments(booted, {name: number for number, name in enumerate(names, start=100)})
     parts = {
         "format": FORMAT,
-        "image": image.key,
+        "image": [image.key, image.content],
         "qemu": qemu.build,
         "arguments": shape,
         "cpu": host.cpu,

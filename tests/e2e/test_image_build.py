@@ -18,6 +18,7 @@ from vm_images.build import build_image
 from vm_images.inventory import find, verify
 from vm_images.recipe_document import shipped_recipe
 from vm_images.recipe_file import extend
+from vm_images.store import IMPORTED
 
 COMMAND = Path(sys.executable).parent / "mxc-ops"
 BUILD_S = 900
@@ -103,6 +104,11 @@ def test_two_builds_at_once_are_one_and_give_the_same_bytes(tmp_path: Path) -> N
     for part in PARTS:
         kept = Path(tiny.kernel).with_name(part).read_bytes()
         assert (tmp_path / "store" / key / part).read_bytes() == kept, part
+    imported = tmp_path / "store" / key / IMPORTED
+    imported.touch()
+    again = building("tiny", tmp_path / "store")
+    assert again.communicate(timeout=BUILD_S)[0].splitlines()[-1].startswith("fresh"), "a claim is no build"
+    assert not imported.exists()
 
 
 @pytest.mark.parametrize(

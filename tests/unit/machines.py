@@ -18,7 +18,9 @@ from backends.base import Ended, FilesystemView, Handles, Observed, Outcome, San
 from backends.features import Capabilities
 from backends.virtual_machine import Image
 
-IMAGE = Image("python", "0" * 64, "/i/vmlinux", "/i/initrd", "/i/rootfs", "erofs", "quiet", 256, True)
+IMAGE = Image(
+    "python", "0" * 64, "1" * 64, "/i/vmlinux", "/i/initrd", "/i/rootfs", "erofs", "quiet", 256, True
+)
 MODULE = "tests.unit.stand_in"
 
 

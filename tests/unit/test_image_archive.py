@@ -74,6 +74,14 @@ def test_what_is_exported_is_imported_under_its_name_byte_for_byte(exported: Pat
     assert find("other").key == found.key
 
 
+def test_a_name_that_another_image_has_is_not_taken_over_unasked(exported: Path, tmp_path: Path) -> None:
+    own = add(tmp_path / "second", "mine", memory_mib=256)
+    with pytest.raises(ConfigError, match="another image is called 'mine' here"):
+        import_image(exported)
+    assert find("mine").key == own
+    assert import_image(exported, "mine")[1].key == find("mine").key != own
+
+
 def test_the_same_image_gives_the_same_file(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

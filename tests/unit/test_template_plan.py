@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.backend("vm"), pytest.mark.backend("microvm")]
 
 MATTERS: Mapping[str, tuple[Any, ...]] = {
     "key": ("4b" * 32, "4c" * 32),
+    "content": ("c0" * 32, "c1" * 32),
     "command_line": (IMAGE.command_line, "quiet", "quiet "),
     "warm_up": ("", "python3 -c pass"),
     "has_rootfs": (True, False),
@@ -48,6 +49,7 @@ def planned(inputs: Mapping[str, Any]) -> TemplatePlan:
         IMAGE,
         name=inputs["name"],
         key=inputs["key"],
+        content=inputs["content"],
         kernel=f"{folder}/vmlinux",
         initrd=f"{folder}/initrd",
         rootfs=f"{folder}/rootfs.erofs" if inputs["has_rootfs"] else "",
