@@ -8,21 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import User
 from tests.images import image
+from tests.unit.image_stores import only
+from tests.vm_engine import Engine, drive, said
 from vm_images.build import build_image
 from vm_images.inventory import find, verify
 from vm_images.recipe_document import shipped_recipe
 from vm_images.recipe_file import extend
-from vm_images.store import IMPORTED
+from vm_images.store import IMPORTED, find_image
 
 COMMAND = Path(sys.executable).parent / "mxc-ops"
 BUILD_S = 900
 PARTS = ("image.json", "initrd", "vmlinux")
+MAGIC = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
 BUILD = """
 import sys
 from vm_images.build import build_image
@@ -168,13 +172,28 @@ def test_what_cannot_be_done_is_told_with_a_way_out(words: tuple[str, ...], said
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["erofs", "squashfs"])
-def test_two_builds_of_a_root_file_system_give_the_same_bytes(kind: str, tmp_path: Path) -> None:
+def test_two_builds_of_a_root_file_system_give_the_same_bytes_and_boot(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = extend(shipped_recipe("python"), kind=kind, name="mine")
     built = [build_image(recipe, print, store=str(tmp_path / name)) for name in ("one", "two")]
     assert built[0].key == built[1].key
     for part in (*PARTS, f"rootfs.{kind}"):
         first, second = (tmp_path / name / built[0].key / part for name in ("one", "two"))
         assert first.read_bytes() == second.read_bytes(), part
+    only(monkeypatch, tmp_path / "one")
+    made = find_image("mine")
+    place, magic = MAGIC[kind]
+    assert Path(made.rootfs).read_bytes()[place:].startswith(magic)
+    with closing(Engine(made, tmp_path / "templates")) as engine:
+        drive(runs(engine))
+
+
+async def runs(engine: Engine) -> None:
+    """Programs of the image's root run, and the root can be written to, as far as the guest can tell."""
+    async with engine.clone() as clone:
+        assert await said(clone, "python3 -c 'print(6 * 7)'") == "42\n"
+        assert await said(clone, "echo new > /etc/issue; cat /etc/issue", privileged=True) == "new\n"
 
 
 @pytest.mark.soak
