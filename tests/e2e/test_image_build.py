@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import User
+from tests.e2e.containments import VM
 from tests.images import image
 from tests.unit.image_stores import only
 from tests.vm_engine import Engine, drive, said
@@ -152,6 +153,31 @@ def test_a_user_is_served_from_the_systems_store(as_user: User) -> None:
     assert (done.returncode, "intact" in done.stdout) == (0, True), done.stderr
     refused = as_user(["mxc-ops", "image", "remove", "tiny"])
     assert refused.returncode == 1 and "is for root to change" in refused.stderr
+
+
+@pytest.mark.backend("vm")
+def test_what_is_exported_runs_for_a_user_who_imports_it(as_user: User) -> None:
+    """By a name that only his own store has, and from a template that is made of just that."""
+    tiny = image("tiny")
+    archive, cache = as_user.home / "archive", as_user.home / "empty-cache"
+    exported = run("export", "tiny", str(archive))
+    assert exported.returncode == 0, exported.stderr
+    archive.chmod(0o644)
+    imported = as_user(["mxc-ops", "image", "import", archive, "--name", "carried", "--json"])
+    assert imported.returncode == 0, imported.stderr
+    try:
+        place = Path(json.loads(imported.stdout)["path"])
+        assert place.is_relative_to(as_user.home) and place.name == tiny.key
+        assert {path.stat().st_uid for path in (place, *place.iterdir())} == {as_user.uid}
+        config = VM.document("id -un; exit 3", mxcOps={"vm": {"image": "carried"}})
+        done = as_user(["mxc-ops", "run", "-"], stdin=json.dumps(config), env={"XDG_CACHE_HOME": str(cache)})
+        assert (done.returncode, done.stdout) == (3, "sandbox\n"), done.stderr
+        assert list(cache.glob("mxc-ops/templates/*/memory"))
+    finally:
+        removed = as_user(["mxc-ops", "image", "remove", "carried"])
+    assert (removed.returncode, place.exists(), Path(tiny.kernel).exists()) == (0, False, True), (
+        removed.stderr
+    )
 
 
 @pytest.mark.parametrize(
