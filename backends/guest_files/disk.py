@@ -27,10 +27,7 @@ from backends.guest_files.image_file import ImageFile
 from backends.guest_files.plan import FilesPlan, Made, ShippedGrant
 from backends.guest_files.sizes import READ_ONLY_DISK, Caps, check_sizes
 
-__all__ = ["DISK_BYTES", "Disk", "build_disk", "placeholder_disk"]
-
-DISK_BYTES = 16 << 30
-"""Size of every such disk, mostly a hole: what a restored machine gets is as large as its template's."""
+__all__ = ["Disk", "build_disk"]
 
 _ROOT = (0, 0)
 _KINDS = {ObjectKind.DIRECTORY: stat.S_IFDIR, ObjectKind.FILE: stat.S_IFREG, ObjectKind.OTHER: stat.S_IFLNK}
@@ -45,13 +42,15 @@ class Disk:
     warnings: tuple[str, ...] = ()
 
 
-def build_disk(
-    plan: FilesPlan, handles: Handles, *, size_bytes: int = DISK_BYTES, caps: Caps = READ_ONLY_DISK
-) -> Disk:
+def build_disk(plan: FilesPlan, handles: Handles, *, size_bytes: int, caps: Caps = READ_ONLY_DISK) -> Disk:
     """Pack the read-only grants; `<n>` at the top is the grant with that number.
 
     Owners are mapped (see `ShippedGrant`), set-user-id bits, extended attributes and special files are left
     out, links stay links, and what the workload could not read on the host has no content.
+
+    Parameters
+    ----------
+    size_bytes: of the disk, mostly a hole: what a restored machine gets is as large as its template's.
 
     Raises `PolicyRefused` when they hold more than `caps`, `LaunchFailed` when a grant is not the object that
     was checked, or there is no room.
@@ -72,19 +71,6 @@ def build_disk(
         ) from error
     finally:
         image.close()
-
-
-def placeholder_disk(size_bytes: int = DISK_BYTES) -> Disk:
-    """An empty disk, for a template and for machines without read-only grants."""
-    return build_disk(FilesPlan(), _NoHandles(), size_bytes=size_bytes)
-
-
-class _NoHandles:
-    def fileno(self, slot: int) -> int:
-        raise KeyError(slot)
-
-    def close(self) -> None:
-        pass
 
 
 @frozen

@@ -118,7 +118,6 @@ def plan_files(
     *,
     device: str,
     caller: tuple[int, tuple[int, ...]] = (0, ()),
-    copies_bytes: int = 0,
 ) -> FilesPlan:
     """Lay out the files of one virtual machine.
 
@@ -128,7 +127,6 @@ def plan_files(
     device: the guest's name of the disk with the read-only grants, such as ``/dev/vdb``.
     caller: (uid, groups) of who starts it, the primary group first: what is theirs, and their groups', is so
         inside too. For root, that is the owner of each grant, as with bubblewrap.
-    copies_bytes: most that the copies may take in the guest; 0 leaves it to its kernel (half of its memory).
 
     Raises `PolicyRefused` for grants that would replace what the guest needs, and for named pipes and
     sockets, all of them at once.
@@ -142,7 +140,7 @@ def plan_files(
     grants = layout.finished()
     read_only = tuple(grant for grant in grants if not grant.writable)
     writable = tuple(grant for grant in grants if grant.writable)
-    steps = tuple(_steps(read_only, writable, layout, device, copies_bytes))
+    steps = tuple(_steps(read_only, writable, layout, device))
     return FilesPlan(read_only, writable, steps)
 
 
@@ -266,7 +264,6 @@ def _steps(
     writable: tuple[ShippedGrant, ...],
     layout: _Layout,
     device: str,
-    copies_bytes: int,
 ) -> Iterator[GuestMount | GuestPut]:
     if not read_only and not writable and not layout.links:
         return
@@ -279,7 +276,7 @@ def _steps(
     if read_only:
         yield GuestMount(_DISK, device, "erofs", _SAFE | MountFlag.READ_ONLY)
     if writable:
-        yield GuestMount(_COPIES, "", "tmpfs", _SAFE, copies_bytes)
+        yield GuestMount(_COPIES, "", "tmpfs", _SAFE)
     for grant in writable:
         yield GuestPut(GuestFiles(grant.place), grant=grant.number)
     for grant, path in layout.binds:

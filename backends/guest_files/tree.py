@@ -13,11 +13,11 @@ from contextlib import suppress
 
 from backends.base import Handles
 from backends.errors import LaunchFailed, Problem
+from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import ShippedGrant
 
-__all__ = ["INSIDE_ID", "MAX_DEPTH", "NOBODY", "Found", "Withheld", "inside_ids", "open_file", "walk"]
+__all__ = ["MAX_DEPTH", "NOBODY", "Found", "Withheld", "inside_ids", "open_file", "walk"]
 
-INSIDE_ID = 1000
 NOBODY = 65534
 MAX_DEPTH = 200
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from backends.base import Ended, Handles, Streams
@@ -31,11 +31,12 @@ def launch(
     The first run of an image on a host makes its template first, which takes some seconds. Raises
     `LaunchFailed`, `PolicyRefused` and `BackendUnavailable`; interrupted, it leaves nothing behind.
     """
-    grants = (*plan.files.read_only, *plan.files.writable)
-    run = OneRun(plan, Duplicates(handles, (grant.slot for grant in grants)), _own(streams), secrets)
-    gone = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        run, gone, told = _make(plan, handles, streams, secrets)
+    except OSError as error:
+        raise _host_refused(error) from error
     started: Future[None] = Future()
-    end: Future[Ended] = submit(_whole(run, started, fcntl(gone, F_DUPFD_CLOEXEC, _FIRST_FREE)))
+    end: Future[Ended] = submit(_whole(run, started, told))
     try:
         started.result()
     except BaseException:
@@ -67,9 +68,7 @@ async def _steps(run: OneRun, started: Future[None]) -> Ended:
         started.set_result(None)
         return await run.finish()
     except OSError as error:  # descriptors and memory are taken in many places
-        fix = "ulimit -n $(ulimit -Hn)" if error.errno == errno.EMFILE else ""
-        message = f"the host did not give what a virtual machine takes: {error}"
-        raise LaunchFailed(Problem("host_refused", "", message, fix=fix)) from error
+        raise _host_refused(error) from error
 
 
 def _tell(gone: int) -> None:
@@ -78,7 +77,31 @@ def _tell(gone: int) -> None:
     os.close(gone)
 
 
-def _own(streams: Streams) -> Streams:
-    """Copies: the caller closes its own ends as soon as the command runs."""
-    fds = [fcntl(fd, F_DUPFD_CLOEXEC, _FIRST_FREE) for fd in (streams.stdin, streams.stdout, streams.stderr)]
-    return Streams(*fds, tty=streams.tty)
+def _make(
+    plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+) -> tuple[OneRun, int, int]:
+    """The run, with copies of all that is the caller's, and both ends of what tells of its end."""
+    with ExitStack() as undo:
+
+        def keep(fd: int) -> int:
+            undo.callback(os.close, fd)
+            return fd
+
+        grants = (*plan.files.read_only, *plan.files.writable)
+        objects = Duplicates(handles, (grant.slot for grant in grants))
+        undo.callback(objects.close)
+        stdin, stdout, stderr = (
+            keep(fcntl(fd, F_DUPFD_CLOEXEC, _FIRST_FREE))
+            for fd in (streams.stdin, streams.stdout, streams.stderr)
+        )
+        gone = keep(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        told = keep(fcntl(gone, F_DUPFD_CLOEXEC, _FIRST_FREE))
+        own = Streams(stdin, stdout, stderr, tty=streams.tty)
+        undo.pop_all()
+        return OneRun(plan, objects, own, secrets), gone, told
+
+
+def _host_refused(error: OSError) -> LaunchFailed:
+    fix = "ulimit -n $(ulimit -Hn)" if error.errno == errno.EMFILE else ""
+    message = f"the host did not give what a virtual machine takes: {error}"
+    return LaunchFailed(Problem("host_refused", "", message, fix=fix))

@@ -8,6 +8,7 @@ from backends.base import Access, Effect, FilesystemView, SandboxRequest, Timeou
 from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
+from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import FilesPlan, plan_files
 from backends.guest_files.reserved import SYSTEM_PATHS
 from backends.inside.agent_protocol import GuestCommand
@@ -23,7 +24,6 @@ from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machin
 __all__ = ["SHELL", "VmPlan", "make_plan"]
 
 SHELL = ("/bin/sh", "-c")
-INSIDE_ID = 1000
 _LEAST_MEMORY_MIB = 96
 _MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from backends.errors import PolicyRefused
-from backends.guest_files.disk import DISK_BYTES, Disk, build_disk, placeholder_disk
+from backends.guest_files.disk import Disk, build_disk
 from backends.guest_files.sizes import Caps
+from backends.qemu.template_plan import GRANTS_BYTES
 from tests.conftest import CHECKOUT, User
 from tests.unit.guest_files import DENIED, RO, RW, File, Link, Tree, build, host_tree, planned
 
@@ -64,8 +65,8 @@ def test_everything_arrives_as_it_is(tmp_path: Path) -> None:
         sparse.seek(64 << 20)
         sparse.write(b"end")
     plan, handles = planned((tmp_path / "g", RO), (tmp_path / "single", RO))
-    disk = build_disk(plan, handles)
-    assert os.fstat(disk.fd).st_size == DISK_BYTES
+    disk = build_disk(plan, handles, size_bytes=GRANTS_BYTES)
+    assert os.fstat(disk.fd).st_size == GRANTS_BYTES
     assert os.fstat(disk.fd).st_blocks * 512 < 8 << 20
     numbers = {grant.path: str(grant.number) for grant in plan.read_only}
     with mounted(disk, tmp_path) as mount:
@@ -105,7 +106,7 @@ def test_denied_and_covered_paths_are_absent_and_mount_points_are_there(tmp_path
         *((top, RO), (top / "key", DENIED), (top / "d" / "s", DENIED)),
         *((top / "d" / "s" / "pub", RO), (top / "out", RW)),
     )
-    disk = build_disk(plan, handles)
+    disk = build_disk(plan, handles, size_bytes=GRANTS_BYTES)
     with mounted(disk, tmp_path) as mount:
         assert host_tree(mount / "0") == {
             **{"": 0o755, "d": 0o755, "d/s": 0o111, "d/s/pub": 0o755, "out": 0o755}
@@ -132,7 +133,7 @@ def test_what_the_workload_may_not_read_is_not_on_the_disk(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", _SET_ACCESS_LIST, top / "listed"], check=True)
     os.mkfifo(top / "fifo")
     plan, handles = planned((top, RO))
-    disk = build_disk(plan, handles)
+    disk = build_disk(plan, handles, size_bytes=GRANTS_BYTES)
     content = os.pread(disk.fd, disk.used_bytes, 0)
     assert b"secret" not in content
     assert b"readable" in content
@@ -169,7 +170,7 @@ def test_links_and_directories_that_are_swapped_lead_nowhere(tmp_path: Path) -> 
     (top / "d" / "f").unlink()
     (top / "d").rmdir()
     (top / "d").symlink_to(tmp_path / "outside")
-    disk = build_disk(plan, handles)
+    disk = build_disk(plan, handles, size_bytes=GRANTS_BYTES)
     with mounted(disk, tmp_path) as mount:
         assert host_tree(mount / "0") == {"": 0o755, "d": Link(str(tmp_path / "outside"))}
     os.close(disk.fd)
@@ -181,7 +182,7 @@ def test_a_large_disk_is_on_disk_and_has_no_name(tmp_path: Path, monkeypatch: py
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     plan, handles = planned((tmp_path / "g", RO))
-    disk = build_disk(plan, handles)
+    disk = build_disk(plan, handles, size_bytes=GRANTS_BYTES)
     assert "/scratch/#" in str(Path(f"/proc/self/fd/{disk.fd}").readlink())
     assert not list((tmp_path / "scratch").iterdir())
     with mounted(disk, tmp_path) as mount:
@@ -206,7 +207,7 @@ from backends.guest_files.disk import build_disk
 from tests.unit.guest_files import RO, planned
 top = Path(os.environ["HOME"]).parent / "data"
 plan, handles = planned((top, RO))
-disk = build_disk(plan, handles)
+disk = build_disk(plan, handles, size_bytes=1 << 30)
 Path(os.environ["HOME"], "image").write_bytes(os.pread(disk.fd, disk.used_bytes, 0))
 print(json.dumps([disk.used_bytes, disk.warnings]))
 """
@@ -228,7 +229,7 @@ print(json.dumps([disk.used_bytes, disk.warnings]))
 def test_nobody_can_change_a_disk_that_is_handed_out(tmp_path: Path) -> None:
     build(tmp_path / "g", {"": 0o755, "f": File(b"f")})
     plan, handles = planned((tmp_path / "g", RO))
-    disk = build_disk(plan, handles)
+    disk = build_disk(plan, handles, size_bytes=GRANTS_BYTES)
     with pytest.raises(OSError):
         os.pwrite(disk.fd, b"x", 0)
     writable = os.open(f"/proc/self/fd/{disk.fd}", os.O_RDWR)
@@ -239,27 +240,18 @@ def test_nobody_can_change_a_disk_that_is_handed_out(tmp_path: Path) -> None:
     handles.close()
 
 
-def test_the_placeholder_is_an_empty_disk_of_the_same_size(tmp_path: Path) -> None:
-    disk = placeholder_disk()
-    assert os.fstat(disk.fd).st_size == DISK_BYTES
-    assert disk.used_bytes <= 16384
-    with mounted(disk, tmp_path) as mount:
-        assert list(mount.iterdir()) == []
-    os.close(disk.fd)
-
-
 def test_too_much_is_refused_by_name_before_anything_is_built(tmp_path: Path) -> None:
     build(tmp_path / "small", {"": 0o755, "f": File(b"1" * 100_000)})
     build(tmp_path / "large", {"": 0o755, "f": File(b"1" * 300_000), "g": File(b"2")})
     plan, handles = planned((tmp_path / "small", RO), (tmp_path / "large", RO))
     with pytest.raises(PolicyRefused) as caught:
-        build_disk(plan, handles, caps=Caps(350_000, 100))
+        build_disk(plan, handles, size_bytes=GRANTS_BYTES, caps=Caps(350_000, 100))
     [problem] = caught.value.problems
     assert (problem.code, problem.path) == ("grant_too_large", "/filesystem/readonlyPaths/1")
     assert "293.0 KiB, of 390.6 KiB in all" in problem.message
     assert "341.8 KiB" in problem.message
     assert str(tmp_path / "large") in problem.fix
     with pytest.raises(PolicyRefused) as caught:
-        build_disk(plan, handles, caps=Caps(1 << 30, 4))
+        build_disk(plan, handles, size_bytes=GRANTS_BYTES, caps=Caps(1 << 30, 4))
     assert caught.value.problems[0].code == "grant_too_many_files"
     handles.close()

@@ -6,7 +6,9 @@ import asyncio
 import errno
 import gc
 import os
+import resource
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,3 +93,26 @@ def test_what_the_host_refuses_is_an_error_of_ours(started: Any, monkeypatch: py
     monkeypatch.setattr(SlowRun, "refused", OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
     with pytest.raises(LaunchFailed, match="Too many open files"):
         started()
+
+
+def test_nothing_is_kept_when_the_host_has_no_descriptors_left(started: Any) -> None:
+    """However many of those that a run takes before it starts may still be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 64, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        for spare in range(1, 6):
+            with pytest.raises(LaunchFailed, match="Too many open files") as caught:
+                started()
+            assert caught.value.problems[0].fix == "ulimit -n $(ulimit -Hn)"
+            os.close(taken.pop())
+            free = [os.dup(taken[0]) for _ in range(spare)]
+            for fd in free:
+                os.close(fd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
