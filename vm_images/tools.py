@@ -77,7 +77,7 @@ def run_tool(
         said, complaints = child.communicate(stdin, deadline_s)
     except subprocess.TimeoutExpired:
         _end(child)
-        message = f"{Path(words[0]).name} did not end within {deadline_s:.0f} s"
+        message = f"{_name(words)} did not end within {deadline_s:.0f} s"
         raise PrepFailed(Problem("image_tool_hangs", "", message, fix=fix), retryable=True) from None
     except BaseException:
         _end(child)
@@ -85,16 +85,19 @@ def run_tool(
     if child.returncode != 0:
         if _FULL in complaints:
             fix = "make room where images are kept: df -h; mxc-ops image gc"
-        problem = _failed(words[0], child.returncode, complaints or said or b"", fix)
+        problem = _failed(_name(words), child.returncode, complaints or said or b"", fix)
         raise PrepFailed(problem, retryable=retryable)
     return said or b""
 
 
+def _name(words: Sequence[str]) -> str:
+    """What people call the program: a module that Python runs has a name of its own."""
+    return words[2] if words[1:2] == ["-m"] else Path(words[0]).name
+
+
 def _failed(program: str, status: int, words: bytes, fix: str) -> Problem:
     last = words.decode("utf-8", "replace").strip()[-_LAST_WORDS:]
-    return Problem(
-        "image_tool_failed", "", f"{Path(program).name} failed with status {status}: {last}", fix=fix
-    )
+    return Problem("image_tool_failed", "", f"{program} failed with status {status}: {last}", fix=fix)
 
 
 def _dying_with_us() -> Sequence[str]:

@@ -42,6 +42,11 @@ def test_the_last_words_of_a_program_that_fails_are_told_with_the_fix() -> None:
     assert problem.fix == "mend it"
 
 
+def test_a_module_that_python_runs_is_called_by_its_own_name() -> None:
+    with pytest.raises(PrepFailed, match=r"json\.tool failed with status"):
+        run_tool([sys.executable, "-m", "json.tool", "/nowhere"], deadline_s=60)
+
+
 def test_a_full_disk_is_mended_by_making_room() -> None:
     with pytest.raises(PrepFailed, match="No space left on device") as caught:
         run_tool(["sh", "-c", "cat /dev/zero > /dev/full"], deadline_s=60, fix="look at the mirror")
