@@ -263,7 +263,8 @@ def test_an_exported_image_is_brought_to_the_store_once_and_taken_away_again(
     upload(machine, tmp_path, exported["source"])
     machine.apply(STORED, exported, uploads="/srv/uploads")
     assert machine.run(f"readlink {IMAGES}/names/python").strip() == f"../{exported['key']}"
-    assert machine.run(f"cd {IMAGES}/names/python/ && ls").split() == ["image.json", "initrd", "vmlinux"]
+    found = machine.run(f"cd {IMAGES}/names/python/ && ls").split()
+    assert found == ["image.json", "imported", "initrd", "vmlinux"]
     assert not machine.decide(STORED, exported).commands
     assert not machine.decide(STORED, PYTHON).commands, "any image of this name will do"
     assert not machine.undo().refusal

@@ -64,13 +64,17 @@ def test_a_program_is_told_that_its_time_is_up_before_it_is_killed() -> None:
 
 def test_without_limits_there_are_still_too_many_processes() -> None:
     plan = plan_guest_limits(Limits(), 256)
-    assert {outcome.name for outcome in plan.outcomes} == {"pids", "tmpMib"}
+    assert {outcome.name for outcome in plan.outcomes} == {"pids"}
     assert resource.RLIMIT_NPROC in {number for number, _, _ in plan.rlimits}
 
 
-@given(st.integers(96, 1 << 20))
-def test_the_guests_tmp_leaves_it_memory(memory_mib: int) -> None:
-    assert 1 <= plan_guest_limits(Limits(), memory_mib).tmp_mib <= memory_mib // 2
+@given(st.integers(1, 1 << 20))
+def test_only_a_size_that_is_asked_for_gives_private_places_anew(tmp_mib: int) -> None:
+    """Else each run would mount what the machine has mounted already, with half of its memory."""
+    assert plan_guest_limits(Limits(), 256).private == ()
+    asked = plan_guest_limits(Limits(tmp_mib=tmp_mib), 256)
+    assert (asked.private, asked.tmp_mib) == (("/tmp", "/dev/shm", "/var/tmp"), tmp_mib)
+    assert {outcome.name for outcome in asked.outcomes} == {"pids", "tmpMib"}
 
 
 def test_no_workload_gets_more_memory_than_its_machine_has() -> None:
