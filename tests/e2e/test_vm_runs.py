@@ -242,6 +242,12 @@ def test_forks_of_one_interpreter_have_random_numbers_of_their_own() -> None:
     assert not set(first[:3]) & set(second[:3])
 
 
+def test_the_machines_own_tmp_leaves_it_half_of_its_memory() -> None:
+    words = "stat -f -c '%b %S' /tmp; sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo"
+    blocks, block_bytes, memory_kib = map(int, run(asked(words)).stdout.split())
+    assert 0 < blocks <= memory_kib * 1024 // 2 // block_bytes + 1
+
+
 AS_USER = """
 from backends.base import Environment, SandboxRequest
 from backends.virtual_machine import VirtualMachine
