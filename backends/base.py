@@ -244,11 +244,14 @@ class ViewEntry:
 
 @frozen
 class FilesystemView:
-    """The resolved policy: what to mount, shallow to deep, and how each written path ended up."""
+    """The resolved policy: what to mount, shallow to deep, and how each written path ended up.
+
+    `denied`: every name of what is denied, there or not, for a sandbox whose system is not the host's."""
 
     entries: tuple[ViewEntry, ...] = ()
     decisions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
 
 
 @frozen

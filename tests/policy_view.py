@@ -30,4 +30,5 @@ VIEW = FilesystemView(
         ViewEntry(Effect.MASK_FILE, "/srv/project/token", "/filesystem/deniedPaths/1"),
         ViewEntry(Effect.SYMLINK, "/data", "/filesystem/readwritePaths/0", target="/srv/project"),
     ),
+    denied=("/data/secret", "/srv/project/secret", "/srv/project/token", "/usr/bin/curl"),
 )

@@ -19,6 +19,7 @@ from backends.inside.agent_protocol import (
     GuestCommand,
     GuestDone,
     GuestFiles,
+    GuestHide,
     GuestIdentity,
     GuestMount,
     GuestReport,
@@ -84,6 +85,10 @@ class GuestConnection:
 
     async def mount(self, mount: GuestMount, *, deadline_s: float = ANSWER_S) -> None:
         await self._do(Kind.MOUNT, codec.mount(mount), deadline_s)
+
+    async def hide(self, hidden: GuestHide, *, deadline_s: float = STALL_S) -> None:
+        """Takes long only where the guest has further names of what is hidden."""
+        await self._do(Kind.HIDE, codec.hide(hidden), deadline_s)
 
     async def sync(self, *, deadline_s: float = STALL_S) -> None:
         """Have everything written that was put into file systems."""

@@ -2,7 +2,8 @@
 
 Guest paths equal host paths. A grant inside a grant of the same access is part of it; one of another access
 is left out of the outer one, which keeps an empty mount point there. What is denied is left out; where
-something granted lies below, an empty directory of mode 0111 lets the workload pass, but not look.
+something granted lies below, an empty directory of mode 0111 lets the workload pass, but not look. What the
+guest itself has under a denied name is hidden before anything is granted.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from backends.base import Effect, FilesystemView, ObjectKind, ViewEntry
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.guest_files.reserved import PRIVATE, reserved_problems
-from backends.inside.agent_protocol import GuestFiles, GuestMount, MountFlag
+from backends.inside.agent_protocol import GuestFiles, GuestHide, GuestMount, MountFlag
 
-__all__ = ["FilesPlan", "GuestPut", "Made", "ShippedGrant", "plan_files"]
+__all__ = ["FilesPlan", "GuestPut", "GuestStep", "Made", "ShippedGrant", "plan_files"]
 
 _DISK = f"{PRIVATE}/disk"
 _COPIES = f"{PRIVATE}/rw"
@@ -96,13 +97,16 @@ class GuestPut:
     made: tuple[Made, ...] = ()
 
 
+GuestStep = GuestHide | GuestMount | GuestPut
+
+
 @frozen
 class FilesPlan:
     """`guest_steps` are to be done in order, before the workload starts."""
 
     read_only: tuple[ShippedGrant, ...] = ()
     writable: tuple[ShippedGrant, ...] = ()
-    guest_steps: tuple[GuestMount | GuestPut, ...] = ()
+    guest_steps: tuple[GuestStep, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """JSON-safe."""
@@ -140,7 +144,8 @@ def plan_files(
     grants = layout.finished()
     read_only = tuple(grant for grant in grants if not grant.writable)
     writable = tuple(grant for grant in grants if grant.writable)
-    steps = tuple(_steps(read_only, writable, layout, device))
+    hidden = (GuestHide(view.denied),) if view.denied else ()
+    steps = (*hidden, *_steps(read_only, writable, layout, device))
     return FilesPlan(read_only, writable, steps)
 
 
@@ -264,7 +269,7 @@ def _steps(
     writable: tuple[ShippedGrant, ...],
     layout: _Layout,
     device: str,
-) -> Iterator[GuestMount | GuestPut]:
+) -> Iterator[GuestStep]:
     if not read_only and not writable and not layout.links:
         return
     # The directories first, for their mode: a tmpfs begins as 1777, and a mount keeps what it covers.
@@ -284,7 +289,9 @@ def _steps(
         yield GuestMount(path, grant.place + path[len(grant.path) :], flags=flags)
 
 
-def _step_as_dict(step: GuestMount | GuestPut) -> dict[str, object]:
+def _step_as_dict(step: GuestStep) -> dict[str, object]:
+    if isinstance(step, GuestHide):
+        return {"hide": list(step.names)}
     if isinstance(step, GuestPut):
         made = [made.as_dict() for made in step.made]
         return {"put": step.files.path, "grant": step.grant, "made": made}

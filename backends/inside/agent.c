@@ -176,6 +176,7 @@ void dispatch(const struct frame *frame)
     case AGENT_PUT:
     case AGENT_GET:
     case AGENT_MOUNT:
+    case AGENT_HIDE:
     case AGENT_SYNC:
         take_message(frame);
         break;
@@ -207,6 +208,7 @@ static _Noreturn void serve(int fd, int is_socket)
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     umask(022);
+    groups_open();
     loop_init();
     children = (struct watch){signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK), children_ready};
     if (children.fd < 0 || watch_add(&children, EPOLLIN) < 0)

@@ -142,6 +142,7 @@ int job_watch_report(struct job *job, int fd);
 void job_signal(struct job *job, int number);
 
 /* agent_group.c: control groups of their own. */
+void groups_open(void); /* once, while the names of the system are what they are */
 struct outcome group_make(struct control_group *group, const struct request *request);
 uint32_t group_hits(const struct control_group *group); /* as flags of AGENT_ENDED */
 int group_enter(const struct control_group *group, pid_t pid); /* if there is one */
@@ -155,11 +156,13 @@ void start_exec(uint32_t stream, char *message, size_t size);
 struct outcome make_streams(struct job *job, const struct request *request, int fds[3]);
 void close_streams(int fds[3]);
 
-/* agent_task.c: PUT, GET, MOUNT and SYNC, each in a child. */
+/* agent_task.c: PUT, GET, MOUNT, HIDE and SYNC, each in a child. */
 void start_task(uint32_t kind, uint32_t stream, char *message, size_t size);
 struct outcome unpack(const struct request *request); /* agent_unpack.c */
 struct outcome pack(const struct request *request); /* agent_pack.c */
 struct outcome mount_it(const struct request *request); /* agent_mount.c */
+struct outcome hide_them(const struct request *request); /* agent_hide.c */
+int bind_object(int source, int place, unsigned long flags); /* of mount(2); -1 with errno */
 
 /* agent_child.c: in the child. */
 void child_prepare(void); /* in the agent itself, once */
@@ -191,6 +194,7 @@ void zygote_configure(const char *interpreter, const char *script);
 void zygote_tick(int64_t now);
 int64_t zygote_deadline(void); /* as of now_ms(), 0: none */
 void zygote_forget(struct handover *handover);
+void zygote_doubt(void); /* its interpreter may be hidden from now on */
 
 /* agent_identity.c, agent_report.c */
 int identity_make_files(void); /* before the root of the programs is in its place; -1 with errno */

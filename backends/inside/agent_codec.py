@@ -18,6 +18,7 @@ from backends.inside.agent_protocol import (
     GuestEnded,
     GuestFailed,
     GuestFiles,
+    GuestHide,
     GuestIdentity,
     GuestMount,
     GuestReport,
@@ -103,6 +104,10 @@ def mount(spec: GuestMount) -> bytes:
     if spec.size_bytes:
         records.append(_record(Tag.SIZE, _U64.pack(spec.size_bytes)))
     return b"".join(records)
+
+
+def hide(spec: GuestHide) -> bytes:
+    return b"".join(_text(Tag.HIDDEN, name) for name in spec.names)
 
 
 def files(spec: GuestFiles) -> bytes:

@@ -32,7 +32,7 @@ int decoder_next(struct decoder *decoder, struct frame *frame);
 /* A message of records. Strings point into the buffer that was parsed. */
 struct request {
     uint32_t count[AGENT_TAG_COUNT];
-    char **argv, **env;
+    char **argv, **env, **hidden;
     char *cwd, *source_text, *path, *source, *file_system;
     struct agent_user user, owner;
     struct agent_rlimit rlimits[AGENT_MAX_RLIMITS];
@@ -46,7 +46,7 @@ struct request {
     uint64_t size;
 };
 
-/* The records of an EXEC, PUT, GET or MOUNT. Returns 0 or an errno; request_free() in either case. */
+/* The records of an EXEC, PUT, GET, MOUNT or HIDE. Returns 0 or an errno; request_free() in either case. */
 int request_parse(uint32_t kind, char *bytes, size_t size, struct request *request);
 void request_free(struct request *request);
 

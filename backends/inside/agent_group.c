@@ -15,6 +15,7 @@
 
 enum { MAX_GONE = 2 * AGENT_MAX_STREAMS };
 
+static int root = -1;
 static uint32_t made;
 static char gone[MAX_GONE][32]; /* to be removed when the last process has left them */
 static int gone_count;
@@ -42,7 +43,7 @@ static size_t read_at(int folder, const char *file, char *text, size_t room)
 }
 
 /* A group that is not the root one gives controllers to its children only when no process is in it itself. */
-static void enable_controllers(int root)
+static void enable_controllers(void)
 {
     static const char *const wanted[] = {"+memory", "+pids", "+cpu", "+io"};
     char self[16];
@@ -69,23 +70,27 @@ static int set_file(int folder, const char *assignment)
     return write_at(folder, file, assignment + length + 1);
 }
 
+void groups_open(void)
+{
+    root = open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
 struct outcome group_make(struct control_group *group, const struct request *request)
 {
     uint32_t count = request->count[AGENT_TAG_CGROUP];
     if (count == 0)
         return SUCCESS;
-    int root = open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    errno = ENOENT;
     if (root < 0)
         return failed(AGENT_STEP_CGROUP, GROUPS);
     if (made == 0)
-        enable_controllers(root);
+        enable_controllers();
     snprintf(group->name, sizeof(group->name), "exec-%u", ++made);
     struct outcome outcome = SUCCESS;
     if (mkdirat(root, group->name, 0755) < 0)
         outcome = failed(AGENT_STEP_CGROUP, group->name);
     else if ((group->fd = openat(root, group->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
         outcome = failed(AGENT_STEP_CGROUP, group->name);
-    close(root);
     for (uint32_t i = 0; outcome.step == 0 && i < count; i++)
         if (set_file(group->fd, request->cgroup[i]) < 0)
             outcome = failed(AGENT_STEP_CGROUP, request->cgroup[i]);
@@ -133,9 +138,7 @@ int group_signal(const struct control_group *group, int number)
 
 static int remove_now(const char *name)
 {
-    char path[64];
-    snprintf(path, sizeof(path), GROUPS "/%s", name);
-    return rmdir(path) == 0 || errno != EBUSY;
+    return unlinkat(root, name, AT_REMOVEDIR) == 0 || errno != EBUSY;
 }
 
 void group_remove(struct control_group *group)

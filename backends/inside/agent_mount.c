@@ -52,18 +52,20 @@ static int open_place(const char *target, int is_file)
 }
 
 /* A copy of the mount with its flags, before anybody sees it at its place. The flags of the two calls are equal. */
-static struct outcome bind_it(const struct request *request, int place, int source)
+int bind_object(int source, int place, unsigned long flags)
 {
     struct {
         uint64_t set, clear, propagation, userns_fd;
-    } attributes = {flags_of(request->mount_flags), 0, 0, 0};
+    } attributes = {flags, 0, 0, 0};
     int tree = (int)syscall(SYS_open_tree, source, "", AT_EMPTY_PATH | TREE_CLONE | (unsigned int)O_CLOEXEC);
-    if (tree < 0 ||
-        syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) < 0)
-        return failed(AGENT_STEP_MOUNT, request->source);
-    if (syscall(SYS_move_mount, tree, "", place, "", MOVE_FROM_EMPTY_PATH | MOVE_TO_EMPTY_PATH) < 0)
-        return failed(AGENT_STEP_MOUNT, request->path);
-    return SUCCESS;
+    int done = tree < 0 ? -1 : (int)syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof(attributes));
+    if (done == 0)
+        done = (int)syscall(SYS_move_mount, tree, "", place, "", MOVE_FROM_EMPTY_PATH | MOVE_TO_EMPTY_PATH);
+    int error = errno;
+    if (tree >= 0)
+        close(tree);
+    errno = error;
+    return done;
 }
 
 /* What a clone's disk holds is not what its template has read of it. */
@@ -113,5 +115,8 @@ struct outcome mount_it(const struct request *request)
     int target = open_place(request->path, source >= 0 && !S_ISDIR(status.st_mode));
     if (target < 0)
         return failed(AGENT_STEP_MOUNT_POINT, request->path);
-    return source >= 0 ? bind_it(request, target, source) : mount_new(request, target);
+    if (source < 0)
+        return mount_new(request, target);
+    return bind_object(source, target, flags_of(request->mount_flags)) < 0 ? failed(AGENT_STEP_MOUNT, request->path)
+                                                                           : SUCCESS;
 }

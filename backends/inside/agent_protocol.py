@@ -8,8 +8,8 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
 - ``HELLO`` may come at any time, between frames: everything of the connection before is dropped and its
   programs are killed. That is how a restored clone starts. The agent answers ``WELCOME``.
   Frames that come before that are of the connection before.
-- ``PING`` → ``PONG``; ``IDENTITY``, ``MOUNT``, ``SYNC`` → ``DONE``; ``REPORT`` → ``REPORTED``; each may end
-  in ``FAILED`` instead. ``POWER_OFF`` has no answer but the end of the machine.
+- ``PING`` → ``PONG``; ``IDENTITY``, ``MOUNT``, ``HIDE``, ``SYNC`` → ``DONE``; ``REPORT`` → ``REPORTED``; each
+  may end in ``FAILED`` instead. ``POWER_OFF`` has no answer but the end of the machine.
 - ``EXEC`` → ``STARTED``, ``OUTPUT`` …, ``OUTPUT_END`` per channel, ``ENDED``; or ``FAILED``, and nothing ran.
 - ``PUT`` takes a tar archive as ``INPUT`` …, ``INPUT_END`` → ``DONE``; ``GET`` answers one as ``OUTPUT`` …,
   ``OUTPUT_END``, ``DONE``.
@@ -62,6 +62,7 @@ class Kind(IntEnum):
     SYNC = 14
     POWER_OFF = 15
     OUTPUT_CLOSED = 16
+    HIDE = 17
     WELCOME = 128
     PONG = 129
     STARTED = 130
@@ -107,6 +108,7 @@ class Tag(IntEnum):
     FILE_SYSTEM = 49
     MOUNT_FLAGS = 50
     SIZE = 51
+    HIDDEN = 52
 
 
 class MountFlag(IntFlag):
@@ -145,6 +147,7 @@ class Step(IntEnum):
     HOSTNAME = 23
     MACHINE_ID = 24
     MAC = 25
+    HIDE = 26
 
 
 class EndedFlag(IntFlag):
@@ -216,6 +219,18 @@ class GuestMount:
     file_system: str = ""
     flags: MountFlag = MountFlag.NO_SUID | MountFlag.NO_DEV
     size_bytes: int = 0
+
+
+@frozen
+class GuestHide:
+    """Names (absolute) whose objects no program may see from now on; whoever looks finds nothing to read.
+
+    Symbolic links of the guest are followed: what a name means to its programs is hidden. An object's other
+    names are hidden too. A folder can still be passed through to what is mounted in it later; a name that is
+    nowhere is nothing to hide.
+    """
+
+    names: tuple[str, ...]
 
 
 @frozen

@@ -5,7 +5,7 @@
 
 #include "agent_decode.h"
 
-enum { IN_EXEC = 1, IN_FILES = 2, IN_MOUNT = 4 };
+enum { IN_EXEC = 1, IN_FILES = 2, IN_MOUNT = 4, IN_HIDE = 8 };
 enum shape { SHAPE_NONE, SHAPE_FIXED, SHAPE_TEXT, SHAPE_BYTES };
 
 /* Which requests know a tag, what its payload looks like, and how often it may and must come. */
@@ -35,12 +35,15 @@ static const struct rule {
     [AGENT_TAG_FILE_SYSTEM] = {IN_MOUNT, SHAPE_TEXT, 0, 1, 0},
     [AGENT_TAG_MOUNT_FLAGS] = {IN_MOUNT, SHAPE_FIXED, 4, 1, 1},
     [AGENT_TAG_SIZE] = {IN_MOUNT, SHAPE_FIXED, 8, 1, 0},
+    [AGENT_TAG_HIDDEN] = {IN_HIDE, SHAPE_TEXT, 0, UINT32_MAX, 1},
 };
 
 static int requests_of(uint32_t kind)
 {
     if (kind == AGENT_EXEC)
         return IN_EXEC;
+    if (kind == AGENT_HIDE)
+        return IN_HIDE;
     return kind == AGENT_MOUNT ? IN_MOUNT : IN_FILES;
 }
 
@@ -112,6 +115,9 @@ static void take_text(struct request *request, uint32_t tag, uint32_t index, cha
     case AGENT_TAG_PATH:
         request->path = text;
         break;
+    case AGENT_TAG_HIDDEN:
+        request->hidden[index] = text;
+        break;
     case AGENT_TAG_SOURCE:
         request->source = text;
         break;
@@ -175,7 +181,8 @@ int request_parse(uint32_t kind, char *bytes, size_t size, struct request *reque
         return error;
     request->argv = calloc((size_t)request->count[AGENT_TAG_ARG] + 1, sizeof(char *));
     request->env = calloc((size_t)request->count[AGENT_TAG_ENV] + 1, sizeof(char *));
-    if (!request->argv || !request->env)
+    request->hidden = calloc((size_t)request->count[AGENT_TAG_HIDDEN] + 1, sizeof(char *));
+    if (!request->argv || !request->env || !request->hidden)
         return ENOMEM;
     uint32_t seen[AGENT_TAG_COUNT] = {0};
     size_t offset = 0;
@@ -193,5 +200,6 @@ void request_free(struct request *request)
 {
     free(request->argv);
     free(request->env);
-    request->argv = request->env = NULL;
+    free(request->hidden);
+    request->argv = request->env = request->hidden = NULL;
 }

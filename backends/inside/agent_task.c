@@ -1,4 +1,4 @@
-/* PUT, GET, MOUNT and SYNC: each in a child, so that nothing that is slow, or hangs, or fails holds the others up. */
+/* PUT, GET, MOUNT, HIDE and SYNC: each in a child, so that nothing that is slow, or hangs, or fails holds the others up. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +19,8 @@ static _Noreturn void work(uint32_t kind, const struct request *request, int str
         outcome = pack(request);
     else if (kind == AGENT_MOUNT)
         outcome = mount_it(request);
+    else if (kind == AGENT_HIDE)
+        outcome = hide_them(request);
     else
         sync();
     (void)!write(report, &outcome, sizeof(outcome));
@@ -66,6 +68,8 @@ void start_task(uint32_t kind, uint32_t stream, char *message, size_t size)
 {
     struct request request = {0};
     struct job *job = job_new(stream, kind);
+    if (kind == AGENT_HIDE)
+        zygote_doubt();
     errno = kind == AGENT_SYNC ? 0 : request_parse(kind, message, size, &request);
     struct outcome outcome = errno ? failed(AGENT_STEP_MESSAGE, "") : start(job, &request);
     request_free(&request);

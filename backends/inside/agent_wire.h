@@ -34,6 +34,7 @@ enum agent_kind {
     AGENT_SYNC = 14,
     AGENT_POWER_OFF = 15,
     AGENT_OUTPUT_CLOSED = 16,
+    AGENT_HIDE = 17,
     /* from the agent */
     AGENT_WELCOME = 128,
     AGENT_PONG = 129,
@@ -49,7 +50,7 @@ enum agent_kind {
 };
 
 enum agent_flag {
-    AGENT_FLAG_MORE = 1, /* EXEC, PUT, GET, MOUNT: the message goes on in the next frame of its stream */
+    AGENT_FLAG_MORE = 1, /* EXEC, PUT, GET, MOUNT, HIDE: the message goes on in the next frame of its stream */
     AGENT_FLAG_EVERY = 2 /* SIGNAL: every process but the agent and the zygote, not just those of the stream */
 };
 
@@ -78,6 +79,7 @@ enum agent_tag {
     AGENT_TAG_FILE_SYSTEM = 49,
     AGENT_TAG_MOUNT_FLAGS = 50,
     AGENT_TAG_SIZE = 51,
+    AGENT_TAG_HIDDEN = 52,
     AGENT_TAG_COUNT
 };
 
@@ -114,7 +116,8 @@ enum agent_step {
     AGENT_STEP_CLOCK = 22,
     AGENT_STEP_HOSTNAME = 23,
     AGENT_STEP_MACHINE_ID = 24,
-    AGENT_STEP_MAC = 25
+    AGENT_STEP_MAC = 25,
+    AGENT_STEP_HIDE = 26
 };
 
 enum agent_ended_flag {

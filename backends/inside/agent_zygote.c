@@ -31,9 +31,15 @@ static struct {
     struct watch spare;
     pid_t spare_pid; /* 0 until it has spoken */
     int spare_privileged;
+    int doubted; /* names were hidden since it was started */
     int64_t busy_at; /* when there was something else to do */
     int64_t start_at, delay;
 } zygote = {.control = {-1, control_ready}, .spare = {-1, spare_ready}, .delay = FIRST_DELAY_MS};
+
+void zygote_doubt(void)
+{
+    zygote.doubted = 1;
+}
 
 void zygote_configure(const char *interpreter, const char *script)
 {
@@ -309,6 +315,8 @@ struct outcome zygote_start(struct job *job, const struct request *request, cons
     errno = ECHILD;
     if (zygote.pid == 0 && zygote.start_at > 1)
         return failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
+    if (zygote.doubted && access(zygote.interpreter, X_OK) < 0)
+        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter); /* whose file a fork of it could still read */
     int source = keep_message(message, size);
     if (source < 0)
         return failed(AGENT_STEP_ZYGOTE, "");

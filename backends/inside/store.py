@@ -58,6 +58,7 @@ AGENT = Program(
         "agent_decode.h",
         "agent_frames.c",
         "agent_group.c",
+        "agent_hide.c",
         "agent_identity.c",
         "agent_job.c",
         "agent_link.c",

@@ -20,7 +20,14 @@ from backends.frozen import replace
 from backends.guest_files.archive import check_copies, put_content
 from backends.guest_files.disk import build_disk
 from backends.guest_files.snapshot import Snapshot
-from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestEnded, GuestMount, MountFlag
+from backends.inside.agent_protocol import (
+    EndedFlag,
+    GuestCommand,
+    GuestEnded,
+    GuestHide,
+    GuestMount,
+    MountFlag,
+)
 from backends.linux import seccomp
 from backends.qemu.clone import Clone
 from backends.qemu.guest import Guest
@@ -154,7 +161,9 @@ class OneRun:
         if files.writable:
             await on_thread(lambda: check_copies(files, self._handles))
         for step in files.guest_steps:
-            if isinstance(step, GuestMount):
+            if isinstance(step, GuestHide):
+                await guest.ask(guest.agent.hide(step))
+            elif isinstance(step, GuestMount):
                 await guest.ask(guest.agent.mount(step))
             else:
                 content = put_content(files, step, self._handles, self._snapshots)

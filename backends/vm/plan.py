@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from backends.base import Access, Effect, FilesystemView, SandboxRequest, Timeout
+from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
 from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import FilesPlan, plan_files
-from backends.guest_files.reserved import SYSTEM_PATHS
 from backends.inside.agent_protocol import GuestCommand
-from backends.pathnames import within
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
@@ -25,7 +23,6 @@ __all__ = ["SHELL", "VmPlan", "make_plan"]
 
 SHELL = ("/bin/sh", "-c")
 _LEAST_MEMORY_MIB = 96
-_MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 
 
 @frozen
@@ -131,7 +128,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         timeout=request.timeout,
         enforced=tuple(_enforced(request, view, confinement, facts)),
         decisions=view.decisions,
-        warnings=(*view.warnings, *limits.warnings, *_of_the_image(request, view)),
+        warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
     )
 
@@ -225,25 +222,13 @@ def _command(request: SandboxRequest, kind: CommandKind, limits: GuestLimits) ->
     )
 
 
-def _of_the_image(request: SandboxRequest, view: FilesystemView) -> Iterator[str]:
-    """What is denied keeps the host's out; of the same names in the image nothing is known here."""
-    left_out = {entry.pointer for entry in view.entries if entry.effect in _MASKS}
-    for grant in request.grants:
-        inside = any(within(grant.path, tree) for tree in SYSTEM_PATHS if tree != "/")
-        if grant.access is Access.DENIED and inside and grant.pointer not in left_out:
-            yield (
-                f"{grant.pointer}: {grant.path!r} of the host is not in the virtual machine; if its image has"
-                " something under that name, the command sees it"
-            )
-
-
 def _enforced(
     request: SandboxRequest, view: FilesystemView, confinement: Confinement, facts: VmFacts
 ) -> Iterator[tuple[str, str]]:
     yield "isolation", f"a virtual machine of its own ({facts.kind.value}, {facts.accelerator})"
     yield "filesystem", "only what is granted is copied into the machine"
-    if any(entry.effect in _MASKS for entry in view.entries):
-        yield "filesystem.deniedPaths", "not copied into the machine"
+    if view.denied:
+        yield "filesystem.deniedPaths", "not copied into the machine, and hidden in its image"
     if any(entry.effect is Effect.BIND_READ_WRITE for entry in view.entries):
         yield "filesystem.readwritePaths", "copied in, and copied back after a normal exit"
     yield "network", "a network card without a way out"

@@ -42,7 +42,9 @@ def resolve_filesystem(
     entries += [_mask(place, kept_open) for place in masked]
     decisions += _outcomes(paths, places, {place.path for place in masked})
     warnings = tuple(_replaceable_links(paths, final, places))
-    return FilesystemView(tuple(sorted([*entries, *links], key=_order)), tuple(decisions), warnings)
+    return FilesystemView(
+        tuple(sorted([*entries, *links], key=_order)), tuple(decisions), warnings, _denied_names(paths)
+    )
 
 
 _RANK = {
@@ -91,6 +93,12 @@ def _shows(path: str, places: Mapping[str, Place], baseline: Iterable[str]) -> b
     if above is not None:
         return above.access is not Access.DENIED
     return any(within(path, tree) or within(tree, path) for tree in baseline)
+
+
+def _denied_names(paths: Iterable[HostPath]) -> tuple[str, ...]:
+    """As each is written, and where that leads on the host."""
+    denied = [path for path in paths if path.grant.access is Access.DENIED]
+    return tuple(sorted({name for path in denied for name in (path.canonical, path.grant.path)}))
 
 
 def _pinned_parents(paths: Iterable[HostPath], places: Mapping[str, Place]) -> Iterable[ViewEntry]:
@@ -156,13 +164,11 @@ def _outcomes(paths: Iterable[HostPath], places: Mapping[str, Place], masked: se
     for path in paths:
         pointer, written = path.grant.pointer, path.grant.path
         if path.state is PathState.ABSENT:
-            why = (
-                "is denied and does not exist"
-                if path.grant.access is Access.DENIED
-                else "is optional and missing"
-            )
-            yield f"{pointer}: {written!r} {why}: nothing to do"
+            if path.grant.access is Access.DENIED:
+                yield f"{pointer}: {written!r} is denied and does not exist on the host"
+            else:
+                yield f"{pointer}: {written!r} is optional and missing: nothing to do"
         elif places[path.canonical].access is Access.DENIED and path.canonical not in masked:
-            yield f"{pointer}: {written!r} is denied and not visible inside: nothing to hide"
+            yield f"{pointer}: {written!r} is denied; nothing of the host's is visible there"
         elif path.canonical != written:
             yield f"{pointer}: {written!r} is {path.canonical!r}"

@@ -22,6 +22,7 @@ from backends.inside.agent_protocol import (
     Frame,
     GuestCommand,
     GuestFiles,
+    GuestHide,
     GuestIdentity,
     GuestMount,
     Kind,
@@ -44,6 +45,7 @@ REQUESTS = {
     Kind.PUT: agent_codec.files(FILES),
     Kind.GET: agent_codec.files(FILES),
     Kind.MOUNT: agent_codec.mount(MOUNT),
+    Kind.HIDE: agent_codec.hide(GuestHide(("/a", "/b c"))),
 }
 
 
@@ -223,6 +225,8 @@ def test_every_record_is_checked(driver: Path) -> None:
     wrong = [
         (Kind.EXEC, REQUESTS[Kind.MOUNT]),  # another request's
         (Kind.MOUNT, REQUESTS[Kind.PUT]),
+        (Kind.HIDE, REQUESTS[Kind.MOUNT]),
+        (Kind.HIDE, b""),
         (Kind.EXEC, assemble([*command, (99, b"")])),
         (Kind.EXEC, assemble([*command, (0, b"")])),
         (Kind.EXEC, assemble([*command, (Tag.CWD, b"/\0")])),  # a second one

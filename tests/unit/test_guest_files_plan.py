@@ -14,7 +14,7 @@ from backends.base import Access, HostPath, ObjectKind
 from backends.errors import PolicyRefused
 from backends.guest_files.plan import FilesPlan, GuestPut, Made, ShippedGrant, plan_files
 from backends.guest_files.reserved import OWN_PATHS, SYSTEM_PATHS
-from backends.inside.agent_protocol import GuestMount, MountFlag
+from backends.inside.agent_protocol import GuestHide, GuestMount, MountFlag
 from backends.pathnames import within
 from mxc_ops.policy.filesystem import resolve_filesystem
 from tests.unit.policy_paths import DENIED, RO, RW, file, there
@@ -69,6 +69,15 @@ def test_every_path_has_the_access_the_rules_give_it(policy: dict[str, Access]) 
             assert made.mode == 0o111
 
 
+def test_what_the_guest_has_is_hidden_before_anything_is_put_or_mounted() -> None:
+    """A grant below a denied folder lies in what covers it, and a link is made there after it."""
+    first, *rest = plan_of([there("/usr/share", DENIED), there("/usr/share/dict", RO)]).guest_steps
+    assert first == GuestHide(("/usr/share",))
+    assert rest
+    assert not any(isinstance(step, GuestHide) for step in rest)
+    assert plan_of([there("/g", DENIED)]).guest_steps == (GuestHide(("/g",)),)
+
+
 @settings(max_examples=_EXAMPLES, deadline=None)
 @given(policies)
 def test_each_mount_finds_its_place_and_all_that_is_made_has_its_parents(policy: dict[str, Access]) -> None:
@@ -109,6 +118,7 @@ def test_nested_grants_in_every_order_as_data() -> None:
         ("/w/.git/hooks/mine", (), []),
     ]
     assert told["guestSteps"] == [
+        {"hide": ["/w/.git"]},
         {
             **{"put": "/run/mxc", "grant": None},
             "made": [{"path": p, "kind": "directory", "mode": "0700"} for p in ("", "disk", "rw")],

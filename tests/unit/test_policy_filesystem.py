@@ -67,7 +67,7 @@ def test_a_directory_name_that_merely_starts_alike_is_not_inside() -> None:
 def test_what_no_tree_shows_needs_no_mask() -> None:
     view = resolve_filesystem([there("/srv", DENIED), there("/srv/pub", RO), file("/root/key", DENIED)])
     assert steps(view) == [("read-only", "/srv/pub")]
-    assert any("/root/key" in line and "not visible" in line for line in view.decisions)
+    assert any("/root/key" in line and "nothing of the host's is visible" in line for line in view.decisions)
 
 
 def test_a_mask_inside_a_masked_directory_is_not_needed() -> None:
@@ -83,6 +83,12 @@ def test_denied_inside_the_baseline_is_masked() -> None:
 def test_denied_above_a_baseline_tree_masks_that_too() -> None:
     view = resolve_filesystem([there("/usr", DENIED)], ["/usr/bin", "/usr/lib"])
     assert steps(view) == [("mask directory", "/usr")]
+
+
+def test_every_name_of_what_is_denied_is_told_whether_it_is_on_the_host_or_not() -> None:
+    linked = there("/bin/tool", DENIED, FILE, canonical="/usr/bin/tool", hops=[("/bin", "usr/bin")])
+    view = resolve_filesystem([linked, missing("/opt/none", DENIED), there("/srv", RO)])
+    assert view.denied == ("/bin/tool", "/opt/none", "/usr/bin/tool")
 
 
 def test_one_path_in_two_lists_gets_the_strictest_access() -> None:

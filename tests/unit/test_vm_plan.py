@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from backends.base import Access, Environment, FilesystemView, Grant, Limits, SandboxRequest, SecretSource
+from backends.base import Environment, FilesystemView, Limits, SandboxRequest, SecretSource
 from backends.errors import BackendUnavailable, ConfigError, MxcError, PolicyRefused
 from backends.frozen import replace
 from backends.qemu.machine import MachineKind
@@ -67,17 +67,6 @@ def test_what_cannot_be_had_is_refused_by_name(
         planned(request_)
     assert [(problem.code, problem.path) for problem in caught.value.problems] == [(code, path)]
     assert not caught.value.retryable
-
-
-def test_what_is_denied_is_not_said_to_be_hidden_where_the_image_may_have_it() -> None:
-    grants = [
-        Grant(path, Access.DENIED, f"/filesystem/deniedPaths/{index}")
-        for index, path in enumerate(("/usr/bin/python3", "/home/ada/.ssh", "/etc/ssl"))
-    ]
-    python, ssl = planned(replace(REQUEST, grants=tuple(grants))).warnings
-    assert python.startswith("/filesystem/deniedPaths/0: '/usr/bin/python3' of the host is not in")
-    assert ssl.startswith("/filesystem/deniedPaths/2: ")
-    assert planned(replace(REQUEST, grants=(grants[1],))).warnings == ()
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
