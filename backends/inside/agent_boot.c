@@ -174,13 +174,13 @@ static void mount_rest(void)
             give_up("link", links[i][1]);
 }
 
-/* To compile a filter takes longer than most programs would run it: where it always allows a call it is not run. */
-static void interpret_filters(void)
+/* What this kernel does not have needs no setting. */
+static void set_kernel(const char *setting, const char *value)
 {
-    int fd = open("/proc/sys/net/core/bpf_jit_enable", O_WRONLY | O_CLOEXEC);
+    int fd = open(setting, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
-        return; /* this kernel has no compiler */
-    (void)!write(fd, "0", 1);
+        return;
+    (void)!write(fd, value, strlen(value));
     close(fd);
 }
 
@@ -228,7 +228,10 @@ int boot(void)
     mount_rest();
     if (identity_show_files() < 0)
         give_up("identity", "files");
-    interpret_filters();
+    /* To compile a filter takes longer than most programs would run it: where it always allows a call it is not run. */
+    set_kernel("/proc/sys/net/core/bpf_jit_enable", "0");
+    /* Every module is here already; the kernel would start a program in vain each time somebody names another. */
+    set_kernel("/proc/sys/kernel/modprobe", "\n");
     raise_loopback();
     static const char name[] = "sandbox";
     if (sethostname(name, sizeof(name) - 1) < 0)

@@ -72,9 +72,10 @@ def _plan(image: str) -> VmPlan:
 async def _measure(plans: dict[str, VmPlan]) -> None:
     for name, plan in plans.items():
         await _show(f"cold boot to agent ready, {name}", COLD_MS, lambda plan=plan: _cold_boot(plan))
+    for name, plan in plans.items():
+        await _show(f"clone of {name}: spawn → sh -c 'echo hi'", 160, lambda plan=plan: _cloned(plan, ECHO))
     plan = plans["python"]
-    await _show("clone: spawn → result of sh -c 'echo hi'", 160, lambda: _cloned(plan, ECHO))
-    await _show("clone: spawn → result of print(1), zygote", 220, lambda: _cloned(plan, PYTHON))
+    await _show("clone of python: spawn → print(1), zygote", 220, lambda: _cloned(plan, PYTHON))
     await _parked(plan)
     await _running(plan)
     await _together(plan)

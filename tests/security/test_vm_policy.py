@@ -114,6 +114,12 @@ def test_more_memory_than_the_machine_has_is_refused() -> None:
     assert (problem.code, problem.path) == ("memory_beyond_machine", "/mxcOps/limits/memoryMib")
 
 
+def test_no_name_of_a_module_starts_a_program_of_the_machines_root() -> None:
+    """A socket of a family that is not there would have the kernel start modprobe."""
+    result = run(Policy(containment="vm"), "cat /proc/sys/kernel/modprobe")
+    assert (result.exit_code, result.stdout) == (0, b"\n")
+
+
 def test_the_steps_of_a_run_are_told_in_order(rw: Path) -> None:
     result = run(Policy(containment="vm", read_write=[rw]), "sleep 0.2; echo out")
     names = [name for name, _ in result.timings]
