@@ -162,7 +162,7 @@ def test_what_cannot_be_started_says_where_it_failed(agent: AgentClient) -> None
 
 
 def test_no_two_have_the_same_random_numbers(agent: AgentClient) -> None:
-    source = "import random, uuid, os; print(random.random(), random.randbytes(8), uuid.uuid4())"
+    source = "import random, uuid, os; print(random.random(), random.randbytes(8).hex(), uuid.uuid4())"
     lines = [python(agent, source).stdout for _ in range(4)]
     assert len({word for line in lines for word in line.split()}) == 12
 
