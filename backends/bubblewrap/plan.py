@@ -6,16 +6,24 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout, ViewEntry
 from backends.bubblewrap.facts import FIX, OWN_LINKS, BubblewrapFacts
-from backends.bubblewrap.identity import Identity, choose_identity
-from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES, HOSTNAME, INSIDE_ID
+from backends.launched.identity import Identity, choose_identity
+from backends.launched.parts import (
+    MASKS,
+    SHELL,
+    PlannedGrant,
+    PlannedGuard,
+    PlannedMask,
+    check_request,
+    grants_as_list,
+    plan_grants,
+    plan_guards,
+    plan_masks,
+)
 from backends.linux.limits import LimitPlan, plan_limits
-from backends.pathnames import within
 from backends.plan_parts import limits_as_list, timeout_as_dict
 
-SHELL = ("/bin/sh", "-c")
-_MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 OVERHEAD_PROCESSES = 2  # bwrap's monitor and our init share the sandbox's control group
 
 
@@ -25,40 +33,6 @@ class PlannedFile:
 
     token: str
     content: str
-
-
-@frozen
-class PlannedGrant:
-    """A host object to bind: found again at launch by `slot`, and verified to be `object` (device, inode).
-
-    `owner` is the (uid, gid) whose files the workload may use as its own, by an idmapped mount; None binds
-    without a mapping.
-    """
-
-    slot: int
-    token: str
-    path: str
-    pointer: str
-    writable: bool
-    object: tuple[int, int]
-    owner: tuple[int, int] | None
-
-
-@frozen
-class PlannedMask:
-    """A denied object, by `slot`, and the path where a mask must be found to cover it."""
-
-    slot: int
-    path: str
-    pointer: str
-
-
-@frozen
-class PlannedGuard:
-    """A path that something stricter covers; without it, the sandbox must not go on."""
-
-    path: str
-    pointer: str
 
 
 @frozen
@@ -107,15 +81,7 @@ class BubblewrapPlan:
             "launcher": {"path": self.launcher, "key": self.launcher_key},
             "options": list(self.options),
             "files": {file.token: file.content for file in self.files if file.content},
-            "grants": [
-                {
-                    "slot": grant.slot,
-                    "path": grant.path,
-                    "access": "readwrite" if grant.writable else "readonly",
-                    "owner": list(grant.owner) if grant.owner else None,
-                }
-                for grant in self.grants
-            ],
+            "grants": grants_as_list(self.grants),
             "guards": [guard.path for guard in self.guards],
             "identity": {"kind": self.identity.kind, "uid": self.identity.uid, "gid": self.identity.gid},
             "argv": list(self.argv),
@@ -138,11 +104,11 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
     Raises `PolicyRefused` for what the facts cannot hold (limits, identity, seccomp profile, cwd) and
     `BackendUnavailable` when the host lacks the uid range that a root launch needs.
     """
-    _check(request, facts)
+    check_request(request, facts.seccomp)
     identity = choose_identity(request, facts.caller, facts.uid_range)
     limits = plan_limits(request.limits, facts.cgroups, OVERHEAD_PROCESSES)
-    grants = tuple(_grants(view.entries, identity))
-    masks = [entry for entry in view.entries if entry.effect in _MASKS]
+    grants = tuple(plan_grants(view.entries, identity))
+    masks = [entry for entry in view.entries if entry.effect in MASKS]
     files = [PlannedFile(f"@file:{path}", content) for path, content in ETC_FILES.items()]
     files += [PlannedFile(f"@mask:{entry.path}", "") for entry in masks if entry.effect is Effect.MASK_FILE]
     options = (
@@ -160,8 +126,8 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         options=options,
         files=tuple(files),
         grants=grants,
-        masks=tuple(PlannedMask(m.slot, m.path, m.pointer) for m in masks if m.slot is not None),
-        guards=tuple(_guards(view.entries)),
+        masks=tuple(plan_masks(view.entries)),
+        guards=tuple(plan_guards(view.entries)),
         identity=identity,
         argv=request.args if request.args else (*SHELL, request.shell or ""),
         cwd=request.cwd or "/",
@@ -181,28 +147,6 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         warnings=(*view.warnings, *limits.warnings, *_landlock_warning(facts)),
         pointers=request.pointers,
     )
-
-
-def _check(request: SandboxRequest, facts: BubblewrapFacts) -> None:
-    cwd = request.cwd or "/"
-    if not cwd.startswith("/"):
-        raise PolicyRefused(
-            Problem(
-                "relative_cwd",
-                request.pointers.get("cwd", "/process/cwd"),
-                f"the working directory {cwd!r} is not absolute",
-                expected="an absolute path inside the sandbox",
-            )
-        )
-    if facts.seccomp is not None and request.seccomp not in facts.seccomp:
-        raise PolicyRefused(
-            Problem(
-                "unknown_seccomp_profile",
-                request.pointers.get("seccomp", "/mxcOps/seccomp"),
-                f"no seccomp profile is called {request.seccomp!r}",
-                expected=", ".join(facts.seccomp),
-            )
-        )
 
 
 def _isolation() -> tuple[str, ...]:
@@ -236,32 +180,6 @@ def _private(tmp_bytes: int) -> tuple[str, ...]:
     )
 
 
-def _grants(entries: Iterable[ViewEntry], identity: Identity) -> Iterator[PlannedGrant]:
-    for index, entry in enumerate(entries):
-        if entry.effect in (Effect.BIND_READ_ONLY, Effect.BIND_READ_WRITE):
-            assert entry.slot is not None  # the resolver binds only objects that were opened
-            yield PlannedGrant(
-                slot=entry.slot,
-                token=f"@grant:{index}",
-                path=entry.path,
-                pointer=entry.pointer,
-                writable=entry.effect is Effect.BIND_READ_WRITE,
-                object=entry.object,
-                owner=entry.owner if identity.maps_owners else None,
-            )
-
-
-def _guards(entries: Iterable[ViewEntry]) -> Iterator[PlannedGuard]:
-    """Masks, and what is read-only below something read-write: the host can replace the names under them."""
-    writable: list[str] = []
-    for entry in entries:
-        if entry.effect is Effect.BIND_READ_WRITE:
-            writable.append(entry.path)
-        nested = any(within(entry.path, tree) for tree in writable)
-        if entry.effect in _MASKS or (entry.effect is Effect.BIND_READ_ONLY and nested):
-            yield PlannedGuard(entry.path, entry.pointer)
-
-
 def _policy(
     entries: Iterable[ViewEntry], grants: Iterable[PlannedGrant], identity: Identity
 ) -> Iterator[str]:
@@ -290,7 +208,7 @@ def _enforced(
     view: FilesystemView, facts: BubblewrapFacts, identity: Identity, request: SandboxRequest
 ) -> Iterator[tuple[str, str]]:
     yield "filesystem", "mount namespace" + (" and Landlock" if facts.landlock_abi else "")
-    if any(entry.effect in _MASKS for entry in view.entries):
+    if any(entry.effect in MASKS for entry in view.entries):
         yield "filesystem.deniedPaths", "read-only masks without permissions, watched"
     if any(entry.effect is Effect.BIND_READ_WRITE for entry in view.entries):
         size = request.limits.file_size_mib

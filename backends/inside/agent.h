@@ -162,7 +162,6 @@ struct outcome unpack(const struct request *request); /* agent_unpack.c */
 struct outcome pack(const struct request *request); /* agent_pack.c */
 struct outcome mount_it(const struct request *request); /* agent_mount.c */
 struct outcome hide_them(const struct request *request); /* agent_hide.c */
-int bind_object(int source, int place, unsigned long flags); /* of mount(2); -1 with errno */
 
 /* agent_child.c: in the child. */
 void child_prepare(void); /* in the agent itself, once */

@@ -1,194 +1,22 @@
-/* A HIDE: the objects that names lead to are covered, each of them under all of its names. */
+/* A HIDE: what the names lead to in the guest. */
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
-
-/* A file with several names, `hidden` of which are known to be out of sight. */
-struct linked {
-    struct stat status;
-    nlink_t hidden;
-};
-
-static struct linked *all_linked;
-static size_t linked_count;
-static int cover = -1; /* an empty file that nobody may read */
-static struct stat cover_status;
-
-static int is_same(const struct stat *one, const struct stat *other)
-{
-    return one->st_dev == other->st_dev && one->st_ino == other->st_ino;
-}
-
-static struct linked *linked_find(const struct stat *status)
-{
-    for (size_t i = 0; i < linked_count; i++)
-        if (is_same(&all_linked[i].status, status))
-            return &all_linked[i];
-    return NULL;
-}
-
-static int may_have_names(const struct stat *status)
-{
-    return !S_ISDIR(status->st_mode) && !S_ISLNK(status->st_mode) && status->st_nlink > 1;
-}
-
-/* One more of its names is out of sight. */
-static int count_name(const struct stat *status)
-{
-    struct linked *known = linked_find(status);
-    if (!known) {
-        struct linked *more = realloc(all_linked, (linked_count + 1) * sizeof(*more));
-        if (!more)
-            return -1;
-        all_linked = more;
-        known = &more[linked_count++];
-        *known = (struct linked){*status, 0};
-    }
-    known->hidden++;
-    return 0;
-}
-
-static int cover_file(int place)
-{
-    return bind_object(cover, place, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC);
-}
-
-/* Nothing to see and nothing to add, but a way to what is mounted in it later. */
-static int cover_folder(int place)
-{
-    char path[32];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", place);
-    return mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0111");
-}
-
-static int note_hidden(int folder, const char *name, const struct stat *status)
-{
-    (void)folder;
-    (void)name;
-    return count_name(status);
-}
-
-static int hide_if_known(int folder, const char *name, const struct stat *status)
-{
-    struct linked *known = linked_find(status);
-    if (!known)
-        return 0;
-    int place = openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    int done = place < 0 ? -1 : cover_file(place);
-    if (place >= 0)
-        close(place);
-    known->hidden++;
-    return done;
-}
-
-/* Every file with several names in the folder and below it, on the same file system. Takes `fd` over. */
-static int walk(int fd, dev_t device, int (*visit)(int folder, const char *name, const struct stat *status))
-{
-    DIR *folder = fd < 0 ? NULL : fdopendir(fd);
-    int done = folder ? 0 : -1;
-    errno = 0;
-    for (struct dirent *entry; done == 0 && (entry = readdir(folder)); errno = 0) {
-        struct stat status;
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        if (fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-            done = errno == ENOENT ? 0 : -1;
-        else if (S_ISDIR(status.st_mode) && status.st_dev == device)
-            done = walk(openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), device, visit);
-        else if (may_have_names(&status))
-            done = visit(fd, entry->d_name, &status);
-    }
-    if (done == 0 && errno != 0)
-        done = -1;
-    int error = errno;
-    if (folder)
-        closedir(folder);
-    errno = error;
-    return done;
-}
-
-/* As the guest's programs would find it. -1 with errno 0: nobody finds anything. */
-static int look_up(const char *name)
-{
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
-    int place = (int)syscall(SYS_openat2, AT_FDCWD, name, &how, sizeof(how));
-    if (place < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG))
-        errno = 0;
-    return place;
-}
-
-static int hide(int place)
-{
-    struct stat status;
-    if (fstat(place, &status) < 0)
-        return -1;
-    if (is_same(&status, &cover_status))
-        return 0;
-    if (!S_ISDIR(status.st_mode))
-        return may_have_names(&status) && count_name(&status) < 0 ? -1 : cover_file(place);
-    if (walk(openat(place, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), status.st_dev, note_hidden) < 0)
-        return -1;
-    return cover_folder(place);
-}
-
-static int is_anything_left(void)
-{
-    for (size_t i = 0; i < linked_count; i++)
-        if (all_linked[i].hidden < all_linked[i].status.st_nlink)
-            return 1;
-    return 0;
-}
-
-/* Names of hidden files where nobody has asked for it. One that cannot be found must not be left to see. */
-static struct outcome hide_other_names(void)
-{
-    struct stat top;
-    if (!is_anything_left())
-        return SUCCESS;
-    int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (root < 0 || fstat(root, &top) < 0 || walk(root, top.st_dev, hide_if_known) < 0)
-        return failed(AGENT_STEP_HIDE, "/");
-    errno = EMLINK;
-    return is_anything_left() ? failed(AGENT_STEP_HIDE, "/") : SUCCESS;
-}
-
-static struct outcome hide_all(const struct request *request)
-{
-    for (uint32_t i = 0; i < request->count[AGENT_TAG_HIDDEN]; i++) {
-        const char *name = request->hidden[i];
-        errno = EINVAL;
-        if (*name != '/')
-            return failed(AGENT_STEP_HIDE, name);
-        int place = look_up(name);
-        if (place < 0 && errno != 0)
-            return failed(AGENT_STEP_HIDE, name);
-        if (place < 0)
-            continue;
-        if (hide(place) < 0)
-            return failed(AGENT_STEP_HIDE, name);
-        close(place);
-    }
-    return hide_other_names();
-}
+#include "hide.h"
 
 struct outcome hide_them(const struct request *request)
 {
     static const char place[] = "/run/denied";
-    cover = open(place, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0); /* what has no name cannot be bound */
-    if (cover < 0 || fstat(cover, &cover_status) < 0)
+    uint32_t failing = 0, count = request->count[AGENT_TAG_HIDDEN];
+    struct hiding hiding = {open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), -1, 0};
+    hiding.cover = open(place, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0); /* what has no name cannot be bound */
+    if (hiding.root < 0 || hiding.cover < 0)
         return failed(AGENT_STEP_HIDE, place);
-    struct outcome outcome = hide_all(request);
+    struct outcome outcome = SUCCESS;
+    if (hide_names(&hiding, request->hidden, count, &failing) < 0)
+        outcome = failed(AGENT_STEP_HIDE, failing < count ? request->hidden[failing] : "/");
     unlinkat(AT_FDCWD, place, 0);
     return outcome;
 }

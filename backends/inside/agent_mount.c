@@ -8,12 +8,11 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
 #include "agent_below.h"
-#include "mount_numbers.h"
+#include "hide.h"
 
 enum { MAX_PATH = 4096 };
 
@@ -49,23 +48,6 @@ static int open_place(const char *target, int is_file)
     if (made < 0 && (parent < 0 || errno != EEXIST))
         return -1;
     return open_below(base, path, O_PATH);
-}
-
-/* A copy of the mount with its flags, before anybody sees it at its place. The flags of the two calls are equal. */
-int bind_object(int source, int place, unsigned long flags)
-{
-    struct {
-        uint64_t set, clear, propagation, userns_fd;
-    } attributes = {flags, 0, 0, 0};
-    int tree = (int)syscall(SYS_open_tree, source, "", AT_EMPTY_PATH | TREE_CLONE | (unsigned int)O_CLOEXEC);
-    int done = tree < 0 ? -1 : (int)syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof(attributes));
-    if (done == 0)
-        done = (int)syscall(SYS_move_mount, tree, "", place, "", MOVE_FROM_EMPTY_PATH | MOVE_TO_EMPTY_PATH);
-    int error = errno;
-    if (tree >= 0)
-        close(tree);
-    errno = error;
-    return done;
 }
 
 /* What a clone's disk holds is not what its template has read of it. */

@@ -187,9 +187,13 @@ static int watch(struct init *init)
 int run_inside(struct spec *spec)
 {
     struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* bubblewrap, which is on the host, waits for us */
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* what is on the host waits for us */
     errno = ECHILD;
-    struct failure failure = getpid() == 1 ? set_guards(spec, &init.guards) : FAILED(STEP_NOT_INIT, 0);
+    struct failure failure = getpid() == 1 ? NO_FAILURE : FAILED(STEP_NOT_INIT, 0);
+    if (!failure.step && spec->count[TAG_USER])
+        failure = drop_identity(spec->uid, spec->gid);
+    if (!failure.step)
+        failure = set_guards(spec, &init.guards);
     if (!failure.step)
         failure = check_masks(spec);
     if (!failure.step)

@@ -27,6 +27,16 @@ struct failure keep_descriptors(int *keep, size_t count, unsigned int close_rang
 /* stage.c: a private mount namespace with the granted objects at STAGE/0, STAGE/1, … */
 struct failure build_stage(struct spec *spec);
 
+/* A user namespace with these ids, as a descriptor; -1 with errno. */
+int make_id_maps(const struct wire_ids *ids, uint32_t count);
+int map_mount(const char *place, int users); /* the ids of a mount, from now on; -1 with errno */
+
+/* stage_root.c: a container's root, at STAGE/root */
+struct failure build_root(const struct spec *spec, int stage);
+
+/* identity.c: another user, without capabilities and groups */
+struct failure drop_identity(uid_t uid, gid_t gid);
+
 /* outside.c: becomes the sandbox program; returns only on failure. */
 struct failure run_outside(struct spec *spec);
 

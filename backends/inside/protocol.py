@@ -11,9 +11,6 @@ command line and no environment. The control socket is a ``SOCK_SEQPACKET`` pair
 
 from __future__ import annotations
 
-import fcntl
-import os
-import struct
 from enum import IntEnum
 
 from backends.frozen import frozen
@@ -26,49 +23,6 @@ MESSAGE_BYTES = 40
 EXIT_SETUP_FAILED = 125
 EXIT_CANNOT_EXECUTE = 126
 EXIT_NOT_FOUND = 127
-
-_MODE_OUTSIDE = 1
-_MODE_INSIDE = 2
-
-_TAG_PARENT = 1
-_TAG_CONTROL = 2
-_TAG_CGROUP = 3
-_TAG_STAGE = 4
-_TAG_MOUNT = 5
-_TAG_IDENTITY = 6
-_TAG_KEEP = 7
-_TAG_ARG = 8
-_TAG_ENV = 9
-_TAG_HOLD = 16
-_TAG_STDERR = 17
-_TAG_TTY = 18
-_TAG_UMASK = 19
-_TAG_CWD = 20
-_TAG_RLIMIT = 21
-_TAG_LANDLOCK = 22
-_TAG_LANDLOCK_PATH = 23
-_TAG_SECCOMP = 24
-_TAG_MASK = 25
-_TAG_CALLER = 26
-_TAG_GUARD = 27
-_TAG_GIVE = 28
-
-_MOUNT_READ_ONLY = 1
-_MOUNT_IDMAPPED = 2
-
-_KIND_STARTED = 1
-_KIND_FAILED = 2
-_KIND_ENDED = 3
-_KIND_SIGNAL = 16
-
-_HEADER = struct.Struct("<IIII")
-_RECORD = struct.Struct("<II")
-_U32 = struct.Struct("<I")
-_MOUNT = struct.Struct("<IIQQIIIII")
-_RLIMIT = struct.Struct("<IQQ")
-_LANDLOCK = struct.Struct("<IQQQ")
-_LANDLOCK_PATH = struct.Struct("<QI")
-_MESSAGE = struct.Struct("<IiiIQQQ")
 
 
 class Step(IntEnum):
@@ -90,6 +44,11 @@ class Step(IntEnum):
     IDENTITY = 14
     DESCRIPTORS = 15
     EXEC_SANDBOX = 16
+    ROOT_IMAGE = 17
+    ROOT_MEMORY = 18
+    ROOT_OVERLAY = 19
+    ROOT_ENTRY = 20
+    HIDE = 21
     NOT_INIT = 32
     FORK = 33
     SESSION = 34
@@ -134,6 +93,45 @@ class StageMount:
 
 
 @frozen
+class ContainerIds:
+    """What is `inside` in a container, as user and as group, is `uid` and `gid` on the host."""
+
+    inside: int
+    uid: int
+    gid: int
+
+
+@frozen
+class StageEntry:
+    """Something made in the stage: `mode` tells, as of ``stat``, a directory, a file or a symbolic link.
+
+    `path` is relative to the stage. `content` is a file's, or what a link leads to. What the image has under
+    that name is replaced, unless both are directories; what is missing above it is made.
+    """
+
+    path: str
+    mode: int
+    content: str = ""
+
+
+@frozen
+class StageRoot:
+    """A container's root, at ``STAGE/root``: an image below, memory above it, gone with its last process.
+
+    `image` is an inherited descriptor of an erofs file. What is written takes at most `size_bytes`. `root`
+    and `workload` are the ids of both layers. `hidden` are names of which the container sees nothing; then
+    the `entries` are made. Control groups are out of sight of what is started.
+    """
+
+    image: int
+    size_bytes: int
+    root: ContainerIds
+    workload: ContainerIds
+    hidden: tuple[str, ...] = ()
+    entries: tuple[StageEntry, ...] = ()
+
+
+@frozen
 class OutsideSpec:
     """What the launcher does on the host before it becomes `argv` (``argv[0]`` is an absolute path).
 
@@ -148,6 +146,7 @@ class OutsideSpec:
     argv: tuple[str | bytes, ...]
     cgroups: tuple[int, ...] = ()
     stage: str = ""
+    root: StageRoot | None = None
     mounts: tuple[StageMount, ...] = ()
     identity: tuple[int, int] | None = None
     keep: tuple[int, ...] = ()
@@ -181,13 +180,15 @@ class LandlockRules:
 class InsideSpec:
     """What process 1 of the sandbox starts, and under which last restrictions.
 
-    `caller` is a pidfd: when that process ends, so does the sandbox. `hold` are descriptors kept open until
-    then and never seen by the workload; `give` are handed to it under the same numbers. `stderr` becomes its
-    descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal. `rlimits` are
-    (resource, soft, hard); `seccomp` is a BPF program. ``argv[0]`` without a slash is looked up in the PATH
-    of `env`, whose entries are (name, value), given exactly as they are. `masks` are (O_PATH descriptor,
-    path) of every denied object: unless that is what is masked at the path, the workload is not started.
-    `guards` are paths whose covering mounts must stay: when one goes, the sandbox ends.
+    `caller` is a pidfd: when that process ends, so does the sandbox. `user` (uid, gid, as they are inside) is
+    whom process 1 becomes first of all, and with it the workload; None: they are whom it was started as.
+    `hold` are descriptors kept open until the end and never seen by the workload; `give` are handed to it
+    under the same numbers. `stderr` becomes its descriptor 2 (None: 2 as it is). With `tty`, descriptor 0
+    becomes its controlling terminal. `rlimits` are (resource, soft, hard); `seccomp` is a BPF program.
+    ``argv[0]`` without a slash is looked up in the PATH of `env`, whose entries are (name, value), given
+    exactly as they are. `masks` are (O_PATH descriptor, path) of every denied object: unless that is what is
+    masked at the path, the workload is not started. `guards` are paths whose covering mounts must stay: when
+    one goes, the sandbox ends.
     """
 
     control: int
@@ -205,6 +206,7 @@ class InsideSpec:
     seccomp: bytes = b""
     masks: tuple[tuple[int, str], ...] = ()
     guards: tuple[str, ...] = ()
+    user: tuple[int, int] | None = None
 
 
 @frozen
@@ -234,127 +236,3 @@ class EndedMessage:
 
 
 Message = Started | Failed | EndedMessage
-
-
-def encode(spec: OutsideSpec | InsideSpec) -> bytes:
-    """The spec as the launcher reads it.
-
-    Raises ValueError for a string with NUL and for a spec over 8 MiB.
-    """
-    outside = isinstance(spec, OutsideSpec)
-    body = b"".join(_outside_records(spec) if outside else _inside_records(spec))
-    size = _HEADER.size + len(body)
-    if size > MAX_SPEC_BYTES:
-        raise ValueError(
-            f"command and environment take {size} bytes; at most {MAX_SPEC_BYTES} can be handed over"
-        )
-    return _HEADER.pack(MAGIC, VERSION, _MODE_OUTSIDE if outside else _MODE_INSIDE, size) + body
-
-
-def spec_memfd(encoded: bytes) -> int:
-    """A sealed, close-on-exec memfd with the spec, positioned at its start. The caller closes it."""
-    fd = os.memfd_create("spec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        rest = memoryview(encoded)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def decode_message(data: bytes) -> Message:
-    """One message of the launcher. Raises ValueError when it is not one."""
-    if len(data) != MESSAGE_BYTES:
-        raise ValueError(f"a launcher message has {MESSAGE_BYTES} bytes, this one has {len(data)}")
-    kind, value, errno, index, user_us, system_us, max_rss_kib = _MESSAGE.unpack(data)
-    if kind == _KIND_STARTED:
-        return Started(index)
-    if kind == _KIND_FAILED:
-        return Failed(Step(value), errno, index)
-    if kind == _KIND_ENDED:
-        return EndedMessage(value, user_us, system_us, max_rss_kib)
-    raise ValueError(f"unknown launcher message {kind}")
-
-
-def signal_message(number: int) -> bytes:
-    """Ask process 1 of the sandbox to send a signal to every other process in it."""
-    return _MESSAGE.pack(_KIND_SIGNAL, number, 0, 0, 0, 0, 0)
-
-
-def _outside_records(spec: OutsideSpec) -> list[bytes]:
-    records = [_number(_TAG_PARENT, spec.parent_pid), _number(_TAG_CONTROL, spec.control)]
-    records += [_number(_TAG_CGROUP, fd) for fd in spec.cgroups]
-    if spec.stage:
-        records.append(_text(_TAG_STAGE, spec.stage))
-    records += [_record(_TAG_MOUNT, _mount(mount)) for mount in spec.mounts]
-    if spec.identity is not None:
-        records.append(_record(_TAG_IDENTITY, _U32.pack(spec.identity[0]) + _U32.pack(spec.identity[1])))
-    records += [_number(_TAG_KEEP, fd) for fd in spec.keep]
-    records += [_text(_TAG_ARG, argument) for argument in spec.argv]
-    return records
-
-
-def _inside_records(spec: InsideSpec) -> list[bytes]:
-    records = [_number(_TAG_CONTROL, spec.control)]
-    records += [_number(_TAG_HOLD, fd) for fd in spec.hold]
-    records += [_number(_TAG_GIVE, fd) for fd in spec.give]
-    if spec.stderr is not None:
-        records.append(_number(_TAG_STDERR, spec.stderr))
-    if spec.caller is not None:
-        records.append(_number(_TAG_CALLER, spec.caller))
-    if spec.tty:
-        records.append(_record(_TAG_TTY, b""))
-    records += [_number(_TAG_UMASK, spec.umask), _text(_TAG_CWD, spec.cwd)]
-    records += [_record(_TAG_RLIMIT, _RLIMIT.pack(*limit)) for limit in spec.rlimits]
-    if spec.landlock is not None:
-        rules = spec.landlock
-        head = _LANDLOCK.pack(rules.minimum_abi, rules.handled_fs, rules.handled_net, rules.scoped)
-        records.append(_record(_TAG_LANDLOCK, head))
-        records += [_landlock_path(path) for path in rules.paths]
-    if spec.seccomp:
-        records.append(_record(_TAG_SECCOMP, spec.seccomp))
-    records += [_text(_TAG_GUARD, path) for path in spec.guards]
-    records += [_record(_TAG_MASK, _U32.pack(fd) + _terminated(path)) for fd, path in spec.masks]
-    records += [_text(_TAG_ARG, argument) for argument in spec.argv]
-    records += [_text(_TAG_ENV, f"{name}={value}") for name, value in spec.env]
-    return records
-
-
-def _mount(mount: StageMount) -> bytes:
-    flags = _MOUNT_READ_ONLY if mount.read_only else 0
-    ids = mount.id_map
-    if ids is None:
-        owners = (0, 0, 0, 0)
-    else:
-        flags |= _MOUNT_IDMAPPED
-        owners = (ids.owner_uid, ids.owner_gid, ids.sandbox_uid, ids.sandbox_gid)
-    return _MOUNT.pack(mount.fd, mount.file_type, mount.device, mount.inode, flags, *owners)
-
-
-def _landlock_path(path: LandlockPath) -> bytes:
-    head = _LANDLOCK_PATH.pack(path.access, path.optional)
-    return _record(_TAG_LANDLOCK_PATH, head + _terminated(path.path))
-
-
-def _record(tag: int, payload: bytes) -> bytes:
-    return _RECORD.pack(tag, len(payload)) + payload
-
-
-def _number(tag: int, value: int) -> bytes:
-    return _record(tag, _U32.pack(value))
-
-
-def _text(tag: int, text: str | bytes) -> bytes:
-    return _record(tag, _terminated(text))
-
-
-def _terminated(text: str | bytes) -> bytes:
-    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-    if b"\0" in raw:
-        raise ValueError("a string for the launcher holds a NUL character")
-    return raw + b"\0"

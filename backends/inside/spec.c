@@ -28,6 +28,10 @@ static const struct rule {
     [TAG_KEEP] = {IN_OUTSIDE, SHAPE_FIXED, 4, MAX_KEEP, 0},
     [TAG_ARG] = {IN_BOTH, SHAPE_TEXT, 0, UINT32_MAX, 1},
     [TAG_ENV] = {IN_INSIDE, SHAPE_TEXT, 0, UINT32_MAX, 0},
+    [TAG_ROOT] = {IN_OUTSIDE, SHAPE_FIXED, sizeof(struct wire_root), 1, 0},
+    [TAG_ENTRY] = {IN_OUTSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_entry), MAX_ENTRIES, 0},
+    [TAG_CONTENT] = {IN_OUTSIDE, SHAPE_TEXT, 0, MAX_ENTRIES, 0},
+    [TAG_HIDDEN] = {IN_OUTSIDE, SHAPE_TEXT, 0, MAX_ENTRIES, 0},
     [TAG_HOLD] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_HOLD, 0},
     [TAG_GIVE] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_GIVE, 0},
     [TAG_STDERR] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 0},
@@ -41,6 +45,7 @@ static const struct rule {
     [TAG_CALLER] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 0},
     [TAG_MASK] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_mask), MAX_MASKS, 0},
     [TAG_GUARD] = {IN_INSIDE, SHAPE_TEXT, 0, MAX_GUARDS, 0},
+    [TAG_USER] = {IN_INSIDE, SHAPE_FIXED, 8, 1, 0},
 };
 
 enum { MAX_FILTER = 4096 * 8 };
@@ -124,7 +129,11 @@ static int count_records(struct spec *spec)
     for (int tag = 0; tag < TAG_COUNT; tag++)
         if ((RULES[tag].modes & spec->mode) && spec->count[tag] < RULES[tag].at_least)
             return EINVAL;
-    if (spec->count[TAG_MOUNT] && !spec->count[TAG_STAGE])
+    if ((spec->count[TAG_MOUNT] || spec->count[TAG_ROOT]) && !spec->count[TAG_STAGE])
+        return EINVAL;
+    if (spec->count[TAG_ENTRY] != spec->count[TAG_CONTENT])
+        return EINVAL;
+    if ((spec->count[TAG_ENTRY] || spec->count[TAG_HIDDEN]) && !spec->count[TAG_ROOT])
         return EINVAL;
     return spec->count[TAG_LANDLOCK_PATH] && !spec->count[TAG_LANDLOCK] ? EINVAL : 0;
 }
@@ -137,7 +146,12 @@ static int allocate(struct spec *spec)
     spec->rules = calloc((size_t)spec->count[TAG_LANDLOCK_PATH] + 1, sizeof(*spec->rules));
     spec->masks = calloc((size_t)spec->count[TAG_MASK] + 1, sizeof(*spec->masks));
     spec->guards = calloc((size_t)spec->count[TAG_GUARD] + 1, sizeof(char *));
-    return spec->argv && spec->env && spec->mounts && spec->rules && spec->masks && spec->guards ? 0 : ENOMEM;
+    spec->entries = calloc((size_t)spec->count[TAG_ENTRY] + 1, sizeof(*spec->entries));
+    spec->hidden = calloc((size_t)spec->count[TAG_HIDDEN] + 1, sizeof(char *));
+    return spec->argv && spec->env && spec->mounts && spec->rules && spec->masks && spec->guards && spec->entries &&
+                   spec->hidden
+               ? 0
+               : ENOMEM;
 }
 
 static uint32_t read_u32(const char *payload)
@@ -175,6 +189,19 @@ static int take_outside(struct spec *spec, uint32_t tag, uint32_t index, char *p
         return 0;
     case TAG_KEEP:
         return read_fd(payload, &spec->keep[index]);
+    case TAG_ROOT:
+        memcpy(&spec->root, payload, sizeof(spec->root));
+        return spec->root.image > INT_MAX ? EBADF : 0;
+    case TAG_ENTRY:
+        spec->entries[index].mode = read_u32(payload);
+        spec->entries[index].path = payload + sizeof(struct wire_entry);
+        return 0;
+    case TAG_CONTENT:
+        spec->entries[index].content = payload;
+        return 0;
+    case TAG_HIDDEN:
+        spec->hidden[index] = payload;
+        return 0;
     default:
         return 0;
     }
@@ -198,6 +225,10 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         return read_fd(payload, &spec->stderr_fd);
     case TAG_CALLER:
         return read_fd(payload, &spec->caller);
+    case TAG_USER:
+        spec->uid = read_u32(payload);
+        spec->gid = read_u32(payload + 4);
+        return 0;
     case TAG_UMASK:
         spec->umask = read_u32(payload) & 0777;
         return 0;
@@ -287,10 +318,14 @@ void spec_wipe(struct spec *spec)
     free(spec->rules);
     free(spec->masks);
     free(spec->guards);
+    free(spec->entries);
+    free(spec->hidden);
     spec->buffer = NULL;
     spec->argv = spec->env = NULL;
     spec->mounts = NULL;
     spec->rules = NULL;
     spec->masks = NULL;
     spec->guards = NULL;
+    spec->entries = NULL;
+    spec->hidden = NULL;
 }

@@ -8,7 +8,7 @@
 #include "wire.h"
 
 enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_GIVE = 64, MAX_RLIMITS = 16 };
-enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192 };
+enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192, MAX_ENTRIES = 8192 };
 
 struct landlock_path {
     uint64_t access;
@@ -20,6 +20,12 @@ struct landlock_path {
 struct mask {
     int fd;
     char *path;
+};
+
+/* Made in the stage: a file with its content, a link with its target, a folder. */
+struct stage_entry {
+    mode_t mode;
+    char *path, *content;
 };
 
 struct spec {
@@ -38,6 +44,9 @@ struct spec {
     uid_t uid;
     gid_t gid;
     int keep[MAX_KEEP];
+    struct wire_root root;
+    struct stage_entry *entries;
+    char **hidden;
 
     int hold[MAX_HOLD];
     int give[MAX_GIVE];

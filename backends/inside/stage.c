@@ -30,11 +30,15 @@ static int set_attributes(int tree, uint64_t set, uint64_t propagation, int user
                         sizeof(attributes));
 }
 
-static int write_map(pid_t pid, const char *name, uint32_t from, uint32_t to)
+/* One line for each of the ids; `groups`: those of groups. */
+static int write_map(pid_t pid, const char *name, const struct wire_ids *ids, uint32_t count, int groups)
 {
-    char path[64], map[64];
+    char path[64], map[128] = "";
+    int length = 0;
     snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-    int length = snprintf(map, sizeof(map), "%u %u 1\n", from, to);
+    for (uint32_t i = 0; i < count; i++)
+        length += snprintf(map + length, sizeof(map) - (size_t)length, "%u %u 1\n",
+                           groups ? ids[i].inside_gid : ids[i].inside_uid, groups ? ids[i].host_gid : ids[i].host_uid);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return -1;
@@ -45,19 +49,17 @@ static int write_map(pid_t pid, const char *name, uint32_t from, uint32_t to)
     return written == length ? 0 : -1;
 }
 
-static int open_mapped_namespace(pid_t pid, const struct wire_mount *mount)
+static int open_mapped_namespace(pid_t pid, const struct wire_ids *ids, uint32_t count)
 {
     char path[64];
     snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
-    if (write_map(pid, "uid_map", mount->owner_uid, mount->sandbox_uid) < 0)
-        return -1;
-    if (write_map(pid, "gid_map", mount->owner_gid, mount->sandbox_gid) < 0)
+    if (write_map(pid, "uid_map", ids, count, 0) < 0 || write_map(pid, "gid_map", ids, count, 1) < 0)
         return -1;
     return open(path, O_RDONLY | O_CLOEXEC);
 }
 
 /* A user namespace exists only through a process: one is born into it, and ends when the maps are written. */
-static int make_id_map(const struct wire_mount *mount)
+int make_id_maps(const struct wire_ids *ids, uint32_t count)
 {
     pid_t launcher = getpid(), pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
     if (pid < 0)
@@ -69,7 +71,7 @@ static int make_id_map(const struct wire_mount *mount)
         for (;;)
             pause();
     }
-    int fd = open_mapped_namespace(pid, mount);
+    int fd = open_mapped_namespace(pid, ids, count);
     int saved = errno;
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
@@ -90,7 +92,23 @@ static int id_map_for(const struct spec *spec, uint32_t index, int *namespaces)
     for (uint32_t earlier = 0; earlier < index; earlier++)
         if (same_map(&spec->mounts[index], &spec->mounts[earlier]))
             return namespaces[index] = namespaces[earlier];
-    return namespaces[index] = make_id_map(&spec->mounts[index]);
+    const struct wire_mount *mount = &spec->mounts[index];
+    struct wire_ids ids = {mount->owner_uid, mount->owner_gid, mount->sandbox_uid, mount->sandbox_gid};
+    return namespaces[index] = make_id_maps(&ids, 1);
+}
+
+/* A mount's ids can be set before anybody sees it: so a copy of it is put on top. */
+int map_mount(const char *place, int users)
+{
+    int tree = (int)syscall(SYS_open_tree, AT_FDCWD, place, TREE_CLONE | TREE_CLOEXEC);
+    int done = tree < 0 ? -1 : set_attributes(tree, ATTR_IDMAP, MS_PRIVATE, users);
+    if (done == 0)
+        done = (int)syscall(SYS_move_mount, tree, "", AT_FDCWD, place, MOVE_FROM_EMPTY_PATH);
+    int error = errno;
+    if (tree >= 0)
+        close(tree);
+    errno = error;
+    return done;
 }
 
 static int is_what_was_checked(const struct wire_mount *mount)
@@ -129,7 +147,8 @@ static struct failure enter_stage(const struct spec *spec, int *stage)
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         return FAILED(STEP_STAGE_NAMESPACE, 0);
     char options[64];
-    snprintf(options, sizeof(options), "mode=0755,size=1m,nr_inodes=%u", spec->count[TAG_MOUNT] + 8);
+    snprintf(options, sizeof(options), "mode=0755,size=8m,nr_inodes=%u",
+             spec->count[TAG_MOUNT] + 4 * spec->count[TAG_ENTRY] + 16);
     if (mount("stage", spec->stage, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
         return FAILED(STEP_STAGE_TMPFS, 0);
     *stage = open(spec->stage, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -163,6 +182,8 @@ struct failure build_stage(struct spec *spec)
         failure = clone_tree(spec, index, trees, namespaces);
     if (!failure.step)
         failure = enter_stage(spec, &stage);
+    if (!failure.step && spec->count[TAG_ROOT])
+        failure = build_root(spec, stage);
     for (uint32_t index = 0; !failure.step && index < count; index++)
         failure = place_tree(&spec->mounts[index], index, trees[index], stage);
     free(trees);

@@ -20,6 +20,10 @@ enum wire_tag {
     TAG_KEEP = 7,
     TAG_ARG = 8,
     TAG_ENV = 9,
+    TAG_ROOT = 10,
+    TAG_ENTRY = 11,
+    TAG_CONTENT = 12,
+    TAG_HIDDEN = 13,
     TAG_HOLD = 16,
     TAG_STDERR = 17,
     TAG_TTY = 18,
@@ -33,6 +37,7 @@ enum wire_tag {
     TAG_CALLER = 26,
     TAG_GUARD = 27,
     TAG_GIVE = 28,
+    TAG_USER = 29,
     TAG_COUNT
 };
 
@@ -53,6 +58,11 @@ enum wire_step {
     STEP_IDENTITY = 14,
     STEP_DESCRIPTORS = 15,
     STEP_EXEC_SANDBOX = 16,
+    STEP_ROOT_IMAGE = 17,
+    STEP_ROOT_MEMORY = 18,
+    STEP_ROOT_OVERLAY = 19,
+    STEP_ROOT_ENTRY = 20,
+    STEP_HIDE = 21,
     STEP_NOT_INIT = 32,
     STEP_FORK = 33,
     STEP_SESSION = 34,
@@ -88,6 +98,22 @@ struct wire_mount {
     uint32_t fd, file_type;
     uint64_t device, inode;
     uint32_t flags, owner_uid, owner_gid, sandbox_uid, sandbox_gid;
+} __attribute__((packed));
+
+/* What is `inside_*` in a container, or on its image's disk, is `host_*` on the host. */
+struct wire_ids {
+    uint32_t inside_uid, inside_gid, host_uid, host_gid;
+} __attribute__((packed));
+
+/* The container's root comes first, its workload second. */
+struct wire_root {
+    uint32_t image;
+    uint64_t size;
+    struct wire_ids ids[2];
+} __attribute__((packed));
+
+struct wire_entry {
+    uint32_t mode;
 } __attribute__((packed));
 
 struct wire_rlimit {

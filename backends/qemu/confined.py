@@ -13,19 +13,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from backends import process
-from backends.bubblewrap.identity import Identity
 from backends.errors import LaunchFailed, Problem
-from backends.inside.protocol import (
-    MESSAGE_BYTES,
-    EndedMessage,
-    Failed,
-    InsideSpec,
-    OutsideSpec,
-    Step,
-    decode_message,
-    encode,
-    spec_memfd,
-)
+from backends.inside.codec import decode_message, encode, spec_memfd
+from backends.inside.protocol import MESSAGE_BYTES, EndedMessage, Failed, InsideSpec, OutsideSpec, Step
+from backends.launched.identity import Identity
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
 from backends.linux.child_descriptors import ChildDescriptors
 from backends.linux.landlock import nothing_writable

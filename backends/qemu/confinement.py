@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 
 from backends.bubblewrap.facts import BaselineEntry, Helper
-from backends.bubblewrap.identity import Identity
 from backends.frozen import frozen
+from backends.launched.identity import Identity
 from backends.linux.limits import LimitPlan
 
 __all__ = ["Confinement", "observe_places", "options"]

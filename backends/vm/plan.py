@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
-from backends.bubblewrap.identity import Identity, choose_identity
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import FilesPlan, plan_files
 from backends.inside.agent_protocol import GuestCommand
+from backends.launched.identity import Identity, choose_identity
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.frozen import replace
-from backends.inside import build, protocol, store
+from backends.inside import build, codec, protocol, store
 
 DEADLINE_S = 20
 SANDBOX_UID = 61999
@@ -69,7 +69,7 @@ class Launch:
     ) -> None:
         self.control = host
         self.control.settimeout(DEADLINE_S)
-        spec = protocol.spec_memfd(encoded)
+        spec = codec.spec_memfd(encoded)
         try:
             self.process = subprocess.Popen(
                 [*wrapper, str(launcher_path()), mode, str(spec)],
@@ -94,10 +94,10 @@ class Launch:
     def message(self) -> protocol.Message | None:
         """The next message; None when the launcher's end is closed."""
         data = self.control.recv(protocol.MESSAGE_BYTES)
-        return protocol.decode_message(data) if data else None
+        return codec.decode_message(data) if data else None
 
     def signal(self, number: int) -> None:
-        self.control.send(protocol.signal_message(number))
+        self.control.send(codec.signal_message(number))
 
     def finish(self) -> Finished:
         stdout, stderr = self.process.communicate(timeout=DEADLINE_S)
@@ -127,7 +127,7 @@ def start_inside(
     stdout: int = subprocess.PIPE,
 ) -> Launch:
     host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    encoded = protocol.encode(replace(spec, control=launcher_end.fileno()))
+    encoded = codec.encode(replace(spec, control=launcher_end.fileno()))
     return Launch("inside", encoded, wrapper, launcher_end, host, pass_fds, stdin, stdout)
 
 
@@ -144,7 +144,7 @@ def start_outside(
     host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     spec = protocol.OutsideSpec(parent_pid=os.getpid(), control=launcher_end.fileno(), argv=argv)
     spec = replace(spec, **settings)
-    return Launch("outside", protocol.encode(spec), wrapper, launcher_end, host, pass_fds)
+    return Launch("outside", codec.encode(spec), wrapper, launcher_end, host, pass_fds)
 
 
 def run_outside(

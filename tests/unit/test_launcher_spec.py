@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 
 from backends.inside import protocol
-from backends.inside.protocol import (
-    IdMap,
-    InsideSpec,
-    LandlockPath,
-    LandlockRules,
-    OutsideSpec,
-    StageMount,
-    encode,
-)
+from backends.inside.codec import encode
+from backends.inside.protocol import IdMap, InsideSpec, LandlockPath, LandlockRules, OutsideSpec, StageMount
 
 OUTSIDE, INSIDE = 1, 2
 HEADER = struct.Struct("<IIII")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.inside import protocol
+from backends.inside import codec, protocol
 from backends.inside.protocol import EndedMessage, Failed, InsideSpec, OutsideSpec, Started, Step
 
 MESSAGE = struct.Struct("<IiiIQQQ")
@@ -26,11 +26,11 @@ def test_both_sides_agree_on_every_number(checkout: Path) -> None:
     for prefix in ("TAG_", "KIND_", "MODE_"):
         ours = {
             name[1 + len(prefix) :]: value
-            for name, value in vars(protocol).items()
+            for name, value in vars(codec).items()
             if name.startswith(f"_{prefix}")
         }
         assert constants(wire, prefix) == ours
-    exits = {name[5:]: value for name, value in vars(protocol).items() if name.startswith("EXIT_")}
+    exits = {name[5:]: value for name, value in vars(codec).items() if name.startswith("EXIT_")}
     assert constants(wire, "EXIT_") == exits
     assert f"{protocol.MAGIC:#X}u".replace("0X", "0x") in wire
     assert protocol.MAX_SPEC_BYTES == 8 << 20
@@ -38,8 +38,8 @@ def test_both_sides_agree_on_every_number(checkout: Path) -> None:
 
 
 def test_a_spec_travels_in_a_sealed_memfd_that_programs_do_not_inherit() -> None:
-    encoded = protocol.encode(InsideSpec(control=3, argv=("true",)))
-    fd = protocol.spec_memfd(encoded)
+    encoded = codec.encode(InsideSpec(control=3, argv=("true",)))
+    fd = codec.spec_memfd(encoded)
     try:
         assert os.read(fd, 1 << 20) == encoded
         assert not os.get_inheritable(fd)
@@ -63,18 +63,18 @@ def test_a_spec_travels_in_a_sealed_memfd_that_programs_do_not_inherit() -> None
 )
 def test_a_string_with_nul_is_refused(spec: InsideSpec | OutsideSpec) -> None:
     with pytest.raises(ValueError, match="NUL"):
-        protocol.encode(spec)
+        codec.encode(spec)
 
 
 def test_a_spec_that_the_launcher_would_not_take_is_refused_here() -> None:
     with pytest.raises(ValueError, match="at most 8388608"):
-        protocol.encode(InsideSpec(control=3, argv=("x" * (8 << 20),)))
+        codec.encode(InsideSpec(control=3, argv=("x" * (8 << 20),)))
 
 
 def test_messages_are_decoded_to_what_they_mean() -> None:
-    assert protocol.decode_message(MESSAGE.pack(1, 0, 0, 7, 0, 0, 0)) == Started(7)
-    assert protocol.decode_message(MESSAGE.pack(2, 43, 2, 1, 0, 0, 0)) == Failed(Step.EXEC, 2, 1)
-    assert protocol.decode_message(MESSAGE.pack(3, 9, 0, 0, 10, 20, 30)) == EndedMessage(9, 10, 20, 30)
+    assert codec.decode_message(MESSAGE.pack(1, 0, 0, 7, 0, 0, 0)) == Started(7)
+    assert codec.decode_message(MESSAGE.pack(2, 43, 2, 1, 0, 0, 0)) == Failed(Step.EXEC, 2, 1)
+    assert codec.decode_message(MESSAGE.pack(3, 9, 0, 0, 10, 20, 30)) == EndedMessage(9, 10, 20, 30)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_messages_are_decoded_to_what_they_mean() -> None:
 )
 def test_anything_else_is_no_message(data: bytes) -> None:
     with pytest.raises(ValueError):
-        protocol.decode_message(data)
+        codec.decode_message(data)

@@ -1,4 +1,4 @@
-"""A bubblewrap sandbox that was started: its signals, its end, and the cleaning up after it."""
+"""A sandbox that was started: its signals, its end, and the cleaning up after it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import select
 import time
 from _socket import MSG_DONTWAIT, SHUT_WR, socket
 from _thread import allocate_lock
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from signal import SIGKILL
 
 from backends import process
-from backends.base import Ended, Outcome, Usage
-from backends.bubblewrap.failure import explain
-from backends.bubblewrap.plan import BubblewrapPlan
+from backends.base import Ended, LimitOutcome, Outcome, Usage
 from backends.errors import MxcError
-from backends.inside.protocol import MESSAGE_BYTES, EndedMessage, Failed, Message, Started, decode_message
-from backends.inside.protocol import signal_message as encode_signal
+from backends.inside.codec import decode_message
+from backends.inside.codec import signal_message as encode_signal
+from backends.inside.protocol import MESSAGE_BYTES, EndedMessage, Failed, Message, Started
 from backends.linux.cgroups import SandboxCgroup
 from backends.linux.limits import mark_hits
 from backends.linux.uid_range import Lease
@@ -25,7 +25,12 @@ _MAX_DIAGNOSTICS = 65536
 _ABANDONED_DEADLINE_S = 2.0
 
 
-class BubblewrapRunning:
+Explain = Callable[[Failed | None, int | None, str], MxcError]
+"""The launcher's report (None: what makes the namespaces gave up), its exit status (negative: a signal; None:
+unknown), what it wrote to its standard error → the error to raise."""
+
+
+class LaunchedRunning:
     """See `backends.base.Running`.
 
     Shutting the control socket ends the sandbox: its init exits and the kernel kills the whole pid namespace.
@@ -34,19 +39,21 @@ class BubblewrapRunning:
 
     def __init__(
         self,
-        plan: BubblewrapPlan,
+        outcomes: tuple[LimitOutcome, ...],
+        explain: Explain,
         child: process.Spawned,
         control: socket,
         diagnostics: int,
         group: SandboxCgroup | None,
-        taken: Lease | None,
+        leases: Sequence[Lease],
     ) -> None:
-        self._plan = plan
+        self._outcomes = outcomes
+        self._explain = explain
         self._child = child
         self._control = control
         self._diagnostics = diagnostics
         self._group = group
-        self._lease = taken
+        self._leases = tuple(leases)
         self._lock = allocate_lock()
         self._owner = os.getpid()
         self._started_at = time.monotonic()
@@ -132,7 +139,7 @@ class BubblewrapRunning:
         started = any(isinstance(message, Started) for message in messages)
         failed = next((message for message in messages if isinstance(message, Failed)), None)
         if failed is not None or (not started and not self._killed):
-            self._failure = explain(self._plan, failed, status, diagnostics)
+            self._failure = self._explain(failed, status, diagnostics)
         else:
             self._ended = self._describe(end, wall_ms, hits)
 
@@ -140,12 +147,12 @@ class BubblewrapRunning:
         if end is None:
             # Init ended without a report: we killed it, or the kernel did (out of memory).
             outcome = Outcome.KILLED if self._killed else Outcome.SIGNALLED
-            limits = mark_hits(self._plan.limits.outcomes, hits, None)
+            limits = mark_hits(self._outcomes, hits, None)
             return Ended(outcome, 128 + SIGKILL, int(SIGKILL), Usage(wall_ms=wall_ms), limits)
         code = os.waitstatus_to_exitcode(end.status)
         ended_by = -code if code < 0 else None
         usage = Usage(wall_ms, end.user_us / 1000, end.system_us / 1000, end.max_rss_kib)
-        limits = mark_hits(self._plan.limits.outcomes, hits, ended_by)
+        limits = mark_hits(self._outcomes, hits, ended_by)
         if ended_by is None:
             return Ended(Outcome.EXITED, code, None, usage, limits)
         return Ended(Outcome.SIGNALLED, 128 + ended_by, ended_by, usage, limits)
@@ -167,7 +174,7 @@ class BubblewrapRunning:
     def _release(self) -> None:
         self._control.close()
         os.close(self._diagnostics)
-        if self._lease is not None:
-            os.close(self._lease.lock)
+        for lease in self._leases:
+            os.close(lease.lock)
         if self._group is not None:
             self._group.remove()

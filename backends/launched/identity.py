@@ -7,12 +7,12 @@ uid of our own range, and sees the files of a grant's owner as its own through a
 from __future__ import annotations
 
 from backends.base import SandboxRequest
-from backends.bubblewrap.facts import FIX
 from backends.errors import BackendUnavailable, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.linux.uid_range import UidRange
 
 OVERFLOW_ID = 65534
+_FIX = "mxc-ops prep host --backend bubblewrap --yes"
 
 
 @frozen
@@ -72,7 +72,7 @@ def choose_identity(request: SandboxRequest, caller: tuple[int, int], uid_range:
     if uid_range is None:
         raise BackendUnavailable(
             Problem(
-                "no_uid_range", "", "root needs a range of uids for workloads, and none is recorded", fix=FIX
+                "no_uid_range", "", "root needs a range of uids for workloads, and none is recorded", fix=_FIX
             )
         )
     return Identity("range", uid_range.first, uid_range.first, uid_range.count)

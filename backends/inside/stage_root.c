@@ -1,0 +1,190 @@
+/* The root of a container: an image below, memory above it, in the stage. What is hidden in it is hidden before
+ * anything is made in it, and what is made belongs to the container's root. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "hide.h"
+#include "launcher.h"
+#include "mount_numbers.h"
+
+enum { MAX_PATH = 4096, LOOP_TRIES = 16 };
+
+static void in_stage(const struct spec *spec, const char *name, char *path, size_t room)
+{
+    snprintf(path, room, "%s/%s", spec->stage, name);
+}
+
+/* A device that goes with its last mount. */
+static int open_loop(int image, char *path, size_t room)
+{
+    struct loop_config config = {.fd = (__u32)image, .info = {.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR}};
+    int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), device = -1;
+    for (int attempt = 0; control >= 0 && device < 0 && attempt < LOOP_TRIES; attempt++) {
+        int number = ioctl(control, LOOP_CTL_GET_FREE);
+        snprintf(path, room, "/dev/loop%d", number);
+        device = number < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+        if (device >= 0 && ioctl(device, LOOP_CONFIGURE, &config) < 0) { /* somebody else was faster */
+            close(device);
+            device = -1;
+        }
+    }
+    if (control >= 0)
+        close(control);
+    return device;
+}
+
+/* Newer kernels mount the file itself. */
+static int mount_image(int image, const char *place)
+{
+    char source[64];
+    unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV;
+    snprintf(source, sizeof(source), "/proc/self/fd/%d", image);
+    if (mount(source, place, "erofs", flags, NULL) == 0)
+        return 0;
+    int device = open_loop(image, source, sizeof(source));
+    int done = device < 0 ? -1 : mount(source, place, "erofs", flags, NULL);
+    int error = errno;
+    if (device >= 0)
+        close(device);
+    errno = error;
+    return done;
+}
+
+static struct failure mount_lower(const struct spec *spec, int stage)
+{
+    char path[MAX_PATH];
+    in_stage(spec, "image", path, sizeof(path));
+    if (mkdirat(stage, "image", 0755) < 0 || mount_image((int)spec->root.image, path) < 0)
+        return FAILED(STEP_ROOT_IMAGE, 0);
+    int users = make_id_maps(spec->root.ids, 2);
+    if (users < 0 || map_mount(path, users) < 0)
+        return FAILED(STEP_ROOT_IMAGE, 1);
+    close(users);
+    return NO_FAILURE;
+}
+
+static struct failure mount_upper(const struct spec *spec, int stage)
+{
+    char path[MAX_PATH], options[64];
+    uid_t owner = spec->root.ids[0].host_uid;
+    gid_t group = spec->root.ids[0].host_gid;
+    snprintf(options, sizeof(options), "mode=0755,size=%llu", (unsigned long long)spec->root.size);
+    in_stage(spec, "memory", path, sizeof(path));
+    if (mkdirat(stage, "memory", 0700) < 0 || mount("memory", path, "tmpfs", MS_NOSUID | MS_NODEV, options) < 0 ||
+        mkdirat(stage, "memory/upper", 0755) < 0 || mkdirat(stage, "memory/work", 0700) < 0 ||
+        fchownat(stage, "memory/upper", owner, group, 0) < 0)
+        return FAILED(STEP_ROOT_MEMORY, 0);
+    return NO_FAILURE;
+}
+
+static struct failure mount_overlay(const struct spec *spec, int stage, int *root)
+{
+    char path[MAX_PATH], options[3 * MAX_PATH + 64];
+    in_stage(spec, "root", path, sizeof(path));
+    snprintf(options, sizeof(options), "lowerdir=%s/image,upperdir=%s/memory/upper,workdir=%s/memory/work", spec->stage,
+             spec->stage, spec->stage);
+    if (mkdirat(stage, "root", 0755) < 0 || mount("root", path, "overlay", MS_NOSUID | MS_NODEV, options) < 0)
+        return FAILED(STEP_ROOT_OVERLAY, 0);
+    *root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return *root < 0 ? FAILED(STEP_ROOT_OVERLAY, 1) : NO_FAILURE;
+}
+
+static struct failure hide_denied(const struct spec *spec, int stage, int root)
+{
+    uint32_t failing = 0, count = spec->count[TAG_HIDDEN];
+    if (count == 0)
+        return NO_FAILURE;
+    struct hiding hiding = {root, openat(stage, "cover", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0),
+                            spec->root.ids[0].host_uid};
+    if (hiding.cover < 0 || hide_names(&hiding, spec->hidden, count, &failing) < 0)
+        return FAILED(STEP_HIDE, failing);
+    close(hiding.cover);
+    return NO_FAILURE;
+}
+
+/* The folder that the last part of `path` is to be in, every link on the way refused, what is missing made. */
+static int open_parent(int stage, const char *path, const struct spec *spec, const char **name)
+{
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
+    char above[MAX_PATH];
+    const char *slash = strrchr(path, '/');
+    *name = slash ? slash + 1 : path;
+    snprintf(above, sizeof(above), "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    int folder = (int)syscall(SYS_openat2, stage, above, &how, sizeof(how));
+    if (folder >= 0 || errno != ENOENT || !slash)
+        return folder;
+    const char *last;
+    int parent = open_parent(stage, above, spec, &last);
+    if (parent < 0)
+        return -1;
+    if (mkdirat(parent, last, 0755) == 0 &&
+        fchownat(parent, last, spec->root.ids[0].host_uid, spec->root.ids[0].host_gid, AT_SYMLINK_NOFOLLOW) == 0)
+        folder = openat(parent, last, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    close(parent);
+    return folder;
+}
+
+static int fill(int folder, const char *name, mode_t mode, const char *content)
+{
+    int fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode & 07777);
+    if (fd < 0)
+        return -1;
+    size_t length = strlen(content);
+    int done = write(fd, content, length) == (ssize_t)length ? fchmod(fd, mode & 07777) : -1;
+    close(fd);
+    return done;
+}
+
+/* What the image has under the name is replaced, unless both are folders. */
+static int make_entry(const struct spec *spec, int stage, const struct stage_entry *entry)
+{
+    const char *name;
+    int folder = open_parent(stage, entry->path, spec, &name), done = -1;
+    if (folder < 0)
+        return -1;
+    if (S_ISDIR(entry->mode)) {
+        done = mkdirat(folder, name, entry->mode & 07777);
+        if (done < 0 && errno == EEXIST) {
+            close(folder);
+            return 0;
+        }
+    } else if (unlinkat(folder, name, 0) == 0 || errno == ENOENT) {
+        done = S_ISLNK(entry->mode) ? symlinkat(entry->content, folder, name)
+                                    : fill(folder, name, entry->mode, entry->content);
+    }
+    if (done == 0)
+        done = fchownat(folder, name, spec->root.ids[0].host_uid, spec->root.ids[0].host_gid, AT_SYMLINK_NOFOLLOW);
+    int error = errno;
+    close(folder);
+    errno = error;
+    return done;
+}
+
+struct failure build_root(const struct spec *spec, int stage)
+{
+    int root = -1;
+    struct failure failure = mount_lower(spec, stage);
+    if (!failure.step)
+        failure = mount_upper(spec, stage);
+    if (!failure.step)
+        failure = mount_overlay(spec, stage, &root);
+    if (!failure.step)
+        failure = hide_denied(spec, stage, root);
+    for (uint32_t index = 0; !failure.step && index < spec->count[TAG_ENTRY]; index++)
+        if (make_entry(spec, stage, &spec->entries[index]) < 0)
+            failure = FAILED(STEP_ROOT_ENTRY, index);
+    /* Control groups are ours to make: what LXC cannot see it neither makes nor leaves behind. */
+    if (!failure.step && umount2("/sys/fs/cgroup", MNT_DETACH) < 0 && errno != EINVAL && errno != ENOENT)
+        failure = FAILED(STEP_ROOT_OVERLAY, 2);
+    return failure;
+}
