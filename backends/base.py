@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
-from backends.virtual_machine import VirtualMachine
+from backends.virtual_machine import Image, VirtualMachine
 
 
 class Access(Enum):
@@ -118,6 +118,7 @@ class SandboxRequest:
     Exactly one of `shell` (a command line for ``/bin/sh -c``, or whatever text ``vm.command`` says) and
     `args` (an argument vector) is set. `user` and `group` are the host ids that the workload runs under when
     the caller names them.
+    `image` is what the root file system of a container is made of.
     `document_hash` identifies the policy for provenance: ``sha256:…`` over the canonical document.
     """
 
@@ -136,6 +137,7 @@ class SandboxRequest:
     user: int | None = None
     group: int | None = None
     vm: VirtualMachine | None = None
+    image: Image | None = None
     container_id: str = ""
     document_hash: str = ""
     warnings: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ class Entry:
 
 CONTAINMENTS: Mapping[str, Entry] = {
     "bubblewrap": Entry("backends.bubblewrap", ("linux",), needs="backends.bubblewrap.needs"),
-    "lxc": Entry(None, ("linux",), "mxc-ops does not drive LXC yet", "backends.lxc.needs"),
+    "lxc": Entry("backends.lxc", ("linux",), needs="backends.lxc.needs"),
     "microvm": Entry("backends.microvm", ("linux",), needs="backends.microvm.needs"),
     "vm": Entry("backends.vm", ("linux",), needs="backends.vm.needs"),
     "hyperlight": Entry(

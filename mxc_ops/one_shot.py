@@ -129,6 +129,10 @@ def prepare(request: SandboxRequest) -> Prepared:
     vm = machine.complete(request.containment, request.vm, has_args=bool(request.args))
     if vm is not None and vm.image is None:
         request = _with_image(request, vm)
+    if request.containment == "lxc" and request.image is None:
+        from vm_images.store import find_image
+
+        request = replace(request, image=find_image("base"))
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)

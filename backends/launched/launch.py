@@ -20,16 +20,15 @@ from backends.errors import LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.inside.codec import encode, spec_memfd
 from backends.inside.protocol import IdMap, InsideSpec, OutsideSpec, StageMount, StageRoot
-from backends.launched.parts import LaunchedPlan, PlannedGrant
+from backends.launched.parts import STAGE, LaunchedPlan, PlannedGrant
 from backends.launched.running import Explain, LaunchedRunning
 from backends.linux import landlock, seccomp
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
 from backends.linux.child_descriptors import ChildDescriptors
 from backends.linux.uid_range import RUN_DIRECTORY, Lease, UidRange, lease
 
-__all__ = ["STAGE", "Arranged", "Arrangement", "launch"]
+__all__ = ["Arranged", "Arrangement", "launch"]
 
-STAGE = f"{RUN_DIRECTORY}/stage"
 _FIRST_FREE = 3
 
 

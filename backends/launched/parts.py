@@ -10,11 +10,13 @@ from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.launched.identity import Identity
 from backends.linux.limits import LimitPlan
+from backends.linux.uid_range import RUN_DIRECTORY
 from backends.pathnames import within
 
 __all__ = [
     "MASKS",
     "SHELL",
+    "STAGE",
     "LaunchedPlan",
     "PlannedGrant",
     "PlannedGuard",
@@ -27,6 +29,9 @@ __all__ = [
 ]
 
 SHELL = ("/bin/sh", "-c")
+STAGE = f"{RUN_DIRECTORY}/stage"
+"""Where a root launch mounts what it was given descriptors of: its grants are 0, 1, … in it."""
+
 MASKS = (Effect.MASK_FILE, Effect.MASK_DIRECTORY)
 _BINDS = (Effect.BIND_READ_ONLY, Effect.BIND_READ_WRITE)
 

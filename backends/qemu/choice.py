@@ -6,8 +6,8 @@ import os
 
 from backends.errors import BackendUnavailable, PolicyRefused, Problem
 from backends.frozen import frozen
+from backends.linux.boot_cache import cached
 from backends.qemu.accelerator import Verdict, find_qemu, machine_type, try_accelerator
-from backends.qemu.boot_cache import cached
 from backends.qemu.machine import MachineKind
 
 __all__ = ["QemuProgram", "accelerator_verdict", "choose_accelerator", "choose_kind", "observe_qemu"]

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from backends.digest import sha256
 from backends.frozen import frozen
-from backends.qemu.boot_cache import cached
+from backends.linux.boot_cache import cached
 
 __all__ = ["HostValues", "observe_host_values"]
 

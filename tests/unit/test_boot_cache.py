@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.qemu import boot_cache
-from backends.qemu.boot_cache import cached
+from backends.linux import boot_cache
+from backends.linux.boot_cache import cached
 from tests.conftest import User
 
 pytestmark = [pytest.mark.backend("vm"), pytest.mark.backend("microvm")]
@@ -96,7 +96,7 @@ def test_without_a_place_each_asks_for_itself(tmp_path: Path) -> None:
 
 
 def test_a_user_without_a_directory_of_his_own_asks_each_time(as_user: User) -> None:
-    source = "from backends.qemu.boot_cache import cached; print(cached('fact', lambda: input()))"
+    source = "from backends.linux.boot_cache import cached; print(cached('fact', lambda: input()))"
     for runtime in ("", "/proc/1", "relative"):
         for answer in ("one", "two"):
             told = as_user(source, stdin=answer, env={"XDG_RUNTIME_DIR": runtime})
@@ -104,7 +104,7 @@ def test_a_user_without_a_directory_of_his_own_asks_each_time(as_user: User) -> 
 
 
 def test_a_user_keeps_facts_in_his_run_time_directory(as_user: User) -> None:
-    source = "from backends.qemu.boot_cache import cached; print(cached('fact', lambda: input()))"
+    source = "from backends.linux.boot_cache import cached; print(cached('fact', lambda: input()))"
     env = {"XDG_RUNTIME_DIR": str(as_user.home)}
     assert [as_user(source, stdin=text, env=env).stdout for text in ("one", "two")] == ["one\n", "one\n"]
 

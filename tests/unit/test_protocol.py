@@ -30,7 +30,7 @@ def test_both_sides_agree_on_every_number(checkout: Path) -> None:
             if name.startswith(f"_{prefix}")
         }
         assert constants(wire, prefix) == ours
-    exits = {name[5:]: value for name, value in vars(codec).items() if name.startswith("EXIT_")}
+    exits = {name[5:]: value for name, value in vars(protocol).items() if name.startswith("EXIT_")}
     assert constants(wire, "EXIT_") == exits
     assert f"{protocol.MAGIC:#X}u".replace("0X", "0x") in wire
     assert protocol.MAX_SPEC_BYTES == 8 << 20

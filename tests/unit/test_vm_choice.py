@@ -9,7 +9,8 @@ import pytest
 
 from backends.errors import BackendUnavailable, PolicyRefused
 from backends.frozen import replace
-from backends.qemu import boot_cache, choice
+from backends.linux import boot_cache
+from backends.qemu import choice
 from backends.qemu.choice import QemuProgram, accelerator_verdict, choose_accelerator, choose_kind
 from backends.qemu.machine import MachineKind
 from backends.qemu.tiny_guest import ANSWER

@@ -1,0 +1,67 @@
+"""How LXC is started around the launcher (effectful)."""
+
+from __future__ import annotations
+
+import os
+import secrets as randomness
+from functools import partial
+
+from backends.base import Handles, Streams
+from backends.guest_etc import INSIDE_ID
+from backends.inside.protocol import ContainerIds, StageRoot
+from backends.launched.launch import Arranged, Arrangement
+from backends.launched.launch import launch as launch_sandbox
+from backends.launched.parts import STAGE
+from backends.launched.running import LaunchedRunning
+from backends.lxc.config import late_lines
+from backends.lxc.failure import explain
+from backends.lxc.plan import LxcPlan
+
+__all__ = ["launch"]
+
+_RANDOM_BYTES = 16
+
+
+def launch(
+    plan: LxcPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+) -> LaunchedRunning:
+    """See `backends.launched.launch.launch`; `plan` is from `make_plan`."""
+    uids = (plan.uid_range,) * (2 if plan.identity.kind == "range" else 1)
+    return launch_sandbox(
+        plan,
+        handles,
+        streams,
+        secrets,
+        partial(_arrange, plan),
+        partial(explain, plan),
+        uids=uids,
+        becomes=(INSIDE_ID, INSIDE_ID),
+    )
+
+
+def _arrange(plan: LxcPlan, there: Arranged) -> Arrangement:
+    name = f"mxc-{randomness.token_hex(_RANDOM_BYTES)}"
+    root = there.leases[-1].uid
+    uid, gid = (
+        (there.leases[0].uid,) * 2
+        if plan.identity.kind == "range"
+        else (plan.identity.uid, plan.identity.gid)
+    )
+    text = "\n".join([*plan.config, *late_lines(root, (uid, gid), there.inside), ""])
+    config = there.child_only.memfd(text.encode("utf-8", "surrogateescape"))
+    image = there.child_only.add(os.open(plan.image.rootfs, os.O_RDONLY | os.O_CLOEXEC))
+    return Arrangement(
+        # Its own path is in the stage, which nobody else has: nothing of the container is left on the host.
+        argv=(
+            *(plan.starter, "--foreground", "--quiet", "--lxcpath", STAGE, "--name", name),
+            *("--rcfile", f"/proc/self/fd/{config}"),
+        ),
+        root=StageRoot(
+            image=image,
+            size_bytes=plan.limits.tmp_bytes,
+            root=ContainerIds(0, root, root),
+            workload=ContainerIds(INSIDE_ID, uid, gid),
+            hidden=plan.hidden,
+            entries=plan.entries,
+        ),
+    )

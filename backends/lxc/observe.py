@@ -1,0 +1,92 @@
+"""Facts and open descriptors for one container: the last look at the host before planning."""
+
+from __future__ import annotations
+
+import os
+
+from backends.base import Observed, SandboxRequest
+from backends.errors import BackendUnavailable, Problem
+from backends.inside.store import LAUNCHER, find_program, source_key
+from backends.linux import landlock, seccomp
+from backends.linux.boot_cache import cached
+from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
+from backends.linux.objects import calling_user, observe_paths
+from backends.linux.uid_range import configured_range
+from backends.lxc.facts import FIX, LxcFacts
+
+__all__ = ["observe"]
+
+_STARTERS = ("/usr/bin/lxc-start", "/usr/local/bin/lxc-start", "/bin/lxc-start")
+_OLDEST = (5, 0)
+_APPARMOR = "/sys/module/apparmor/parameters/enabled"
+_PROFILE = "generated"
+"""LXC makes one for the container, from what its config lets it mount (lxc.container.conf(5))."""
+
+
+def observe(request: SandboxRequest) -> Observed:
+    """Read the host. The handles hold one descriptor for each object of the policy.
+
+    Raises `BackendUnavailable` for what prep would install.
+    """
+    starter = _find_starter()
+    launcher = find_program(LAUNCHER)
+    if launcher is None:
+        message = "the launcher that runs inside containers is not built"
+        raise BackendUnavailable(Problem("launcher_missing", "", message, fix=FIX))
+    grouped = request.limits.memory_mib or request.limits.pids or request.limits.cpus
+    facts = LxcFacts(
+        starter=starter,
+        version=_version(starter),
+        launcher=launcher,
+        launcher_key=source_key(LAUNCHER),
+        landlock_abi=landlock.abi(),
+        apparmor=_PROFILE if _read(_APPARMOR).strip() == "Y" else "",
+        caller=(os.geteuid(), os.getegid()),
+        uid_range=configured_range() if os.geteuid() == 0 else None,
+        cgroups=observe_cgroups() if grouped else NO_CGROUPS,
+        seccomp={request.seccomp: seccomp.profile_hash(request.seccomp)}
+        if request.seccomp in seccomp.PROFILES
+        else dict.fromkeys(seccomp.PROFILES, ""),
+    )
+    paths, handles = observe_paths(request.grants, calling_user(), visible_trees=())
+    return Observed(facts, paths, handles)
+
+
+def _find_starter() -> str:
+    starter = next((path for path in _STARTERS if os.access(path, os.X_OK)), None)
+    if starter is None:
+        raise BackendUnavailable(Problem("lxc_missing", "lxc-start", "LXC is not installed", fix=FIX))
+    return starter
+
+
+def _version(starter: str) -> str:
+    """Raises `BackendUnavailable` for one that is too old."""
+    status = os.stat(starter)
+    version = cached(f"lxc-{status.st_ino}-{status.st_mtime_ns}", lambda: _ask(starter))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < _OLDEST:
+        raise BackendUnavailable(
+            Problem(
+                "lxc_too_old",
+                starter,
+                f"LXC {version or 'without a version'} cannot start containers by the keys that ours have",
+                expected="LXC 5.0 or later",
+                fix=FIX,
+            )
+        )
+    return version
+
+
+def _ask(starter: str) -> str:
+    import subprocess
+
+    done = subprocess.run([starter, "--version"], capture_output=True, check=False, timeout=5, env={})
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
