@@ -118,9 +118,10 @@ class StageEntry:
 class StageRoot:
     """A container's root, at ``STAGE/root``: an image below, memory above it, gone with its last process.
 
-    `image` is an inherited descriptor of an erofs file. What is written takes at most `size_bytes`. `root`
-    and `workload` are the ids of both layers. `hidden` are names of which the container sees nothing; then
-    the `entries` are made. Control groups are out of sight of what is started.
+    `image` is an inherited descriptor of an erofs file. What is written takes at most `size_bytes`; as much
+    have ``STAGE/tmp`` and ``STAGE/shm``, which everybody may write to. `root` and `workload` are the ids of
+    both layers. `hidden` are names of which the container sees nothing; then the `entries` are made. Control
+    groups are out of sight of what is started.
     """
 
     image: int

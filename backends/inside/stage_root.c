@@ -87,6 +87,21 @@ static struct failure mount_upper(const struct spec *spec, int stage)
     return NO_FAILURE;
 }
 
+/* Everybody's, and nobody else's to take away: links and mount points in them are the container's root's. */
+static struct failure mount_private(const struct spec *spec, int stage)
+{
+    static const char *const names[] = {"tmp", "shm"};
+    char path[MAX_PATH], options[96];
+    snprintf(options, sizeof(options), "mode=1777,size=%llu,uid=%u,gid=%u", (unsigned long long)spec->root.size,
+             spec->root.ids[0].host_uid, spec->root.ids[0].host_gid);
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        in_stage(spec, names[i], path, sizeof(path));
+        if (mkdirat(stage, names[i], 0755) < 0 || mount(names[i], path, "tmpfs", MS_NOSUID | MS_NODEV, options) < 0)
+            return FAILED(STEP_ROOT_MEMORY, i + 1);
+    }
+    return NO_FAILURE;
+}
+
 static struct failure mount_overlay(const struct spec *spec, int stage, int *root)
 {
     char path[MAX_PATH], options[3 * MAX_PATH + 64];
@@ -176,6 +191,8 @@ struct failure build_root(const struct spec *spec, int stage)
     struct failure failure = mount_lower(spec, stage);
     if (!failure.step)
         failure = mount_upper(spec, stage);
+    if (!failure.step)
+        failure = mount_private(spec, stage);
     if (!failure.step)
         failure = mount_overlay(spec, stage, &root);
     if (!failure.step)

@@ -48,10 +48,14 @@ class Arranged:
 
 @frozen
 class Arrangement:
-    """How the namespaces are made: the program, and, for a container, the root that it is given."""
+    """How the namespaces are made: the program, and, for a container, the root that it is given.
+
+    With `takes_terminal`, the workload's terminal is in the stage as well, after the grants.
+    """
 
     argv: tuple[str, ...]
     root: StageRoot | None = None
+    takes_terminal: bool = False
 
 
 def launch(
@@ -179,6 +183,8 @@ class _Launch:
         inside = child_only.add(spec_memfd(encode(self._inside_spec(control, becomes))))
         words = (f"/proc/self/fd/{program}", "inside", str(inside))
         arrangement = arrange(Arranged(child_only, words, tuple(places), tuple(self._leases)))
+        if arrangement.takes_terminal:
+            mounts.append(_terminal(self._streams.stdin))
         if mounts or arrangement.root is not None:
             _make_stage_directory()
         cgroups = [child_only.add(fd) for fd in self._group.open_join_fds()] if self._group else []
@@ -233,6 +239,11 @@ def _stage_mount(grant: PlannedGrant, fd: int, ids: tuple[int, int]) -> StageMou
     status = os.fstat(fd)
     id_map = IdMap(*grant.owner, *ids) if grant.owner is not None else None
     return StageMount(fd, status.st_dev, status.st_ino, S_IFMT(status.st_mode), not grant.writable, id_map)
+
+
+def _terminal(stdin: int) -> StageMount:
+    status = os.fstat(stdin)
+    return StageMount(0, status.st_dev, status.st_ino, S_IFMT(status.st_mode), read_only=False)
 
 
 def _verify(grant: PlannedGrant, fd: int) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Mounts", "config_lines", "late_lines", "plan_mounts"]
 _CAPABILITIES = "setuid setgid setpcap"
 """What process 1 needs to give up these as well, before the workload starts."""
 
-_PRIVATE = ("tmp", "dev/shm")
+_PRIVATE = {"/tmp": "tmp", "/dev/shm": "shm"}  # noqa: S108 - the container's own
 
 
 @frozen
@@ -31,14 +31,8 @@ class Mounts:
     entries: tuple[StageEntry, ...]
 
 
-def config_lines(mounts: Mounts, *, apparmor: str, tmp_bytes: int) -> tuple[str, ...]:
-    """The config.
-
-    Parameters
-    ----------
-    apparmor: the profile's name; "" where the kernel has none.
-    tmp_bytes: the size of ``/tmp``, and of ``/dev/shm``.
-    """
+def config_lines(mounts: Mounts, *, apparmor: str) -> tuple[str, ...]:
+    """The config, but for `late_lines`; `apparmor` is a profile's name, "" where the kernel has none."""
     return (
         f"lxc.uts.name = {HOSTNAME}",
         f"lxc.rootfs.path = dir:{STAGE}/root",
@@ -48,25 +42,24 @@ def config_lines(mounts: Mounts, *, apparmor: str, tmp_bytes: int) -> tuple[str,
         "lxc.net.0.type = empty",
         *("lxc.autodev = 1", "lxc.mount.auto = proc:mixed sys:ro"),
         *("lxc.tty.max = 0", "lxc.pty.max = 256", "lxc.console.path = none"),
-        *(
-            f"lxc.mount.entry = tmpfs {place} tmpfs nosuid,nodev,size={tmp_bytes},mode=1777,create=dir 0 0"
-            for place in _PRIVATE
-        ),
+        *(_line(f"{STAGE}/{name}", place, "bind,create=dir") for place, name in _PRIVATE.items()),
         *mounts.lines,
     )
 
 
-def late_lines(root: int, workload: tuple[int, int], init: Sequence[str]) -> tuple[str, ...]:
+def late_lines(root: int, workload: tuple[int, int], init: Sequence[str], terminal: str) -> tuple[str, ...]:
     """The rest of it.
 
     Parameters
     ----------
     root: the host's uid, and gid, of the container's root; `workload`: (uid, gid) of who is `INSIDE_ID`.
     init: the words that start process 1.
+    terminal: where the terminal of the workload is; "" without one. Programs look for its name below /dev.
     """
     return (
         *(f"lxc.idmap = {kind} 0 {root} 1" for kind in "ug"),
         *(f"lxc.idmap = {kind} {INSIDE_ID} {number} 1" for kind, number in zip("ug", workload, strict=True)),
+        *((_line(terminal, "/dev/console", "bind,create=file"),) if terminal else ()),
         f"lxc.init.cmd = {' '.join(init)}",
     )
 
@@ -108,7 +101,7 @@ class _Collected:
     def grant(self, entry: ViewEntry) -> None:
         directory = entry.kind is ObjectKind.DIRECTORY
         place = self._inside(entry.path)
-        if not place.startswith("root/"):
+        if place.startswith("masks/"):
             self.entries += _passages(place)
             self.entries.append(StageEntry(place, S_IFDIR | 0o555 if directory else S_IFREG | 0o444))
         made = "" if self._tree_around(entry.path) else f",create={'dir' if directory else 'file'}"
@@ -124,7 +117,10 @@ class _Collected:
     def _inside(self, path: str) -> str:
         """Where something is made for `path`: in the mask that covers it, or in the root."""
         around = self._tree_around(path)
-        return f"{self._masks[around]}{path[len(around) :]}" if around in self._masks else f"root{path}"
+        if around in self._masks:
+            return f"{self._masks[around]}{path[len(around) :]}"
+        private = next((place for place in _PRIVATE if within(path, place)), "")
+        return f"{_PRIVATE[private]}{path[len(private) :]}" if private else f"root{path}"
 
 
 def _passages(place: str) -> Iterator[StageEntry]:

@@ -47,7 +47,8 @@ def _arrange(plan: LxcPlan, there: Arranged) -> Arrangement:
         if plan.identity.kind == "range"
         else (plan.identity.uid, plan.identity.gid)
     )
-    text = "\n".join([*plan.config, *late_lines(root, (uid, gid), there.inside), ""])
+    terminal = f"{STAGE}/{len(plan.grants)}" if plan.tty else ""
+    text = "\n".join([*plan.config, *late_lines(root, (uid, gid), there.inside, terminal), ""])
     config = there.child_only.memfd(text.encode("utf-8", "surrogateescape"))
     image = there.child_only.add(os.open(plan.image.rootfs, os.O_RDONLY | os.O_CLOEXEC))
     return Arrangement(
@@ -64,4 +65,5 @@ def _arrange(plan: LxcPlan, there: Arranged) -> Arrangement:
             hidden=plan.hidden,
             entries=plan.entries,
         ),
+        takes_terminal=plan.tty,
     )

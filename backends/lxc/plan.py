@@ -128,7 +128,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         launcher=facts.launcher,
         launcher_key=facts.launcher_key,
         image=image,
-        config=config_lines(mounts, apparmor=facts.apparmor, tmp_bytes=limits.tmp_bytes),
+        config=config_lines(mounts, apparmor=facts.apparmor),
         entries=mounts.entries,
         hidden=view.denied,
         grants=grants,

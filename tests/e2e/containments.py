@@ -13,7 +13,7 @@ import pytest
 
 from mxc_ops import Policy
 
-__all__ = ["BUBBLEWRAP", "COMMON", "VM", "Containment"]
+__all__ = ["BUBBLEWRAP", "COMMON", "LXC", "VM", "Containment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,19 @@ VM = Containment(
     timed=True,
     where=", in the guest",
 )
+LXC = Containment(
+    name="lxc",
+    copies_files=False,
+    denied_are_there=True,
+    takes_pipes=True,
+    own_system=True,
+    hands_descriptors_through=True,
+    one_order_on_one_descriptor=True,
+    timed=False,
+    where="",
+)
 COMMON = [
     pytest.param(BUBBLEWRAP, id="bubblewrap", marks=pytest.mark.backend("bubblewrap")),
+    pytest.param(LXC, id="lxc", marks=pytest.mark.backend("lxc")),
     pytest.param(VM, id="vm", marks=pytest.mark.backend("vm")),
 ]
