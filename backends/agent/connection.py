@@ -27,7 +27,7 @@ from backends.inside.agent_protocol import (
     Welcome,
 )
 
-__all__ = ["GuestConnection"]
+__all__ = ["FRAME_S", "GuestConnection", "greet"]
 
 ANSWER_S = 10.0
 FRAME_S = 30.0
@@ -62,12 +62,7 @@ class GuestConnection:
         earlier connection is gone. `frame_deadline_s` is how long a guest may take over a single frame; a
         machine that is stopped may have stopped in the middle of one, so let it be longer than any stop.
         """
-        link = Link(sock, frame_deadline_s)
-        try:
-            return cls(link, await _ask(link, Kind.HELLO, codec.hello(), Kind.WELCOME, _welcome, deadline_s))
-        except BaseException:
-            link.lose("it did not answer the greeting")
-            raise
+        return cls(*await greet(sock, deadline_s, frame_deadline_s))
 
     @property
     def lost(self) -> asyncio.Future[GuestLost]:
@@ -176,6 +171,16 @@ class GuestConnection:
 
     async def _do(self, kind: Kind, message: bytes, deadline_s: float) -> None:
         await _ask(self._link, kind, message, Kind.DONE, _done, deadline_s)
+
+
+async def greet(sock: socket.socket, deadline_s: float, frame_deadline_s: float) -> tuple[Link, Welcome]:
+    """The link to an agent that has answered; see `GuestConnection.open`."""
+    link = Link(sock, frame_deadline_s)
+    try:
+        return link, await _ask(link, Kind.HELLO, codec.hello(), Kind.WELCOME, _welcome, deadline_s)
+    except BaseException:
+        link.lose("it did not answer the greeting")
+        raise
 
 
 async def _ask(

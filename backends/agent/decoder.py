@@ -1,31 +1,62 @@
-"""Frames out of the bytes that a guest sends, in one buffer that never grows (no I/O)."""
+"""Frames out of the bytes that the other side sends, in one buffer that never grows (no I/O)."""
 
 from __future__ import annotations
 
-from backends.inside.agent_codec import HEADER
-from backends.inside.agent_protocol import MAX_PAYLOAD, Kind
+from collections.abc import Mapping
 
-__all__ = ["FrameDecoder", "ProtocolBreach"]
+from backends.frozen import frozen
+from backends.inside.agent_codec import HEADER
+from backends.inside.agent_protocol import MAX_PAYLOAD, Channel, Flag, Kind
+
+__all__ = ["OF_AGENTS", "OF_HOSTS", "FrameDecoder", "FrameRule", "ProtocolBreach"]
 
 MAX_SMALL = 8 + 4096
 """Payload of anything but OUTPUT: the longest is FAILED about a path."""
 
 _FRAME = HEADER.size + MAX_PAYLOAD
 _CAPACITY = 4 * _FRAME
-_ALLOWED = {
-    int(kind): (
+
+
+@frozen
+class FrameRule:
+    """What a frame of one kind may be: how long its payload, with which flags."""
+
+    kind: Kind
+    longest: int
+    flags: int = 0
+    shortest: int = 0
+
+
+_EITHER = Channel.STDOUT | Channel.STDERR
+OF_AGENTS: Mapping[int, FrameRule] = {
+    int(kind): FrameRule(
         kind,
         MAX_PAYLOAD if kind is Kind.OUTPUT else MAX_SMALL,
-        kind in (Kind.OUTPUT, Kind.OUTPUT_END),
+        _EITHER if kind in (Kind.OUTPUT, Kind.OUTPUT_END) else 0,
     )
     for kind in Kind
     if kind >= Kind.WELCOME
 }
-"""Of each kind that an agent sends: itself, the longest payload, whether it has flags."""
+OF_HOSTS: Mapping[int, FrameRule] = {
+    int(rule.kind): rule
+    for rule in (
+        FrameRule(Kind.HELLO, 8, shortest=8),
+        FrameRule(Kind.PING, 64),
+        *(FrameRule(kind, MAX_PAYLOAD, Flag.MORE) for kind in (Kind.EXEC, Kind.PUT, Kind.GET)),
+        FrameRule(Kind.INPUT, MAX_PAYLOAD),
+        FrameRule(Kind.INPUT_END, 0),
+        FrameRule(Kind.CREDIT, 4, _EITHER, shortest=4),
+        FrameRule(Kind.RESIZE, 4, shortest=4),
+        FrameRule(Kind.SIGNAL, 4, shortest=4),
+        FrameRule(Kind.REPORT, 0),
+        FrameRule(Kind.OUTPUT_CLOSED, 0, _EITHER),
+    )
+}
+"""Of a host that shares a sandbox with others: nothing that would change it for them."""
 
 
 class ProtocolBreach(ValueError):
-    """The guest sent what the protocol does not allow; the text names it."""
+    """The other side sent what the protocol does not allow; the text names it."""
 
 
 class FrameDecoder:
@@ -35,9 +66,10 @@ class FrameDecoder:
     until `room()` is called again. `frames` counts what was given.
     """
 
-    __slots__ = ("_end", "_start", "_view", "frames")
+    __slots__ = ("_end", "_rules", "_start", "_view", "frames")
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Mapping[int, FrameRule] = OF_AGENTS) -> None:
+        self._rules = rules
         self._view = memoryview(bytearray(_CAPACITY))
         self._start = 0
         self._end = 0
@@ -64,18 +96,21 @@ class FrameDecoder:
     def next(self) -> tuple[Kind, int, int, memoryview] | None:
         """Kind, flags, stream and payload of the next frame; None when it is not all there.
 
-        Raises `ProtocolBreach` as soon as a header is there that no agent sends.
+        Raises `ProtocolBreach` as soon as a header is there that the rules do not allow.
         """
         here = self._end - self._start
         if here < HEADER.size:
             return None
         length, number, flags, stream = HEADER.unpack_from(self._view, self._start)
-        if number not in _ALLOWED:
+        rule = self._rules.get(number)
+        if rule is None:
             raise ProtocolBreach(f"it sent a frame of the unknown kind {number}")
-        kind, longest, flagged = _ALLOWED[number]
-        if length > longest:
-            raise ProtocolBreach(f"it sent a frame {kind.name} of {length} bytes; {longest} are allowed")
-        if flags and not flagged:
+        kind = rule.kind
+        if length > rule.longest:
+            raise ProtocolBreach(f"it sent a frame {kind.name} of {length} bytes; {rule.longest} are allowed")
+        if length < rule.shortest:
+            raise ProtocolBreach(f"it sent a frame {kind.name} of {length} bytes; {rule.shortest} are needed")
+        if flags & ~rule.flags:
             raise ProtocolBreach(f"it sent a frame {kind.name} with the flags {flags:#x}")
         if here < HEADER.size + length:
             return None

@@ -16,13 +16,17 @@ __all__ = ["launch"]
 
 
 def launch(
-    plan: BubblewrapPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+    plan: BubblewrapPlan,
+    handles: Handles,
+    streams: Streams,
+    secrets: tuple[tuple[str, str], ...] = (),
+    give: tuple[int, ...] = (),
 ) -> LaunchedRunning:
     """See `backends.launched.launch.launch`; `plan` is from `make_plan`."""
     identity = plan.identity
     uids = (UidRange(identity.uid, identity.count),) if identity.kind == "range" else ()
     arrange, why = partial(_arrange, plan), partial(explain, plan)
-    return launch_sandbox(plan, handles, streams, secrets, arrange, why, uids=uids)
+    return launch_sandbox(plan, handles, streams, secrets, arrange, why, uids=uids, give=give)
 
 
 def _arrange(plan: BubblewrapPlan, there: Arranged) -> Arrangement:

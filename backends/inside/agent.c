@@ -1,4 +1,4 @@
-/* The agent: process 1 of a virtual machine, or (`agent FD …`, a connected stream socket) of a session's sandbox.
+/* The agent: process 1 of a virtual machine, or (`agent FD …`, a connected stream socket) the first of a sandbox.
  * What it does is said in agent_protocol.py. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -237,10 +237,11 @@ int main(int argc, char **argv)
     int fd = argc == 2 || argc == 4 ? parse_fd(argv[1]) : -1;
     if (fd >= 0 && argc == 4)
         zygote_configure(argv[2], argv[3]);
-    if (fd >= 0 && getpid() == 1)
+    /* What loses its parent is ours, as it would be process 1's. */
+    if (fd >= 0 && (getpid() == 1 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0))
         serve(fd, 1);
     if (getpid() == 1)
         serve(boot(), 0);
-    fputs("usage, as process 1: agent [FD [INTERPRETER ZYGOTE]] | --version\n", stderr);
+    fputs("usage: agent [FD [INTERPRETER ZYGOTE]] | --version; as process 1 without FD\n", stderr);
     return 1;
 }

@@ -67,6 +67,21 @@ def hello() -> bytes:
     return _HELLO.pack(MAGIC, VERSION)
 
 
+def read_hello(payload: bytes) -> None:
+    """Raises ValueError for another program's or another version's greeting."""
+    magic, version = _fixed(_HELLO, payload)
+    if (magic, version) != (MAGIC, VERSION):
+        raise ValueError(f"the host speaks version {version} of protocol {magic:#x}, not {VERSION}")
+
+
+def welcome(greeting: Welcome) -> bytes:
+    return _WELCOME.pack(MAGIC, VERSION, greeting.boot_us, greeting.has_zygote)
+
+
+def failed(failure: GuestFailed) -> bytes:
+    return _FAILED.pack(failure.step, failure.errno) + failure.subject.encode("utf-8", "surrogateescape")
+
+
 def identity(new: GuestIdentity) -> bytes:
     fixed = _IDENTITY.pack(new.realtime_ns, new.random, new.machine_id.encode(), new.mac)
     return fixed + new.hostname.encode()

@@ -48,7 +48,7 @@ static int signal_once(pid_t session, int number)
     int count = 0;
     for (struct dirent *entry; (entry = readdir(folder));) {
         pid_t pid = (pid_t)atoi(entry->d_name);
-        if (pid <= 1 || (session == 0 && zygote_owns(pid)))
+        if (pid <= 1 || pid == getpid() || (session == 0 && zygote_owns(pid)))
             continue;
         int held = (int)syscall(SYS_pidfd_open, pid, 0);
         struct process process;

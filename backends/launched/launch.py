@@ -68,6 +68,7 @@ def launch(
     *,
     uids: tuple[UidRange, ...] = (),
     becomes: tuple[int, int] | None = None,
+    give: tuple[int, ...] = (),
 ) -> LaunchedRunning:
     """Start the planned sandbox; its failures to set itself up surface in `wait`.
 
@@ -80,11 +81,12 @@ def launch(
     explain: turns the launcher's report, or that program's last words, into an error.
     uids: the ranges to take one uid of each from, for this sandbox alone; where the identity is of a range,
         the first is the workload's.
+    give: descriptors that the workload gets under their own numbers; they stay the caller's.
     becomes: (uid, gid) inside that process 1 drops to; None: the launcher drops to the identity outside.
 
     Raises `LaunchFailed` when the host refuses what was planned, `BackendUnavailable` when no uid is free.
     """
-    started = _Launch(plan, handles, streams, secrets)
+    started = _Launch(plan, handles, streams, secrets, give)
     try:
         return started.start(arrange, explain, uids, becomes)
     except BaseException as error:
@@ -106,8 +108,10 @@ class _Launch:
         handles: Handles,
         streams: Streams,
         secrets: tuple[tuple[str, str], ...],
+        give: tuple[int, ...],
     ) -> None:
         self._plan = plan
+        self._give = give
         self._handles = handles
         self._streams = streams
         self._secrets = secrets
@@ -138,7 +142,7 @@ class _Launch:
         outside = self._outside_spec(control, arrange, becomes)
         argv = (plan.launcher, "outside", str(self._child_only.add(spec_memfd(encode(outside)))))
         keep = {*self._child_only.fds, *(taken.lock for taken in self._leases)}
-        keep |= {self._handles.fileno(part.slot) for part in (*plan.grants, *plan.masks)}
+        keep |= {self._handles.fileno(part.slot) for part in (*plan.grants, *plan.masks)} | {*self._give}
         child = process.spawn(argv, (streams.stdin, streams.stdout, self._diagnostics_end), sorted(keep))
         return LaunchedRunning(
             plan.limits.outcomes, explain, child, self._control, self._diagnostics, self._group, self._leases
@@ -189,7 +193,7 @@ class _Launch:
             _make_stage_directory()
         cgroups = [child_only.add(fd) for fd in self._group.open_join_fds()] if self._group else []
         keep = {fd for fd in child_only.fds if fd not in cgroups} | {taken.lock for taken in self._leases}
-        keep |= {handles.fileno(mask.slot) for mask in plan.masks}
+        keep |= {handles.fileno(mask.slot) for mask in plan.masks} | {*self._give}
         if not plan.identity.staged:
             keep |= {handles.fileno(grant.slot) for grant in plan.grants}
         return OutsideSpec(
@@ -215,6 +219,7 @@ class _Launch:
             stderr=stderr,
             caller=child_only.add(os.pidfd_open(os.getpid())),
             tty=self._streams.tty,
+            give=self._give,
             hold=tuple(taken.lock for taken in self._leases),
             rlimits=tuple(_rlimit(number, value) for number, value in plan.limits.rlimits),
             landlock=landlock.rules(plan.landlock_abi, readable=("/",), writable=plan.writable_trees),

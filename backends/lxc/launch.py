@@ -23,7 +23,11 @@ _RANDOM_BYTES = 16
 
 
 def launch(
-    plan: LxcPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+    plan: LxcPlan,
+    handles: Handles,
+    streams: Streams,
+    secrets: tuple[tuple[str, str], ...] = (),
+    give: tuple[int, ...] = (),
 ) -> LaunchedRunning:
     """See `backends.launched.launch.launch`; `plan` is from `make_plan`."""
     uids = (plan.uid_range,) * (2 if plan.identity.kind == "range" else 1)
@@ -36,6 +40,7 @@ def launch(
         partial(explain, plan),
         uids=uids,
         becomes=(INSIDE_ID, INSIDE_ID),
+        give=give,
     )
 
 
