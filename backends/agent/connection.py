@@ -65,6 +65,11 @@ class GuestConnection:
         return cls(*await greet(sock, deadline_s, frame_deadline_s))
 
     @property
+    def link(self) -> Link:
+        """For a relay, which the connection is then left to."""
+        return self._link
+
+    @property
     def lost(self) -> asyncio.Future[GuestLost]:
         return self._link.lost
 

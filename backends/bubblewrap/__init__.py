@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from backends.base import FilesystemView, Handles, Observed, Running, SandboxRequest, Streams
 from backends.bubblewrap.facts import BubblewrapFacts
 from backends.bubblewrap.plan import BubblewrapPlan, make_plan
 from backends.features import Capabilities
 from backends.one_shot_support import one_shot_capabilities
+
+if TYPE_CHECKING:
+    from backends.inside.agent_protocol import GuestCommand
+    from backends.sessions import Order, SessionSandbox
 
 CAPABILITIES = one_shot_capabilities(
     "bubblewrap",
@@ -50,6 +56,19 @@ class BubblewrapBackend:
         from backends.bubblewrap.launch import launch
 
         return launch(plan, handles, streams, secrets)
+
+    async def start_session(self, plan: BubblewrapPlan, handles: Handles) -> SessionSandbox:
+        """See `backends.sessions.KeepsSessions`."""
+        from backends.bubblewrap.launch import launch
+        from backends.launched.sandbox import start_agent
+
+        return start_agent(plan, handles, launch)
+
+    def session_command(self, plan: BubblewrapPlan, order: Order) -> GuestCommand:
+        """See `backends.sessions.KeepsSessions`."""
+        from backends.launched.sandbox import session_command
+
+        return session_command(plan, order)
 
 
 BACKEND = BubblewrapBackend()

@@ -7,6 +7,7 @@ upstream's does, ``vm`` a line for the shell.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from backends.base import FilesystemView, Handles, Observed, Running, SandboxRequest, Streams
 from backends.features import Capabilities
@@ -15,6 +16,10 @@ from backends.qemu.opened_ahead import open_ahead
 from backends.qemu.template_store import TemplateStore, default_store
 from backends.vm.facts import VmFacts
 from backends.vm.plan import VmPlan, make_plan
+
+if TYPE_CHECKING:
+    from backends.inside.agent_protocol import GuestCommand
+    from backends.sessions import Order, SessionSandbox
 
 __all__ = ["VmBackend"]
 
@@ -56,6 +61,18 @@ class VmBackend:
         from backends.vm.launch import launch
 
         return launch(plan, handles, streams, secrets)
+
+    async def start_session(self, plan: VmPlan, handles: Handles) -> SessionSandbox:
+        """See `backends.sessions.KeepsSessions`."""
+        from backends.vm.session import start_machine
+
+        return await start_machine(plan, handles)
+
+    def session_command(self, plan: VmPlan, order: Order) -> GuestCommand:
+        """See `backends.sessions.KeepsSessions`."""
+        from backends.vm.session import session_command
+
+        return session_command(plan, order)
 
     def keep_ready(self, plan: VmPlan, size: int) -> None:
         """See `backends.base.KeepsReady`."""

@@ -1,7 +1,6 @@
 """One run in one machine, from the template to the end of the command (effectful, asyncio).
 
-The order is what makes it safe: the clone gets its identity before anything else happens in it, the policy's
-files are in place before the command starts, and nothing of a machine is used again afterwards.
+Nothing of a machine is used again after its command has ended.
 """
 
 from __future__ import annotations
@@ -12,31 +11,20 @@ from contextlib import suppress
 from typing import Any
 
 from backends.agent.errors import GuestError, GuestRefused
-from backends.agent.identity import new_identity
 from backends.agent.process import GuestProcess
-from backends.base import Conflict, Ended, Handles, Outcome, Streams, Usage
+from backends.base import Ended, Handles, Outcome, Streams, Usage
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
-from backends.guest_files.archive import check_copies, put_content
-from backends.guest_files.disk import build_disk
-from backends.guest_files.snapshot import Snapshot
 from backends.inside.agent_protocol import (
     EndedFlag,
     GuestCommand,
     GuestEnded,
-    GuestHide,
-    GuestMount,
-    MountFlag,
 )
 from backends.linux import seccomp
-from backends.qemu.clone import Clone
 from backends.qemu.guest import Guest
-from backends.qemu.off_loop import off_loop, on_thread
-from backends.qemu.pools import take_clone
-from backends.qemu.template_plan import GRANTS_BYTES
 from backends.qemu.timings import Timings
-from backends.vm.copying_back import bring_back, recovered_warnings
-from backends.vm.failure import explain_full, explain_refusal
+from backends.vm.failure import explain_refusal
+from backends.vm.furnished import FurnishedMachine
 from backends.vm.guest_limits import mark_guest_hits
 from backends.vm.plan import VmPlan
 from backends.vm.terminal import follow_size, make_transparent, window_size
@@ -59,13 +47,10 @@ class OneRun:
         self.task: asyncio.Task[Ended] | None = None
         self._plan = plan
         self._handles = handles
-        self._snapshots: dict[int, Snapshot] = {}
-        self._warnings: list[str] = []
-        self._conflicts: list[Conflict] = []
         self._streams = streams
         self._secrets = secrets
         self._timings = Timings()
-        self._clone: Clone | None = None
+        self._machine = FurnishedMachine(plan, handles, self._timings)
         self._process: GuestProcess | None = None
         self._killed = asyncio.Event()
 
@@ -75,18 +60,12 @@ class OneRun:
         Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; nothing is left running then.
         """
         try:
-            if self._plan.files.writable:
-                self._warnings += await asyncio.to_thread(recovered_warnings)
-            self._clone = await self._take_clone()
-            guest = self._clone.guest
-            self.pid = guest.machine.qemu.pid
-            await guest.ask(guest.agent.identify(new_identity()))
-            self._timings.mark("identified")
-            await self._furnish(guest)
-            self._process = await self._execute(guest)
+            await self._machine.start()
+            self.pid = self._machine.pid
+            self._process = await self._execute(self._machine.guest)
             self._timings.mark("started")
         except BaseException:
-            await self._end_machine()
+            await self._machine.end()
             raise
 
     async def finish(self) -> Ended:
@@ -94,25 +73,24 @@ class OneRun:
 
         Raises what ended the machine before its command ended.
         """
-        assert self._clone is not None  # `start` has succeeded
-        assert self._process is not None
+        assert self._process is not None  # `start` has succeeded
         try:
-            ended = await self._until_end(self._clone.guest, self._process)
+            ended = await self._until_end(self._machine.guest, self._process)
             if self._process.first_output_s is not None:  # an event loop's time is the monotonic clock's
                 self._timings.mark("firstByte", self._process.first_output_s)
             self._timings.mark("exit")
             self.wrapping_up = ended is not None
             normal = ended is not None and os.WIFEXITED(ended.status) and not self._expired
             if normal and self._plan.files.writable:
-                await self._bring_back(self._clone.guest)
+                await self._machine.bring_back()
             return self._describe(ended)
         finally:
-            await self._end_machine()
+            await self._machine.end()
 
     async def signal(self, number: int) -> None:
         """To every process of the workload; nothing once it has ended."""
-        if self._process is not None and not self._process.exited.done() and self._clone is not None:
-            self._clone.guest.agent.signal_everything(number)
+        if self._process is not None and not self._process.exited.done() and self._machine.is_there:
+            self._machine.guest.agent.signal_everything(number)
 
     async def expire(self, number: int) -> None:
         """The same, and nothing is copied back any more."""
@@ -133,46 +111,6 @@ class OneRun:
         self._handles.close()
         for fd in {self._streams.stdin, self._streams.stdout, self._streams.stderr}:
             os.close(fd)
-
-    async def _take_clone(self) -> Clone:
-        plan = self._plan
-        if not plan.files.read_only:
-            return await take_clone(plan.template, plan.confinement, self._timings, grants=None, used_bytes=0)
-        disk = await on_thread(
-            lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
-            drop=lambda built: os.close(built.fd),
-        )
-        self._timings.mark("diskBuilt")
-        self._warnings.extend(disk.warnings)
-        try:
-            return await take_clone(
-                plan.template, plan.confinement, self._timings, grants=disk.fd, used_bytes=disk.used_bytes
-            )
-        finally:
-            os.close(disk.fd)
-
-    async def _furnish(self, guest: Guest) -> None:
-        """Everything that the policy shows is in its place before the command starts."""
-        files = self._plan.files
-        size = self._plan.limits.tmp_mib << 20
-        flags = MountFlag.NO_SUID | MountFlag.NO_DEV
-        for place in self._plan.limits.private:
-            await guest.ask(guest.agent.mount(GuestMount(place, "", "tmpfs", flags, size)))
-        if files.writable:
-            await on_thread(lambda: check_copies(files, self._handles))
-        for step in files.guest_steps:
-            if isinstance(step, GuestHide):
-                await guest.ask(guest.agent.hide(step))
-            elif isinstance(step, GuestMount):
-                await guest.ask(guest.agent.mount(step))
-            else:
-                content = put_content(files, step, self._handles, self._snapshots)
-                try:
-                    await guest.ask(guest.agent.put(step.files, off_loop(content)))
-                except LaunchFailed as failure:
-                    raise explain_full(self._plan, step, failure) from failure.__cause__
-        if files.guest_steps:
-            self._timings.mark("filesIn")
 
     async def _execute(self, guest: Guest) -> GuestProcess:
         streams = self._streams
@@ -226,7 +164,13 @@ class OneRun:
         if ended is None:
             limits = mark_guest_hits(outcomes, EndedFlag(0), None)
             return Ended(
-                Outcome.KILLED, 137, 9, Usage(wall_ms), limits, timings, warnings=tuple(self._warnings)
+                Outcome.KILLED,
+                137,
+                9,
+                Usage(wall_ms),
+                limits,
+                timings,
+                warnings=tuple(self._machine.warnings),
             )
         code = os.waitstatus_to_exitcode(ended.status)
         ended_by = -code if code < 0 else None
@@ -237,18 +181,6 @@ class OneRun:
             usage=Usage(wall_ms, ended.user_us / 1000, ended.system_us / 1000, ended.max_rss_kib),
             limits=mark_guest_hits(outcomes, ended.flags, ended_by),
             timings=timings,
-            conflicts=tuple(self._conflicts),
-            warnings=tuple(self._warnings),
+            conflicts=tuple(self._machine.conflicts),
+            warnings=tuple(self._machine.warnings),
         )
-
-    async def _bring_back(self, guest: Guest) -> None:
-        size = self._plan.file_size_mib
-        conflicts, warnings = await bring_back(guest, self._plan.files, self._snapshots, self._handles, size)
-        self._conflicts += conflicts
-        self._warnings += warnings
-        self._timings.mark("filesBack")
-
-    async def _end_machine(self) -> None:
-        if self._clone is not None:
-            clone, self._clone = self._clone, None
-            await clone.end()

@@ -1,0 +1,118 @@
+"""A sandbox of the launcher's that runs an agent: for sessions (effectful, asyncio)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from backends.agent.errors import GuestError
+from backends.agent.relay import Relay
+from backends.base import Handles, Streams
+from backends.errors import BackendUnavailable, LaunchFailed, Problem
+from backends.frozen import replace
+from backends.guest_etc import INSIDE_ID
+from backends.inside.agent_protocol import GuestCommand
+from backends.inside.store import AGENT, find_program
+from backends.launched.parts import SHELL, LaunchedPlan
+from backends.launched.running import LaunchedRunning
+from backends.sessions import Order, Settled
+
+__all__ = ["AgentSandbox", "session_command", "start_agent"]
+
+_AGENT_S = 15.0
+_END_S = 5.0
+_GIVEN_UP_S = 2.0
+Plan = TypeVar("Plan")
+Launch = Callable[[Plan, Handles, Streams, tuple[tuple[str, str], ...], tuple[int, ...]], LaunchedRunning]
+
+
+class AgentSandbox:
+    """A `backends.sessions.SessionSandbox`; belongs to the loop that it was made on."""
+
+    def __init__(self, running: LaunchedRunning, agent: socket.socket) -> None:
+        self._running = running
+        self._agent = agent
+        self._left = asyncio.Event()
+        asyncio.get_running_loop().add_reader(running.pidfd, self._ended)
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    async def relay(self) -> Relay:
+        try:
+            return await Relay.open(self._agent, deadline_s=_AGENT_S)
+        except GuestError as error:
+            await self.end()
+            await self.gone()  # which raises what kept it from being set up
+            raise LaunchFailed(Problem("agent_silent", "", f"the sandbox's agent: {error}")) from error
+
+    async def gone(self) -> str:
+        await self._left.wait()
+        ended = self._running.wait(_GIVEN_UP_S)
+        return "it left without a word" if ended is None else f"its agent {ended.outcome.value}"
+
+    async def settle(self) -> Settled:
+        return Settled()  # what it wrote is where it belongs
+
+    async def end(self) -> None:
+        for _ in range(2):  # the second time is for a process 1 that does not obey
+            self._running.kill()
+            try:
+                await asyncio.wait_for(self._left.wait(), _END_S)
+            except TimeoutError:
+                continue
+            return
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._running.pidfd)
+        self._left.set()
+
+
+def start_agent(plan: Plan, handles: Handles, launch: Launch[Plan]) -> AgentSandbox:
+    """Start the plan's sandbox with an agent as its workload, under everything that the plan holds.
+
+    Parameters
+    ----------
+    plan: of one run; its command is not run.
+    launch: the backend's own.
+
+    Raises what `launch` raises, `BackendUnavailable` without the agent.
+    """
+    program = find_program(AGENT)
+    if program is None:
+        fix = "mxc-ops prep host --backend bubblewrap --yes"
+        raise BackendUnavailable(Problem("agent_missing", "", "the agent of sessions is not built", fix=fix))
+    ours, theirs = socket.socketpair()
+    # Executed through its descriptor: no path of it is needed, or visible, inside, and no rule is in its way.
+    agent = os.memfd_create("agent", os.MFD_CLOEXEC)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with open(program, "rb") as file:
+            os.write(agent, file.read())
+        argv = (f"/proc/self/fd/{agent}", str(theirs.fileno()))
+        alone = replace(plan, argv=argv, environment=(), secret_names=(), cwd="/", tty=False)
+        running = launch(alone, handles, Streams(null, null, null), (), (agent, theirs.fileno()))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        os.close(agent)
+        os.close(null)
+        theirs.close()
+    return AgentSandbox(running, ours)
+
+
+def session_command(plan: LaunchedPlan, order: Order) -> GuestCommand:
+    """`order` for an agent that is under the sandbox's restrictions itself, as everything that it starts."""
+    return GuestCommand(
+        args=(*SHELL, *order.args) if order.is_shell else order.args,
+        env=plan.environment if order.env is None else order.env,
+        cwd=order.cwd or plan.cwd,
+        user=(INSIDE_ID, INSIDE_ID),
+        tty=order.tty,
+        timeout=order.timeout,
+    )

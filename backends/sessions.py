@@ -1,0 +1,73 @@
+"""What a backend gives to sessions: a sandbox that runs an agent instead of a command. Protocols only."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from backends.agent.relay import Relay
+from backends.base import Conflict, Handles
+from backends.frozen import frozen
+from backends.inside.agent_protocol import GuestCommand
+
+__all__ = ["KeepsSessions", "Order", "SessionSandbox", "Settled"]
+
+
+@frozen
+class Order:
+    """One command for a sandbox that runs.
+
+    `args`: an argument vector, or, with `is_shell`, one line for the shell. `env` is exactly what it gets;
+    None, and a `cwd` of "": what the sandbox was made with. `tty`: (rows, columns) of a terminal. `timeout`:
+    (after_ms, grace_ms, signal number).
+    """
+
+    args: tuple[str, ...]
+    is_shell: bool = False
+    env: tuple[tuple[str, str], ...] | None = None
+    cwd: str = ""
+    tty: tuple[int, int] | None = None
+    timeout: tuple[int, int, int] | None = None
+
+
+@frozen
+class Settled:
+    """What became of the copies that a sandbox had of the host's files."""
+
+    conflicts: tuple[Conflict, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class SessionSandbox(Protocol):
+    """A started sandbox; `pid` is of its outermost process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def relay(self) -> Relay:
+        """To its agent; once. Raises what kept the sandbox from being set up."""
+        ...
+
+    async def gone(self) -> str:
+        """Return once nothing of it is left: why, in words. Raises `MxcError` for what it could not do."""
+        ...
+
+    async def settle(self) -> Settled:
+        """End all that runs in it, and bring copies back. Raises `CopyBackFailed`."""
+        ...
+
+    async def end(self) -> None:
+        """End everything in it; returns once nothing is left."""
+        ...
+
+
+@runtime_checkable
+class KeepsSessions(Protocol):
+    """A backend whose sandboxes can outlive a command. Plans and handles are those of one-shot runs."""
+
+    async def start_session(self, plan: Any, handles: Handles) -> SessionSandbox:
+        """Start the sandbox with an agent in it. Raises what `launch` and `Running.wait` raise."""
+        ...
+
+    def session_command(self, plan: Any, order: Order) -> GuestCommand:
+        """What the agent is told: `order` under everything that the plan says of commands."""
+        ...

@@ -1,0 +1,117 @@
+"""A clone with everything in its place that a policy shows, ready for commands (effectful, asyncio).
+
+The order is what makes it safe: the clone gets its identity before anything else happens in it, and the
+policy's files are in place before a command starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from backends.agent.identity import new_identity
+from backends.base import Conflict, Handles
+from backends.errors import LaunchFailed
+from backends.guest_files.archive import check_copies, put_content
+from backends.guest_files.disk import build_disk
+from backends.guest_files.snapshot import Snapshot
+from backends.inside.agent_protocol import GuestHide, GuestMount, MountFlag
+from backends.qemu.clone import Clone
+from backends.qemu.guest import Guest
+from backends.qemu.off_loop import off_loop, on_thread
+from backends.qemu.pools import take_clone
+from backends.qemu.template_plan import GRANTS_BYTES
+from backends.qemu.timings import Timings
+from backends.vm.copying_back import bring_back, recovered_warnings
+from backends.vm.failure import explain_full
+from backends.vm.plan import VmPlan
+
+__all__ = ["FurnishedMachine"]
+
+
+class FurnishedMachine:
+    """Made on any thread; everything else happens on the loop of `start`. `end` it in every case."""
+
+    def __init__(self, plan: VmPlan, handles: Handles, timings: Timings) -> None:
+        """`handles` stay the caller's, and open until the end."""
+        self.pid = 0
+        self.warnings: list[str] = []
+        self.conflicts: list[Conflict] = []
+        self._plan = plan
+        self._handles = handles
+        self._timings = timings
+        self._snapshots: dict[int, Snapshot] = {}
+        self._clone: Clone | None = None
+
+    @property
+    def guest(self) -> Guest:
+        """Of a machine that was started."""
+        assert self._clone is not None  # `start` has succeeded, `end` was not called
+        return self._clone.guest
+
+    @property
+    def is_there(self) -> bool:
+        return self._clone is not None
+
+    async def start(self) -> None:
+        """Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; call `end` then, too."""
+        if self._plan.files.writable:
+            self.warnings += await asyncio.to_thread(recovered_warnings)
+        self._clone = await self._take_clone()
+        guest = self._clone.guest
+        self.pid = guest.machine.qemu.pid
+        await guest.ask(guest.agent.identify(new_identity()))
+        self._timings.mark("identified")
+        await self._furnish(guest)
+
+    async def bring_back(self) -> None:
+        """Copy the read-write grants back; what runs in it is killed first. Raises `CopyBackFailed`."""
+        files, size = self._plan.files, self._plan.file_size_mib
+        conflicts, warnings = await bring_back(self.guest, files, self._snapshots, self._handles, size)
+        self.conflicts += conflicts
+        self.warnings += warnings
+        self._timings.mark("filesBack")
+
+    async def end(self) -> None:
+        if self._clone is not None:
+            clone, self._clone = self._clone, None
+            await clone.end()
+
+    async def _take_clone(self) -> Clone:
+        plan = self._plan
+        if not plan.files.read_only:
+            return await take_clone(plan.template, plan.confinement, self._timings, grants=None, used_bytes=0)
+        disk = await on_thread(
+            lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
+            drop=lambda built: os.close(built.fd),
+        )
+        self._timings.mark("diskBuilt")
+        self.warnings.extend(disk.warnings)
+        try:
+            return await take_clone(
+                plan.template, plan.confinement, self._timings, grants=disk.fd, used_bytes=disk.used_bytes
+            )
+        finally:
+            os.close(disk.fd)
+
+    async def _furnish(self, guest: Guest) -> None:
+        files = self._plan.files
+        size = self._plan.limits.tmp_mib << 20
+        flags = MountFlag.NO_SUID | MountFlag.NO_DEV
+        for place in self._plan.limits.private:
+            await guest.ask(guest.agent.mount(GuestMount(place, "", "tmpfs", flags, size)))
+        if files.writable:
+            await on_thread(lambda: check_copies(files, self._handles))
+        for step in files.guest_steps:
+            if isinstance(step, GuestHide):
+                await guest.ask(guest.agent.hide(step))
+            elif isinstance(step, GuestMount):
+                await guest.ask(guest.agent.mount(step))
+            else:
+                content = put_content(files, step, self._handles, self._snapshots)
+                try:
+                    await guest.ask(guest.agent.put(step.files, off_loop(content)))
+                except LaunchFailed as failure:
+                    raise explain_full(self._plan, step, failure) from failure.__cause__
+        if files.guest_steps:
+            self._timings.mark("filesIn")

@@ -1,0 +1,1 @@
+"""Sandboxes that outlive a command: provision, start, exec, stop, deprovision (spec: lifecycle.md)."""

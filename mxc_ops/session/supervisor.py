@@ -1,0 +1,178 @@
+"""The process that owns one running sandbox: started by `start`, it ends with the sandbox.
+
+It carries out the record's document like a one-shot run, but for the command; then it serves the sandbox's
+folder of sockets: ``agent`` speaks the agent's protocol to any number of clients, ``control`` answers one
+JSON line with another. Its hold on the lock that it was given is what tells that the sandbox lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import Any
+
+from backends.agent.relay import Relay
+from backends.errors import MxcError, Problem
+from backends.frozen import frozen
+from backends.sessions import KeepsSessions, SessionSandbox
+
+__all__ = ["Assignment", "main", "read_assignment"]
+
+_BACKLOG = 64
+_MOST_LINE = 1 << 20
+_CREDENTIALS = struct.Struct("3i")
+
+
+@frozen
+class Assignment:
+    """What a supervisor is started with.
+
+    `document` is a config; `folder` where its sockets are to be. `alive` is the locked descriptor that tells
+    that it lives, `report` where the starter waits for one JSON line: ``{"running": pid}`` or ``{"error": …}``
+    """
+
+    document: str
+    folder: str
+    alive: int
+    report: int
+
+    def encode(self) -> bytes:
+        fields = ("document", "folder", "alive", "report")
+        return json.dumps({name: getattr(self, name) for name in fields}).encode()
+
+
+def read_assignment(fd: int) -> Assignment:
+    with os.fdopen(fd, "rb") as file:
+        return Assignment(**json.loads(file.read()))
+
+
+def main() -> None:
+    assignment = read_assignment(int(sys.argv[1]))
+    if os.fork():  # whoever started us need not wait for us, and may end before we do
+        os._exit(0)
+    os.setsid()
+    os.set_inheritable(assignment.alive, False)
+    os.set_inheritable(assignment.report, False)
+    try:
+        asyncio.run(_supervise(assignment))
+    except MxcError as error:
+        _report(assignment, {"error": {"class": type(error).__name__, **error.as_dict()}})
+    except BaseException as error:
+        _report(assignment, {"error": {"class": "LaunchFailed", "message": repr(error)}})
+        raise
+
+
+def _report(assignment: Assignment, message: dict[str, Any]) -> None:
+    with suppress(OSError):  # the starter has gone, or has its answer
+        os.write(assignment.report, json.dumps(message).encode() + b"\n")
+        os.close(assignment.report)
+
+
+async def _supervise(assignment: Assignment) -> None:
+    sandbox = await _start(assignment.document)
+    try:
+        relay = await sandbox.relay()
+        await _Supervisor(assignment, sandbox, relay).serve()
+    finally:
+        await sandbox.end()
+
+
+async def _start(document: str) -> SessionSandbox:
+    from mxc_ops.one_shot import prepare
+    from mxc_ops.sources import as_request
+
+    with prepare(as_request(document.encode())) as prepared:
+        backend = prepared.backend
+        if not isinstance(backend, KeepsSessions):
+            name = prepared.request.containment
+            raise MxcError(Problem("unsupported_phase", "/containment", f"{name} keeps no sessions"))
+        return await backend.start_session(prepared.plan, prepared.handles)
+
+
+class _Supervisor:
+    def __init__(self, assignment: Assignment, sandbox: SessionSandbox, relay: Relay) -> None:
+        self._assignment = assignment
+        self._sandbox = sandbox
+        self._relay = relay
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    async def serve(self) -> None:
+        """Until it is told to stop, or the sandbox ends by itself."""
+        folder = self._assignment.folder
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        servers = [_listen(f"{folder}/{name}") for name in ("agent", "control")]
+        try:
+            self._loop.add_reader(servers[0].fileno(), self._accept, servers[0], self._relay.serve)
+            self._loop.add_reader(servers[1].fileno(), self._accept, servers[1], self._control)
+            _report(self._assignment, {"running": os.getpid()})
+            await self._until_over()
+        finally:
+            for server, name in zip(servers, ("agent", "control"), strict=True):
+                self._loop.remove_reader(server.fileno())
+                server.close()
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
+            self._relay.close()
+
+    async def _until_over(self) -> None:
+        waits = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(self._sandbox.gone())]
+        try:
+            await asyncio.wait({*waits, self._relay.link.lost}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+                with suppress(asyncio.CancelledError, MxcError):
+                    await wait
+
+    def _accept(self, server: socket.socket, take: Any) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            sock, _ = server.accept()
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(raw)[1] in (0, os.geteuid()):
+                take(sock)
+            else:
+                sock.close()
+
+    def _control(self, sock: socket.socket) -> None:
+        task = self._loop.create_task(self._answer(sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
+        with suppress(ConnectionError, ValueError):
+            while line := await reader.readline():
+                writer.write(json.dumps(self._do(json.loads(line))).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    def _do(self, order: dict[str, Any]) -> dict[str, Any]:
+        name = order.get("do")
+        if name == "describe":
+            return {"pid": os.getpid(), "sandbox": self._sandbox.pid, "busy": self._relay.busy}
+        if name == "stop":
+            self._stopping.set()
+            return {}
+        return {"error": f"no order is called {name!r}"}
+
+
+def _listen(path: str) -> socket.socket:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    os.chmod(path, 0o600)
+    server.listen(_BACKLOG)
+    server.setblocking(False)
+    return server
+
+
+if __name__ == "__main__":
+    main()
