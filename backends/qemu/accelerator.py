@@ -48,10 +48,11 @@ class Verdict:
 
 
 def find_qemu() -> str | None:
-    """The absolute path of QEMU for x86_64; None without one."""
+    """The path of QEMU for x86_64, without links: it looks for its firmware from there. None without one."""
     import shutil
 
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    found = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
+    return None if found is None else os.path.realpath(found)
 
 
 def machine_type(qemu: str) -> str:

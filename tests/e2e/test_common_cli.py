@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.commands import MXC_OPS, Commands, wait_until
+from tests.e2e.commands import DEADLINE_S, MXC_OPS, Commands, wait_until
 from tests.e2e.containments import Containment
 
 
@@ -58,6 +60,14 @@ def test_a_document_is_all_that_a_run_needs(contained: Containment, caller: Comm
     assert (told["outcome"], told["exitCode"], told["conflicts"]) == ("exited", 7, [])
     assert {limit["name"] for limit in told["limits"]} >= {"openFiles", "pids", "timeoutMs"}
     assert bool(told["timings"]) is contained.timed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="whoever is not root finds their own programs by HOME")
+def test_a_run_takes_nothing_from_the_environment(contained: Containment) -> None:
+    """As from a service manager: without PATH, programs are found in other places."""
+    argv = [Path(sys.executable).parent / MXC_OPS, "run", "--backend", contained.name, "--", "echo", "there"]
+    done = subprocess.run(argv, env={}, capture_output=True, check=False, timeout=DEADLINE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"there\n", b"")
 
 
 def test_flags_say_the_same(contained: Containment, caller: Commands) -> None:
