@@ -9,24 +9,7 @@ from backends.base import Conflict, Handles
 from backends.frozen import frozen
 from backends.inside.agent_protocol import GuestCommand
 
-__all__ = ["KeepsSessions", "Order", "SessionSandbox", "Settled"]
-
-
-@frozen
-class Order:
-    """One command for a sandbox that runs.
-
-    `args`: an argument vector, or, with `is_shell`, one line for the shell. `env` is exactly what it gets;
-    None, and a `cwd` of "": what the sandbox was made with. `tty`: (rows, columns) of a terminal. `timeout`:
-    (after_ms, grace_ms, signal number).
-    """
-
-    args: tuple[str, ...]
-    is_shell: bool = False
-    env: tuple[tuple[str, str], ...] | None = None
-    cwd: str = ""
-    tty: tuple[int, int] | None = None
-    timeout: tuple[int, int, int] | None = None
+__all__ = ["KeepsSessions", "SessionSandbox", "Settled"]
 
 
 @frozen
@@ -68,6 +51,6 @@ class KeepsSessions(Protocol):
         """Start the sandbox with an agent in it. Raises what `launch` and `Running.wait` raise."""
         ...
 
-    def session_command(self, plan: Any, order: Order) -> GuestCommand:
-        """What the agent is told: `order` under everything that the plan says of commands."""
+    def imposed(self, plan: Any) -> GuestCommand:
+        """Under what each command of a session is: user, limits, filter. Its arguments mean nothing."""
         ...

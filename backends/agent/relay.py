@@ -23,6 +23,7 @@ from backends.inside.agent_protocol import (
     WINDOW,
     Channel,
     Flag,
+    GuestCommand,
     GuestFailed,
     Kind,
     Step,
@@ -42,7 +43,7 @@ class Relay:
     """Made by `open`; `serve` each client.
 
     `link.lost` is done, with the reason, when the agent has gone. `when_idle` is called whenever the last of
-    all streams has ended.
+    all streams has ended. Every command is under the restrictions of `imposed`, whatever its client says.
     """
 
     def __init__(self, link: Link, welcome: Welcome) -> None:
@@ -50,6 +51,7 @@ class Relay:
         self.link = link
         self.welcome = welcome
         self.when_idle: Callable[[], object] = bool
+        self.imposed: GuestCommand | None = None
         self._clients: set[_Client] = set()
         self._open = 0
 
@@ -78,6 +80,11 @@ class Relay:
         for client in list(self._clients):
             client.lose()
         self.link.lose("it was closed from here")
+
+    def restricted(self, kind: Kind, message: bytes) -> bytes:
+        if kind is not Kind.EXEC or self.imposed is None:
+            return message
+        return codec.impose(message, self.imposed)
 
     def opened(self) -> None:
         self._open += 1
@@ -296,7 +303,7 @@ class _Client:
         del self._messages[number]
         stream = _Forwarded(self._relay, self, kind, number)
         try:
-            stream.ours = self._relay.link.begin(stream, kind, bytes(message))
+            stream.ours = self._relay.link.begin(stream, kind, self._relay.restricted(kind, bytes(message)))
         except GuestRefused:
             self._relay.ended()
             full = GuestFailed(Step.STREAMS, 0, f"{MAX_STREAMS} are open already")

@@ -91,9 +91,7 @@ def command(spec: GuestCommand) -> bytes:
     """Raises ValueError for a string with NUL."""
     records = [_text(Tag.ARG, word) for word in spec.args]
     records += [_text(Tag.ENV, f"{name}={value}") for name, value in spec.env]
-    records += [_text(Tag.CWD, spec.cwd), _record(Tag.USER, _USER.pack(*spec.user))]
-    records += [_record(Tag.RLIMIT, _RLIMIT.pack(*limit)) for limit in spec.rlimits]
-    records.append(_record(Tag.UMASK, _U32.pack(spec.umask)))
+    records += [_text(Tag.CWD, spec.cwd), _record(Tag.UMASK, _U32.pack(spec.umask))]
     if spec.tty is not None:
         records.append(_record(Tag.TTY, _SIZE.pack(*spec.tty)))
     if spec.no_input:
@@ -102,12 +100,43 @@ def command(spec: GuestCommand) -> bytes:
         records.append(_record(Tag.TIMEOUT, _TIMEOUT.pack(*spec.timeout)))
     if spec.zygote is not None:
         records.append(_text(Tag.ZYGOTE, spec.zygote))
+    return b"".join([*records, *_restrictions(spec)])
+
+
+def impose(message: bytes, imposed: GuestCommand) -> bytes:
+    """A command's message under somebody else's restrictions.
+
+    Whom it runs as, its limits, its control group and its filter are those of `imposed`; the rest is kept.
+
+    Raises ValueError for a message that is none.
+    """
+    kept: list[bytes] = []
+    offset = 0
+    while offset < len(message):
+        if len(message) - offset < _RECORD.size:
+            raise ValueError("a record is cut short")
+        tag, length = _RECORD.unpack_from(message, offset)
+        end = offset + _RECORD.size + length
+        if end > len(message):
+            raise ValueError("a record is cut short")
+        if tag not in _IMPOSED:
+            kept.append(message[offset:end])
+        offset = end
+    return b"".join(kept) + b"".join(_restrictions(imposed))
+
+
+_IMPOSED = (Tag.USER, Tag.RLIMIT, Tag.SECCOMP, Tag.CGROUP, Tag.PRIVILEGED)
+
+
+def _restrictions(spec: GuestCommand) -> list[bytes]:
+    records = [_record(Tag.USER, _USER.pack(*spec.user))]
+    records += [_record(Tag.RLIMIT, _RLIMIT.pack(*limit)) for limit in spec.rlimits]
     if spec.seccomp:
         records.append(_record(Tag.SECCOMP, spec.seccomp))
     records += [_text(Tag.CGROUP, f"{file}={content}") for file, content in spec.cgroup]
     if spec.privileged:
         records.append(_record(Tag.PRIVILEGED, b""))
-    return b"".join(records)
+    return records
 
 
 def mount(spec: GuestMount) -> bytes:

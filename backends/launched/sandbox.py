@@ -16,11 +16,10 @@ from backends.frozen import replace
 from backends.guest_etc import INSIDE_ID
 from backends.inside.agent_protocol import GuestCommand
 from backends.inside.store import AGENT, find_program
-from backends.launched.parts import SHELL, LaunchedPlan
 from backends.launched.running import LaunchedRunning
-from backends.sessions import Order, Settled
+from backends.sessions import Settled
 
-__all__ = ["AgentSandbox", "session_command", "start_agent"]
+__all__ = ["IMPOSED", "AgentSandbox", "start_agent"]
 
 _AGENT_S = 15.0
 _END_S = 5.0
@@ -106,13 +105,5 @@ def start_agent(plan: Plan, handles: Handles, launch: Launch[Plan]) -> AgentSand
     return AgentSandbox(running, ours)
 
 
-def session_command(plan: LaunchedPlan, order: Order) -> GuestCommand:
-    """`order` for an agent that is under the sandbox's restrictions itself, as everything that it starts."""
-    return GuestCommand(
-        args=(*SHELL, *order.args) if order.is_shell else order.args,
-        env=plan.environment if order.env is None else order.env,
-        cwd=order.cwd or plan.cwd,
-        user=(INSIDE_ID, INSIDE_ID),
-        tty=order.tty,
-        timeout=order.timeout,
-    )
+IMPOSED = GuestCommand((), user=(INSIDE_ID, INSIDE_ID))
+"""On each command: the agent is under the sandbox's restrictions itself, and so is all that it starts."""

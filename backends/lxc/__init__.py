@@ -12,7 +12,7 @@ from backends.one_shot_support import one_shot_capabilities
 
 if TYPE_CHECKING:
     from backends.inside.agent_protocol import GuestCommand
-    from backends.sessions import Order, SessionSandbox
+    from backends.sessions import SessionSandbox
 
 CAPABILITIES = one_shot_capabilities(
     "lxc",
@@ -64,11 +64,11 @@ class LxcBackend:
 
         return start_agent(plan, handles, launch)
 
-    def session_command(self, plan: LxcPlan, order: Order) -> GuestCommand:
+    def imposed(self, plan: LxcPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
         """See `backends.sessions.KeepsSessions`."""
-        from backends.launched.sandbox import session_command
+        from backends.launched.sandbox import IMPOSED
 
-        return session_command(plan, order)
+        return IMPOSED
 
 
 BACKEND = LxcBackend()

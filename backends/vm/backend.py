@@ -19,7 +19,7 @@ from backends.vm.plan import VmPlan, make_plan
 
 if TYPE_CHECKING:
     from backends.inside.agent_protocol import GuestCommand
-    from backends.sessions import Order, SessionSandbox
+    from backends.sessions import SessionSandbox
 
 __all__ = ["VmBackend"]
 
@@ -68,11 +68,11 @@ class VmBackend:
 
         return await start_machine(plan, handles)
 
-    def session_command(self, plan: VmPlan, order: Order) -> GuestCommand:
+    def imposed(self, plan: VmPlan) -> GuestCommand:
         """See `backends.sessions.KeepsSessions`."""
-        from backends.vm.session import session_command
+        from backends.vm.session import imposed
 
-        return session_command(plan, order)
+        return imposed(plan)
 
     def keep_ready(self, plan: VmPlan, size: int) -> None:
         """See `backends.base.KeepsReady`."""

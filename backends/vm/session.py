@@ -9,11 +9,11 @@ from backends.inside.agent_protocol import GuestCommand
 from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
 from backends.qemu.timings import Timings
-from backends.sessions import Order, Settled
+from backends.sessions import Settled
 from backends.vm.furnished import FurnishedMachine
-from backends.vm.plan import SHELL, VmPlan
+from backends.vm.plan import VmPlan
 
-__all__ = ["VmSandbox", "session_command", "start_machine"]
+__all__ = ["VmSandbox", "imposed", "start_machine"]
 
 
 class VmSandbox:
@@ -61,15 +61,6 @@ async def start_machine(plan: VmPlan, handles: Handles) -> VmSandbox:
     return VmSandbox(plan, machine, own)
 
 
-def session_command(plan: VmPlan, order: Order) -> GuestCommand:
-    """`order` under all that the plan says of its one command, which each of a session's is under."""
-    return replace(
-        plan.command,
-        args=(*SHELL, *order.args) if order.is_shell else order.args,
-        env=plan.command.env if order.env is None else order.env,
-        cwd=order.cwd or plan.command.cwd,
-        zygote=None,
-        seccomp=seccomp.program(plan.seccomp),
-        tty=order.tty,
-        timeout=order.timeout,
-    )
+def imposed(plan: VmPlan) -> GuestCommand:
+    """What the plan says of its one command, which each of a session's is under."""
+    return replace(plan.command, args=(), env=(), zygote=None, seccomp=seccomp.program(plan.seccomp))

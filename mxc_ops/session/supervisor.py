@@ -19,6 +19,7 @@ from typing import Any
 from backends.agent.relay import Relay
 from backends.errors import MxcError, Problem
 from backends.frozen import frozen
+from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import KeepsSessions, SessionSandbox
 
 __all__ = ["Assignment", "main", "read_assignment"]
@@ -33,7 +34,7 @@ class Assignment:
     """What a supervisor is started with.
 
     `document` is a config; `folder` where its sockets are to be. `alive` is the locked descriptor that tells
-    that it lives, `report` where the starter waits for one JSON line: ``{"running": pid}`` or ``{"error": …}``
+    that it lives, `report` where the starter waits for one JSON line: ``{"running": pid}`` or an ``error``.
     """
 
     document: str
@@ -74,15 +75,16 @@ def _report(assignment: Assignment, message: dict[str, Any]) -> None:
 
 
 async def _supervise(assignment: Assignment) -> None:
-    sandbox = await _start(assignment.document)
+    sandbox, imposed = await _start(assignment.document)
     try:
         relay = await sandbox.relay()
+        relay.imposed = imposed
         await _Supervisor(assignment, sandbox, relay).serve()
     finally:
         await sandbox.end()
 
 
-async def _start(document: str) -> SessionSandbox:
+async def _start(document: str) -> tuple[SessionSandbox, GuestCommand]:
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
@@ -91,7 +93,8 @@ async def _start(document: str) -> SessionSandbox:
         if not isinstance(backend, KeepsSessions):
             name = prepared.request.containment
             raise MxcError(Problem("unsupported_phase", "/containment", f"{name} keeps no sessions"))
-        return await backend.start_session(prepared.plan, prepared.handles)
+        sandbox = await backend.start_session(prepared.plan, prepared.handles)
+        return sandbox, backend.imposed(prepared.plan)
 
 
 class _Supervisor:

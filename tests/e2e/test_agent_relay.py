@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tarfile
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +67,7 @@ async def said(connection: GuestConnection, line: str) -> bytes:
 
 
 @in_loop
-async def test_each_client_has_its_own_programs_and_files() -> None:
+async def test_each_client_has_its_own_programs_and_files(tmp_path: Path) -> None:
     async with relayed() as relay:
         clients = [await client(relay) for _ in range(16)]
         lines = await asyncio.gather(
@@ -79,9 +80,11 @@ async def test_each_client_has_its_own_programs_and_files() -> None:
             entry = tarfile.TarInfo("file")
             entry.size = 3
             tar.addfile(entry, io.BytesIO(b"abc"))
-        assert (await clients[0].put(GuestFiles("/tmp/relayed"), [packed.getvalue()])).bytes == 3
-        assert await said(clients[1], "cat /tmp/relayed/file") == b"abc"
-        assert b"abc" in b"".join([piece async for piece in clients[2].get(GuestFiles("/tmp/relayed"))])
+        assert (await clients[0].put(GuestFiles(str(tmp_path / "put")), [packed.getvalue()])).bytes == 3
+        assert await said(clients[1], f"cat {tmp_path}/put/file") == b"abc"
+        assert b"abc" in b"".join(
+            [piece async for piece in clients[2].get(GuestFiles(str(tmp_path / "put")))]
+        )
         assert (await clients[3].report()).streams == 0
         for one in clients:
             await one.close()
@@ -142,11 +145,29 @@ async def test_nobody_changes_the_sandbox_for_others() -> None:
         await other.close()
 
 
+@in_loop
+async def test_every_command_is_under_the_sandboxs_restrictions_whatever_its_client_says() -> None:
+    async with relayed() as relay:
+        relay.imposed = GuestCommand((), user=(1234, 1235), rlimits=((7, 50, 60),))
+        one = await client(relay)
+        out = bytearray()
+        line = "id -u; id -g; ulimit -Sn; ulimit -Hn; grep CapEff /proc/self/status; echo $A; pwd"
+        asked = GuestCommand(
+            ("sh", "-c", line), env=(*PATH, ("A", "b")), cwd="/usr", user=(0, 0), privileged=True,
+            rlimits=((7, 1000, 1000),),
+        )  # fmt: skip
+        process = await one.execute(asked, stdin=None, stdout=out.extend, stderr=out.extend)
+        await process.wait(deadline_s=DEADLINE_S)
+        assert out.split() == [b"1234", b"1235", b"50", b"60", b"CapEff:", b"0" * 16, b"b", b"/usr"]
+        await one.close()
+
+
 WRONG = {
     "no greeting's bytes": Frame(Kind.HELLO, 0, b"12345678"),
     "another side's frame": Frame(Kind.OUTPUT, 1, b"x"),
     "unknown flags": Frame(Kind.REPORT, 9, b"", 4),
     "a channel that is none": Frame(Kind.CREDIT, 1, agent_codec.number(1), 3),
+    "a message cut short": Frame(Kind.EXEC, 2, b"123"),
     "a stream twice": Frame(Kind.EXEC, 1, agent_codec.command(GuestCommand(("true",)))),
     "too much input": Frame(Kind.INPUT, 1, bytes(65536)),
     "endless credit": Frame(Kind.CREDIT, 1, agent_codec.number(2**32 - 1), 1),
@@ -158,6 +179,7 @@ WRONG = {
 async def test_one_who_breaks_the_rules_is_hung_up_on(name: str) -> None:
     async with relayed() as relay:
         other = await client(relay)
+        relay.imposed = GuestCommand((), user=(0, 0))
         sock = client_socket(relay)
         sleep = agent_codec.command(GuestCommand(("sleep", "300"), env=PATH))
         sock.sendall(agent_codec.encode_message(Kind.EXEC, 1, sleep))
