@@ -60,7 +60,10 @@ async def client(relay: Relay) -> GuestConnection:
 async def said(connection: GuestConnection, line: str) -> bytes:
     out = bytearray()
     process = await connection.execute(
-        GuestCommand(("sh", "-c", line), env=PATH), stdin=None, stdout=out.extend, stderr=out.extend
+        GuestCommand(("sh", "-c", line), env=PATH, user=(0, 0)),
+        stdin=None,
+        stdout=out.extend,
+        stderr=out.extend,
     )
     await process.wait(deadline_s=DEADLINE_S)
     return bytes(out)
@@ -80,11 +83,10 @@ async def test_each_client_has_its_own_programs_and_files(tmp_path: Path) -> Non
             entry = tarfile.TarInfo("file")
             entry.size = 3
             tar.addfile(entry, io.BytesIO(b"abc"))
-        assert (await clients[0].put(GuestFiles(str(tmp_path / "put")), [packed.getvalue()])).bytes == 3
+        files = GuestFiles(str(tmp_path / "put"))
+        assert (await clients[0].put(files, [packed.getvalue()])).bytes == 3
         assert await said(clients[1], f"cat {tmp_path}/put/file") == b"abc"
-        assert b"abc" in b"".join(
-            [piece async for piece in clients[2].get(GuestFiles(str(tmp_path / "put")))]
-        )
+        assert b"abc" in b"".join([piece async for piece in clients[2].get(files)])
         assert (await clients[3].report()).streams == 0
         for one in clients:
             await one.close()
