@@ -16,11 +16,13 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import MxcError, Problem
 from backends.frozen import frozen
 from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import KeepsSessions, SessionSandbox
+from mxc_ops.session.jobs import Jobs, command_of
 
 __all__ = ["Assignment", "main", "read_assignment"]
 
@@ -105,11 +107,14 @@ class _Supervisor:
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self._folder = -1
+        self._jobs: Jobs | None = None
 
     async def serve(self) -> None:
         """Until it is told to stop, or the sandbox ends by itself."""
         folder = self._assignment.folder
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._jobs = Jobs(self._relay, self._folder)
         servers = [_listen(f"{folder}/{name}") for name in ("agent", "control")]
         try:
             self._loop.add_reader(servers[0].fileno(), self._accept, servers[0], self._relay.serve)
@@ -122,7 +127,9 @@ class _Supervisor:
                 server.close()
                 with suppress(FileNotFoundError):
                     os.unlink(f"{folder}/{name}")
+            await self._jobs.close()
             self._relay.close()
+            os.close(self._folder)
 
     async def _until_over(self) -> None:
         waits = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(self._sandbox.gone())]
@@ -150,20 +157,40 @@ class _Supervisor:
 
     async def _answer(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
-        with suppress(ConnectionError, ValueError):
+        with suppress(ConnectionError, ValueError):  # a line that is too long, or a client that has gone
             while line := await reader.readline():
-                writer.write(json.dumps(self._do(json.loads(line))).encode() + b"\n")
+                writer.write(json.dumps(await self._tried(line)).encode() + b"\n")
                 await writer.drain()
         writer.close()
 
-    def _do(self, order: dict[str, Any]) -> dict[str, Any]:
-        name = order.get("do")
+    async def _tried(self, line: bytes) -> dict[str, Any]:
+        try:
+            return await self._do(json.loads(line))
+        except GuestRefused as error:
+            return {"refused": {"step": int(error.step), "errno": error.errno, "message": str(error)}}
+        except (GuestError, OSError) as error:
+            return {"failed": str(error)}
+        except (ValueError, KeyError, TypeError) as error:
+            return {"failed": f"that is no order: {error}"}
+
+    async def _do(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Raises `ValueError`, `KeyError`, `TypeError` for what is no order."""
+        assert self._jobs is not None  # made before anybody can ask
+        name = order["do"]
         if name == "describe":
             return {"pid": os.getpid(), "sandbox": self._sandbox.pid, "busy": self._relay.busy}
         if name == "stop":
             self._stopping.set()
             return {}
-        return {"error": f"no order is called {name!r}"}
+        if name == "run":
+            return await self._jobs.start(command_of(order))
+        if name == "ps":
+            return {"jobs": self._jobs.listed()}
+        if name == "wait":
+            return await self._jobs.wait(int(order["job"]))
+        if name == "kill":
+            return self._jobs.kill(int(order["job"]), int(order["signal"]))
+        raise ValueError(f"no order is called {name!r}")
 
 
 def _listen(path: str) -> socket.socket:
