@@ -69,7 +69,8 @@ def test_python_with_threads_children_and_sockets(workplace: Path, profile: str)
 
 @pytest.mark.parametrize("profile", seccomp.PROFILES)
 def test_git(workplace: Path, profile: str) -> None:
-    assert run(profile, workplace, GIT).stdout == b"m\n"
+    done = run(profile, workplace, GIT)
+    assert done.stdout == b"m\n", done.stderr
 
 
 @pytest.mark.parametrize("profile", seccomp.PROFILES)
