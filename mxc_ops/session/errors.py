@@ -25,6 +25,7 @@ __all__ = [
     "already_stopped",
     "ambiguous",
     "busy",
+    "leftover",
     "lifecycle_code",
     "malformed_id",
     "name_malformed",
@@ -124,6 +125,12 @@ def unreadable(path: str, reason: str, why: str) -> LaunchFailed:
     }
     message = f"the sandbox in {path} cannot be used: {why}"
     return LaunchFailed(Problem(f"record_{reason}", _PATH, message, fix=fixes[reason]))
+
+
+def leftover(path: str, error: OSError) -> LaunchFailed:
+    """The sandbox is out of the store, and something of it in `path` could not be removed."""
+    message = f"{error.filename or path} cannot be removed: {error.strerror}"
+    return LaunchFailed(Problem("leftover", _PATH, message, fix="mxc-ops session gc"), retryable=True)
 
 
 def name_malformed(name: str) -> ConfigError:
