@@ -8,9 +8,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from backends.frozen import frozen, replace
+from backends.frozen import frozen
 from mxc_ops.session.errors import already_started, stale_id, unreadable
-from mxc_ops.session.files import lock, probe, read_file
+from mxc_ops.session.files import lock, probe, read_file, touched
 from mxc_ops.session.journal import read_journal
 from mxc_ops.session.places import (
     Foreign,
@@ -29,11 +29,10 @@ from mxc_ops.session.record import (
     Unreadable,
     moment,
     read_record,
-    seconds,
 )
 from mxc_ops.session.states import Shown, derive
 
-__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "as_used", "look", "open_entry"]
+__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry"]
 
 RECORD, LOCK, ALIVE = "record.json", "lock", "alive"
 _PROBES_S = 2.0
@@ -52,13 +51,17 @@ class Home:
 
 
 class Entry:
-    """A sandbox: `record` (with the time of its last use) and `shown`, its state, are of the moment that it
-    was looked at. What changes it is a `transition.Transition`."""
+    """A sandbox: `record` and `shown`, its state, are of the moment that it was looked at. What changes it is
+    a `transition.Transition`.
 
-    def __init__(self, home: Home, record: Record, shown: Shown) -> None:
+    `touched_s`: when it was used last, as far as the record does not tell, in seconds since the epoch.
+    """
+
+    def __init__(self, home: Home, record: Record, shown: Shown, touched_s: float = 0.0) -> None:
         self.home = home
         self.record = record
         self.shown = shown
+        self._touched_s = touched_s
 
     @property
     def id(self) -> str:
@@ -67,6 +70,11 @@ class Entry:
     @property
     def path(self) -> str:
         return self.home.path(self.record.tail)
+
+    @property
+    def last_used(self) -> str:
+        """When it was used last, a `record.moment`."""
+        return later(self.record.last_used, self._touched_s)
 
     @property
     def needs_reclaim(self) -> bool:
@@ -109,6 +117,11 @@ class Entry:
         """Its transitions that are still noted, oldest first."""
         with self.folder() as folder, telling(self.path):
             return read_journal(folder)
+
+
+def later(last_used: str, touched_s: float) -> str:
+    """The later one, as a `record.moment`. A time to come, from a clock that was wrong, is now."""
+    return max(last_used, moment(min(touched_s, time.time())))
 
 
 def open_entry(home: Home, tail: str, identifier: str) -> int:
@@ -154,15 +167,11 @@ def _look(home: Home, folder: int, tail: str) -> Entry | Unreadable:
         record = read_record(text, tail, home.path(tail))
         if isinstance(record, Unreadable):
             return record
-        alive, touched = probe(ALIVE, folder)
-        moving = record.state is not State.PROVISIONED and not alive and probe(LOCK, folder)[0]
+        if record.state is State.PROVISIONED:
+            return Entry(home, record, Shown.PROVISIONED, touched(ALIVE, folder))
+        alive, touched_s = probe(ALIVE, folder)
+        moving = not alive and probe(LOCK, folder)[0]
         shown = derive(record, home.boot_id, alive=alive, moving=moving)
         if shown is not Shown.STALE or text == before or looks == _MOST_LOOKS:
-            return Entry(home, as_used(record, touched), shown)
+            return Entry(home, record, shown, touched_s)
         before = text  # it may have been stopped in between: then the record has changed
-
-
-def as_used(record: Record, touched_s: float) -> Record:
-    """The record, used last when it says so or when it was touched; a time to come is not believed."""
-    last = min(touched_s, time.time())
-    return record if last <= seconds(record.last_used) else replace(record, last_used=moment(last))

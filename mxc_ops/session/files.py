@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from mxc_ops.session.places import closing, open_file
 
-__all__ = ["UNFINISHED", "append_line", "lock", "probe", "read_file", "replace_file", "write_all"]
+__all__ = ["UNFINISHED", "append_line", "lock", "probe", "read_file", "replace_file", "touched", "write_all"]
 
 UNFINISHED = ".unfinished"
 """What a file is called while it is written. Only who holds the folder's lock does that."""
@@ -74,6 +74,14 @@ def lock(descriptor: int, wait_s: float) -> bool:
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
+def touched(name: str, folder: int) -> float:
+    """When the file was last touched, in seconds since the epoch; 0 when it is not there."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def probe(name: str, folder: int) -> tuple[bool, float]:
     """Whether somebody holds the file's lock, and when the file was last touched, in seconds since the epoch.
 
@@ -84,9 +92,9 @@ def probe(name: str, folder: int) -> tuple[bool, float]:
     except FileNotFoundError:
         return False, 0.0
     with closing(descriptor):
-        touched = os.fstat(descriptor).st_mtime
+        touched_s = os.fstat(descriptor).st_mtime
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True, touched
-        return False, touched
+            return True, touched_s
+        return False, touched_s

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, NoReturn
 
-from backends.frozen import frozen
+from backends.frozen import field_names, frozen
 from mxc_ops.session.ids import PREFIXES, check_name, is_id, new_id
 
 __all__ = [
@@ -58,11 +58,12 @@ class Lease:
 class Record:
     """One sandbox.
 
-    `created` and `last_used` are RFC 3339 in UTC with milliseconds. `document` is the canonical document that
-    a start reads, with secrets by their source; `boot_id` the host's boot in which the state was written;
-    `supervisor_pid` and `supervisor_start` (clock ticks since boot) tell people whom to look at: whether it
-    lives, only its lock says. `origin` is the id that it was forked from. `run_folder` is where its sockets
-    are, once it was started. `backend_data` belongs to the backend.
+    `created` and `last_used` are RFC 3339 in UTC with milliseconds; `Entry.last_used` knows of later uses.
+    `document` is the canonical document that a start reads, with secrets by their source; `boot_id` the
+    host's boot in which the state was written; `supervisor_pid` and `supervisor_start` (clock ticks since
+    boot) tell people whom to look at: whether it lives, only its lock says. `origin` is the id that it was
+    forked from. `run_folder` is where its sockets are, once it was started. `backend_data` belongs to the
+    backend.
     """
 
     id: str
@@ -149,12 +150,18 @@ def seconds(text: str) -> float:
     return at.timestamp()
 
 
-def expired(record: Record, at_s: float) -> str:
-    """Which limit of its lease a sandbox is past at `at_s`: ``idle``, ``absolute``, or "" for none."""
+def expired(record: Record, last_used: str, at_s: float) -> str:
+    """Which limit of its lease a sandbox is past: ``idle``, ``absolute``, or "" for none.
+
+    Parameters
+    ----------
+    last_used: a `moment`, which may be later than the record's own.
+    at_s: seconds since the epoch.
+    """
     lease = record.lease or Lease()
     if lease.absolute_s and at_s - seconds(record.created) > lease.absolute_s:
         return "absolute"
-    if lease.idle_s and at_s - seconds(record.last_used) > lease.idle_s:
+    if lease.idle_s and at_s - seconds(last_used) > lease.idle_s:
         return "idle"
     return ""
 
@@ -210,7 +217,7 @@ def _record(body: dict[str, Any]) -> Record:
             values[attribute] = check(body[name])
         except ValueError as error:
             raise ValueError(f"{name} {error}") from error
-    record = Record(**values)
+    record = Record(*[values[name] for name in field_names(Record)])
     if PREFIXES[record.containment] != record.id.partition(":")[0]:
         raise ValueError("id is not one of this containment")
     return record

@@ -10,9 +10,9 @@ import os
 from types import TracebackType
 
 from backends.frozen import replace
-from mxc_ops.session.entry import ALIVE, LOCK, RECORD, Entry, as_used, open_entry
+from mxc_ops.session.entry import ALIVE, LOCK, RECORD, Entry, later, open_entry
 from mxc_ops.session.errors import already_started, busy, leftover, stale_id, unreadable
-from mxc_ops.session.files import lock, probe, read_file, replace_file
+from mxc_ops.session.files import lock, probe, read_file, replace_file, touched
 from mxc_ops.session.journal import note
 from mxc_ops.session.places import closing, open_file, open_place, same_object, telling
 from mxc_ops.session.record import MAX_RECORD_BYTES, Record, Unreadable, as_text, moment, read_record
@@ -66,12 +66,17 @@ class Transition:
     ) -> None:
         self._leave()
 
+    @property
+    def last_used(self) -> str:
+        """When it was used last, a `record.moment`; looked up now."""
+        return later(self.record.last_used, touched(ALIVE, self._folder))
+
     def admit(self) -> None:
         """Raise the code of a phase that this state does not allow (see `states.admit`)."""
         admit(self._phase, self.shown, self._entry.id)
 
     def save(self, record: Record) -> None:
-        """Keep this from now on; last used now, in this boot.
+        """Keep this from now on, written in this boot. That it is used is for `Entry.touch` to say.
 
         Raises `ValueError` for a record of another sandbox, or one that could not be read again, and
         `LaunchFailed` when it cannot be written: then what was kept before still is.
@@ -79,10 +84,10 @@ class Transition:
         for name in ("id", "name", "containment", "created"):
             if getattr(record, name) != getattr(self.record, name):
                 raise ValueError(f"a sandbox keeps its {name}")
-        record = replace(record, boot_id=self._home.boot_id, last_used=moment())
+        record = replace(record, boot_id=self._home.boot_id, last_used=self.last_used)
         text = as_text(record)
         entry = {
-            "at": record.last_used,
+            "at": moment(),
             "phase": self._phase,
             "from": self.record.state.value,
             "to": record.state.value,
@@ -137,8 +142,8 @@ class Transition:
         record = read_record(read_file(RECORD, self._folder, MAX_RECORD_BYTES), tail, self._entry.path)
         if isinstance(record, Unreadable):
             raise unreadable(record.path, record.reason, record.why)
-        alive, touched = probe(ALIVE, self._folder)
-        self.record = as_used(record, touched)
+        self.record = record
+        alive, _ = probe(ALIVE, self._folder)
         self.shown = derive(record, self._home.boot_id, alive=alive, moving=False)
 
     def _leave(self) -> None:
