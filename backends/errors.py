@@ -9,6 +9,7 @@
     ├── PolicyRefused             understood, but cannot be enforced/granted   policy_validation
     ├── PolicyLost                the host undid it during the run, which ended policy_lost
     ├── BackendUnavailable        the host lacks something the backend needs   backend_unavailable
+    ├── LifecycleError            no such sandbox, or not in the state for it  one of LifecycleError.CODES
     ├── LaunchFailed              the sandbox could not be set up              backend_error
     ├── CopyBackFailed            a virtual machine's results did not arrive   copy_back_failed
     ├── PrepFailed                preparing a host went wrong                  prep_failed
@@ -27,6 +28,7 @@ __all__ = [
     "ConfigError",
     "CopyBackFailed",
     "LaunchFailed",
+    "LifecycleError",
     "MxcError",
     "PolicyLost",
     "PolicyRefused",
@@ -131,6 +133,26 @@ class PolicyLost(MxcError):
 
 class BackendUnavailable(MxcError):
     code = "backend_unavailable"
+
+
+class LifecycleError(MxcError):
+    """A lifecycle request that its sandbox cannot answer now, or that leads to no sandbox.
+
+    Parameters
+    ----------
+    code: one of `CODES`, which with the classes above are the closed set of lifecycle.md §5.
+    """
+
+    CODES = (
+        *("unsupported_phase", "malformed_id", "stale_id", "not_provisioned", "not_started"),
+        *("already_started", "already_stopped"),
+    )
+
+    def __init__(self, code: str, problems: Problem | Iterable[Problem], *, retryable: bool = False) -> None:
+        if code not in self.CODES:
+            raise ValueError(f"{code!r} is no lifecycle code")
+        self.code = code
+        super().__init__(problems, retryable=retryable)
 
 
 class LaunchFailed(MxcError):

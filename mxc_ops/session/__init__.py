@@ -1,1 +1,1 @@
-"""Sandboxes that outlive a command: provision, start, exec, stop, deprovision (spec: lifecycle.md)."""
+"""Sandboxes that outlive the command that made them: what is kept of each, and their lifecycle."""

@@ -1,0 +1,177 @@
+"""A sandbox in the store, as it was when somebody looked: what may be done with it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from backends.frozen import frozen
+from mxc_ops.session.errors import already_started, stale_id, unreadable
+from mxc_ops.session.files import lock, probe, read_file, touched
+from mxc_ops.session.journal import read_journal
+from mxc_ops.session.places import (
+    Foreign,
+    Places,
+    closing,
+    open_directory,
+    open_file,
+    open_place,
+    same_object,
+    telling,
+)
+from mxc_ops.session.record import (
+    MAX_RECORD_BYTES,
+    Record,
+    State,
+    Unreadable,
+    moment,
+    read_record,
+)
+from mxc_ops.session.states import Shown, derive
+
+__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry"]
+
+RECORD, LOCK, ALIVE = "record.json", "lock", "alive"
+_PROBES_S = 2.0
+_MOST_LOOKS = 20
+
+
+@frozen
+class Home:
+    """Where a store is, and the boot that the host is in."""
+
+    places: Places
+    boot_id: str
+
+    def path(self, tail: str) -> str:
+        return f"{self.places.state.path}/{tail}"
+
+
+class Entry:
+    """A sandbox: `record` and `shown`, its state, are of the moment that it was looked at. What changes it is
+    a `transition.Transition`.
+
+    `touched_s`: when it was used last, as far as the record does not tell, in seconds since the epoch.
+    """
+
+    def __init__(self, home: Home, record: Record, shown: Shown, touched_s: float = 0.0) -> None:
+        self.home = home
+        self.record = record
+        self.shown = shown
+        self._touched_s = touched_s
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def path(self) -> str:
+        return self.home.path(self.record.tail)
+
+    @property
+    def last_used(self) -> str:
+        """When it was used last, a `record.moment`."""
+        return later(self.record.last_used, self._touched_s)
+
+    @property
+    def needs_reclaim(self) -> bool:
+        """Whether the record tells of something that ended without being ended: it may have left things."""
+        return self.shown.value != self.record.state.value
+
+    @contextmanager
+    def folder(self) -> Generator[int]:
+        """The descriptor of its folder while this is entered. Raises `LifecycleError` (``stale_id``)."""
+        with telling(self.home.places.state.path):
+            opened = open_entry(self.home, self.record.tail, self.id)
+        with closing(opened):
+            yield opened
+
+    def touch(self) -> None:
+        """It is used right now. One system call that waits for nobody; the list tells it at once."""
+        with self.folder() as folder, telling(self.path):
+            os.utime(ALIVE, dir_fd=folder, follow_symlinks=False)
+
+    def hold_alive(self) -> int:
+        """Become its supervisor: as long as the answered descriptor, or a duplicate, is open, it is alive.
+
+        Only while whoever starts it is in transition. Raises `LifecycleError`: ``already_started`` when it
+        has a supervisor, ``stale_id`` when it was removed.
+        """
+        with self.folder() as folder, telling(self.path):
+            alive = open_file(ALIVE, folder, os.O_RDWR | os.O_CREAT)
+            try:
+                if not lock(alive, _PROBES_S):
+                    raise already_started(self.id)
+                with closing(open_place(self.home.places.state)) as root:
+                    if not same_object(folder, self.record.tail, root):
+                        raise stale_id(self.id)
+            except BaseException:
+                os.close(alive)
+                raise
+            return alive
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Its transitions that are still noted, oldest first."""
+        with self.folder() as folder, telling(self.path):
+            return read_journal(folder)
+
+
+def later(last_used: str, touched_s: float) -> str:
+    """The later one, as a `record.moment`. A time to come, from a clock that was wrong, is now."""
+    return max(last_used, moment(min(touched_s, time.time())))
+
+
+def open_entry(home: Home, tail: str, identifier: str) -> int:
+    """The sandbox's folder, which the caller closes.
+
+    Raises `LifecycleError` (``stale_id``), `LaunchFailed` and `OSError`.
+    """
+    try:
+        with closing(open_place(home.places.state)) as root:
+            return open_directory(tail, root)
+    except FileNotFoundError as error:
+        raise stale_id(identifier) from error
+    except Foreign as error:
+        raise unreadable(home.path(tail), "foreign", error.why) from error
+
+
+def look(home: Home, root: int, tail: str) -> Entry | Unreadable | None:
+    """The sandbox with this folder in `root`; None when there is none, or it is removed just now."""
+    path = home.path(tail)
+    try:
+        folder = open_directory(tail, root)
+    except FileNotFoundError:
+        return None
+    except Foreign as error:
+        return Unreadable(tail, path, "foreign", error.why)
+    with closing(folder):
+        try:
+            return _look(home, folder, tail)
+        except Foreign as error:
+            return Unreadable(tail, path, "foreign", error.why)
+        except FileNotFoundError:
+            if same_object(folder, tail, root):
+                return Unreadable(tail, path, "corrupt", f"has no {RECORD}")
+            return None
+
+
+def _look(home: Home, folder: int, tail: str) -> Entry | Unreadable:
+    before = b""
+    looks = 0
+    while True:
+        looks += 1
+        text = read_file(RECORD, folder, MAX_RECORD_BYTES)
+        record = read_record(text, tail, home.path(tail))
+        if isinstance(record, Unreadable):
+            return record
+        if record.state is State.PROVISIONED:
+            return Entry(home, record, Shown.PROVISIONED, touched(ALIVE, folder))
+        alive, touched_s = probe(ALIVE, folder)
+        moving = not alive and probe(LOCK, folder)[0]
+        shown = derive(record, home.boot_id, alive=alive, moving=moving)
+        if shown is not Shown.STALE or text == before or looks == _MOST_LOOKS:
+            return Entry(home, record, shown, touched_s)
+        before = text  # it may have been stopped in between: then the record has changed

@@ -1,0 +1,153 @@
+"""One transition of a sandbox at a time: who has it may change the record, or remove the sandbox.
+
+What is written is in the journal first, then in the record, each on the disk before the next step. The lock
+ends with the process: a transition that is killed leaves a record that says how far it came.
+"""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+from backends.frozen import replace
+from mxc_ops.session.entry import ALIVE, LOCK, RECORD, Entry, later, open_entry
+from mxc_ops.session.errors import already_started, busy, leftover, stale_id, unreadable
+from mxc_ops.session.files import lock, probe, read_file, replace_file, touched
+from mxc_ops.session.journal import note
+from mxc_ops.session.places import closing, open_file, open_place, same_object, telling
+from mxc_ops.session.record import MAX_RECORD_BYTES, Record, Unreadable, as_text, moment, read_record
+from mxc_ops.session.root import changing, put_away
+from mxc_ops.session.run_folder import make_run_folder, remove_run_folder
+from mxc_ops.session.states import Shown, admit, derive
+from mxc_ops.session.trees import remove_tree
+
+__all__ = ["Transition"]
+
+_WAIT_S = 60.0
+_PROBES_S = 0.2
+
+
+class Transition:
+    """``with Transition(entry, "start") as moving:`` nobody else changes the sandbox.
+
+    Inside, `record` is what is kept now, `shown` the state, exactly: nobody else is moving.
+
+    Parameters
+    ----------
+    entry: which sandbox.
+    phase: for the journal, and for `admit`.
+    wait_s: how long to wait for another one's transition.
+
+    Entering raises `LifecycleError` (``stale_id``) when the sandbox was removed, `LaunchFailed` when another
+    transition lasts too long (retryable) or the record cannot be read.
+    """
+
+    record: Record
+    shown: Shown
+
+    def __init__(self, entry: Entry, phase: str, *, wait_s: float = _WAIT_S) -> None:
+        self._entry = entry
+        self._home = entry.home
+        self._phase = phase
+        self._wait_s = wait_s
+        self._folder = self._lock = -1
+
+    def __enter__(self) -> Transition:
+        with telling(self._entry.path):
+            try:
+                self._enter()
+            except BaseException:
+                self._leave()
+                raise
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    @property
+    def last_used(self) -> str:
+        """When it was used last, a `record.moment`; looked up now."""
+        return later(self.record.last_used, touched(ALIVE, self._folder))
+
+    def admit(self) -> None:
+        """Raise the code of a phase that this state does not allow (see `states.admit`)."""
+        admit(self._phase, self.shown, self._entry.id)
+
+    def save(self, record: Record) -> None:
+        """Keep this from now on, written in this boot. That it is used is for `Entry.touch` to say.
+
+        Raises `ValueError` for a record of another sandbox, or one that could not be read again, and
+        `LaunchFailed` when it cannot be written: then what was kept before still is.
+        """
+        for name in ("id", "name", "containment", "created"):
+            if getattr(record, name) != getattr(self.record, name):
+                raise ValueError(f"a sandbox keeps its {name}")
+        record = replace(record, boot_id=self._home.boot_id, last_used=self.last_used)
+        text = as_text(record)
+        entry = {
+            "at": moment(),
+            "phase": self._phase,
+            "from": self.record.state.value,
+            "to": record.state.value,
+            "by": os.getpid(),
+        }
+        with telling(self._entry.path):
+            note(self._folder, entry)
+            replace_file(RECORD, self._folder, text)
+        self.record = record
+        self.shown = Shown(record.state.value)
+
+    def make_run_folder(self) -> str:
+        """An empty folder for sockets; its path, which `record` has too, to be saved with the next state."""
+        with telling(self._home.places.run.path):
+            path = make_run_folder(self._home.places, self.record.tail)
+        self.record = replace(self.record, run_folder=path)
+        return path
+
+    def remove_run_folder(self) -> None:
+        """Remove the sockets' folder, if there is one."""
+        with telling(self._home.places.run.path):
+            remove_run_folder(self._home.places, self.record.tail, self.record.run_folder)
+
+    def remove(self) -> None:
+        """Remove the sandbox, its name and its sockets' folder from the store.
+
+        Raises `LifecycleError` (``already_started``) while it has a supervisor, and `LaunchFailed` when
+        something of it resists: then it is no sandbox any more, and `gc` tries again.
+        """
+        tail = self.record.tail
+        with telling(self._entry.path), closing(open_place(self._home.places.state)) as root:
+            with closing(open_file(ALIVE, self._folder, os.O_RDWR | os.O_CREAT)) as alive:
+                if not lock(alive, _PROBES_S):  # and a supervisor that comes too late will find it gone
+                    raise already_started(self._entry.id)
+                self.remove_run_folder()
+                with changing(root):
+                    gone = put_away(root, tail, self.record.name)
+            try:
+                remove_tree(gone, root)
+            except OSError as error:
+                raise leftover(f"{self._home.places.state.path}/{gone}", error) from error
+
+    def _enter(self) -> None:
+        tail = self._entry.record.tail
+        self._folder = open_entry(self._home, tail, self._entry.id)
+        self._lock = open_file(LOCK, self._folder, os.O_RDWR | os.O_CREAT)
+        if not lock(self._lock, self._wait_s):
+            raise busy(self._entry.id, self._wait_s)
+        with closing(open_place(self._home.places.state)) as root:
+            if not same_object(self._folder, tail, root):
+                raise stale_id(self._entry.id)
+        record = read_record(read_file(RECORD, self._folder, MAX_RECORD_BYTES), tail, self._entry.path)
+        if isinstance(record, Unreadable):
+            raise unreadable(record.path, record.reason, record.why)
+        self.record = record
+        alive, _ = probe(ALIVE, self._folder)
+        self.shown = derive(record, self._home.boot_id, alive=alive, moving=False)
+
+    def _leave(self) -> None:
+        for descriptor in (self._lock, self._folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._folder = self._lock = -1
