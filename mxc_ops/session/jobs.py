@@ -1,4 +1,4 @@
-"""Commands of a session that nobody is attached to: the supervisor keeps them, and the end of their output."""
+"""Commands of a session that nobody is attached to, and the end of their output."""
 
 from __future__ import annotations
 

@@ -12,50 +12,30 @@ import json
 import os
 import socket
 import struct
-import sys
 from contextlib import suppress
 from typing import Any
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.relay import Relay
-from backends.errors import MxcError, Problem
-from backends.frozen import frozen
+from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import KeepsSessions, SessionSandbox
+from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
+from mxc_ops.session.supervisor_protocol import Assignment
 
-__all__ = ["Assignment", "main", "read_assignment"]
+__all__ = ["main"]
 
 _BACKLOG = 64
+_SOCKETS = ("agent", "control")
 _MOST_LINE = 1 << 20
 _CREDENTIALS = struct.Struct("3i")
 
 
-@frozen
-class Assignment:
-    """What a supervisor is started with.
-
-    `document` is a config; `folder` where its sockets are to be. `alive` is the locked descriptor that tells
-    that it lives, `report` where the starter waits for one JSON line: ``{"running": pid}`` or an ``error``.
-    """
-
-    document: str
-    folder: str
-    alive: int
-    report: int
-
-    def encode(self) -> bytes:
-        fields = ("document", "folder", "alive", "report")
-        return json.dumps({name: getattr(self, name) for name in fields}).encode()
-
-
-def read_assignment(fd: int) -> Assignment:
-    with os.fdopen(fd, "rb") as file:
-        return Assignment(**json.loads(file.read()))
-
-
-def main() -> None:
-    assignment = read_assignment(int(sys.argv[1]))
+def main(descriptor: str) -> None:
+    """`descriptor` is the number of the one with the assignment."""
+    with open(int(descriptor), "rb") as file:
+        assignment = Assignment.decode(file.read())
     if os.fork():  # whoever started us need not wait for us, and may end before we do
         os._exit(0)
     os.setsid()
@@ -66,7 +46,8 @@ def main() -> None:
     except MxcError as error:
         _report(assignment, {"error": {"class": type(error).__name__, **error.as_dict()}})
     except BaseException as error:
-        _report(assignment, {"error": {"class": "LaunchFailed", "message": repr(error)}})
+        problem = Problem("supervisor_failed", "", f"the sandbox's supervisor failed: {error!r}")
+        _report(assignment, {"error": {"class": "LaunchFailed", **LaunchFailed(problem).as_dict()}})
         raise
 
 
@@ -93,8 +74,7 @@ async def _start(document: str) -> tuple[SessionSandbox, GuestCommand]:
     with prepare(as_request(document.encode())) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
-            name = prepared.request.containment
-            raise MxcError(Problem("unsupported_phase", "/containment", f"{name} keeps no sessions"))
+            raise unsupported_phase("start", prepared.request.containment)
         sandbox = await backend.start_session(prepared.plan, prepared.handles)
         return sandbox, backend.imposed(prepared.plan)
 
@@ -115,18 +95,18 @@ class _Supervisor:
         folder = self._assignment.folder
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._jobs = Jobs(self._relay, self._folder)
-        servers = [_listen(f"{folder}/{name}") for name in ("agent", "control")]
+        servers = [_listen(self._folder, name) for name in _SOCKETS]
         try:
             self._loop.add_reader(servers[0].fileno(), self._accept, servers[0], self._relay.serve)
             self._loop.add_reader(servers[1].fileno(), self._accept, servers[1], self._control)
             _report(self._assignment, {"running": os.getpid()})
             await self._until_over()
         finally:
-            for server, name in zip(servers, ("agent", "control"), strict=True):
+            for server, name in zip(servers, _SOCKETS, strict=True):
                 self._loop.remove_reader(server.fileno())
                 server.close()
                 with suppress(FileNotFoundError):
-                    os.unlink(f"{folder}/{name}")
+                    os.remove(name, dir_fd=self._folder)
             await self._jobs.close()
             self._relay.close()
             os.close(self._folder)
@@ -193,16 +173,12 @@ class _Supervisor:
         raise ValueError(f"no order is called {name!r}")
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(folder: int, name: str) -> socket.socket:
+    """Named through the folder's descriptor: a socket's path may have 107 bytes, a folder's more."""
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        os.remove(name, dir_fd=folder)
     server = socket.socket(socket.AF_UNIX)
-    server.bind(path)
-    os.chmod(path, 0o600)
+    server.bind(f"/proc/self/fd/{folder}/{name}")
     server.listen(_BACKLOG)
     server.setblocking(False)
     return server
-
-
-if __name__ == "__main__":
-    main()

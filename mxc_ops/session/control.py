@@ -1,0 +1,71 @@
+"""What a supervisor answers on its ``control`` socket: one JSON line for another (blocking)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from backends.errors import LaunchFailed, Problem
+
+__all__ = ["Control", "connect"]
+
+_MOST_LINE = 8 << 20
+_ANSWER_S = 30.0
+
+
+def connect(folder: str, name: str) -> socket.socket:
+    """Connect to a socket of a sandbox's run folder, however long its path is. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(f"/proc/self/fd/{descriptor}/{name}")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    finally:
+        os.close(descriptor)
+
+
+class Control:
+    """A connection to one supervisor; a context manager."""
+
+    def __init__(self, folder: str) -> None:
+        """Raises `OSError` when nobody listens there."""
+        self._sock = connect(folder, "control")
+        self._sock.settimeout(_ANSWER_S)
+        self._buffer = b""
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def ask(self, do: str, *, timeout_s: float | None = _ANSWER_S, **order: Any) -> Mapping[str, Any]:
+        """The answer. Raises `LaunchFailed` for a refusal, and when the supervisor hangs up or is silent."""
+        self._sock.settimeout(timeout_s)
+        try:
+            self._sock.sendall(json.dumps({"do": do, **order}).encode() + b"\n")
+            answer: Mapping[str, Any] = json.loads(self._line())
+        except (OSError, ValueError) as error:
+            raise LaunchFailed(
+                Problem("supervisor_lost", "", f"the sandbox's supervisor does not answer: {error}"),
+                retryable=True,
+            ) from error
+        if "failed" in answer:
+            raise LaunchFailed(Problem("order_failed", "", str(answer["failed"])))
+        return answer
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            piece = self._sock.recv(65536)
+            if not piece or len(self._buffer) > _MOST_LINE:
+                raise ConnectionResetError("it hung up")
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line

@@ -1,0 +1,174 @@
+"""The phases of a sandbox's life, from its record to its supervisor and back (effectful; blocking).
+
+Every phase is one transition under the sandbox's lock. What is killed in the middle of one leaves a record
+that says how far it came, and the next phase takes it from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import Any
+
+from backends.errors import LaunchFailed, MxcError, Problem
+from backends.frozen import replace
+from mxc_ops.policy_builder import Policy
+from mxc_ops.session.control import Control
+from mxc_ops.session.entry import Entry
+from mxc_ops.session.ids import PREFIXES
+from mxc_ops.session.record import Lease, State, Unreadable, new_record
+from mxc_ops.session.starting import start_supervisor
+from mxc_ops.session.states import Shown
+from mxc_ops.session.store import Store
+from mxc_ops.session.sweep import Swept, sweep
+from mxc_ops.session.transition import Transition
+
+__all__ = ["Sessions"]
+
+_PLACEHOLDER = "true"
+_STOP_S = 30.0
+_KILL_S = 10.0
+_MOMENT_S = 0.005
+
+
+class Sessions:
+    """The sandboxes of whoever we are. Any number of processes may use the same ones at once."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or Store()
+
+    def provision(self, policy: Policy, *, name: str = "", lease: Lease | None = None) -> Entry:
+        """Keep a sandbox with this policy, for good.
+
+        Nothing runs yet; but the policy is one that this host can hold now. Raises what `run` raises before a
+        command starts, `LifecycleError` (``unsupported_phase``) for a containment without sessions.
+        """
+        from mxc_ops.one_shot import prepare
+        from mxc_ops.session.errors import unsupported_phase
+
+        request = policy.request(_PLACEHOLDER)
+        if request.containment not in PREFIXES:
+            raise unsupported_phase("provision", request.containment)
+        prepare(request).close()
+        document = policy.as_config(_PLACEHOLDER)
+        record = new_record(request.containment, document, request.document_hash, name=name, lease=lease)
+        return self.store.create(record)
+
+    def start(self, text: str) -> Entry:
+        """Raises ``already_started``, ``stale_id``, ``not_provisioned``, and what launching a run raises."""
+        import json
+
+        entry = self.store.open(text)
+        with Transition(entry, "start") as moving:
+            moving.admit()
+            self._reclaim(moving)
+            folder = moving.make_run_folder()
+            moving.save(replace(moving.record, state=State.STARTING))
+            alive = entry.hold_alive()
+            try:
+                pid = start_supervisor(json.dumps(moving.record.document), folder, alive)
+            except BaseException:
+                os.close(alive)
+                alive = -1
+                self._settle(moving)
+                raise
+            finally:
+                if alive >= 0:
+                    os.close(alive)
+            record = replace(
+                moving.record, state=State.RUNNING, supervisor_pid=pid, starts=moving.record.starts + 1
+            )
+            moving.save(record)
+        return self.store.open(entry.id)
+
+    def stop(self, text: str) -> Entry:
+        """Raises ``already_stopped``, ``stale_id``, ``not_provisioned``."""
+        entry = self.store.open(text)
+        with Transition(entry, "stop") as moving:
+            moving.admit()
+            self._stop(entry, moving)
+        return self.store.open(entry.id)
+
+    def deprovision(self, text: str) -> None:
+        """Stop it, where it runs, and remove it. Raises ``stale_id``, ``not_provisioned``."""
+        entry = self.store.open(text)
+        with Transition(entry, "deprovision") as moving:
+            if moving.shown is not Shown.PROVISIONED:
+                self._stop(entry, moving)
+            moving.remove()
+
+    def list(self) -> list[Entry | Unreadable]:
+        return self.store.entries()
+
+    def inspect(self, text: str) -> dict[str, Any]:
+        """Everything that is known of a sandbox; JSON-safe."""
+        entry = self.store.open(text)
+        record = entry.record
+        told: dict[str, Any] = {
+            "id": record.id,
+            "name": record.name,
+            "containment": record.containment,
+            "state": entry.shown.value,
+            "created": record.created,
+            "lastUsed": entry.last_used,
+            "starts": record.starts,
+            "origin": record.origin,
+            "documentHash": record.document_hash,
+            "document": dict(record.document),
+            "journal": entry.journal(),
+        }
+        if entry.shown is Shown.RUNNING:
+            with suppress(MxcError, OSError), Control(record.run_folder) as control:
+                told["supervisor"] = dict(control.ask("describe"))
+        return told
+
+    def gc(self, *, force: bool = False) -> Swept:
+        """Put right what killed processes left: sandboxes that are stale are provisioned again."""
+        for entry in self.store.entries():
+            if isinstance(entry, Entry) and entry.needs_reclaim:
+                with suppress(MxcError), Transition(entry, "gc", wait_s=0.0) as moving:
+                    self._reclaim(moving)
+        return sweep(self.store.home, force=force)
+
+    def _reclaim(self, moving: Transition) -> None:
+        """What ended without being ended: its processes are gone with its supervisor, its folder is not."""
+        if moving.shown is Shown.STALE or moving.record.state is not State.PROVISIONED:
+            self._settle(moving)
+
+    def _settle(self, moving: Transition) -> None:
+        moving.remove_run_folder()
+        moving.save(replace(moving.record, state=State.PROVISIONED, supervisor_pid=0, run_folder=""))
+
+    def _stop(self, entry: Entry, moving: Transition) -> None:
+        if moving.shown is Shown.RUNNING:
+            moving.save(replace(moving.record, state=State.STOPPING))
+            with suppress(OSError, LaunchFailed), Control(moving.record.run_folder) as control:
+                control.ask("stop", timeout_s=_STOP_S)
+            self._await_end(entry, moving)
+        self._settle(moving)
+
+    def _await_end(self, entry: Entry, moving: Transition) -> None:
+        """Its lock tells that it is gone; one that does not go is killed, and takes its sandbox along."""
+        if _released(entry, _STOP_S):
+            return
+        with suppress(ProcessLookupError):
+            os.kill(moving.record.supervisor_pid, signal.SIGKILL)
+        if not _released(entry, _KILL_S):
+            raise LaunchFailed(
+                Problem("supervisor_stays", "", f"the supervisor of {entry.id} does not end"), retryable=True
+            )
+
+
+def _released(entry: Entry, wait_s: float) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            os.close(entry.hold_alive())
+        except MxcError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_MOMENT_S)
+        else:
+            return True

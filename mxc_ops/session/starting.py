@@ -1,0 +1,96 @@
+"""Starting a supervisor, and hearing from it whether the sandbox runs (effectful)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from typing import Any
+
+import backends.errors
+from backends import process
+from backends.errors import LaunchFailed, MxcError, Problem
+from mxc_ops.session.supervisor_protocol import Assignment
+
+__all__ = ["start_supervisor"]
+
+_START_S = 120.0
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# Isolated from the caller's variables and folder; where we are imported from is the one thing it must know.
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]);"
+    " from mxc_ops.session.supervisor import main; main(sys.argv[2])"
+)
+
+
+def start_supervisor(document: str, folder: str, alive: int) -> int:
+    """Its process id, once the sandbox runs.
+
+    Parameters
+    ----------
+    document: the config to start.
+    folder: the sandbox's run folder.
+    alive: the locked descriptor; the supervisor holds a duplicate of it from now on.
+
+    Raises what starting the sandbox raised, `LaunchFailed` when nothing is heard.
+    """
+    report, theirs = os.pipe2(os.O_CLOEXEC)
+    assignment = os.memfd_create("assignment", os.MFD_CLOEXEC)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(assignment, Assignment(document, folder, alive, theirs).encode())
+        os.lseek(assignment, 0, os.SEEK_SET)
+        argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(assignment))
+        child = process.spawn(argv, (null, null, null), sorted((assignment, alive, theirs)))
+        os.close(theirs)
+        theirs = -1
+        try:
+            return _running(_heard(report))
+        finally:
+            process.reap(child)  # it has handed over to a process that is nobody's child
+            os.close(child.pidfd)
+    finally:
+        for descriptor in (report, theirs, assignment, null):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _heard(report: int) -> bytes:
+    """The one line, or what there is of it when the supervisor has gone."""
+    deadline = time.monotonic() + _START_S
+    heard = b""
+    poller = select.poll()
+    poller.register(report, select.POLLIN)
+    while not heard.endswith(b"\n"):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            break
+        piece = os.read(report, 65536)
+        if not piece:
+            break
+        heard += piece
+    return heard
+
+
+def _running(heard: bytes) -> int:
+    try:
+        message: dict[str, Any] = json.loads(heard)
+    except ValueError:
+        why = "the sandbox's supervisor ended, or said nothing in time, before the sandbox ran"
+        raise LaunchFailed(Problem("supervisor_lost", "", why), retryable=True) from None
+    if "running" in message:
+        return int(message["running"])
+    raise _error(message["error"])
+
+
+def _error(told: dict[str, Any]) -> MxcError:
+    """The error that the supervisor told, as if it had been raised here."""
+    kind = getattr(backends.errors, told["class"], LaunchFailed)
+    if not issubclass(kind, MxcError):
+        kind = LaunchFailed
+    problems = [
+        Problem(one["code"], one["path"], one["message"], expected=one["expected"], fix=one["fix"])
+        for one in told["problems"]
+    ]
+    return kind(problems, retryable=told["retryable"])
