@@ -25,6 +25,7 @@ GROUPS = {
     "config": "check a config, convert it between versions, print a schema",
     "backends": "list every containment, whether it works here, and why not",
     "doctor": "prove what works on hosts, and say how to mend what does not",
+    "session": "keep sandboxes between commands: provision, start, exec, stop, deprovision",
     "image": "build the images of virtual machines, list, verify and move them",
     "prep": "prepare hosts for backends, look for drift, undo",
 }
@@ -80,11 +81,15 @@ def _run_command(arguments: list[str]) -> int:
 
 
 def _split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
-    """Part the command after ``--`` from the flags of ``run``; None when there is no ``--``."""
-    if arguments[:1] != ["run"] or "--" not in arguments:
+    """Part the command after ``--`` from the flags before it; None when there is no ``--``."""
+    if not _takes_command(arguments) or "--" not in arguments:
         return arguments, None
     place = arguments.index("--")
     return arguments[:place], arguments[place + 1 :]
+
+
+def _takes_command(arguments: list[str]) -> bool:
+    return arguments[:1] == ["run"] or arguments[:2] == ["session", "exec"]
 
 
 def _parser(arguments: list[str]) -> ArgumentParser:

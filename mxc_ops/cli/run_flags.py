@@ -13,6 +13,7 @@ from mxc_ops.policy.machine import FIELDS
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
+    from mxc_ops.policy_builder import Policy
 
 _LIMITS = ("memory", "pids", "cpus", "cpu_seconds", "file_size", "open_files", "tmp")
 _LIMIT_FIELDS = {"memory": "memory_mib", "file_size": "file_size_mib", "tmp": "tmp_mib"}
@@ -97,6 +98,11 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
 
     Raises `ConfigError` with every malformed flag at once; problems name the flag.
     """
+    return policy_from_flags(options).request(command_from_flags(options))
+
+
+def policy_from_flags(options: Namespace) -> Policy:
+    """What the flags ask for, whatever the command. Raises `ConfigError`."""
     from mxc_ops.policy_builder import Policy
 
     given: dict[str, Any] = {
@@ -117,8 +123,7 @@ def request_from_flags(options: Namespace) -> SandboxRequest:
         "user": options.user,
         "group": options.group,
     }
-    policy = Policy(**{name: value for name, value in given.items() if value is not None})
-    return policy.request(command_from_flags(options))
+    return Policy(**{name: value for name, value in given.items() if value is not None})
 
 
 def name_flags(error: MxcError, options: Namespace) -> MxcError:

@@ -99,14 +99,16 @@ class _Log:
     def __init__(self, name: str, folder: int) -> None:
         self._name = name
         self._folder = folder
-        self._written = 0
+        self.dropped = 0
+        self._old = self._written = 0
         self._fd = self._open()
 
     def write(self, data: memoryview | bytes) -> None:
         if self._written + len(data) > LOG_BYTES:
             os.rename(self._name, f"{self._name}.old", src_dir_fd=self._folder, dst_dir_fd=self._folder)
             os.close(self._fd)
-            self._fd, self._written = self._open(), 0
+            self.dropped += self._old
+            self._fd, self._old, self._written = self._open(), self._written, 0
         with suppress(OSError):  # a full disk costs the log, not the command
             self._written += os.write(self._fd, data)
 
@@ -126,27 +128,28 @@ class _Job:
         self._folder = folder
         self._started = self._over = 0.0
         self._process: GuestProcess | None = None
+        self._logs: dict[str, _Log] = {}
         self._end: GuestEnded | None = None
         self._lost = ""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, connection: GuestConnection) -> None:
-        logs = [_Log(f"{self.number}.{channel}", self._folder) for channel in ("out", "err")]
+        logs = self._logs = {name: _Log(f"{self.number}.{name}", self._folder) for name in ("out", "err")}
         try:
             self._process = await connection.execute(
                 self._command,
                 stdin=None,
-                stdout=logs[0].write,
-                stderr=logs[1].write,
+                stdout=logs["out"].write,
+                stderr=logs["err"].write,
                 deadline_s=_START_S,
             )
         except BaseException:
-            for log in logs:
+            for log in logs.values():
                 log.close()
             self.remove_logs()
             raise
         self._started = time.time()
-        self._task = asyncio.create_task(self._follow(self._process, logs))
+        self._task = asyncio.create_task(self._follow(self._process))
 
     def signal(self, number: int) -> None:
         if self._process is not None:
@@ -158,7 +161,10 @@ class _Job:
                 os.remove(f"{self.number}.{name}", dir_fd=self._folder)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-safe. `status` is as of ``wait(2)``, null until it has ended; times in seconds since 1970."""
+        """JSON-safe. `status` is as of ``wait(2)``, null until it has ended; times in seconds since 1970.
+
+        `dropped`: of each stream, how many bytes from its beginning are not kept any more.
+        """
         end = self._end
         return {
             "job": self.number,
@@ -168,15 +174,16 @@ class _Job:
             "status": None if end is None else end.status,
             "timedOut": end is not None and bool(end.flags & EndedFlag.TIMED_OUT),
             "lost": self._lost,
+            "dropped": {name: log.dropped for name, log in self._logs.items()},
         }
 
-    async def _follow(self, process: GuestProcess, logs: list[_Log]) -> None:
+    async def _follow(self, process: GuestProcess) -> None:
         try:
             self._end = await process.wait()
         except GuestError as error:
             self._lost = str(error)
         finally:
             self._over = time.time()
-            for log in logs:
+            for log in self._logs.values():
                 log.close()
             self.ended.set()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from backends.errors import LaunchFailed, Problem
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
 from mxc_ops.policy_builder import Policy
 from mxc_ops.result import Result
 from mxc_ops.session.command import CommandPlan, NoHandles, SessionCommands
+from mxc_ops.session.control import Control
 from mxc_ops.session.entry import Entry
+from mxc_ops.session.errors import not_started
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.states import admit
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
     from mxc_ops.ends import StreamArguments
 
 __all__ = ["Session"]
+
+_ANSWER_S = 30.0
 
 
 class Session:
@@ -86,7 +93,7 @@ class Session:
 
         Raises `LifecycleError` (``not_started``, ``stale_id``), `LaunchFailed`, `PolicyRefused`.
         """
-        with self._prepared(command, policy) as prepared:
+        with self.prepared(command, policy) as prepared:
             return prepared.run(_ends(ends))
 
     def stop(self) -> None:
@@ -108,14 +115,100 @@ class Session:
     ) -> None:
         self.close()
 
-    def _prepared(self, command: str | Sequence[str], policy: Policy | None) -> Prepared:
+    def policy(self, **changes: Any) -> Policy:
+        """The sandbox's own, with another environment, directory, terminal or timeout for one command.
+
+        `env` is added to the sandbox's own.
+        """
+        policy = Policy.from_config(dict(self._entry.record.document))
+        if "env" in changes and policy.env is not None:
+            changes["env"] = {**policy.env, **changes["env"]}
+        return policy.replace(**changes)
+
+    def prepared(self, command: str | Sequence[str], policy: Policy | None = None) -> Prepared:
+        """A command that may be launched once, as of `mxc_ops.one_shot.prepare`."""
+        entry = self._running()
+        request = as_request(policy or self.policy(), command)
+        backend: Any = SessionCommands()
+        return Prepared(backend, request, None, CommandPlan(entry, request), NoHandles(), request.warnings)
+
+    def detach(self, command: Sequence[str], **changes: Any) -> dict[str, Any]:
+        """Start a command that nobody waits for; what `jobs` tells of it.
+
+        Raises `LaunchFailed`, `LifecycleError`; of secrets in the policy, none reaches it.
+        """
+        request = as_request(self.policy(**changes), list(command))
+        after, grace = request.timeout.after_ms, request.timeout.grace_ms
+        number = int(signal.Signals[f"SIG{request.timeout.signal}"])
+        order: dict[str, Any] = {
+            "args": list(request.args),
+            "env": [list(entry) for entry in request.environment.entries],
+            "cwd": request.cwd or "/",
+            "timeout": [after, grace, number] if after else None,
+        }
+        return self._ask("run", **order)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The detached commands of this start, those that have ended among them."""
+        return self._ask("ps")["jobs"]
+
+    def job(self, number: int) -> dict[str, Any]:
+        """Raises `LaunchFailed` for a number that nobody has."""
+        found = next((job for job in self.jobs() if job["job"] == number), None)
+        if found is None:
+            raise LaunchFailed(_no_job(self.id, number))
+        return found
+
+    def wait(self, number: int) -> dict[str, Any]:
+        """Once that command has ended."""
+        self.job(number)
+        return self._ask("wait", job=number, timeout_s=None)
+
+    def kill(self, number: int, signal_number: int) -> dict[str, Any]:
+        self.job(number)
+        return self._ask("kill", job=number, signal=signal_number)
+
+    def log(self, number: int, channel: str, after: int = 0) -> tuple[bytes, int]:
+        """What is kept of a detached command's output (``out`` or ``err``), and where it ends.
+
+        `after`: without what comes before this place; both places are counted from the stream's beginning.
+        """
+        while True:
+            before = self.job(number)["dropped"][channel]
+            data = self._log_files(number, channel)
+            if self.job(number)["dropped"][channel] == before:  # else a part went while we read
+                return data[max(0, after - before) :], before + len(data)
+
+    def _log_files(self, number: int, channel: str) -> bytes:
+        parts: list[bytes] = []
+        for name in (f"{number}.{channel}.old", f"{number}.{channel}"):
+            path = f"{self._entry.record.run_folder}/{name}"
+            with suppress(FileNotFoundError), open(path, "rb") as file:
+                parts.append(file.read())
+        return b"".join(parts)
+
+    def _running(self) -> Entry:
         entry = self._entry = self._service.store.open(self.id)
         admit("exec", entry.shown, entry.id)
         entry.touch()
-        policy = policy or Policy.from_config(dict(entry.record.document))
-        request = as_request(policy, command)
-        backend: Any = SessionCommands()
-        return Prepared(backend, request, None, CommandPlan(entry, request), NoHandles(), request.warnings)
+        return entry
+
+    def _ask(self, do: str, *, timeout_s: float | None = _ANSWER_S, **order: Any) -> dict[str, Any]:
+        entry = self._running()
+        try:
+            control = Control(entry.record.run_folder)
+        except OSError as error:
+            raise not_started(entry.id) from error
+        with control:
+            answer = dict(control.ask(do, timeout_s=timeout_s, **order))
+        if "refused" in answer:
+            raise LaunchFailed(Problem("command_refused", "CMD", str(answer["refused"]["message"])))
+        return answer
+
+
+def _no_job(identifier: str, number: int) -> Problem:
+    message = f"{identifier} has no detached command {number}"
+    return Problem("no_such_job", "JOB", message, fix=f"mxc-ops session ps {identifier}")
 
 
 def _ends(given: StreamArguments) -> Ends:
