@@ -1,7 +1,6 @@
 """What a backend is given and what it answers: data only, and the `Backend` protocol.
 
 The way of one run (design §2)::
-
     SandboxRequest ─▶ backend.observe ─▶ Observed(facts, handles)
                    ─▶ policy: resolve filesystem ─▶ FilesystemView        (pure, in mxc_ops.policy)
                    ─▶ backend.plan(request, facts, view) ─▶ plan          (pure)
@@ -117,9 +116,8 @@ class SandboxRequest:
 
     Exactly one of `shell` (a command line for ``/bin/sh -c``, or whatever text ``vm.command`` says) and
     `args` (an argument vector) is set. `user` and `group` are the host ids that the workload runs under when
-    the caller names them.
-    `image` is what the root file system of a container is made of.
-    `document_hash` identifies the policy for provenance: ``sha256:…`` over the canonical document.
+    the caller names them. `image` is what a container's root is made of. `document_hash` identifies the
+    policy for provenance: ``sha256:…`` over the canonical document.
     """
 
     containment: str
@@ -141,7 +139,7 @@ class SandboxRequest:
     container_id: str = ""
     document_hash: str = ""
     warnings: tuple[str, ...] = ()
-    """What the user should know about the document although it is run; goes into the result."""
+    """What the user should know about the document although it is run."""
     pointers: Mapping[str, str] = MappingProxyType({})
     """Where the document says a thing, by our field name (``cwd`` → ``/process/cwd``), for error messages."""
 
