@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
+from backends.frozen import replace
 from backends.qemu.admission import admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest
-from backends.qemu.memory_file import copy_data, sparse_file
+from backends.qemu.machine import Machine
+from backends.qemu.memory_file import copy_data, sealed_copy, sparse_file
+from backends.qemu.off_loop import on_thread
 from backends.qemu.parts import hold_image, open_parts
 from backends.qemu.running_machine import RunningMachine
-from backends.qemu.template import IGNORE_SHARED
+from backends.qemu.saved_state import IGNORE_SHARED, saved_state
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
@@ -24,12 +28,13 @@ _starting = 0
 class Clone:
     """A restored guest, the file behind its disk of read-only grants, its hold on its image.
 
-    `end` it in every case.
+    `memory` is the file of a memory of its own, -1 where it shares its template's. `end` it in every case.
     """
 
-    def __init__(self, guest: Guest, grants: int, image: int) -> None:
+    def __init__(self, guest: Guest, grants: int, image: int, memory: int = -1) -> None:
         """The descriptors are the clone's own from now on; `grants` is -1 when that is somebody else's."""
         self.guest = guest
+        self.memory = memory
         self._grants = grants
         self._image = image
 
@@ -38,10 +43,22 @@ class Clone:
         copy_data(image, self._grants)
         os.ftruncate(self._grants, GRANTS_BYTES)
 
+    async def freeze(self) -> StoredTemplate:
+        """What copies of it, as it runs now, start from; it stands still until `thaw`.
+
+        Only with a memory of its own, and with nothing on its way on the agent's channel. Raises
+        `LaunchFailed`.
+        """
+        state = await saved_state(self.guest.machine)
+        return StoredTemplate(await on_thread(lambda: sealed_copy(self.memory), drop=os.close), state)
+
+    async def thaw(self) -> None:
+        await self.guest.machine.execute("cont")
+
     async def end(self) -> None:
         await self.guest.end()
-        _close(self._grants, self._image)
-        self._grants = self._image = -1
+        _close(self._grants, self._image, self.memory)
+        self._grants = self._image = self.memory = -1
 
 
 async def restore(
@@ -51,6 +68,7 @@ async def restore(
     timings: Timings,
     *,
     grants: int | None = None,
+    own_memory: bool = False,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
@@ -58,23 +76,41 @@ async def restore(
     ----------
     grants: a file of `GRANTS_BYTES` for the disk of read-only grants, which stays the caller's; without one,
         that disk is a hole until it is filled.
+    own_memory: it gets a copy of the template's memory, which takes some tens of milliseconds, so that
+        copies can be made of it in turn.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
     global _starting  # noqa: PLW0603 - machines of this process that the host's memory figures do not show yet
     admit(plan.clone.memory_mib, whole=False, starting=_starting)
     _starting += 1
-    own = image = -1
+    own = image = memory = -1
     try:
         image = hold_image(plan.image)
         own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
         disk = own if grants is None else grants
-        return Clone(await _restore(plan, template, confinement, timings, disk), own, image)
+        machine = plan.clone
+        if own_memory:
+            memory = await on_thread(lambda: _copy(template.memory), drop=os.close)
+            machine = replace(machine, memory_shared=True)
+        fds = {"memory": memory if own_memory else template.memory, "grants": disk}
+        guest = await _restore(plan, machine, template.state, confinement, timings, fds)
+        return Clone(guest, own, image, memory)
     except BaseException:
-        _close(own, image)
+        _close(own, image, memory)
         raise
     finally:
         _starting -= 1
+
+
+def _copy(memory: int) -> int:
+    copy = os.memfd_create("machine-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        copy_data(memory, copy)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
 
 
 def _close(*fds: int) -> None:
@@ -84,25 +120,30 @@ def _close(*fds: int) -> None:
 
 
 async def _restore(
-    plan: TemplatePlan, template: StoredTemplate, confinement: Confinement, timings: Timings, grants: int
+    plan: TemplatePlan,
+    machine: Machine,
+    saved: bytes,
+    confinement: Confinement,
+    timings: Timings,
+    fds: Mapping[str, int],
 ) -> Guest:
     state = os.memfd_create("template-state", os.MFD_CLOEXEC)
     try:
-        os.write(state, template.state)
+        os.write(state, saved)
         os.lseek(state, 0, os.SEEK_SET)
         with open_parts(plan.image, boots=False) as parts:
-            descriptors = {**parts.fds, "memory": template.memory, "grants": grants, "state": state}
-            machine = await RunningMachine.start(plan.clone, confinement, descriptors, timings)
+            descriptors = {**parts.fds, **fds, "state": state}
+            running = await RunningMachine.start(machine, confinement, descriptors, timings)
         try:
             timings.mark("qmpUp")
-            await machine.execute("migrate-set-capabilities", IGNORE_SHARED)
-            await machine.execute("migrate-incoming", {"uri": f"fd:{state}"})
+            await running.execute("migrate-set-capabilities", IGNORE_SHARED)
+            await running.execute("migrate-incoming", {"uri": f"fd:{state}"})
             timings.mark("restored")
-            guest = await Guest.connect(machine, deadline_s=_AGENT_S)
+            guest = await Guest.connect(running, deadline_s=_AGENT_S)
             timings.mark("agentReady")
             return guest
         except BaseException:
-            await machine.end()
+            await running.end()
             raise
     finally:
         os.close(state)

@@ -6,10 +6,8 @@ holds the devices only (qemu: migration.rst; lab §4).
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 
 from backends.errors import LaunchFailed, Problem
@@ -21,18 +19,15 @@ from backends.qemu.memory_file import sparse_file
 from backends.qemu.off_loop import on_thread
 from backends.qemu.opened_ahead import take_opened
 from backends.qemu.parts import open_parts
+from backends.qemu.saved_state import save_state
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
 
-__all__ = ["IGNORE_SHARED", "WARM_PATH", "open_template", "run_quietly"]
-
-IGNORE_SHARED: Mapping[str, object] = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+__all__ = ["WARM_PATH", "open_template", "run_quietly"]
 
 BOOT_S = 30.0
 _BOOT_TRIES = 2
 _WARM_UP_S = 60.0
-_SNAPSHOT_S = 30.0
-_POLL_S = 0.01
 _MOST_WORDS = 1000
 WARM_PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
@@ -77,7 +72,7 @@ async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateSto
             guest = await boot(plan.booted, confinement, descriptors, deadline_s=BOOT_S, tries=_BOOT_TRIES)
             try:
                 await _warm_up(guest, plan)
-                await _snapshot(guest, state)
+                await save_state(guest.machine, state)
             finally:
                 await guest.end()
         await on_thread(lambda: store.publish(plan.key, memory, state))
@@ -116,21 +111,6 @@ async def run_quietly(guest: Guest, command: GuestCommand) -> None:
         said = words.decode("utf-8", "backslashreplace").strip()
         message = f"the warm-up {command.args} ended with {os.waitstatus_to_exitcode(ended.status)}: {said}"
         raise LaunchFailed(Problem("warm_up_failed", "", message))
-
-
-async def _snapshot(guest: Guest, state: int) -> None:
-    machine = guest.machine
-    await machine.execute("migrate-set-capabilities", IGNORE_SHARED)
-    await machine.hand_over(state, "state")
-    await machine.execute("migrate", {"uri": "fd:state"})
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _SNAPSHOT_S
-    while (progress := await machine.execute("query-migrate"))["status"] != "completed":
-        if progress["status"] == "failed" or loop.time() > until:
-            raise LaunchFailed(
-                Problem("snapshot_failed", "", f"QEMU's snapshot did not complete: {progress}")
-            )
-        await asyncio.sleep(_POLL_S)
 
 
 def _ignore(_: bytes | memoryview) -> None:
