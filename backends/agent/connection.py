@@ -27,7 +27,7 @@ from backends.inside.agent_protocol import (
     Welcome,
 )
 
-__all__ = ["FRAME_S", "GuestConnection", "greet"]
+__all__ = ["FRAME_S", "GuestConnection", "ask_ping", "greet"]
 
 ANSWER_S = 10.0
 FRAME_S = 30.0
@@ -76,7 +76,7 @@ class GuestConnection:
     async def ping(self, *, deadline_s: float = ANSWER_S) -> float:
         """Seconds that it took the agent to answer."""
         start = self._link.loop.time()
-        await _ask(self._link, Kind.PING, b"", Kind.PONG, empty, deadline_s)
+        await ask_ping(self._link, deadline_s=deadline_s)
         return self._link.loop.time() - start
 
     async def identify(self, identity: GuestIdentity, *, deadline_s: float = ANSWER_S) -> None:
@@ -186,6 +186,11 @@ async def greet(sock: socket.socket, deadline_s: float, frame_deadline_s: float)
     except BaseException:
         link.lose("it did not answer the greeting")
         raise
+
+
+async def ask_ping(link: Link, *, deadline_s: float = ANSWER_S) -> None:
+    """Whatever the agent sent before its answer has come when this returns."""
+    await _ask(link, Kind.PING, b"", Kind.PONG, empty, deadline_s)
 
 
 async def _ask(

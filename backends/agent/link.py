@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from backends.agent.decoder import FrameDecoder, ProtocolBreach
@@ -108,6 +108,15 @@ class Link:
         self._streams[number] = stream
         self._write(b"", frames)
         return number
+
+    def numbers(self) -> tuple[int, tuple[int, ...]]:
+        """The next request's number, and those of the streams that are open."""
+        return self._next_stream, tuple(self._streams)
+
+    def go_on(self, next_stream: int, streams: Mapping[int, Stream]) -> None:
+        """Take a conversation over that another link has begun, before anything else is done."""
+        self._next_stream = next_stream
+        self._streams.update(streams)
 
     def check(self) -> None:
         """Raises `GuestLost` when the connection has ended."""

@@ -6,11 +6,12 @@ get files, ask for a report. What a client opened ends with it: its programs are
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
 
-from backends.agent.connection import FRAME_S, greet
+from backends.agent.connection import FRAME_S, ask_ping, greet
 from backends.agent.decoder import OF_HOSTS, FrameDecoder, ProtocolBreach
 from backends.agent.errors import GuestLost, GuestRefused
 from backends.agent.link import Link
@@ -35,6 +36,7 @@ __all__ = ["Relay"]
 _REQUESTS = (Kind.EXEC, Kind.PUT, Kind.GET, Kind.REPORT)
 _LAST = (Kind.ENDED, Kind.FAILED, Kind.DONE, Kind.REPORTED)
 _MOST_CREDIT = 2**31
+_HUSH_S = 10.0
 _MAX_BACKLOG = 2 * WINDOW * MAX_STREAMS
 """More cannot be on the way to a client that reads, however many streams it has."""
 
@@ -51,6 +53,8 @@ class Relay:
         self.link = link
         self.welcome = welcome
         self.when_idle: Callable[[], object] = bool
+        self._held: list[Callable[[], object]] | None = None
+        self._heard = 0
         self.imposed: GuestCommand | None = None
         self._clients: set[_Client] = set()
         self._open = 0
@@ -86,6 +90,38 @@ class Relay:
             return message
         return codec.impose(message, self.imposed)
 
+    async def hush(self) -> None:
+        """Have nothing on its way on the link, until `speak`. What clients say meanwhile waits.
+
+        Raises `GuestLost`, `GuestSilent`, `TimeoutError` when the agent does not come to rest.
+        """
+        self._held = []
+        async with asyncio.timeout(_HUSH_S):
+            while True:
+                heard = self._heard
+                await ask_ping(self.link)
+                if heard == self._heard:
+                    return
+
+    def speak(self) -> None:
+        held, self._held = self._held or [], None
+        for say in held:
+            say()
+
+    @property
+    def hushed(self) -> bool:
+        return self._held is not None
+
+    def say(self, what: Callable[[], object]) -> None:
+        """Do something that sends: now, or once it may be said."""
+        if self._held is None:
+            what()
+        else:
+            self._held.append(what)
+
+    def heard(self) -> None:
+        self._heard += 1
+
     def opened(self) -> None:
         self._open += 1
 
@@ -117,6 +153,7 @@ class _Forwarded:
 
     def frame(self, kind: Kind, flags: int, payload: memoryview) -> bool:
         last = kind in _LAST
+        self._relay.heard()
         if kind is Kind.STARTED:
             self.started = True
         elif kind is Kind.INPUT_CREDIT:
@@ -130,7 +167,7 @@ class _Forwarded:
                 self._client.closed(self._number)
             self._client.send(kind, self._number, payload, flags)
         elif kind is Kind.STARTED:
-            self._give_up()
+            self._relay.say(self._give_up)
         if last:
             self._relay.ended()
         return last
@@ -157,13 +194,14 @@ class _Forwarded:
                 raise ProtocolBreach("it gave more CREDIT than anybody can use")
         elif kind is Kind.OUTPUT_CLOSED:
             _channel(flags)
-        self._relay.link.send(kind, self.ours, payload, flags)
+        link, content = self._relay.link, bytes(payload)
+        self._relay.say(lambda: link.send(kind, self.ours, content, flags))
 
     def abandon(self) -> None:
         """Its client has gone."""
         self._client = None
         if self.started:
-            self._give_up()
+            self._relay.say(self._give_up)
 
     def _give_up(self) -> None:
         link = self._relay.link
@@ -244,10 +282,13 @@ class _Client:
 
     def _readable(self) -> None:
         link = self._relay.link
-        if link.congested:  # others' answers must not wait for what this one sends
+        if link.congested or self._relay.hushed:  # others' answers must not wait for what this one sends
             self._reading = False
             self._loop.remove_reader(self._sock.fileno())
-            link.hold_back(self._read_on)
+            if self._relay.hushed:
+                self._relay.say(self._read_on)
+            else:
+                link.hold_back(self._read_on)
             return
         try:
             count = self._sock.recv_into(self._decoder.room())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from backends.agent.inherited import Conversation, inherit
 from backends.frozen import replace
 from backends.qemu.admission import admit
 from backends.qemu.confinement import Confinement
@@ -69,6 +70,7 @@ async def restore(
     *,
     grants: int | None = None,
     own_memory: bool = False,
+    conversation: Conversation | None = None,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
@@ -78,6 +80,7 @@ async def restore(
         that disk is a hole until it is filled.
     own_memory: it gets a copy of the template's memory, which takes some tens of milliseconds, so that
         copies can be made of it in turn.
+    conversation: of a copy, how far its original's agent and host had come.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
@@ -94,7 +97,9 @@ async def restore(
             memory = await on_thread(lambda: _copy(template.memory), drop=os.close)
             machine = replace(machine, memory_shared=True)
         fds = {"memory": memory if own_memory else template.memory, "grants": disk}
-        guest = await _restore(plan, machine, template.state, confinement, timings, fds)
+        running = await _restore(plan, machine, template.state, confinement, timings, fds)
+        guest = await _connect(running, conversation)
+        timings.mark("agentReady")
         return Clone(guest, own, image, memory)
     except BaseException:
         _close(own, image, memory)
@@ -126,7 +131,7 @@ async def _restore(
     confinement: Confinement,
     timings: Timings,
     fds: Mapping[str, int],
-) -> Guest:
+) -> RunningMachine:
     state = os.memfd_create("template-state", os.MFD_CLOEXEC)
     try:
         os.write(state, saved)
@@ -139,11 +144,21 @@ async def _restore(
             await running.execute("migrate-set-capabilities", IGNORE_SHARED)
             await running.execute("migrate-incoming", {"uri": f"fd:{state}"})
             timings.mark("restored")
-            guest = await Guest.connect(running, deadline_s=_AGENT_S)
-            timings.mark("agentReady")
-            return guest
         except BaseException:
             await running.end()
             raise
+        return running
     finally:
         os.close(state)
+
+
+async def _connect(running: RunningMachine, conversation: Conversation | None) -> Guest:
+    try:
+        if conversation is None:
+            return await Guest.connect(running, deadline_s=_AGENT_S)
+        guest = Guest(running, inherit(running.agent, conversation))
+        await guest.ask(guest.agent.ping(deadline_s=_AGENT_S))
+        return guest
+    except BaseException:
+        await running.end()
+        raise
