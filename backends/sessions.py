@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from backends.agent.relay import Relay
@@ -9,7 +10,7 @@ from backends.base import Conflict, Handles
 from backends.frozen import frozen
 from backends.inside.agent_protocol import GuestCommand
 
-__all__ = ["KeepsSessions", "SessionSandbox", "Settled"]
+__all__ = ["Copied", "KeepsSessions", "SessionSandbox", "Settled"]
 
 
 @frozen
@@ -18,6 +19,17 @@ class Settled:
 
     conflicts: tuple[Conflict, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@frozen
+class Copied:
+    """What copies of a sandbox start from, as it ran when it was copied.
+
+    `fds` are by name, and the receiver's to close; `said` is what a backend needs besides, JSON-safe.
+    """
+
+    fds: Mapping[str, int]
+    said: Mapping[str, Any]
 
 
 class SessionSandbox(Protocol):
@@ -34,6 +46,13 @@ class SessionSandbox(Protocol):
         """Return once nothing of it is left: why, in words. Raises `MxcError` for what it could not do."""
         ...
 
+    async def copy(self, relay: Relay) -> Copied:
+        """Of all that runs in it, which stands still meanwhile.
+
+        Raises `LifecycleError` (``unsupported_phase``) where that cannot be, `LaunchFailed`.
+        """
+        ...
+
     async def settle(self) -> Settled:
         """End all that runs in it, and bring copies back. Raises `CopyBackFailed`."""
         ...
@@ -47,8 +66,11 @@ class SessionSandbox(Protocol):
 class KeepsSessions(Protocol):
     """A backend whose sandboxes can outlive a command. Plans and handles are those of one-shot runs."""
 
-    async def start_session(self, plan: Any, handles: Handles) -> SessionSandbox:
-        """Start the sandbox with an agent in it. Raises what `launch` and `Running.wait` raise."""
+    async def start_session(self, plan: Any, handles: Handles, copied: Copied | None) -> SessionSandbox:
+        """Start the sandbox with an agent in it, or one that goes on where another one was copied.
+
+        The copy's descriptors stay the caller's. Raises what `launch` and `Running.wait` raise.
+        """
         ...
 
     def imposed(self, plan: Any) -> GuestCommand:

@@ -12,7 +12,7 @@ from backends.one_shot_support import one_shot_capabilities
 
 if TYPE_CHECKING:
     from backends.inside.agent_protocol import GuestCommand
-    from backends.sessions import SessionSandbox
+    from backends.sessions import Copied, SessionSandbox
 
 CAPABILITIES = one_shot_capabilities(
     "bubblewrap",
@@ -57,8 +57,11 @@ class BubblewrapBackend:
 
         return launch(plan, handles, streams, secrets)
 
-    async def start_session(self, plan: BubblewrapPlan, handles: Handles) -> SessionSandbox:
+    async def start_session(
+        self, plan: BubblewrapPlan, handles: Handles, copied: Copied | None
+    ) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
+        assert copied is None  # of such a sandbox there is no copy
         from backends.bubblewrap.launch import launch
         from backends.launched.sandbox import start_agent
 

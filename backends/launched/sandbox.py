@@ -11,13 +11,13 @@ from typing import TypeVar
 from backends.agent.errors import GuestError
 from backends.agent.relay import Relay
 from backends.base import Handles, Streams
-from backends.errors import BackendUnavailable, LaunchFailed, Problem
+from backends.errors import BackendUnavailable, LaunchFailed, LifecycleError, Problem
 from backends.frozen import replace
 from backends.guest_etc import INSIDE_ID
 from backends.inside.agent_protocol import GuestCommand
 from backends.inside.store import AGENT, find_program
 from backends.launched.running import LaunchedRunning
-from backends.sessions import Settled
+from backends.sessions import Copied, Settled
 
 __all__ = ["IMPOSED", "AgentSandbox", "start_agent"]
 
@@ -53,6 +53,10 @@ class AgentSandbox:
         await self._left.wait()
         ended = self._running.wait(_GIVEN_UP_S)
         return "it left without a word" if ended is None else f"its agent {ended.outcome.value}"
+
+    async def copy(self, relay: Relay) -> Copied:  # noqa: ARG002 - nothing of it can be asked for this
+        message = "what runs in a sandbox that is no virtual machine cannot be copied"
+        raise LifecycleError("unsupported_phase", Problem("unsupported_phase", "", message))
 
     async def settle(self) -> Settled:
         return Settled()  # what it wrote is where it belongs

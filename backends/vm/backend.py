@@ -19,7 +19,7 @@ from backends.vm.plan import VmPlan, make_plan
 
 if TYPE_CHECKING:
     from backends.inside.agent_protocol import GuestCommand
-    from backends.sessions import SessionSandbox
+    from backends.sessions import Copied, SessionSandbox
 
 __all__ = ["VmBackend"]
 
@@ -62,11 +62,11 @@ class VmBackend:
 
         return launch(plan, handles, streams, secrets)
 
-    async def start_session(self, plan: VmPlan, handles: Handles) -> SessionSandbox:
+    async def start_session(self, plan: VmPlan, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
         from backends.vm.session import start_machine
 
-        return await start_machine(plan, handles)
+        return await start_machine(plan, handles, copied)
 
     def imposed(self, plan: VmPlan) -> GuestCommand:
         """See `backends.sessions.KeepsSessions`."""

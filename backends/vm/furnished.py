@@ -8,32 +8,61 @@ from __future__ import annotations
 
 import asyncio
 import os
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from backends.agent.identity import new_identity
+from backends.agent.inherited import Conversation, conversation_of
 from backends.base import Conflict, Handles
 from backends.errors import LaunchFailed
+from backends.frozen import frozen
 from backends.guest_files.archive import check_copies, put_content
 from backends.guest_files.disk import build_disk
 from backends.guest_files.snapshot import Snapshot
 from backends.inside.agent_protocol import GuestHide, GuestMount, MountFlag
-from backends.qemu.clone import Clone
+from backends.qemu.clone import Clone, restore
 from backends.qemu.guest import Guest
 from backends.qemu.off_loop import off_loop, on_thread
+from backends.qemu.open_templates import shared_template
 from backends.qemu.pools import take_clone
 from backends.qemu.template_plan import GRANTS_BYTES
+from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
 from backends.vm.copying_back import bring_back, recovered_warnings
 from backends.vm.failure import explain_full
 from backends.vm.plan import VmPlan
 
-__all__ = ["FurnishedMachine"]
+__all__ = ["FurnishedMachine", "Original"]
+
+
+@frozen
+class Original:
+    """A machine as it ran: memory and devices, its disk of grants (-1: none), its agent's conversation."""
+
+    source: StoredTemplate
+    disk: int
+    conversation: Conversation
 
 
 class FurnishedMachine:
     """Made on any thread; everything else happens on the loop of `start`. `end` it in every case."""
 
-    def __init__(self, plan: VmPlan, handles: Handles, timings: Timings) -> None:
-        """`handles` stay the caller's, and open until the end."""
+    def __init__(
+        self,
+        plan: VmPlan,
+        handles: Handles,
+        timings: Timings,
+        *,
+        own_memory: bool = False,
+        original: Original | None = None,
+    ) -> None:
+        """Only notes what is wanted.
+
+        Parameters
+        ----------
+        handles: stay the caller's, and open until the end.
+        own_memory: so that copies can be made of it.
+        original: it goes on where this was copied; its descriptors stay the caller's.
+        """
         self.pid = 0
         self.warnings: list[str] = []
         self.conflicts: list[Conflict] = []
@@ -42,6 +71,9 @@ class FurnishedMachine:
         self._timings = timings
         self._snapshots: dict[int, Snapshot] = {}
         self._clone: Clone | None = None
+        self._own_memory = own_memory or original is not None
+        self._original = original
+        self._disk = -1
 
     @property
     def guest(self) -> Guest:
@@ -62,7 +94,8 @@ class FurnishedMachine:
         self.pid = guest.machine.qemu.pid
         await guest.ask(guest.agent.identify(new_identity()))
         self._timings.mark("identified")
-        await self._furnish(guest)
+        if self._original is None:
+            await self._furnish(guest)
 
     async def bring_back(self) -> None:
         """Copy the read-write grants back; what runs in it is killed first. Raises `CopyBackFailed`."""
@@ -76,9 +109,26 @@ class FurnishedMachine:
         if self._clone is not None:
             clone, self._clone = self._clone, None
             await clone.end()
+        if self._disk >= 0:
+            os.close(self._disk)
+            self._disk = -1
+
+    async def copy(self) -> Original:
+        """What copies of it start from; of the agent's channel, nothing may be on its way.
+
+        Its descriptors are the caller's to close. Raises `LaunchFailed`.
+        """
+        assert self._clone is not None  # `start` has succeeded
+        conversation = conversation_of(self._clone.guest.agent)
+        source = await self._clone.freeze()
+        await self._clone.thaw()
+        disk = fcntl(self._disk, F_DUPFD_CLOEXEC, 3) if self._disk >= 0 else -1
+        return Original(source, disk, conversation)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan
+        if self._own_memory:
+            return await self._own_clone()
         if not plan.files.read_only:
             return await take_clone(plan.template, plan.confinement, self._timings, grants=None, used_bytes=0)
         disk = await on_thread(
@@ -93,6 +143,32 @@ class FurnishedMachine:
             )
         finally:
             os.close(disk.fd)
+
+    async def _own_clone(self) -> Clone:
+        plan, original = self._plan, self._original
+        if original is not None:
+            source, conversation = original.source, original.conversation
+            if original.disk >= 0:
+                self._disk = fcntl(original.disk, F_DUPFD_CLOEXEC, 3)
+        else:
+            conversation = None
+            if plan.files.read_only:
+                disk = await on_thread(
+                    lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
+                    drop=lambda built: os.close(built.fd),
+                )
+                self._disk = disk.fd
+                self.warnings.extend(disk.warnings)
+            source = await shared_template(plan.template, plan.confinement)
+        return await restore(
+            plan.template,
+            source,
+            plan.confinement,
+            self._timings,
+            grants=self._disk if self._disk >= 0 else None,
+            own_memory=True,
+            conversation=conversation,
+        )
 
     async def _furnish(self, guest: Guest) -> None:
         files = self._plan.files

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+from backends.agent.inherited import Conversation
 from backends.agent.relay import Relay
 from backends.base import Handles
 from backends.frozen import replace
-from backends.inside.agent_protocol import GuestCommand
+from backends.inside.agent_protocol import GuestCommand, Welcome
 from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
+from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
-from backends.sessions import Settled
-from backends.vm.furnished import FurnishedMachine
+from backends.sessions import Copied, Settled
+from backends.vm.furnished import FurnishedMachine, Original
 from backends.vm.plan import VmPlan
 
 __all__ = ["VmSandbox", "imposed", "start_machine"]
@@ -19,7 +24,10 @@ __all__ = ["VmSandbox", "imposed", "start_machine"]
 class VmSandbox:
     """A `backends.sessions.SessionSandbox`; belongs to the loop that it was made on."""
 
-    def __init__(self, plan: VmPlan, machine: FurnishedMachine, handles: Duplicates) -> None:
+    def __init__(
+        self, plan: VmPlan, machine: FurnishedMachine, handles: Duplicates, *, is_copy: bool
+    ) -> None:
+        self._is_copy = is_copy
         self._plan = plan
         self._machine = machine
         self._handles = handles
@@ -37,8 +45,25 @@ class VmSandbox:
         await machine.wait_gone()
         return str(machine.ended_error())
 
+    async def copy(self, relay: Relay) -> Copied:
+        await relay.hush()
+        try:
+            original = await self._machine.copy()
+        finally:
+            relay.speak()
+        state = os.memfd_create("machine-state", os.MFD_CLOEXEC)
+        os.write(state, original.source.state)
+        fds = {"memory": fcntl(original.source.memory, F_DUPFD_CLOEXEC, 3), "state": state}
+        original.source.close()
+        if original.disk >= 0:
+            fds["grants"] = original.disk
+        talk = original.conversation
+        welcome = {"bootUs": talk.welcome.boot_us, "zygote": talk.welcome.has_zygote}
+        said = {"next": talk.next_stream, "open": list(talk.open_streams), "welcome": welcome}
+        return Copied(fds, said)
+
     async def settle(self) -> Settled:
-        if self._plan.files.writable:
+        if self._plan.files.writable and not self._is_copy:
             await self._machine.bring_back()
         return Settled(tuple(self._machine.conflicts), tuple(self._machine.warnings))
 
@@ -47,18 +72,31 @@ class VmSandbox:
         self._handles.close()
 
 
-async def start_machine(plan: VmPlan, handles: Handles) -> VmSandbox:
-    """Raises what a run raises before its command starts; nothing is left then."""
+def _original(copied: Copied) -> Original:
+    fds, said = copied.fds, copied.said
+    state = os.pread(fds["state"], os.fstat(fds["state"]).st_size, 0)
+    welcome = Welcome(said["welcome"]["bootUs"], said["welcome"]["zygote"])
+    conversation = Conversation(said["next"], tuple(said["open"]), welcome)
+    memory = fcntl(fds["memory"], F_DUPFD_CLOEXEC, 3)
+    return Original(StoredTemplate(memory, state), fds.get("grants", -1), conversation)
+
+
+async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -> VmSandbox:
+    """Raises what a run raises before its command starts; nothing is left then.
+
+    A copy has its original's files as they were; what it changes in copies of grants is never brought back.
+    """
     grants = (*plan.files.read_only, *plan.files.writable)
     own = Duplicates(handles, (grant.slot for grant in grants))
-    machine = FurnishedMachine(plan, own, Timings())
+    original = None if copied is None else _original(copied)
+    machine = FurnishedMachine(plan, own, Timings(), own_memory=True, original=original)
     try:
         await machine.start()
     except BaseException:
         await machine.end()
         own.close()
         raise
-    return VmSandbox(plan, machine, own)
+    return VmSandbox(plan, machine, own, is_copy=copied is not None)
 
 
 def imposed(plan: VmPlan) -> GuestCommand:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
+from backends.sessions import Copied
 from mxc_ops.policy_builder import Policy
 from mxc_ops.session.control import Control
 from mxc_ops.session.entry import Entry
+from mxc_ops.session.forking import taken_copy
 from mxc_ops.session.ids import PREFIXES
 from mxc_ops.session.record import Lease, State, Unreadable, new_record
 from mxc_ops.session.starting import start_supervisor
-from mxc_ops.session.states import Shown
+from mxc_ops.session.states import Shown, admit
 from mxc_ops.session.store import Store
 from mxc_ops.session.sweep import Swept, sweep
 from mxc_ops.session.transition import Transition
@@ -28,6 +31,7 @@ from mxc_ops.session.transition import Transition
 __all__ = ["Sessions"]
 
 _PLACEHOLDER = "true"
+_AT_ONCE = 4
 _STOP_S = 30.0
 _KILL_S = 10.0
 _MOMENT_S = 0.005
@@ -58,9 +62,36 @@ class Sessions:
 
     def start(self, text: str) -> Entry:
         """Raises ``already_started``, ``stale_id``, ``not_provisioned``, and what launching a run raises."""
+        return self._start(self.store.open(text), None)
+
+    def fork(self, text: str, count: int) -> list[Entry]:
+        """So many copies of a sandbox that runs, each of them running, with an id of its own.
+
+        What runs in it goes on in each. All of them, or none. Raises ``unsupported_phase``, ``not_started``,
+        ``stale_id``.
+        """
+        original = self.store.open(text)
+        admit("exec", original.shown, original.id)
+        record = original.record
+        made: list[Entry] = []
+        try:
+            with taken_copy(original) as copied, ThreadPoolExecutor(max_workers=min(count, _AT_ONCE)) as pool:
+                for _ in range(count):
+                    new = new_record(
+                        record.containment, record.document, record.document_hash, lease=record.lease,
+                        origin=record.id,
+                    )  # fmt: skip
+                    made.append(self.store.create(new))
+                return list(pool.map(lambda entry: self._start(entry, copied), made))
+        except BaseException:
+            for entry in made:
+                with suppress(MxcError):
+                    self.deprovision(entry.id)
+            raise
+
+    def _start(self, entry: Entry, copied: Copied | None) -> Entry:
         import json
 
-        entry = self.store.open(text)
         with Transition(entry, "start") as moving:
             moving.admit()
             self._reclaim(moving)
@@ -68,7 +99,7 @@ class Sessions:
             moving.save(replace(moving.record, state=State.STARTING))
             alive = entry.hold_alive()
             try:
-                pid = start_supervisor(json.dumps(moving.record.document), folder, alive)
+                pid = start_supervisor(json.dumps(moving.record.document), folder, alive, copied)
             except BaseException:
                 os.close(alive)
                 alive = -1
@@ -99,7 +130,7 @@ class Sessions:
                 self._stop(entry, moving)
             moving.remove()
 
-    def list(self) -> list[Entry | Unreadable]:
+    def entries(self) -> list[Entry | Unreadable]:
         return self.store.entries()
 
     def inspect(self, text: str) -> dict[str, Any]:

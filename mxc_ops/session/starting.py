@@ -11,10 +11,11 @@ from typing import Any
 
 import backends.errors
 from backends import process
-from backends.errors import LaunchFailed, MxcError, Problem
+from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
+from backends.sessions import Copied
 from mxc_ops.session.supervisor_protocol import Assignment
 
-__all__ = ["start_supervisor"]
+__all__ = ["start_supervisor", "told_error"]
 
 _START_S = 120.0
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -25,7 +26,7 @@ _BOOT = (
 )
 
 
-def start_supervisor(document: str, folder: str, alive: int) -> int:
+def start_supervisor(document: str, folder: str, alive: int, copied: Copied | None = None) -> int:
     """Its process id, once the sandbox runs.
 
     Parameters
@@ -33,6 +34,7 @@ def start_supervisor(document: str, folder: str, alive: int) -> int:
     document: the config to start.
     folder: the sandbox's run folder.
     alive: the locked descriptor; the supervisor holds a duplicate of it from now on.
+    copied: what the sandbox is a copy of; its descriptors stay the caller's.
 
     Raises what starting the sandbox raised, `LaunchFailed` when nothing is heard.
     """
@@ -40,10 +42,14 @@ def start_supervisor(document: str, folder: str, alive: int) -> int:
     assignment = os.memfd_create("assignment", os.MFD_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        os.write(assignment, Assignment(document, folder, alive, theirs).encode())
+        fds = None if copied is None else copied.fds
+        said = None if copied is None else copied.said
+        os.write(assignment, Assignment(document, folder, alive, theirs, fds, said).encode())
         os.lseek(assignment, 0, os.SEEK_SET)
         argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(assignment))
-        child = process.spawn(argv, (null, null, null), sorted((assignment, alive, theirs)))
+        child = process.spawn(
+            argv, (null, null, null), sorted((assignment, alive, theirs, *(fds or {}).values()))
+        )
         os.close(theirs)
         theirs = -1
         try:
@@ -81,10 +87,10 @@ def _running(heard: bytes) -> int:
         raise LaunchFailed(Problem("supervisor_lost", "", why), retryable=True) from None
     if "running" in message:
         return int(message["running"])
-    raise _error(message["error"])
+    raise told_error(message["error"])
 
 
-def _error(told: dict[str, Any]) -> MxcError:
+def told_error(told: dict[str, Any]) -> MxcError:
     """The error that the supervisor told, as if it had been raised here."""
     kind = getattr(backends.errors, told["class"], LaunchFailed)
     if not issubclass(kind, MxcError):
@@ -93,4 +99,6 @@ def _error(told: dict[str, Any]) -> MxcError:
         Problem(one["code"], one["path"], one["message"], expected=one["expected"], fix=one["fix"])
         for one in told["problems"]
     ]
+    if issubclass(kind, LifecycleError):
+        return kind(told["code"], problems, retryable=told["retryable"])
     return kind(problems, retryable=told["retryable"])

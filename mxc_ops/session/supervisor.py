@@ -19,7 +19,7 @@ from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
-from backends.sessions import KeepsSessions, SessionSandbox
+from backends.sessions import Copied, KeepsSessions, SessionSandbox
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
 from mxc_ops.session.supervisor_protocol import Assignment
@@ -27,7 +27,7 @@ from mxc_ops.session.supervisor_protocol import Assignment
 __all__ = ["main"]
 
 _BACKLOG = 64
-_SOCKETS = ("agent", "control")
+_SOCKETS = ("agent", "control", "copy")
 _MOST_LINE = 1 << 20
 _CREDENTIALS = struct.Struct("3i")
 
@@ -58,7 +58,7 @@ def _report(assignment: Assignment, message: dict[str, Any]) -> None:
 
 
 async def _supervise(assignment: Assignment) -> None:
-    sandbox, imposed = await _start(assignment.document)
+    sandbox, imposed = await _start(assignment)
     try:
         relay = await sandbox.relay()
         relay.imposed = imposed
@@ -67,15 +67,18 @@ async def _supervise(assignment: Assignment) -> None:
         await sandbox.end()
 
 
-async def _start(document: str) -> tuple[SessionSandbox, GuestCommand]:
+async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
-    with prepare(as_request(document.encode())) as prepared:
+    copied = None
+    if assignment.copied_fds is not None:
+        copied = Copied(assignment.copied_fds, assignment.copied_said or {})
+    with prepare(as_request(assignment.document.encode())) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
-        sandbox = await backend.start_session(prepared.plan, prepared.handles)
+        sandbox = await backend.start_session(prepared.plan, prepared.handles, copied)
         return sandbox, backend.imposed(prepared.plan)
 
 
@@ -85,6 +88,7 @@ class _Supervisor:
         self._sandbox = sandbox
         self._relay = relay
         self._stopping = asyncio.Event()
+        self._one_copy = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._folder = -1
@@ -99,6 +103,7 @@ class _Supervisor:
         try:
             self._loop.add_reader(servers[0].fileno(), self._accept, servers[0], self._relay.serve)
             self._loop.add_reader(servers[1].fileno(), self._accept, servers[1], self._control)
+            self._loop.add_reader(servers[2].fileno(), self._accept, servers[2], self._copying)
             _report(self._assignment, {"running": os.getpid()})
             await self._until_over()
         finally:
@@ -134,6 +139,31 @@ class _Supervisor:
         task = self._loop.create_task(self._answer(sock))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _copying(self, sock: socket.socket) -> None:
+        task = self._loop.create_task(self._copy(sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _copy(self, sock: socket.socket) -> None:
+        """Whoever connects there gets what copies start from: one JSON line, the descriptors with it."""
+        with sock:
+            try:
+                async with self._one_copy:
+                    copied = await self._sandbox.copy(self._relay)
+            except MxcError as error:
+                sock.sendall(
+                    json.dumps({"error": {"class": type(error).__name__, **error.as_dict()}}).encode() + b"\n"
+                )
+                return
+            try:
+                line = json.dumps({"fds": list(copied.fds), "said": copied.said}).encode() + b"\n"
+                socket.send_fds(sock, [line], list(copied.fds.values()))
+            except OSError:
+                return
+            finally:
+                for descriptor in copied.fds.values():
+                    os.close(descriptor)
 
     async def _answer(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)

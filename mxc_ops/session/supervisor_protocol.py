@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from backends.frozen import frozen
 
@@ -14,16 +16,19 @@ class Assignment:
     """`document` is a config; `folder` where its sockets are to be.
 
     `alive` is the locked descriptor that tells that the supervisor lives, `report` where the starter waits
-    for one JSON line: ``{"running": pid}`` or ``{"error": …}``.
+    for one JSON line: ``{"running": pid}`` or ``{"error": …}``. A copy of another sandbox has the numbers of
+    `copied_fds`, by name, and what was `copied_said` (see `backends.sessions.Copied`).
     """
 
     document: str
     folder: str
     alive: int
     report: int
+    copied_fds: Mapping[str, int] | None = None
+    copied_said: Mapping[str, Any] | None = None
 
     def encode(self) -> bytes:
-        fields = ("document", "folder", "alive", "report")
+        fields = ("document", "folder", "alive", "report", "copied_fds", "copied_said")
         return json.dumps({name: getattr(self, name) for name in fields}).encode()
 
     @classmethod
