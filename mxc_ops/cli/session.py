@@ -35,6 +35,10 @@ def configure(parser: ArgumentParser) -> None:
         command.add_argument("ids", nargs="+", metavar="ID", help="an id, its beginning, or a name")
         complete(command, handler)
     session_jobs.configure(commands)
+    fork = commands.add_parser("fork", help="copies of a virtual machine that runs, with all that runs in it")
+    fork.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
+    fork.add_argument("count", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")
+    complete(fork, _fork)
     complete(commands.add_parser("list", help="the sandboxes of whoever you are"), _list)
     inspect = commands.add_parser("inspect", help="all that is known of a sandbox")
     inspect.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
@@ -100,6 +104,15 @@ def _deprovision(options: Namespace) -> int:
     from mxc_ops.session.service import Sessions
 
     return _each(options, Sessions().deprovision)
+
+
+def _fork(options: Namespace) -> int:
+    from mxc_ops.session.service import Sessions
+
+    if options.count < 1:
+        raise UsageError(Problem("usage", "N", "at least one copy is made"))
+    _tell(Sessions().fork(options.id, options.count), as_json=options.json)
+    return 0
 
 
 def _each(options: Namespace, phase: Any) -> int:

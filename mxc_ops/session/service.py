@@ -82,7 +82,11 @@ class Sessions:
                         origin=record.id,
                     )  # fmt: skip
                     made.append(self.store.create(new))
-                return list(pool.map(lambda entry: self._start(entry, copied), made))
+
+                def begin(entry: Entry) -> Entry:
+                    return self._start(entry, copied)
+
+                return list(pool.map(begin, made))
         except BaseException:
             for entry in made:
                 with suppress(MxcError):
