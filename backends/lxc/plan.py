@@ -24,6 +24,7 @@ from backends.launched.parts import (
 )
 from backends.linux.limits import LimitPlan, plan_limits
 from backends.linux.uid_range import UidRange
+from backends.lxc import apparmor
 from backends.lxc.config import config_lines, plan_mounts
 from backends.lxc.facts import FIX, LxcFacts
 from backends.plan_parts import limits_as_list, timeout_as_dict
@@ -151,7 +152,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         timeout=request.timeout,
         enforced=tuple(_enforced(view, facts, identity, request)),
         decisions=view.decisions,
-        warnings=(*view.warnings, *limits.warnings),
+        warnings=(*view.warnings, *limits.warnings, *_warnings(facts)),
         pointers=request.pointers,
     )
 
@@ -203,3 +204,13 @@ def _enforced(
         yield "AppArmor", f"profile {facts.apparmor}"
     yield "identity", identity.describe()
     yield "processes", "own pid, ipc, uts, cgroup and user namespaces"
+
+
+def _warnings(facts: LxcFacts) -> Iterator[str]:
+    if not facts.landlock_abi:
+        yield f"this kernel has no Landlock: mounts alone hold the filesystem policy (see: {FIX})"
+    if facts.apparmor_on and not facts.apparmor:
+        yield (
+            f"AppArmor is on, and its profile {apparmor.PROFILE} is not loaded: the container runs without"
+            f" one (fix: {apparmor.FIX})"
+        )
