@@ -96,7 +96,10 @@ class _Collected:
         self.lines.append(_line(f"{STAGE}/{place}", entry.path, "bind,ro"))
 
     def link(self, entry: ViewEntry) -> None:
-        self.entries.append(StageEntry(self._inside(entry.path), S_IFLNK | 0o777, entry.target))
+        place = self._inside(entry.path)
+        if place.startswith("masks/"):
+            self.entries += _passages(place)
+        self.entries.append(StageEntry(place, S_IFLNK | 0o777, entry.target))
 
     def grant(self, entry: ViewEntry) -> None:
         directory = entry.kind is ObjectKind.DIRECTORY
@@ -124,7 +127,7 @@ class _Collected:
 
 
 def _passages(place: str) -> Iterator[StageEntry]:
-    """What lies between a mask and a mount point in it may be passed, not looked at."""
+    """What lies between a mask and what is made in it may be passed, not looked at."""
     parts = place.split("/")
     for length in range(3, len(parts)):
         yield StageEntry("/".join(parts[:length]), S_IFDIR | 0o111)
