@@ -25,7 +25,7 @@ from backends.launched.parts import (
 from backends.linux.limits import LimitPlan, plan_limits
 from backends.linux.uid_range import UidRange
 from backends.lxc import apparmor
-from backends.lxc.config import config_lines, plan_mounts
+from backends.lxc.config import config_lines, plan_mounts, writable_trees
 from backends.lxc.facts import FIX, LxcFacts
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.virtual_machine import Image
@@ -129,7 +129,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         launcher=facts.launcher,
         launcher_key=facts.launcher_key,
         image=image,
-        config=config_lines(mounts, apparmor=facts.apparmor),
+        config=config_lines(mounts, apparmor=facts.apparmor, denied=view.denied),
         entries=mounts.entries,
         hidden=view.denied,
         grants=grants,
@@ -147,7 +147,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         seccomp=request.seccomp,
         seccomp_hash=(facts.seccomp or {}).get(request.seccomp, ""),
         landlock_abi=facts.landlock_abi,
-        writable_trees=("/tmp", "/var/tmp", "/dev/shm", *(g.path for g in grants if g.writable)),  # noqa: S108
+        writable_trees=(*writable_trees(view.denied), *(grant.path for grant in grants if grant.writable)),
         tty=request.tty,
         timeout=request.timeout,
         enforced=tuple(_enforced(view, facts, identity, request)),
