@@ -8,7 +8,8 @@ import re
 
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.inside.protocol import Failed, Step
-from backends.launched.failure import explain_report
+from backends.launched.failure import changed, explain_report
+from backends.launched.parts import STAGE
 from backends.lxc.plan import LxcPlan
 
 __all__ = ["explain"]
@@ -16,6 +17,8 @@ __all__ = ["explain"]
 _DOCTOR = "mxc-ops doctor --backend lxc"
 _NO_GROUP_OF_TERMINALS = 'Failed to set "gid" to "5"'
 """LXC goes on without: the group is not among a container's ids."""
+
+_NOT_MOUNTED = re.compile(rf'Failed to mount "{STAGE}/(masks/)?(\d+)" on ')
 
 _COMPLAINT = re.compile(r"lxc-start: \S+: \S+: \w+: \d+ (.+)")
 """Program, container, source, function and line, and then what happened."""
@@ -32,6 +35,11 @@ def explain(plan: LxcPlan, failed: Failed | None, status: int | None, diagnostic
     """
     said = _reason(diagnostics)
     if failed is None:
+        place = _NOT_MOUNTED.search(diagnostics)
+        denied = plan.masks if place and place[1] else ()
+        if place and int(place[2]) < len(denied):  # only where the host has it is a mask mounted
+            mask = denied[int(place[2])]
+            return changed(mask.pointer, mask.path)
         said = said or f"lxc-start ended with status {status} and said nothing"
         return LaunchFailed(Problem("setup_lxc", plan.starter, said, fix=_DOCTOR))
     why = os.strerror(failed.errno)

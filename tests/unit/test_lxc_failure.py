@@ -9,6 +9,7 @@ import pytest
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.frozen import replace
 from backends.inside.protocol import Failed, StageEntry, Step
+from backends.launched.parts import STAGE, PlannedMask
 from backends.lxc.failure import explain
 from backends.lxc.plan import LxcPlan, make_plan
 from tests.golden.test_lxc_plan import CASES
@@ -37,6 +38,21 @@ def test_the_first_complaint_of_lxc_is_the_reason(plan: LxcPlan) -> None:
     assert problem.code == "setup_lxc"
     assert problem.message == 'No such file or directory - Failed to mount "/a" on "/b"'
     assert problem.fix == "mxc-ops doctor --backend lxc"
+
+
+def test_a_denied_path_that_cannot_be_masked_any_more_is_named_and_worth_another_try(plan: LxcPlan) -> None:
+    masks = (PlannedMask(0, "/g/one", "/one"), PlannedMask(1, "/g/two", "/two"))
+    said = _FIRST.replace('"/a"', f'"{STAGE}/masks/1"')
+    error = explain(replace(plan, masks=masks), None, 1, f"{_HARMLESS}\n{said}\n{_LAST}")
+    problem = problem_of(error, LaunchFailed)
+    assert (problem.code, problem.path) == ("object_changed", "/two")
+    assert error.retryable
+
+
+@pytest.mark.parametrize("place", ["1", "masks/7", "tmp"])
+def test_what_cannot_be_mounted_else_is_told_as_lxc_does(plan: LxcPlan, place: str) -> None:
+    said = _FIRST.replace('"/a"', f'"{STAGE}/{place}"')
+    assert problem_of(explain(plan, None, 1, said), LaunchFailed).code == "setup_lxc"
 
 
 @pytest.mark.parametrize("said", ["", _HARMLESS])
