@@ -43,8 +43,8 @@ def reserved_problems(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
             yield Problem(
                 "guest_path_reserved",
                 entry.pointer,
-                f"{entry.path!r} would replace {needed!r} of the virtual machine, which runs from its image",
-                expected="a path that neither covers the guest's system directories nor lies in "
+                f"{entry.path!r} would replace {needed!r} of the image that the sandbox runs from",
+                expected="a path that neither covers the image's system directories nor lies in "
                 f"{', '.join(OWN_PATHS[:4])}",
                 fix="grant only the directories below it that the command needs, or choose containment"
                 " bubblewrap, which shows the host's own system directories",

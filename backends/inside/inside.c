@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -184,14 +185,23 @@ static int watch(struct init *init)
     return finish(init);
 }
 
+/* LXC has all signals ignored, those that a C library keeps for itself among them: that lets nobody else at them. */
+static void take_every_signal(void)
+{
+    unsigned long defaults[4] = {0}; /* the kernel's sigaction: handler, flags, restorer, mask */
+    for (int number = 1; number < NSIG; number++)
+        syscall(SYS_rt_sigaction, number, defaults, NULL, sizeof(defaults[3]));
+}
+
 int run_inside(struct spec *spec)
 {
     struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* what is on the host waits for us */
+    take_every_signal();
     errno = ECHILD;
     struct failure failure = getpid() == 1 ? NO_FAILURE : FAILED(STEP_NOT_INIT, 0);
     if (!failure.step && spec->count[TAG_USER])
         failure = drop_identity(spec->uid, spec->gid);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* what is on the host waits for us; becoming somebody else would reset it */
     if (!failure.step)
         failure = set_guards(spec, &init.guards);
     if (!failure.step)

@@ -78,7 +78,7 @@ static struct failure mount_upper(const struct spec *spec, int stage)
     char path[MAX_PATH], options[64];
     uid_t owner = spec->root.ids[0].host_uid;
     gid_t group = spec->root.ids[0].host_gid;
-    snprintf(options, sizeof(options), "mode=0755,size=%llu", (unsigned long long)spec->root.size);
+    snprintf(options, sizeof(options), "mode=0700,size=%llu", (unsigned long long)spec->root.size);
     in_stage(spec, "memory", path, sizeof(path));
     if (mkdirat(stage, "memory", 0700) < 0 || mount("memory", path, "tmpfs", MS_NOSUID | MS_NODEV, options) < 0 ||
         mkdirat(stage, "memory/upper", 0755) < 0 || mkdirat(stage, "memory/work", 0700) < 0 ||
@@ -160,6 +160,30 @@ static int fill(int folder, const char *name, mode_t mode, const char *content)
     return done;
 }
 
+/* Nothing has the name afterwards; a folder goes only when there is nothing in it. */
+static int clear_name(int folder, const char *name)
+{
+    if (unlinkat(folder, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    return errno == EISDIR ? unlinkat(folder, name, AT_REMOVEDIR) : -1;
+}
+
+static int is_folder(int folder, const char *name)
+{
+    struct stat status;
+    return fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(status.st_mode);
+}
+
+static int make_named(int folder, const char *name, const struct stage_entry *entry)
+{
+    if (clear_name(folder, name) < 0)
+        return -1;
+    if (S_ISDIR(entry->mode))
+        return mkdirat(folder, name, entry->mode & 07777);
+    return S_ISLNK(entry->mode) ? symlinkat(entry->content, folder, name)
+                                : fill(folder, name, entry->mode, entry->content);
+}
+
 /* What the image has under the name is replaced, unless both are folders. */
 static int make_entry(const struct spec *spec, int stage, const struct stage_entry *entry)
 {
@@ -167,22 +191,23 @@ static int make_entry(const struct spec *spec, int stage, const struct stage_ent
     int folder = open_parent(stage, entry->path, spec, &name), done = -1;
     if (folder < 0)
         return -1;
-    if (S_ISDIR(entry->mode)) {
-        done = mkdirat(folder, name, entry->mode & 07777);
-        if (done < 0 && errno == EEXIST) {
-            close(folder);
-            return 0;
-        }
-    } else if (unlinkat(folder, name, 0) == 0 || errno == ENOENT) {
-        done = S_ISLNK(entry->mode) ? symlinkat(entry->content, folder, name)
-                                    : fill(folder, name, entry->mode, entry->content);
-    }
-    if (done == 0)
+    if (S_ISDIR(entry->mode) && is_folder(folder, name))
+        done = 0;
+    else if (make_named(folder, name, entry) == 0)
         done = fchownat(folder, name, spec->root.ids[0].host_uid, spec->root.ids[0].host_gid, AT_SYMLINK_NOFOLLOW);
     int error = errno;
     close(folder);
     errno = error;
     return done;
+}
+
+/* Control groups are ours to make: what LXC cannot see it neither makes nor leaves behind. One mount may lie on
+ * another. */
+static int forget_cgroups(void)
+{
+    while (umount2("/sys/fs/cgroup", MNT_DETACH) == 0)
+        ;
+    return errno == EINVAL || errno == ENOENT ? 0 : -1;
 }
 
 struct failure build_root(const struct spec *spec, int stage)
@@ -200,8 +225,7 @@ struct failure build_root(const struct spec *spec, int stage)
     for (uint32_t index = 0; !failure.step && index < spec->count[TAG_ENTRY]; index++)
         if (make_entry(spec, stage, &spec->entries[index]) < 0)
             failure = FAILED(STEP_ROOT_ENTRY, index);
-    /* Control groups are ours to make: what LXC cannot see it neither makes nor leaves behind. */
-    if (!failure.step && umount2("/sys/fs/cgroup", MNT_DETACH) < 0 && errno != EINVAL && errno != ENOENT)
+    if (!failure.step && forget_cgroups() < 0)
         failure = FAILED(STEP_ROOT_OVERLAY, 2);
     return failure;
 }

@@ -15,12 +15,13 @@ from backends.inside.protocol import StageEntry
 from backends.launched.parts import MASKS, STAGE
 from backends.pathnames import within
 
-__all__ = ["Mounts", "config_lines", "late_lines", "plan_mounts"]
+__all__ = ["Mounts", "config_lines", "late_lines", "plan_mounts", "writable_trees"]
 
 _CAPABILITIES = "setuid setgid setpcap"
 """What process 1 needs to give up these as well, before the workload starts."""
 
 _PRIVATE = {"/tmp": "tmp", "/dev/shm": "shm"}  # noqa: S108 - the container's own
+_VAR_TMP = "/var/tmp"  # noqa: S108
 
 
 @frozen
@@ -31,8 +32,16 @@ class Mounts:
     entries: tuple[StageEntry, ...]
 
 
-def config_lines(mounts: Mounts, *, apparmor: str) -> tuple[str, ...]:
-    """The config, but for `late_lines`; `apparmor` is a profile's name, "" where the kernel has none."""
+def config_lines(mounts: Mounts, *, apparmor: str, denied: Sequence[str] = ()) -> tuple[str, ...]:
+    """The config, but for `late_lines`.
+
+    Parameters
+    ----------
+    apparmor: a profile's name, "" where the kernel has none.
+    denied: names of which the container sees nothing. The kernel tells as much in the container's /sys as in
+        the host's, and has not all of it there: where a part is denied, there is none.
+    """
+    tells = "" if any(within(name, "/sys") for name in denied) else " sys:ro"
     return (
         f"lxc.uts.name = {HOSTNAME}",
         f"lxc.rootfs.path = dir:{STAGE}/root",
@@ -40,7 +49,7 @@ def config_lines(mounts: Mounts, *, apparmor: str) -> tuple[str, ...]:
         f"lxc.cap.keep = {_CAPABILITIES}",
         "lxc.no_new_privs = 1",
         "lxc.net.0.type = empty",
-        *("lxc.autodev = 1", "lxc.mount.auto = proc:mixed sys:ro"),
+        *("lxc.autodev = 1", f"lxc.mount.auto = proc:mixed{tells}"),
         *("lxc.tty.max = 0", "lxc.pty.max = 256", "lxc.console.path = none"),
         *(_line(f"{STAGE}/{name}", place, "bind,create=dir") for place, name in _PRIVATE.items()),
         *mounts.lines,
@@ -64,12 +73,17 @@ def late_lines(root: int, workload: tuple[int, int], init: Sequence[str], termin
     )
 
 
+def writable_trees(denied: Sequence[str]) -> tuple[str, ...]:
+    """Where every container may write, unless the names of `denied` cover it; all of them are there."""
+    return (*_PRIVATE, *(() if _is_hidden(_VAR_TMP, denied) else (_VAR_TMP,)))
+
+
 def plan_mounts(entries: Sequence[ViewEntry], denied: Sequence[str]) -> Mounts:
     """What is mounted where, in the order of the view; of `denied` names the image shows nothing."""
     collected = _Collected()
-    for path, content in ETC_FILES.items():
-        if not any(within(path, name) for name in denied):
-            collected.entries.append(StageEntry(f"root{path}", S_IFREG | 0o444, content))
+    made = [StageEntry(f"root{path}", S_IFREG | 0o444, content) for path, content in ETC_FILES.items()]
+    made.append(StageEntry(f"root{_VAR_TMP}", S_IFDIR | 0o1777))
+    collected.entries += [entry for entry in made if not _is_hidden(entry.path.removeprefix("root"), denied)]
     for entry in entries:
         if entry.effect in MASKS:
             collected.mask(entry)
@@ -96,7 +110,10 @@ class _Collected:
         self.lines.append(_line(f"{STAGE}/{place}", entry.path, "bind,ro"))
 
     def link(self, entry: ViewEntry) -> None:
-        self.entries.append(StageEntry(self._inside(entry.path), S_IFLNK | 0o777, entry.target))
+        place = self._inside(entry.path)
+        if place.startswith("masks/"):
+            self.entries += _passages(place)
+        self.entries.append(StageEntry(place, S_IFLNK | 0o777, entry.target))
 
     def grant(self, entry: ViewEntry) -> None:
         directory = entry.kind is ObjectKind.DIRECTORY
@@ -124,10 +141,14 @@ class _Collected:
 
 
 def _passages(place: str) -> Iterator[StageEntry]:
-    """What lies between a mask and a mount point in it may be passed, not looked at."""
+    """What lies between a mask and what is made in it may be passed, not looked at."""
     parts = place.split("/")
     for length in range(3, len(parts)):
         yield StageEntry("/".join(parts[:length]), S_IFDIR | 0o111)
+
+
+def _is_hidden(path: str, denied: Sequence[str]) -> bool:
+    return any(within(path, name) for name in denied)
 
 
 def _line(source: str, target: str, options: str) -> str:

@@ -18,8 +18,8 @@ FIX = "mxc-ops prep host --backend lxc --yes"
 class LxcFacts:
     """`starter` is the path of lxc-start, `version` what it says it is.
 
-    `apparmor` is the profile that a container gets, "" where the kernel has no AppArmor. `caller` is the
-    (uid, gid) that we run as, `seccomp` maps profile names to the hash of their filter.
+    `apparmor` is the profile that a container gets, "" for none; `apparmor_on`: the kernel would take one.
+    `caller` is the (uid, gid) that we run as, `seccomp` maps profile names to the hash of their filter.
     """
 
     starter: str
@@ -28,6 +28,7 @@ class LxcFacts:
     launcher_key: str
     landlock_abi: int
     apparmor: str
+    apparmor_on: bool
     caller: tuple[int, int]
     uid_range: UidRange | None
     cgroups: CgroupFacts = NO_CGROUPS

@@ -59,7 +59,7 @@ def _arrange(plan: LxcPlan, there: Arranged) -> Arrangement:
     return Arrangement(
         # Its own path is in the stage, which nobody else has: nothing of the container is left on the host.
         argv=(
-            *(plan.starter, "--foreground", "--quiet", "--lxcpath", STAGE, "--name", name),
+            *(plan.starter, "--foreground", "--lxcpath", STAGE, "--name", name),
             *("--rcfile", f"/proc/self/fd/{config}"),
         ),
         root=StageRoot(

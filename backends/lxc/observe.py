@@ -12,15 +12,13 @@ from backends.linux.boot_cache import cached
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.objects import calling_user, observe_paths
 from backends.linux.uid_range import configured_range
+from backends.lxc import apparmor
 from backends.lxc.facts import FIX, LxcFacts
 
 __all__ = ["observe"]
 
 _STARTERS = ("/usr/bin/lxc-start", "/usr/local/bin/lxc-start", "/bin/lxc-start")
 _OLDEST = (5, 0)
-_APPARMOR = "/sys/module/apparmor/parameters/enabled"
-_PROFILE = "generated"
-"""LXC makes one for the container, from what its config lets it mount (lxc.container.conf(5))."""
 
 
 def observe(request: SandboxRequest) -> Observed:
@@ -33,6 +31,7 @@ def observe(request: SandboxRequest) -> Observed:
     if launcher is None:
         message = "the launcher that runs inside containers is not built"
         raise BackendUnavailable(Problem("launcher_missing", "", message, fix=FIX))
+    switch = apparmor.switch()
     grouped = request.limits.memory_mib or request.limits.pids or request.limits.cpus
     facts = LxcFacts(
         starter=starter,
@@ -40,7 +39,8 @@ def observe(request: SandboxRequest) -> Observed:
         launcher=launcher,
         launcher_key=source_key(LAUNCHER),
         landlock_abi=landlock.abi(),
-        apparmor=_PROFILE if _read(_APPARMOR).strip() == "Y" else "",
+        apparmor=apparmor.profile_for(switch, apparmor.loaded_profiles()),
+        apparmor_on=apparmor.is_on(switch),
         caller=(os.geteuid(), os.getegid()),
         uid_range=configured_range() if os.geteuid() == 0 else None,
         cgroups=observe_cgroups() if grouped else NO_CGROUPS,
@@ -82,11 +82,3 @@ def _ask(starter: str) -> str:
 
     done = subprocess.run([starter, "--version"], capture_output=True, check=False, timeout=5, env={})
     return done.stdout.decode("utf-8", "replace").strip()
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -24,7 +24,8 @@ from backends.launched.parts import (
 )
 from backends.linux.limits import LimitPlan, plan_limits
 from backends.linux.uid_range import UidRange
-from backends.lxc.config import config_lines, plan_mounts
+from backends.lxc import apparmor
+from backends.lxc.config import config_lines, plan_mounts, writable_trees
 from backends.lxc.facts import FIX, LxcFacts
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.virtual_machine import Image
@@ -128,7 +129,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         launcher=facts.launcher,
         launcher_key=facts.launcher_key,
         image=image,
-        config=config_lines(mounts, apparmor=facts.apparmor),
+        config=config_lines(mounts, apparmor=facts.apparmor, denied=view.denied),
         entries=mounts.entries,
         hidden=view.denied,
         grants=grants,
@@ -146,12 +147,12 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         seccomp=request.seccomp,
         seccomp_hash=(facts.seccomp or {}).get(request.seccomp, ""),
         landlock_abi=facts.landlock_abi,
-        writable_trees=("/tmp", "/var/tmp", "/dev/shm", *(g.path for g in grants if g.writable)),  # noqa: S108
+        writable_trees=(*writable_trees(view.denied), *(grant.path for grant in grants if grant.writable)),
         tty=request.tty,
         timeout=request.timeout,
         enforced=tuple(_enforced(view, facts, identity, request)),
         decisions=view.decisions,
-        warnings=(*view.warnings, *limits.warnings),
+        warnings=(*view.warnings, *limits.warnings, *_warnings(facts)),
         pointers=request.pointers,
     )
 
@@ -203,3 +204,13 @@ def _enforced(
         yield "AppArmor", f"profile {facts.apparmor}"
     yield "identity", identity.describe()
     yield "processes", "own pid, ipc, uts, cgroup and user namespaces"
+
+
+def _warnings(facts: LxcFacts) -> Iterator[str]:
+    if not facts.landlock_abi:
+        yield f"this kernel has no Landlock: mounts alone hold the filesystem policy (see: {FIX})"
+    if facts.apparmor_on and not facts.apparmor:
+        yield (
+            f"AppArmor is on, and its profile {apparmor.PROFILE} is not loaded: the container runs without"
+            f" one (fix: {apparmor.FIX})"
+        )

@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from backends.linux import cgroups
 from backends.linux.mountinfo import read_mountinfo
 from backends.linux.subordinate_ids import caller_names, ranges_of
+from backends.lxc.apparmor import FIX as APPARMOR_FIX
+from backends.lxc.apparmor import PROFILE, is_loaded, is_on, loaded_profiles, switch
 from backends.lxc.needs import BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
 from backends.lxc.trial import Trial, said
 from backends.needs import Health, Probe, fault_of
@@ -27,8 +29,6 @@ _MADE_BY_USERS = "kernel.unprivileged_userns_clone"
 _CHECK = "where nothing is left to prepare, lxc-checkconfig says what the kernel lacks"
 _TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
 _OLDEST = (5, 0)
-_APPARMOR = "/sys/module/apparmor/parameters/enabled"
-_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 _WHY = {
     "lxc.tools": "they drive every container; idmapped root filesystems came with LXC 5.0",
@@ -55,7 +55,7 @@ def probe(features: Collection[str] = (), image: str = IMAGE) -> list[Probe]:
     return [
         _tools("lxc.tools"),
         ids,
-        *apparmor("lxc.apparmor", _read(_APPARMOR), _profiles()),
+        *apparmor("lxc.apparmor", switch(), loaded_profiles()),
         *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids, features),
         _bridge("lxc.bridge", features),
         _nat("lxc.nat", features),
@@ -119,28 +119,16 @@ def _ids(identifier: str, features: Collection[str]) -> Probe:
 
 
 def apparmor(identifier: str, enabled: str, profiles: str | None) -> list[Probe]:
-    """A warning where AppArmor is on without LXC's profiles; nothing where all is well, or cannot be told.
+    """A warning where AppArmor is on without LXC's profile; nothing where all is well, or cannot be told.
 
     Parameters
     ----------
-    enabled: the kernel module's parameter: ``Y`` or ``N``.
-    profiles: what is loaded, one ``NAME (MODE)`` a line; None for who may not read it.
+    enabled, profiles: see `backends.lxc.apparmor`.
     """
-    if enabled.strip() != "Y" or profiles is None:
+    if not is_on(enabled) or profiles is None or is_loaded(profiles):
         return []
-    if any(line.startswith("lxc-container-default") for line in profiles.splitlines()):
-        return []
-    seen = "AppArmor is on, and no profile lxc-container-default is loaded"
-    # The files below lxc/ are parts of this one, and cannot be loaded by themselves.
-    return [_warning(identifier, seen, "apparmor_parser -r /etc/apparmor.d/lxc-containers")]
-
-
-def _profiles() -> str | None:
-    try:
-        with open(_PROFILES, encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return None
+    seen = f"AppArmor is on, and no profile {PROFILE} is loaded"
+    return [_warning(identifier, seen, APPARMOR_FIX)]
 
 
 def _container(

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import CHECKOUT, User
 from tests.security import upstream
 
@@ -20,6 +22,16 @@ Command = str | Sequence[str | Path]
 
 CALLERS_SECRET = "in-the-environment-of-the-caller-5b1d"
 """Value of a variable that every caller has; no sandbox may see it."""
+
+BY_BUBBLEWRAP = [
+    pytest.param((name, "bubblewrap"), id=name, marks=pytest.mark.backend("bubblewrap"))
+    for name in ("root", "user")
+]
+BY_LXC = [pytest.param(("root", "lxc"), id="lxc", marks=pytest.mark.backend("lxc"))]
+"""Who calls, and in what: the parameters of the fixture `caller`."""
+
+bubblewrap_alone = pytest.mark.parametrize("caller", BY_BUBBLEWRAP, indirect=True)
+"""For tests of what LXC has not, or that show only that an attack works elsewhere."""
 
 _OVER = "[the attack is over]"
 _PATIENCE_S = 60
@@ -67,8 +79,9 @@ class Pending:
 class Caller:
     """Starts sandboxes, ours and bare ones, from one long-lived process in a mount namespace of its own."""
 
-    def __init__(self, name: str, user: User | None) -> None:
+    def __init__(self, name: str, user: User | None, containment: str = "bubblewrap") -> None:
         self.name = name
+        self.containment = containment
         self.uid = user.uid if user else 0
         self.gid = user.gid if user else 0
         self.python = user.python if user else sys.executable
@@ -79,6 +92,7 @@ class Caller:
                 else {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": str(CHECKOUT)}
             ),
             "CALLERS_SECRET": CALLERS_SECRET,
+            "CONTAINMENT": containment,
         }
         self._worker = subprocess.Popen(
             [
@@ -95,6 +109,11 @@ class Caller:
         )
         self._sent = 0
         self._answers: dict[int, Mapping[str, Any]] = {}
+
+    @property
+    def own_system(self) -> bool:
+        """Whether /usr, /etc and what is beside them are of an image, not the host's."""
+        return self.containment == "lxc"
 
     @property
     def pid(self) -> int:

@@ -15,8 +15,9 @@ from backends.inside.build import build_program
 from backends.inside.store import LAUNCHER, find_program
 from backends.linux.uid_range import configured_range
 from tests.conftest import User
+from tests.images import image
 from tests.probe import build_probe
-from tests.security.callers import Caller, remove_tree
+from tests.security.callers import BY_BUBBLEWRAP, BY_LXC, Caller, remove_tree
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +30,15 @@ def prepared_host() -> None:
         build_program(LAUNCHER)
 
 
-@pytest.fixture(scope="session", params=["root", "user"])
+@pytest.fixture(scope="session", params=[*BY_BUBBLEWRAP, *BY_LXC])
 def caller(request: pytest.FixtureRequest, prepared_host: None, as_user: User) -> Iterator[Caller]:
-    """Who makes the attack: every test runs once as root and once as a user without rights."""
-    if request.param == "root" and os.geteuid() != 0:
+    """Who makes the attack: every test runs as root and as a user without rights, and in a container."""
+    name, containment = request.param
+    if name == "root" and os.geteuid() != 0:
         pytest.skip("only root can attack as root")
-    made = Caller(request.param, as_user if request.param == "user" else None)
+    if containment == "lxc":
+        image("base")
+    made = Caller(name, as_user if name == "user" else None, containment)
     yield made
     made.close()
 

@@ -13,8 +13,6 @@ import pytest
 from tests.security.callers import Caller, Told
 from tests.security.upstream import ALL_CAPABILITIES
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 SECRET = "the-secret-83ac"
 REFUSED_OR_MASKED = ("", "policy_validation")
 

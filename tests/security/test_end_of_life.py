@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.callers import Caller
+from tests.security.callers import Caller, bubblewrap_alone
 from tests.security.host import (
     all_namespaces,
     namespaces,
@@ -26,8 +26,6 @@ from tests.security.host import (
     with_word,
 )
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 # A grandchild in a session of its own, whose parent is gone, and which ignores what can be ignored.
 DAEMON = (
     "(setsid sh -c 'trap \"\" TERM HUP INT QUIT; sleep {nap}; sleep {nap}' &) > /dev/null 2>&1; sleep 0.1;"
@@ -35,7 +33,8 @@ DAEMON = (
 API = """
 import sys
 from mxc_ops import Policy, run
-run(Policy(read_only=[sys.argv[1]], denied=[sys.argv[1] + "/no"]), ["sh", "-c", sys.argv[2]])
+place, command, containment = sys.argv[1:]
+run(Policy(containment=containment, read_only=[place], denied=[place + "/no"]), ["sh", "-c", command])
 """
 COMMAND_LINE = "import sys; from mxc_ops.cli import main; sys.exit(main())"
 
@@ -65,6 +64,7 @@ def test_a_daemon_ends_at_the_timeout(caller: Caller) -> None:
     assert with_word(nap) == []
 
 
+@bubblewrap_alone
 def test_a_daemon_survives_where_no_process_tree_is_ended(caller: Caller) -> None:
     """The control: bubblewrap without a pid namespace leaves it behind."""
     nap = new_nap()
@@ -77,12 +77,14 @@ def test_a_daemon_survives_where_no_process_tree_is_ended(caller: Caller) -> Non
 
 
 def _by_api(caller: Caller, place: Path, nap: str) -> subprocess.Popen[bytes]:
-    return caller.popen(["@python", "-c", API, place, f"{DAEMON.format(nap=nap)} sleep {nap}"])
+    command = f"{DAEMON.format(nap=nap)} sleep {nap}"
+    return caller.popen(["@python", "-c", API, place, command, caller.containment])
 
 
 def _by_command_line(caller: Caller, place: Path, nap: str) -> subprocess.Popen[bytes]:
     document = {
         "version": "1.0.0",
+        "containment": caller.containment,
         "process": {"commandLine": f"{DAEMON.format(nap=nap)} sleep {nap}"},
         "filesystem": {"readonlyPaths": [str(place)], "deniedPaths": [str(place / "no")]},
         "mxcOps": {"limits": {"memoryMib": 500, "pids": 50}},
@@ -142,10 +144,10 @@ def test_the_stream_ends_are_closed_when_the_caller_is_killed(caller: Caller, pl
     """Whoever reads the output must see its end, not wait for a daemon that holds the pipe."""
     (place / "no").touch()
     nap = new_nap()
-    source = API.replace("sys.argv[2]])", "sys.argv[2]], stdout=1)")
+    source = API.replace("command])", "command], stdout=1)")
+    command = f"(setsid sleep {nap} &); echo here; sleep {nap}"
     child = caller.popen(
-        ["@python", "-c", source, place, f"(setsid sleep {nap} &); echo here; sleep {nap}"],
-        stdout=subprocess.PIPE,
+        ["@python", "-c", source, place, command, caller.containment], stdout=subprocess.PIPE
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"here\n"

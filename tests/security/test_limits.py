@@ -10,8 +10,6 @@ import pytest
 
 from tests.security.callers import Caller
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 
 def _in_control_group(caller: Caller, name: str) -> bool:
     told = caller.run("true", limits={name: 100})
@@ -87,7 +85,7 @@ def test_processors_by_a_control_group(caller: Caller, probe: Path) -> None:
 from mxc_ops import Limits, Policy, run
 
 def main(command, folder, cpus):
-    result = run(Policy(read_only=[folder], limits=Limits(cpus=cpus)), command)
+    result = run(Policy(containment=CONTAINMENT, read_only=[folder], limits=Limits(cpus=cpus)), command)
     used = result.usage.user_ms + result.usage.system_ms
     return [used / result.usage.wall_ms, [(l.mechanism, l.hit) for l in result.limits if l.name == "cpus"]]
 """
@@ -180,7 +178,8 @@ def main():
     numbers = (resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_AS)
     read = lambda: [resource.getrlimit(number) for number in numbers]
     before = read()
-    run(Policy(limits=Limits(pids=20, file_size_mib=4, memory_mib=200)), "true")
+    limits = Limits(pids=20, file_size_mib=4, memory_mib=200)
+    run(Policy(containment=CONTAINMENT, limits=limits), "true")
     return before == read()
 """
     assert caller.call(source) is True

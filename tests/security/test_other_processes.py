@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.security.callers import Caller
+from tests.security.callers import Caller, bubblewrap_alone
 from tests.security.host import wait_for_process, wait_until, with_word
-
-pytestmark = pytest.mark.backend("bubblewrap")
 
 ATTEMPTS = ("kill", "trace", "read-memory", "prlimit", "setpriority")
 
@@ -65,6 +63,7 @@ def test_signalling_everybody_reaches_nobody_else(caller: Caller, probe: Path, v
     assert Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[0] in "SR"
 
 
+@bubblewrap_alone
 def test_a_signal_reaches_a_neighbour_where_the_process_tree_is_shared(caller: Caller, probe: Path) -> None:
     """The control of the test above, with one process as everybody: bubblewrap without a pid namespace."""
     source = """
@@ -102,6 +101,7 @@ def test_using_up_its_processes_starves_no_neighbour(caller: Caller, probe: Path
     assert made < 24 and "processes EAGAIN" in told.stdout
 
 
+@bubblewrap_alone
 def test_without_a_namespace_of_its_own_one_uid_is_shared(caller: Caller, probe: Path) -> None:
     """The control: RLIMIT_NPROC set outside counts every process of that uid on the host."""
     if caller.uid == 0:

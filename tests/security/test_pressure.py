@@ -10,8 +10,6 @@ import pytest
 from tests.security.callers import Caller
 from tests.security.host import wait_until, with_word
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 LIMITS = {"pids": 64, "memory_mib": 200, "file_size_mib": 20, "tmp_mib": 20, "cpu_seconds": 30}
 BOMB = "boom() { boom | boom & }; while :; do boom; done"
 HOGS = {
@@ -61,7 +59,8 @@ from mxc_ops import Policy, run
 
 def main():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = run(Policy(timeout_s=30), "head -c 300M /dev/zero", max_output_bytes=1_000_000)
+    policy = Policy(containment=CONTAINMENT, timeout_s=30)
+    result = run(policy, "head -c 300M /dev/zero", max_output_bytes=1_000_000)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return [len(result.stdout), result.stdout_truncated, result.stdout_dropped_bytes, grown_kib]
 """

@@ -11,8 +11,6 @@ from tests.security.callers import Caller
 from tests.security.host import wait_for_process
 from tests.security.upstream import ALL_CAPABILITIES
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 

@@ -14,8 +14,6 @@ import pytest
 
 from tests.security.callers import Caller
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 SECRET = "the-secret-c2d7"
 CLEAR_ERRORS = ("object_changed", "path_unresolved", "policy_lost")
 
@@ -124,7 +122,7 @@ from mxc_ops.ends import Ends
 def main(probe, one, other, times, command, policy):
     answers, denied = [], os.lstat(one).st_ino
     for _ in range(times):
-        with prepare(Policy(**policy).request(command)) as prepared:
+        with prepare(Policy(containment=CONTAINMENT, **policy).request(command)) as prepared:
             swap = [probe, f"swap={one},{other}"]
             swapper = subprocess.Popen(swap, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             try:

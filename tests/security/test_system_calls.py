@@ -8,8 +8,6 @@ import pytest
 
 from tests.security.callers import Caller
 
-pytestmark = pytest.mark.backend("bubblewrap")
-
 REFUSED = ("EPERM", "ENOSYS")
 
 # `bare` bubblewrap as real root is the control: what the kernel refuses to plain users anyway proves nothing.

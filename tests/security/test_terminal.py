@@ -6,24 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.callers import Caller, Told
+from tests.security.callers import Caller, Told, bubblewrap_alone
 from tests.security.upstream import upstream_argv
-
-pytestmark = pytest.mark.backend("bubblewrap")
 
 ATTEMPTS = ("tiocsti", "tiocsti-high", "tioclinux", "tioclinux-high")
 OURS = """
 import sys
 from mxc_ops import Policy, run
-tty, folder, *command = sys.argv[1:]
-run(Policy(read_only=[folder], tty=tty == "tty", timeout_s=20), command, stdin=0, stdout=1, stderr=2)
+containment, tty, folder, *command = sys.argv[1:]
+policy = Policy(containment=containment, read_only=[folder], tty=tty == "tty", timeout_s=20)
+run(policy, command, stdin=0, stdout=1, stderr=2)
 """
 
 
 def _on_our_terminal(caller: Caller, probe: Path, tty: str, *attempts: str) -> Told:
-    return caller.on_terminal([caller.python, "-c", OURS, tty, probe.parent, probe, *attempts])
+    return caller.on_terminal(
+        [caller.python, "-c", OURS, caller.containment, tty, probe.parent, probe, *attempts]
+    )
 
 
+@bubblewrap_alone
 def test_upstream_lets_the_sandbox_type(caller: Caller, probe: Path) -> None:
     argv = upstream_argv([str(probe), *ATTEMPTS], read_only=[probe.parent])
     results = caller.on_terminal(argv).stdout.replace("\r", "")
@@ -46,7 +48,8 @@ def test_a_command_typed_by_the_attack_is_run_by_the_callers_shell(
     """The whole way, as an attacker would go it: what is typed is read by the shell that comes next."""
     typed = "owned"
     theirs = upstream_argv([str(probe), f"tiocsti={typed}\n"], read_only=[probe.parent])
-    ours = [caller.python, "-c", OURS, "inherited", str(probe.parent), str(probe), f"tiocsti={typed}\n"]
+    words = (caller.containment, "inherited", str(probe.parent), str(probe), f"tiocsti={typed}\n")
+    ours = [caller.python, "-c", OURS, *words]
     reader = '"$@"; read -t 2 line; echo "the shell read: [$line]"'
     if Path("/proc/sys/dev/tty/legacy_tiocsti").read_text() != "0\n":
         assert "the shell read: [owned]" in caller.on_terminal(["bash", "-c", reader, "bash", *theirs]).stdout

@@ -8,12 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from mxc_ops import Policy, PolicyLost, run
-
-pytestmark = pytest.mark.backend("bubblewrap")
+from mxc_ops import PolicyLost, run
+from tests.e2e.containments import BUBBLEWRAP, LXC, Containment
+from tests.images import image
 
 # Reads for 10 s at most: ended long before, or the change went unnoticed.
 _READING = "n=0; while [ $n -lt 200 ]; do cat {path} 2>/dev/null; n=$((n+1)); sleep 0.05; done"
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(BUBBLEWRAP, id="bubblewrap", marks=pytest.mark.backend("bubblewrap")),
+        pytest.param(LXC, id="lxc", marks=pytest.mark.backend("lxc")),
+    ]
+)
+def contained(request: pytest.FixtureRequest) -> Containment:
+    """Those in which grants are the host's own files."""
+    containment: Containment = request.param
+    if containment.own_system:
+        image("base")
+    return containment
 
 
 def _replace(path: Path) -> None:
@@ -33,16 +47,16 @@ def _remove(path: Path) -> None:
 @pytest.mark.parametrize("change", [_replace, _move_away, _remove])
 @pytest.mark.parametrize("entry", ["denied", "read_only"])
 def test_a_sandbox_ends_when_the_host_uncovers_a_path(
-    tmp_path: Path, entry: str, change: Callable[[Path], None]
+    tmp_path: Path, contained: Containment, entry: str, change: Callable[[Path], None]
 ) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     path = tree / "file"
     path.write_text("OLD")
     policy = (
-        Policy(read_write=[tree], denied=[path])
+        contained.policy(read_write=[tree], denied=[path])
         if entry == "denied"
-        else Policy(read_write=[tree], read_only=[path])
+        else contained.policy(read_write=[tree], read_only=[path])
     )
     timer = threading.Timer(0.3, change, [path])
     timer.start()
@@ -55,25 +69,25 @@ def test_a_sandbox_ends_when_the_host_uncovers_a_path(
     assert caught.value.retryable
 
 
-def test_a_directory_that_the_host_renames_ends_the_sandbox(tmp_path: Path) -> None:
+def test_a_directory_that_the_host_renames_ends_the_sandbox(tmp_path: Path, contained: Containment) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     timer = threading.Timer(0.3, _move_away, [secret])
     timer.start()
     try:
         with pytest.raises(PolicyLost):
-            run(Policy(read_only=[tmp_path], denied=[secret]), _READING.format(path=secret))
+            run(contained.policy(read_only=[tmp_path], denied=[secret]), _READING.format(path=secret))
     finally:
         timer.join()
 
 
-def test_changes_beside_the_covered_path_end_nothing(tmp_path: Path) -> None:
+def test_changes_beside_the_covered_path_end_nothing(tmp_path: Path, contained: Containment) -> None:
     covered = tmp_path / "covered"
     covered.write_text("OLD")
     timer = threading.Timer(0.2, _replace, [tmp_path / "other"])
     timer.start()
     try:
-        result = run(Policy(read_write=[tmp_path], denied=[covered]), "sleep 0.6; ls")
+        result = run(contained.policy(read_write=[tmp_path], denied=[covered]), "sleep 0.6; ls")
     finally:
         timer.join()
     assert result.exit_code == 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from mxc_ops import Limits, MxcError, Policy, run
 
+CONTAINMENT = os.environ["CONTAINMENT"]
 _answers = threading.Lock()
 
 
@@ -23,7 +24,7 @@ def sandbox(command: Any, policy: dict[str, Any], stdin: str = "") -> dict[str, 
     """One run through the project's Python API."""
     limits = Limits(**policy.pop("limits", {}))
     try:
-        result = run(Policy(**policy, limits=limits), command, input=stdin.encode())
+        result = run(Policy(containment=CONTAINMENT, **policy, limits=limits), command, input=stdin.encode())
     except MxcError as error:
         return {"error": error.code, "codes": [p.code for p in error.problems], "stderr": str(error)}
     return {
@@ -71,7 +72,7 @@ def program_on_terminal(argv: list[str]) -> dict[str, Any]:
 
 def call(source: str, arguments: dict[str, Any]) -> Any:
     """Run ``main(**arguments)`` of some Python source in this process."""
-    names: dict[str, Any] = {"sandbox": sandbox, "program": program}
+    names: dict[str, Any] = {"sandbox": sandbox, "program": program, "CONTAINMENT": CONTAINMENT}
     exec(compile(source, "<attack>", "exec"), names)
     return names["main"](**arguments)
 

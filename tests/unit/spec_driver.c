@@ -21,6 +21,13 @@ static size_t touch(struct spec *spec)
         total += spec->mounts[i].fd + (size_t)spec->mounts[i].inode;
     for (uint32_t i = 0; i < spec->count[TAG_MASK]; i++)
         total += strlen(spec->masks[i].path) + (size_t)spec->masks[i].fd;
+    for (uint32_t i = 0; i < spec->count[TAG_ENTRY]; i++)
+        total += strlen(spec->entries[i].path) + strlen(spec->entries[i].content) + (size_t)spec->entries[i].mode;
+    for (uint32_t i = 0; i < spec->count[TAG_HIDDEN]; i++)
+        total += strlen(spec->hidden[i]);
+    for (uint32_t i = 0; i < spec->count[TAG_GUARD]; i++)
+        total += strlen(spec->guards[i]);
+    total += spec->root.image + (size_t)spec->root.size + spec->root.ids[1].host_gid;
     for (size_t i = 0; i < spec->filter_bytes; i++)
         total += spec->filter[i];
     return total;

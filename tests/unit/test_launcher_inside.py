@@ -17,6 +17,7 @@ from backends.inside.protocol import EndedMessage, Started, Step
 from tests.unit.launching import (
     AS_PROCESS_1,
     DEADLINE_S,
+    SANDBOX_UID,
     Launch,
     inside_spec,
     run_inside,
@@ -225,6 +226,16 @@ def test_the_sandbox_ends_with_the_process_it_was_told_to_watch() -> None:
         os.close(pidfd)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else: run as root")
+def test_the_sandbox_ends_with_what_started_it_also_when_it_became_somebody_else() -> None:
+    """The kernel forgets the signal for a parent's death when a process changes its user."""
+    spec = inside_spec("sleep", "100", user=(SANDBOX_UID, SANDBOX_UID))
+    with start_inside(spec, wrapper=("unshare", "--pid", "--fork", "--mount-proc", "--")) as launch:
+        assert isinstance(launch.message(), Started)
+        launch.process.kill()
+        assert launch.message() is None, "its end of the socket is closed"
+
+
 def test_a_signal_message_reaches_every_process_also_in_other_sessions() -> None:
     inner = "trap 'echo inner; exit' USR1; echo; while :; do sleep 0.05; done"
     script = f'trap : USR1; setsid sh -c "{inner}" & wait; wait; echo outer'
@@ -288,6 +299,19 @@ def test_without_tty_there_is_no_controlling_terminal_and_with_none_it_fails() -
 def test_the_workload_can_gain_no_privileges_and_starts_with_default_signals() -> None:
     status = run_inside("grep", "-E", "NoNewPrivs|SigIgn|SigBlk", "/proc/self/status").stdout.split()
     assert status == [b"SigBlk:", b"0" * 16, b"SigIgn:", b"0" * 16, b"NoNewPrivs:", b"1"]
+
+
+def test_also_the_signals_that_a_c_library_keeps_for_itself_are_default_ones() -> None:
+    """LXC starts process 1 with every signal ignored."""
+    ignoring = (
+        "import ctypes, os, sys\n"
+        "for number in range(1, 65):\n"
+        "    ctypes.CDLL(None).syscall(13, number, (ctypes.c_ulong * 4)(1), None, 8)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    wrapper = (*AS_PROCESS_1, "/usr/bin/python3", "-c", ignoring)
+    with start_inside(inside_spec("grep", "SigIgn", "/proc/self/status"), wrapper=wrapper) as launch:
+        assert launch.finish().stdout.split()[1:] == [b"0" * 16]
 
 
 def test_it_refuses_to_be_anything_but_process_1() -> None:

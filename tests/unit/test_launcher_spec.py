@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from backends.frozen import replace
 from backends.inside import protocol
 from backends.inside.codec import encode
-from backends.inside.protocol import IdMap, InsideSpec, LandlockPath, LandlockRules, OutsideSpec, StageMount
+from backends.inside.protocol import (
+    ContainerIds,
+    IdMap,
+    InsideSpec,
+    LandlockPath,
+    LandlockRules,
+    OutsideSpec,
+    StageEntry,
+    StageMount,
+    StageRoot,
+)
 
 OUTSIDE, INSIDE = 1, 2
 HEADER = struct.Struct("<IIII")
@@ -20,11 +31,16 @@ FULL_OUTSIDE = OutsideSpec(
     parent_pid=7, control=5, argv=("/usr/bin/bwrap", "--args", "9"), cgroups=(3, 4), stage="/run/stage",
     mounts=(StageMount(6, 1, 2, 0o040000, True), StageMount(7, 1, 3, 0o100000, False, IdMap(0, 0, 9, 9))),
     identity=(70000, 70000), keep=(8, 9),
+    root=StageRoot(
+        11, 1 << 40, ContainerIds(0, 70001, 70002), ContainerIds(1000, 70003, 70004), ("/x", "/usr/\udcff"),
+        (StageEntry("root/etc/x", 0o100444, "content\n"), StageEntry("root/l", 0o120777, "/to")),
+    ),
 )  # fmt: skip
 FULL_INSIDE = InsideSpec(
     control=5, argv=("sh", "-c", "true"), env=(("A", "b"), ("C", "")), cwd="/tmp", stderr=6, tty=True,
     caller=10, hold=(7,), rlimits=((7, 10, 20),), seccomp=bytes(8) * 4,
-    masks=((8, "/denied"), (9, "/also/denied")),
+    masks=((8, "/denied"), (9, "/also/denied")), guards=("/denied", "/fixed"),
+    give=(12, 13), user=(1000, 1000),
     landlock=LandlockRules(0xFFFF, 0, 3, (LandlockPath("/", 13), LandlockPath("/tmp", 2, optional=True))),
 )  # fmt: skip
 
@@ -77,7 +93,9 @@ def assemble(mode: int, records: list[tuple[int, bytes]]) -> bytes:
 def test_what_python_writes_is_taken(driver: Path) -> None:
     specs = [(OUTSIDE, encode(FULL_OUTSIDE)), (INSIDE, encode(FULL_INSIDE))]
     specs.append((INSIDE, encode(InsideSpec(control=3, argv=("x" * 1_000_000,) * 5))))
-    assert verdicts(driver, specs) == [0, 0, 0]
+    assert FULL_OUTSIDE.root is not None
+    specs.append((OUTSIDE, encode(replace(FULL_OUTSIDE, root=replace(FULL_OUTSIDE.root, entries=())))))
+    assert verdicts(driver, specs) == [0, 0, 0, 0]
 
 
 def test_every_record_is_checked(driver: Path) -> None:
@@ -100,6 +118,24 @@ def test_every_record_is_checked(driver: Path) -> None:
         (INSIDE, assemble(INSIDE, [r for r in inside if r[0] != 22])),  # Landlock paths without rules
         (INSIDE, assemble(INSIDE, [*inside, *[(16, b"\7\0\0\0")] * 100])),  # too many
         (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 4])),  # mounts without a stage
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] not in (4, 5)])),  # a root without one
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 10])),  # what is made and hidden nowhere
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] not in (10, 11, 12)])),
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] not in (10, 13)])),
+        (OUTSIDE, assemble(OUTSIDE, [*outside, *[r for r in outside if r[0] == 10]])),  # a second root
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 12])),  # entries without content
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 11])),  # content of nothing
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (12, b"one more\0")])),
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (11, b"\0\0\0\0"), (12, b"\0")])),  # an entry without a path
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (11, b"\0\0\0\0a"), (12, b"\0")])),
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (13, b"")])),
+        (OUTSIDE, assemble(OUTSIDE, [r if r[0] != 10 else (10, r[1][:-1]) for r in outside])),
+        (OUTSIDE, assemble(OUTSIDE, [r if r[0] != 10 else (10, b"\xff" * len(r[1])) for r in outside])),
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (29, bytes(8))])),  # a user inside, outside
+        (INSIDE, assemble(INSIDE, [*inside, (29, bytes(8))])),  # a second user
+        (INSIDE, assemble(INSIDE, [r for r in inside if r[0] != 29] + [(29, bytes(4))])),
+        (INSIDE, assemble(INSIDE, [*inside, (13, b"/etc/x\0")])),
+        (INSIDE, assemble(INSIDE, [*inside, (28, b"\xff\xff\xff\xff")])),
     ]
     wrong += [(INSIDE, assemble(INSIDE, [r for r in inside if r[0] != tag])) for tag in (2, 8, 19, 20)]
     wrong += [(OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != tag])) for tag in (1, 2, 8)]
