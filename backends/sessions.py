@@ -46,6 +46,12 @@ class SessionSandbox(Protocol):
         """Return once nothing of it is left: why, in words. Raises `MxcError` for what it could not do."""
         ...
 
+    async def suspend(self, relay: Relay) -> None:
+        """Have everything in it stand still, until `resume`; twice is once. Raises `LaunchFailed`."""
+        ...
+
+    async def resume(self, relay: Relay) -> None: ...
+
     async def copy(self, relay: Relay) -> Copied:
         """Of all that runs in it, which stands still meanwhile.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+from backends.frozen import replace
 from backends.inside.agent_protocol import RANDOM_BYTES, GuestIdentity
 
-__all__ = ["new_identity"]
+__all__ = ["new_identity", "same_identity"]
 
 
 def new_identity(hostname: str | None = None) -> GuestIdentity:
@@ -29,3 +30,8 @@ def new_identity(hostname: str | None = None) -> GuestIdentity:
         mac=bytes(mac),
         hostname=hostname or f"vm-{os.urandom(4).hex()}",
     )
+
+
+def same_identity(identity: GuestIdentity) -> GuestIdentity:
+    """The same machine at another time, with fresh random numbers: make it right before it is sent."""
+    return replace(identity, realtime_ns=time.time_ns(), random=os.urandom(RANDOM_BYTES))

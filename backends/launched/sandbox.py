@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import TypeVar
@@ -53,6 +54,12 @@ class AgentSandbox:
         await self._left.wait()
         ended = self._running.wait(_GIVEN_UP_S)
         return "it left without a word" if ended is None else f"its agent {ended.outcome.value}"
+
+    async def suspend(self, relay: Relay) -> None:
+        relay.signal_everything(signal.SIGSTOP)
+
+    async def resume(self, relay: Relay) -> None:
+        relay.signal_everything(signal.SIGCONT)
 
     async def copy(self, relay: Relay) -> Copied:  # noqa: ARG002 - nothing of it can be asked for this
         message = "what runs in a sandbox that is no virtual machine cannot be copied"

@@ -10,7 +10,7 @@ import asyncio
 import os
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
-from backends.agent.identity import new_identity
+from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, conversation_of
 from backends.base import Conflict, Handles
 from backends.errors import LaunchFailed
@@ -18,7 +18,7 @@ from backends.frozen import frozen
 from backends.guest_files.archive import check_copies, put_content
 from backends.guest_files.disk import build_disk
 from backends.guest_files.snapshot import Snapshot
-from backends.inside.agent_protocol import GuestHide, GuestMount, MountFlag
+from backends.inside.agent_protocol import GuestHide, GuestIdentity, GuestMount, MountFlag
 from backends.qemu.clone import Clone, restore
 from backends.qemu.guest import Guest
 from backends.qemu.off_loop import off_loop, on_thread
@@ -74,6 +74,7 @@ class FurnishedMachine:
         self._own_memory = own_memory or original is not None
         self._original = original
         self._disk = -1
+        self._identity: GuestIdentity | None = None
 
     @property
     def guest(self) -> Guest:
@@ -92,7 +93,8 @@ class FurnishedMachine:
         self._clone = await self._take_clone()
         guest = self._clone.guest
         self.pid = guest.machine.qemu.pid
-        await guest.ask(guest.agent.identify(new_identity()))
+        self._identity = new_identity()
+        await guest.ask(guest.agent.identify(self._identity))
         self._timings.mark("identified")
         if self._original is None:
             await self._furnish(guest)
@@ -112,6 +114,12 @@ class FurnishedMachine:
         if self._disk >= 0:
             os.close(self._disk)
             self._disk = -1
+
+    async def wake(self) -> None:
+        """After it has stood still: its clock is set, and nothing else of what it is."""
+        assert self._identity is not None  # `start` has succeeded
+        self._identity = same_identity(self._identity)
+        await self.guest.ask(self.guest.agent.identify(self._identity))
 
     async def copy(self) -> Original:
         """What copies of it start from; of the agent's channel, nothing may be on its way.

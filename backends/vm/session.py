@@ -45,6 +45,17 @@ class VmSandbox:
         await machine.wait_gone()
         return str(machine.ended_error())
 
+    async def suspend(self, relay: Relay) -> None:
+        if not relay.hushed:
+            await relay.hush()
+            await self._machine.guest.machine.execute("stop")
+
+    async def resume(self, relay: Relay) -> None:
+        if relay.hushed:
+            await self._machine.guest.machine.execute("cont")
+            await self._machine.wake()
+            relay.speak()
+
     async def copy(self, relay: Relay) -> Copied:
         await relay.hush()
         try:

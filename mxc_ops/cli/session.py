@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 it failed; of ``exec`` and ``wait``: the command's own (12
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import MxcError, Problem, UsageError
@@ -29,6 +30,8 @@ def configure(parser: ArgumentParser) -> None:
     for name, handler, what in (
         ("start", _start, "start sandboxes"),
         ("stop", _stop, "end everything that runs in sandboxes; they may be started again"),
+        ("suspend", _suspend, "have everything in sandboxes stand still"),
+        ("resume", _resume, "let what was suspended go on"),
         ("deprovision", _deprovision, "stop sandboxes and remove them"),
     ):
         command = commands.add_parser(name, help=what)
@@ -100,6 +103,18 @@ def _stop(options: Namespace) -> int:
     return _each(options, Sessions().stop)
 
 
+def _suspend(options: Namespace) -> int:
+    from mxc_ops.session.session import Session
+
+    return _each(options, lambda text: Session.attach(text).suspend())
+
+
+def _resume(options: Namespace) -> int:
+    from mxc_ops.session.session import Session
+
+    return _each(options, lambda text: Session.attach(text).resume())
+
+
 def _deprovision(options: Namespace) -> int:
     from mxc_ops.session.service import Sessions
 
@@ -115,7 +130,7 @@ def _fork(options: Namespace) -> int:
     return 0
 
 
-def _each(options: Namespace, phase: Any) -> int:
+def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
     """All of them, whatever becomes of one; the errors last."""
     done: list[Entry] = []
     errors: list[MxcError] = []

@@ -35,6 +35,7 @@ __all__ = [
     "stale_id",
     "store_failed",
     "store_not_ours",
+    "suspended",
     "unreadable",
     "unsupported_phase",
 ]
@@ -96,6 +97,11 @@ def not_started(identifier: str) -> LifecycleError:
     fix = f"mxc-ops session start {identifier}"
     problem = Problem("not_started", _PATH, f"{identifier} is not running", fix=fix)
     return LifecycleError("not_started", problem)
+
+
+def suspended(identifier: str) -> LifecycleError:
+    fix = f"mxc-ops session resume {identifier}"
+    return LifecycleError("not_started", Problem("suspended", _PATH, f"{identifier} is suspended", fix=fix))
 
 
 def already_started(identifier: str) -> LifecycleError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,10 +18,11 @@ from mxc_ops.result import Result
 from mxc_ops.session.command import CommandPlan, NoHandles, SessionCommands
 from mxc_ops.session.control import Control
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.errors import not_started
+from mxc_ops.session.errors import not_started, suspended
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.states import admit
+from mxc_ops.session.supervisor_protocol import SUSPENDED
 from mxc_ops.sources import as_request
 
 if TYPE_CHECKING:
@@ -187,14 +189,31 @@ class Session:
                 parts.append(file.read())
         return b"".join(parts)
 
-    def _running(self) -> Entry:
+    def suspend(self) -> None:
+        """Have everything in it stand still; twice is once. Stopped so, it can be stopped, or resumed."""
+        self._ask("suspend")
+
+    def resume(self) -> None:
+        """What was suspended goes on; a virtual machine's clock is set."""
+        self._ask("resume", even_suspended=True)
+
+    def _running(self, *, even_suspended: bool = False) -> Entry:
         entry = self._entry = self._service.store.open(self.id)
         admit("exec", entry.shown, entry.id)
+        if not even_suspended and os.path.exists(f"{entry.record.run_folder}/{SUSPENDED}"):
+            raise suspended(entry.id)
         entry.touch()
         return entry
 
-    def _ask(self, do: str, *, timeout_s: float | None = _ANSWER_S, **order: Any) -> dict[str, Any]:
-        entry = self._running()
+    def _ask(
+        self,
+        do: str,
+        *,
+        timeout_s: float | None = _ANSWER_S,
+        even_suspended: bool = False,
+        **order: Any,
+    ) -> dict[str, Any]:
+        entry = self._running(even_suspended=even_suspended)
         try:
             control = Control(entry.record.run_folder)
         except OSError as error:

@@ -22,7 +22,7 @@ from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import Copied, KeepsSessions, SessionSandbox
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
-from mxc_ops.session.supervisor_protocol import Assignment
+from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
 
 __all__ = ["main"]
 
@@ -178,7 +178,7 @@ class _Supervisor:
             return await self._do(json.loads(line))
         except GuestRefused as error:
             return {"refused": {"step": int(error.step), "errno": error.errno, "message": str(error)}}
-        except (GuestError, OSError) as error:
+        except (GuestError, MxcError, OSError) as error:
             return {"failed": str(error)}
         except (ValueError, KeyError, TypeError) as error:
             return {"failed": f"that is no order: {error}"}
@@ -191,6 +191,15 @@ class _Supervisor:
             return {"pid": os.getpid(), "sandbox": self._sandbox.pid, "busy": self._relay.busy}
         if name == "stop":
             self._stopping.set()
+            return {}
+        if name == "suspend":
+            await self._sandbox.suspend(self._relay)
+            os.close(os.open(SUSPENDED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._folder))
+            return {}
+        if name == "resume":
+            await self._sandbox.resume(self._relay)
+            with suppress(FileNotFoundError):
+                os.remove(SUSPENDED, dir_fd=self._folder)
             return {}
         if name == "run":
             return await self._jobs.start(command_of(order))

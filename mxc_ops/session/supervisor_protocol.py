@@ -8,7 +8,10 @@ from typing import Any
 
 from backends.frozen import frozen
 
-__all__ = ["Assignment"]
+__all__ = ["SUSPENDED", "Assignment"]
+
+SUSPENDED = "suspended"
+"""A file in the folder of sockets while everything in the sandbox stands still."""
 
 
 @frozen

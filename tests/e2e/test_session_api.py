@@ -145,6 +145,51 @@ def test_whoever_goes_takes_their_command_along_and_nothing_else(session: Sessio
     session.kill(staying["job"], signal.SIGKILL)
 
 
+def test_what_is_suspended_stands_still_and_goes_on(session: Session) -> None:
+    line = "while :; do echo tick >> /tmp/ticks; sleep 0.05; done"
+    ticking = session.detach(["sh", "-c", line])
+    until(lambda: session.exec("wc -l < /tmp/ticks 2>/dev/null").stdout > b"1")
+    session.suspend()
+    with pytest.raises(LifecycleError) as caught:
+        session.exec("true")
+    assert (caught.value.code, caught.value.problems[0].code) == ("not_started", "suspended")
+    time.sleep(1)
+    session.resume()
+    clock = float(session.exec("date +%s.%N").stdout)
+    assert abs(clock - time.time()) < 30, "a machine's clock is set when it goes on"
+    before = int(session.exec("wc -l < /tmp/ticks").stdout)
+    until(lambda: int(session.exec("wc -l < /tmp/ticks").stdout) > before)
+    session.kill(ticking["job"], signal.SIGKILL)
+
+
+@pytest.mark.backend("vm")
+def test_copies_of_a_running_machine_go_on_where_it_was() -> None:
+    image("base")
+    service = Sessions()
+    with Session.open(Policy(containment="vm")) as original:
+        original.exec("echo kept > /tmp/left")
+        original.detach(["sh", "-c", "while :; do echo tick >> /tmp/ticks; sleep 0.05; done"])
+        until(lambda: original.exec("test -s /tmp/ticks").exit_code == 0)
+        copies = [Session.attach(entry.id) for entry in service.fork(original.id, 2)]
+        try:
+            seen = [copy.exec("cat /tmp/left /proc/sys/kernel/hostname /etc/machine-id") for copy in copies]
+            lines = [result.stdout.split() for result in seen]
+            assert [line[0] for line in lines] == [b"kept", b"kept"]
+            assert lines[0][1:] != lines[1][1:], "each has an identity of its own"
+            for copy in (*copies, original):
+                ticks = int(copy.exec("wc -l < /tmp/ticks").stdout)
+                until(lambda copy=copy, ticks=ticks: int(copy.exec("wc -l < /tmp/ticks").stdout) > ticks)
+            copies[0].exec("echo changed > /tmp/left")
+            assert original.exec("cat /tmp/left").stdout == b"kept\n"
+            assert service.inspect(copies[0].id)["origin"] == original.id
+            deeper = Session.attach(service.fork(copies[0].id, 1)[0].id)
+            copies.append(deeper)
+            assert deeper.exec("cat /tmp/left").stdout == b"changed\n"
+        finally:
+            for copy in copies:
+                copy.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_states_and_what_they_take(kind: str, tmp_path: Path) -> None:
     service = Sessions()
