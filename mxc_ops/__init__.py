@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mxc_ops.provenance import Provenance
     from mxc_ops.result import CommandFailed, Result
     from mxc_ops.sandbox import Sandbox
+    from mxc_ops.session.session import Session
     from mxc_ops.spawned import Process
     from mxc_ops.warm import WarmPool
 
@@ -60,6 +61,7 @@ __all__ = [
     "Result",
     "Sandbox",
     "SecretSource",
+    "Session",
     "Stdin",
     "StdinMode",
     "UnsupportedContainment",
@@ -89,6 +91,7 @@ _HOMES = {
     "mxc_ops.provenance": ("Provenance",),
     "mxc_ops.result": ("CommandFailed", "Result"),
     "mxc_ops.sandbox": ("Sandbox",),
+    "mxc_ops.session.session": ("Session",),
     "mxc_ops.spawned": ("Process",),
     "mxc_ops.warm": ("WarmPool",),
     "mxc_ops.paths": ("private_tmp", "tool_paths", "user_profile_paths"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backends.base import Ended, Running
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Channel
@@ -35,9 +35,14 @@ async def arun(
     until it is gone, and then lets the cancellation through. A terminal passed as `stdin` stays in its mode.
     """
     ends = Ends(input, stdin, stdout, stderr, on_stdout, on_stderr, max_output_bytes)
+    return await arun_prepared(lambda: prepare(as_request(source, command)), ends)
+
+
+async def arun_prepared(prepared: Callable[[], Prepared], ends: Ends) -> Result:
+    """The same of whatever `prepared` makes, which is called on another thread."""
     loop = asyncio.get_running_loop()
     # Looking at the host and launching block for some milliseconds: not on the loop.
-    starting = loop.run_in_executor(None, _Started, source, command, ends)
+    starting = loop.run_in_executor(None, _Started, prepared, ends)
     try:
         started = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -58,9 +63,9 @@ class _Started:
     running: Running
     deadline: Deadline
 
-    def __init__(self, source: Source, command: str | Sequence[str] | None, ends: Ends) -> None:
-        request = as_request(source, command)
-        with prepare(request) as self.prepared:
+    def __init__(self, prepared: Callable[[], Prepared], ends: Ends) -> None:
+        with prepared() as self.prepared:
+            request = self.prepared.request
             self.wiring = connect(request, ends)
             try:
                 self.running = self.prepared.launch(self.wiring.streams)

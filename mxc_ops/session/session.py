@@ -28,7 +28,8 @@ from mxc_ops.sources import as_request
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
-    from mxc_ops.ends import StreamArguments
+    from mxc_ops.ends import HandedOver, StreamArguments
+    from mxc_ops.spawned import Process
 
 __all__ = ["Session"]
 
@@ -97,6 +98,30 @@ class Session:
         """
         with self.prepared(command, policy) as prepared:
             return prepared.run(_ends(ends))
+
+    async def aexec(
+        self,
+        command: str | Sequence[str],
+        *,
+        policy: Policy | None = None,
+        **ends: Unpack[StreamArguments],
+    ) -> Result:
+        """The same without blocking the event loop; cancelling kills the command."""
+        from mxc_ops.one_shot_async import arun_prepared
+
+        return await arun_prepared(lambda: self.prepared(command, policy), _ends(ends))
+
+    def spawn(
+        self,
+        command: str | Sequence[str],
+        *,
+        policy: Policy | None = None,
+        **ends: Unpack[HandedOver],
+    ) -> Process:
+        """Start one and return at once; streams are pipes unless descriptors are handed over."""
+        from mxc_ops.spawned import Process
+
+        return Process(self.prepared(command, policy), Ends(**ends))
 
     def stop(self) -> None:
         """End everything in it; its policy stays, and it may be started again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -73,6 +74,30 @@ def test_many_commands_run_at_once(session: Session) -> None:
     for thread in threads:
         thread.join(DEADLINE_S)
     assert sorted(answers) == [b"%d\n" % number for number in range(10)]
+
+
+def test_on_an_event_loop_and_piece_by_piece(session: Session) -> None:
+    async def several() -> list[bytes]:
+        lines = [session.aexec(f"sleep 0.1; echo {number}") for number in range(5)]
+        return [result.stdout for result in await asyncio.gather(*lines)]
+
+    assert asyncio.run(several()) == [b"%d\n" % number for number in range(5)]
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(session.aexec("sleep 303"))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    seen = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+    until(lambda: b"sleep 303" not in session.exec(seen).stdout)
+    with session.spawn("read line; echo got $line") as process:
+        process.stdin.write(b"this\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"got this\n"
+        assert process.wait().exit_code == 0
 
 
 def test_what_cannot_be_started_says_why(session: Session) -> None:
