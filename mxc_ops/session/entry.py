@@ -35,7 +35,7 @@ from mxc_ops.session.states import Shown, derive
 __all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry"]
 
 RECORD, LOCK, ALIVE = "record.json", "lock", "alive"
-_PROBES_S = 2.0
+_PROBES_S = 1.0
 _MOST_LOOKS = 20
 
 
