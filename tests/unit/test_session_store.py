@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from backends.errors import BackendUnavailable, LaunchFailed, LifecycleError, MxcError, PolicyRefused
 from backends.frozen import replace
-from mxc_ops.session.entry import Entry
+from mxc_ops.session.entry import Entry, process_start
 from mxc_ops.session.places import Place, Places, default_places
 from mxc_ops.session.record import SCHEMA_VERSION, State, moment, seconds
 from mxc_ops.session.states import Shown
@@ -63,12 +63,23 @@ def refused(kind: type[MxcError], problem: str) -> Generator[None]:
     assert caught.value.fix
 
 
+def begin(entry: Entry) -> int:
+    """A start up to where its supervisor is to come to life; the start's number."""
+    with Transition(entry, "start", wait_s=1) as moving:
+        moving.save(replace(moving.record, state=State.STARTING, starts=moving.record.starts + 1))
+        return moving.record.starts
+
+
+def hold(entry: Entry) -> int:
+    return entry.hold_alive(begin(entry))
+
+
 @contextmanager
 def supervised(entry: Entry) -> Generator[None]:
-    """A supervisor holds it, from a start to a crash; what it wrote stays."""
-    alive = entry.hold_alive()
+    """A supervisor holds it, from a start to a crash; what was written stays."""
+    alive = hold(entry)
     try:
-        save(entry, state=State.RUNNING, starts=1)
+        save(entry, state=State.RUNNING)
         yield
     finally:
         os.close(alive)
@@ -249,10 +260,10 @@ def test_a_transition_is_kept_and_noted(store: Store) -> None:
     entry = store.create(record())
     with Transition(entry, "start") as moving:
         moving.admit()
-        moving.save(replace(moving.record, state=State.STARTING))
+        moving.save(replace(moving.record, state=State.STARTING, starts=1))
         assert moving.shown is Shown.STARTING
         assert store.open(entry.id).shown is Shown.STARTING
-        moving.save(replace(moving.record, state=State.RUNNING, starts=1, supervisor_pid=9))
+        moving.save(replace(moving.record, state=State.RUNNING, supervisor_pid=9))
     found = store.open(entry.id).record
     assert (found.state, found.starts, found.supervisor_pid) == (State.RUNNING, 1, 9)
     steps = [(line["phase"], line.get("from"), line["to"]) for line in entry.journal()]
@@ -319,7 +330,7 @@ def test_a_removed_sandbox_is_stale_for_whoever_still_knows_it(store: Store) -> 
         lambda: remove(entry),
         lambda: save(entry),
         entry.touch,
-        entry.hold_alive,
+        lambda: entry.hold_alive(1),
         entry.journal,
         lambda: store.open(entry.id),
     ):
@@ -370,7 +381,7 @@ def test_a_supervisor_lives_as_long_as_its_descriptor(store: Store) -> None:
         assert shown(entry, store) is Shown.RUNNING
         assert not store.open(entry.id).needs_reclaim
         with refused(LifecycleError, "already_started"):
-            entry.hold_alive()
+            entry.hold_alive(1)
         with Transition(entry, "start") as moving:
             with refused(LifecycleError, "already_started"):
                 moving.admit()
@@ -384,23 +395,75 @@ def test_a_supervisor_lives_as_long_as_its_descriptor(store: Store) -> None:
 
 def test_looking_does_not_keep_a_supervisor_from_living(store: Store) -> None:
     entry = store.create(record())
-    save(entry, state=State.RUNNING)
+    starts = begin(entry)
     looking = os.open(f"{entry.path}/alive", os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
     threading.Timer(0.1, os.close, [looking]).start()
-    os.close(entry.hold_alive())
+    os.close(entry.hold_alive(starts))
+
+
+def test_who_holds_a_sandbox_is_known_whatever_the_record_says(store: Store) -> None:
+    entry = store.create(record())
+    assert entry.supervisor() is None
+    with supervised(entry):
+        assert entry.record.supervisor_pid == 0
+        assert entry.supervisor() == (os.getpid(), process_start(os.getpid()))
+        alive = Path(entry.path, "alive")
+        for other in (b"", b"1 1\n", b"x y\n", b"%d 1\n" % os.getpid(), b"999999999 1\n", b"9" * 5000):
+            alive.write_bytes(other)
+            assert entry.supervisor() is None
+        alive.unlink()
+        assert entry.supervisor() is None
+    os.close(hold(entry))
+    assert entry.supervisor() is None
 
 
 def test_the_descriptor_of_a_supervisor_is_not_inherited(store: Store) -> None:
-    alive = store.create(record()).hold_alive()
+    alive = hold(store.create(record()))
     assert not os.get_inheritable(alive)
     os.close(alive)
+
+
+def test_a_supervisor_that_comes_to_life_too_late_gives_up(store: Store) -> None:
+    """Its starter was killed; others stopped the sandbox, or started it again, or removed it."""
+    entry = store.create(record())
+    first = begin(entry)
+    save(entry, "stop", state=State.PROVISIONED)
+    with refused(LifecycleError, "stale_id"):
+        entry.hold_alive(first)
+    second = begin(entry)
+    with refused(LifecycleError, "stale_id"):
+        entry.hold_alive(first)
+    os.close(entry.hold_alive(second))
+    save(entry, state=State.RUNNING)
+    with refused(LifecycleError, "stale_id"):
+        entry.hold_alive(second)
+    remove(entry)
+    with refused(LifecycleError, "stale_id"):
+        entry.hold_alive(second)
+
+
+@pytest.mark.parametrize("state", [State.PROVISIONED, State.STARTING])
+def test_nothing_begins_or_ends_while_a_supervisor_lives(store: Store, state: State) -> None:
+    entry = store.create(record())
+    with supervised(entry):
+        with refused(LifecycleError, "already_started"):
+            save(entry, state=state, starts=2)
+        assert store.open(entry.id).record.state is State.RUNNING
+    save(entry, state=state, starts=2)
+
+
+@pytest.mark.parametrize("starts", [0, 2, -1])
+def test_a_start_has_the_next_number(store: Store, starts: int) -> None:
+    entry = store.create(record())
+    with pytest.raises(ValueError, match="number of its own"):
+        save(entry, state=State.STARTING, starts=starts)
 
 
 def test_in_the_middle_of_a_transition_nothing_is_stale(store: Store) -> None:
     entry = store.create(record())
     with Transition(entry, "start") as moving:
-        moving.save(replace(moving.record, state=State.STARTING))
+        moving.save(replace(moving.record, state=State.STARTING, starts=1))
         assert shown(entry, store) is Shown.STARTING
     assert shown(entry, store) is Shown.STALE
 
@@ -627,7 +690,7 @@ def test_a_link_in_place_of_a_lock_is_not_followed(store: Store, home: Path, tmp
     for path in (home / ".lock", Path(entry.path, "lock"), Path(entry.path, "alive")):
         path.unlink(missing_ok=True)
         path.symlink_to(tmp_path / "made through a link")
-    for act in (lambda: store.create(record("web")), entry.hold_alive, lambda: save(entry)):
+    for act in (lambda: store.create(record("web")), lambda: entry.hold_alive(1), lambda: save(entry)):
         with pytest.raises(MxcError):
             act()
     assert not (tmp_path / "made through a link").exists()
@@ -717,6 +780,7 @@ def test_leftovers_of_the_dead_go_and_what_the_living_do_stays(
         (run / tail).mkdir(mode=0o700)
         (run / tail / "of").symlink_to(f"{owner}/{tail}")
     (run / ("5" * 32)).mkdir(mode=0o700)
+    (run / f".gone-{'6' * 32}").mkdir()
 
     seen: list[tuple[str, ...]] = []
     store.create(record(), lambda folder: seen.append(sweep(store.home).removed))
@@ -726,6 +790,7 @@ def test_leftovers_of_the_dead_go_and_what_the_living_do_stays(
         f"{home}/.names/dead",
         f"{entry.path}/.unfinished",
         f"{run}/.new-{'0' * 32}",
+        f"{run}/.gone-{'6' * 32}",
         f"{run}/{'3' * 32}",
     }
     assert len(store.entries()) == 2
