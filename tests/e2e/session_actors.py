@@ -129,7 +129,9 @@ def actor(folder: str, seed: int, until: float) -> NoReturn:
                 codes["done"] += 1
             except MxcError as error:
                 codes[f"{error.code} {error.problems[0].code}"] += 1
-        Path(folder, f"codes-{seed}").write_text(json.dumps(codes))
+        told = Path(folder, f"telling-{seed}")
+        told.write_text(json.dumps(codes))
+        told.rename(Path(folder, f"codes-{seed}"))  # whole, also when this one is killed right here
     except BaseException:
         Path(folder, f"traceback-{seed}").write_text(traceback.format_exc())
     os._exit(0)

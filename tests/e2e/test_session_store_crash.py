@@ -19,7 +19,7 @@ from tests.e2e.session_actors import ACTORS
 
 _SOAK = os.environ.get("MXC_SOAK") == "1"
 _ROUNDS = 200 if _SOAK else 20
-_STRIDE = 1 if _SOAK else 3
+_STRIDE = 1 if _SOAK else 5
 
 
 @contextmanager
