@@ -32,11 +32,12 @@ from mxc_ops.session.record import (
 )
 from mxc_ops.session.states import Shown, derive
 
-__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry"]
+__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry", "process_start"]
 
 RECORD, LOCK, ALIVE = "record.json", "lock", "alive"
-_PROBES_S = 2.0
+_PROBES_S = 1.0
 _MOST_LOOKS = 20
+_MOST_DIGITS = 64
 
 
 @frozen
@@ -94,24 +95,56 @@ class Entry:
         with self.folder() as folder, telling(self.path):
             os.utime(ALIVE, dir_fd=folder, follow_symlinks=False)
 
-    def hold_alive(self) -> int:
+    def hold_alive(self, starts: int) -> int:
         """Become its supervisor: as long as the answered descriptor, or a duplicate, is open, it is alive.
 
-        Only while whoever starts it is in transition. Raises `LifecycleError`: ``already_started`` when it
-        has a supervisor, ``stale_id`` when it was removed.
+        The calling process is who `supervisor` tells.
+
+        Parameters
+        ----------
+        starts: the number of the start that this is for, from the record that says so.
+
+        Raises `LifecycleError`: ``already_started`` when it has a supervisor, ``stale_id`` when it was
+        removed, or who started it was killed and others went on from there.
         """
         with self.folder() as folder, telling(self.path):
             alive = open_file(ALIVE, folder, os.O_RDWR | os.O_CREAT)
             try:
                 if not lock(alive, _PROBES_S):
                     raise already_started(self.id)
-                with closing(open_place(self.home.places.state)) as root:
-                    if not same_object(folder, self.record.tail, root):
-                        raise stale_id(self.id)
+                self._require_start(folder, starts)
+                os.ftruncate(alive, 0)
+                os.pwrite(alive, b"%d %d\n" % (os.getpid(), process_start(os.getpid())), 0)
             except BaseException:
                 os.close(alive)
                 raise
             return alive
+
+    def _require_start(self, folder: int, starts: int) -> None:
+        tail = self.record.tail
+        with closing(open_place(self.home.places.state)) as root:
+            if not same_object(folder, tail, root):
+                raise stale_id(self.id)
+        record = read_record(read_file(RECORD, folder, MAX_RECORD_BYTES), tail, self.path)
+        if isinstance(record, Unreadable):
+            raise unreadable(record.path, record.reason, record.why)
+        if record.state is not State.STARTING or record.starts != starts:
+            raise stale_id(self.id, "this start of it was given up", fix=f"mxc-ops session start {self.id}")
+
+    def supervisor(self) -> tuple[int, int] | None:
+        """Who holds it now, whatever the record says: (pid, start in clock ticks since boot), else None.
+
+        None also for the instant between a supervisor's first breath and its entry.
+        """
+        with self.folder() as folder, telling(self.path):
+            try:
+                words = read_file(ALIVE, folder, _MOST_DIGITS).split()
+            except FileNotFoundError:
+                return None
+            if len(words) != 2 or not all(word.isdigit() for word in words) or not probe(ALIVE, folder)[0]:
+                return None
+        pid, start = map(int, words)
+        return (pid, start) if start and process_start(pid) == start else None
 
     def journal(self) -> list[dict[str, Any]]:
         """Its transitions that are still noted, oldest first."""
@@ -122,6 +155,15 @@ class Entry:
 def later(last_used: str, touched_s: float) -> str:
     """The later one, as a `record.moment`. A time to come, from a clock that was wrong, is now."""
     return max(last_used, moment(min(touched_s, time.time())))
+
+
+def process_start(pid: int) -> int:
+    """When a process was started, in clock ticks since boot; 0 when it is gone. A pid alone may be reused."""
+    try:
+        with closing(os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)) as descriptor:
+            return int(os.read(descriptor, 4096).rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0
 
 
 def open_entry(home: Home, tail: str, identifier: str) -> int:

@@ -29,10 +29,15 @@ def replace_file(name: str, folder: int, content: bytes) -> None:
     """Put `content` there in one step: whoever looks, also after a power failure, finds it or what was."""
     with suppress(FileNotFoundError):
         os.unlink(UNFINISHED, dir_fd=folder)
-    with closing(open_file(UNFINISHED, folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)) as descriptor:
-        write_all(descriptor, content)
-        os.fdatasync(descriptor)
-    os.rename(UNFINISHED, name, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        with closing(open_file(UNFINISHED, folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)) as descriptor:
+            write_all(descriptor, content)
+            os.fdatasync(descriptor)
+        os.rename(UNFINISHED, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(UNFINISHED, dir_fd=folder)
+        raise
 
 
 def append_line(name: str, folder: int, line: bytes) -> None:

@@ -86,9 +86,7 @@ def open_place(place: Place, *, make: bool = False) -> int:
 
     Raises `BackendUnavailable` when it cannot be trusted, `OSError` for what the system says.
     """
-    if make:
-        os.makedirs(place.base, mode=0o700, exist_ok=True)
-    here = os.open(place.base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    here = _open_base(place.base, make=make)
     path = place.base.rstrip("/")
     try:
         for depth, part in enumerate(place.parts, 1):
@@ -110,6 +108,15 @@ def open_place(place: Place, *, make: bool = False) -> int:
         os.close(here)
         raise
     return here
+
+
+def _open_base(base: str, *, make: bool) -> int:
+    try:
+        if make:
+            os.makedirs(base, mode=0o700, exist_ok=True)
+        return os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise store_not_ours(base, "is not ours to open", f"ls -ld {base}") from error
 
 
 @contextmanager

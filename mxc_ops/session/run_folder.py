@@ -10,10 +10,10 @@ import os
 from contextlib import suppress
 
 from mxc_ops.session.places import Foreign, Places, closing, open_directory, open_place
-from mxc_ops.session.root import workplace
+from mxc_ops.session.root import GONE, workplace
 from mxc_ops.session.trees import remove_tree
 
-__all__ = ["make_run_folder", "owner_of", "remove_run_folder"]
+__all__ = ["make_run_folder", "owner_of", "put_aside", "remove_run_folder"]
 
 _OWNER = "of"
 
@@ -24,7 +24,8 @@ def make_run_folder(places: Places, tail: str) -> str:
     The sandbox must be in transition. Raises `OSError`, `Foreign` and `BackendUnavailable`.
     """
     with closing(open_place(places.run, make=True)) as run:
-        remove_tree(tail, run)
+        with suppress(FileNotFoundError):
+            _remove(tail, run)
         name, made = workplace(run)
         with closing(made):
             try:
@@ -48,7 +49,19 @@ def remove_run_folder(places: Places, tail: str, path: str) -> None:
         return
     with suppress(FileNotFoundError, Foreign), closing(open_directory(above, -1)) as run:
         if owner_of(tail, run) == f"{places.state.path}/{tail}":
-            remove_tree(tail, run)
+            _remove(tail, run)
+
+
+def _remove(tail: str, run: int) -> None:
+    remove_tree(put_aside(tail, run), run)
+
+
+def put_aside(tail: str, run: int) -> str:
+    """Give a run folder the name of something that goes; the answer is that. Half removed, it would not say
+    any more whose it is."""
+    gone = f"{GONE}{os.urandom(16).hex()}"
+    os.rename(tail, gone, src_dir_fd=run, dst_dir_fd=run)
+    return gone
 
 
 def owner_of(name: str, run: int) -> str:

@@ -24,7 +24,7 @@ from mxc_ops.session.places import (
 )
 from mxc_ops.session.record import Unreadable
 from mxc_ops.session.root import GONE, NEW, changing, drop_dead_names, exists, put_away, tails
-from mxc_ops.session.run_folder import owner_of
+from mxc_ops.session.run_folder import owner_of, put_aside
 from mxc_ops.session.trees import remove_tree
 
 __all__ = ["Swept", "sweep"]
@@ -71,7 +71,9 @@ def sweep(home: Home, *, force: bool = False) -> Swept:
     with telling(run.path), suppress(FileNotFoundError), closing(open_place(run)) as folders:
         _sweep_made(folders, run.path, notes)
         for tail in _without_sandbox(home, folders):
-            _remove(tail, folders, run.path, notes)
+            with suppress(FileNotFoundError):
+                gone = put_aside(tail, folders)
+                _remove(gone, folders, run.path, notes, known_as=f"{run.path}/{tail}")
     return Swept(tuple(notes.removed), tuple(notes.kept))
 
 

@@ -1,12 +1,16 @@
 """One transition of a sandbox at a time: who has it may change the record, or remove the sandbox.
 
 What is written is in the journal first, then in the record, each on the disk before the next step. The lock
-ends with the process: a transition that is killed leaves a record that says how far it came.
+ends with the process: a transition that is killed leaves a record that says how far it came. A supervisor
+whose starter was killed may come to life at any later time; it gives up unless the record still tells of its
+start, and no record begins or ends a start while a supervisor lives.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
 from backends.frozen import replace
@@ -15,7 +19,7 @@ from mxc_ops.session.errors import already_started, busy, leftover, stale_id, un
 from mxc_ops.session.files import lock, probe, read_file, replace_file, touched
 from mxc_ops.session.journal import note
 from mxc_ops.session.places import closing, open_file, open_place, same_object, telling
-from mxc_ops.session.record import MAX_RECORD_BYTES, Record, Unreadable, as_text, moment, read_record
+from mxc_ops.session.record import MAX_RECORD_BYTES, Record, State, Unreadable, as_text, moment, read_record
 from mxc_ops.session.root import changing, put_away
 from mxc_ops.session.run_folder import make_run_folder, remove_run_folder
 from mxc_ops.session.states import Shown, admit, derive
@@ -24,7 +28,7 @@ from mxc_ops.session.trees import remove_tree
 __all__ = ["Transition"]
 
 _WAIT_S = 60.0
-_PROBES_S = 0.2
+_ENDING_S = 1.0
 
 
 class Transition:
@@ -78,12 +82,16 @@ class Transition:
     def save(self, record: Record) -> None:
         """Keep this from now on, written in this boot. That it is used is for `Entry.touch` to say.
 
-        Raises `ValueError` for a record of another sandbox, or one that could not be read again, and
-        `LaunchFailed` when it cannot be written: then what was kept before still is.
+        Raises `LifecycleError` (``already_started``) for the state provisioned or starting while there is a
+        supervisor, which may take a moment to end. Raises `ValueError` for a record of another sandbox, for a
+        start that is not the next one in number, and for what could not be read again; `LaunchFailed` when it
+        cannot be written: then what was kept before still is.
         """
         for name in ("id", "name", "containment", "created"):
             if getattr(record, name) != getattr(self.record, name):
                 raise ValueError(f"a sandbox keeps its {name}")
+        if record.state is State.STARTING and record.starts != self.record.starts + 1:
+            raise ValueError("each start has a number of its own")
         record = replace(record, boot_id=self._home.boot_id, last_used=self.last_used)
         text = as_text(record)
         entry = {
@@ -93,7 +101,8 @@ class Transition:
             "to": record.state.value,
             "by": os.getpid(),
         }
-        with telling(self._entry.path):
+        without = record.state in (State.PROVISIONED, State.STARTING)
+        with telling(self._entry.path), self._without_supervisor() if without else nullcontext():
             note(self._folder, entry)
             replace_file(RECORD, self._folder, text)
         self.record = record
@@ -119,9 +128,7 @@ class Transition:
         """
         tail = self.record.tail
         with telling(self._entry.path), closing(open_place(self._home.places.state)) as root:
-            with closing(open_file(ALIVE, self._folder, os.O_RDWR | os.O_CREAT)) as alive:
-                if not lock(alive, _PROBES_S):  # and a supervisor that comes too late will find it gone
-                    raise already_started(self._entry.id)
+            with self._without_supervisor():
                 self.remove_run_folder()
                 with changing(root):
                     gone = put_away(root, tail, self.record.name)
@@ -129,6 +136,14 @@ class Transition:
                 remove_tree(gone, root)
             except OSError as error:
                 raise leftover(f"{self._home.places.state.path}/{gone}", error) from error
+
+    @contextmanager
+    def _without_supervisor(self) -> Generator[None]:
+        """There is none, and none can come to life, while this is entered."""
+        with closing(open_file(ALIVE, self._folder, os.O_RDWR | os.O_CREAT)) as alive:
+            if not lock(alive, _ENDING_S):
+                raise already_started(self._entry.id)
+            yield
 
     def _enter(self) -> None:
         tail = self._entry.record.tail
