@@ -32,7 +32,7 @@ from mxc_ops.session.record import (
 )
 from mxc_ops.session.states import Shown, derive
 
-__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry", "process_start"]
+__all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry", "process_start", "sign"]
 
 RECORD, LOCK, ALIVE = "record.json", "lock", "alive"
 _PROBES_S = 1.0
@@ -113,8 +113,7 @@ class Entry:
                 if not lock(alive, _PROBES_S):
                     raise already_started(self.id)
                 self._require_start(folder, starts)
-                os.ftruncate(alive, 0)
-                os.pwrite(alive, b"%d %d\n" % (os.getpid(), process_start(os.getpid())), 0)
+                sign(alive)
             except BaseException:
                 os.close(alive)
                 raise
@@ -150,6 +149,12 @@ class Entry:
         """Its transitions that are still noted, oldest first."""
         with self.folder() as folder, telling(self.path):
             return read_journal(folder)
+
+
+def sign(alive: int) -> None:
+    """Say that the calling process is who holds this, from now on."""
+    os.ftruncate(alive, 0)
+    os.pwrite(alive, b"%d %d\n" % (os.getpid(), process_start(os.getpid())), 0)
 
 
 def later(last_used: str, touched_s: float) -> str:

@@ -100,8 +100,9 @@ class Sessions:
             moving.admit()
             self._reclaim(moving)
             folder = moving.make_run_folder()
-            moving.save(replace(moving.record, state=State.STARTING))
-            alive = entry.hold_alive()
+            starts = moving.record.starts + 1
+            moving.save(replace(moving.record, state=State.STARTING, starts=starts))
+            alive = entry.hold_alive(starts)
             try:
                 pid = start_supervisor(json.dumps(moving.record.document), folder, alive, copied)
             except BaseException:
@@ -112,9 +113,7 @@ class Sessions:
             finally:
                 if alive >= 0:
                     os.close(alive)
-            record = replace(
-                moving.record, state=State.RUNNING, supervisor_pid=pid, starts=moving.record.starts + 1
-            )
+            record = replace(moving.record, state=State.RUNNING, supervisor_pid=pid)
             moving.save(record)
         return self.store.open(entry.id)
 
@@ -177,19 +176,20 @@ class Sessions:
         moving.save(replace(moving.record, state=State.PROVISIONED, supervisor_pid=0, run_folder=""))
 
     def _stop(self, entry: Entry, moving: Transition) -> None:
-        if moving.shown is Shown.RUNNING:
+        if moving.shown in (Shown.RUNNING, Shown.STARTING, Shown.STOPPING):
             moving.save(replace(moving.record, state=State.STOPPING))
             with suppress(OSError, LaunchFailed), Control(moving.record.run_folder) as control:
                 control.ask("stop", timeout_s=_STOP_S)
-            self._await_end(entry, moving)
+            self._await_end(entry)
         self._settle(moving)
 
-    def _await_end(self, entry: Entry, moving: Transition) -> None:
+    def _await_end(self, entry: Entry) -> None:
         """Its lock tells that it is gone; one that does not go is killed, and takes its sandbox along."""
         if _released(entry, _STOP_S):
             return
-        with suppress(ProcessLookupError):
-            os.kill(moving.record.supervisor_pid, signal.SIGKILL)
+        if (holder := entry.supervisor()) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(holder[0], signal.SIGKILL)
         if not _released(entry, _KILL_S):
             raise LaunchFailed(
                 Problem("supervisor_stays", "", f"the supervisor of {entry.id} does not end"), retryable=True
@@ -198,12 +198,8 @@ class Sessions:
 
 def _released(entry: Entry, wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            os.close(entry.hold_alive())
-        except MxcError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_MOMENT_S)
-        else:
-            return True
+    while entry.supervisor() is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_MOMENT_S)
+    return True

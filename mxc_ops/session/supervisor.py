@@ -20,6 +20,7 @@ from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import Copied, KeepsSessions, SessionSandbox
+from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
 from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
@@ -39,6 +40,7 @@ def main(descriptor: str) -> None:
     if os.fork():  # whoever started us need not wait for us, and may end before we do
         os._exit(0)
     os.setsid()
+    sign(assignment.alive)
     os.set_inheritable(assignment.alive, False)
     os.set_inheritable(assignment.report, False)
     try:
