@@ -65,7 +65,7 @@ def _reason(diagnostics: str) -> str:
 def _in_the_way(plan: LxcPlan, failed: Failed, why: str) -> MxcError:
     entry = plan.entries[failed.index]
     path = entry.path.removeprefix("root")
-    if failed.errno not in (errno.ENOTEMPTY, errno.ELOOP, errno.ENOTDIR):
+    if failed.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.ELOOP, errno.ENOTDIR):
         message = f"{path!r} cannot be made in the container: {why}"
         return LaunchFailed(Problem("setup_root_entry", path, message, fix=_DOCTOR))
     return PolicyRefused(

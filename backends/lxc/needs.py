@@ -7,7 +7,9 @@ static addresses on a bridge of ours, so neither dnsmasq nor the distribution's 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from backends.bubblewrap.needs import NEEDS as NEEDS_OF_BUBBLEWRAP
 from backends.needs import Need, NeedKind, chosen
 
 __all__ = ["ADDRESS", "BRIDGE", "IMAGE", "NEEDS", "SUBORDINATE_COUNT", "TABLE", "needs"]
@@ -22,7 +24,17 @@ IMAGE = "/var/lib/mxc-ops/images/lxc-debian"
 # Every id of a distribution, and systemd wants them all (systemd: UIDS-GIDS.md).
 SUBORDINATE_COUNT = 65_536
 
+_OF_THE_LAUNCHER = ("package.compiler", "directory.helpers", "helper.launcher", "ids.workloads")
+
+
+def _launcher_needs() -> tuple[Need, ...]:
+    """What starts containers is the launcher that bubblewrap has."""
+    named = {need.identifier.partition(".")[2]: need for need in NEEDS_OF_BUBBLEWRAP}
+    return tuple(replace(named[name], identifier=f"lxc.{name}") for name in _OF_THE_LAUNCHER)
+
+
 NEEDS: tuple[Need, ...] = (
+    *_launcher_needs(),
     Need(
         "lxc.package.tools",
         NeedKind.PACKAGE,

@@ -21,6 +21,8 @@ from backends.linux.mountinfo import read_mountinfo
 
 __all__ = ["Trial", "said"]
 
+_LOCKS = "/run/lxc/lock"
+"""Where LXC's tools have a file for each container, named by its path, and leave it."""
 _DEADLINE_S = 20
 _LIFE_S = 120
 _MOMENT_S = 5
@@ -119,7 +121,8 @@ class Trial:
     def _end(self) -> None:
         """Never lxc-destroy(1): it removes a root filesystem with its container."""
         _run(self._tool("lxc-stop", "--kill"))
-        shutil.rmtree(self._path, ignore_errors=True)
+        for folder in (self._path, f"{_LOCKS}{self._path}"):
+            shutil.rmtree(folder, ignore_errors=True)
         # LXC leaves the group "lxc.pivot" that it moves its monitor to, which may take a moment to end.
         until = time.monotonic() + _MOMENT_S
         while (groups := _groups(self._name)) and time.monotonic() < until:

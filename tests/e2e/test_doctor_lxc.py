@@ -92,7 +92,8 @@ def left_behind() -> set[str]:
         for name in names
         if name.startswith("mxc-ops-trial-")
     }
-    return groups | {str(path) for path in Path("/run").glob("mxc-ops-trial-*")}
+    folders = [Path("/run"), Path("/run/lxc/lock/run")]
+    return groups | {str(path) for folder in folders for path in folder.glob("mxc-ops-trial-*")}
 
 
 def wait_until_nothing_stays_but(before: set[str]) -> None:

@@ -283,3 +283,12 @@ def test_files_of_ours_are_not_made_where_they_are_denied(denied: tuple[str, ...
 def test_the_terminal_is_the_containers_console_and_nobody_elses_file() -> None:
     lines = late_lines(1, (2, 2), ("/init",), f"{STAGE}/4")
     assert mounts_of(lines) == [Mount(f"{STAGE}/4", "/dev/console", ("bind", "create=file"))]
+
+
+@pytest.mark.parametrize(
+    ("denied", "kept"),
+    [((), True), (("/system", "/srv/sys"), True), (("/sys",), False), (("/sys/kernel/x",), False)],
+)
+def test_where_a_part_of_sys_is_denied_there_is_none(denied: tuple[str, ...], kept: bool) -> None:
+    keys = dict(read_config(config_lines(NOTHING, apparmor="", denied=denied)))
+    assert keys[b"lxc.mount.auto"].split() == [b"proc:mixed", *[b"sys:ro"] * kept]
