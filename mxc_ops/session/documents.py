@@ -75,7 +75,8 @@ def command_request(
     """
     check_fixed(document)
     canonical = canonicalise(document)
-    process = {**_process(provisioned, canonical["process"]), **canonical["process"]}
+    said: Mapping[str, Any] = canonical.get("process", {})
+    process = {**_process(provisioned, said), **said}
     ours: dict[str, Any] = {**_extension(provisioned), **canonical.get(extension.KEY, {})}
     ours["env"] = _secrets(provisioned, canonical)
     if vm := _machine(provisioned, has_args="args" in ours):
@@ -119,7 +120,7 @@ def _extension(provisioned: Mapping[str, Any]) -> dict[str, Any]:
 
 def _secrets(provisioned: Mapping[str, Any], canonical: Mapping[str, Any]) -> dict[str, Any]:
     """The sandbox's secrets and the command's; a plain variable of the command's hides one of the former."""
-    plain = {entry.partition("=")[0] for entry in canonical["process"].get("env", ())}
+    plain = {entry.partition("=")[0] for entry in canonical.get("process", {}).get("env", ())}
     own: Mapping[str, Any] = provisioned.get(extension.KEY, {}).get("env", {})
     kept = {name: source for name, source in own.items() if name not in plain}
     return {**kept, **canonical.get(extension.KEY, {}).get("env", {})}
