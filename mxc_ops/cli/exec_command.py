@@ -21,8 +21,9 @@ def with_command(source: bytes, command: Sequence[str]) -> bytes:
 
     Our own ``mxcOps.args`` gives way to it too; where a virtual machine is given arguments, `command` takes
     their place, and so it does in a sandbox whose id does not tell what it takes a line for. What is wrong
-    with the document otherwise is left for the loader to say. Raises `ConfigError` when the source is no JSON or a
-    lifecycle request other than exec.
+    with the document otherwise is left for the loader to say.
+
+    Raises `ConfigError` when the source is no JSON or a lifecycle request other than exec.
     """
     import json
 

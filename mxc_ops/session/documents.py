@@ -25,7 +25,7 @@ _NOTHING = "true"
 _OF_REQUESTS = frozenset({"phase", "correlationVector"})
 _FIXED_SECTIONS = ("network", "runtimeConfig")
 _OF_A_COMMAND = frozenset({"args", "env", "stdin", "timeout", "tty"})
-_DEFAULTS = ("env", "stdin", "timeout", "tty")
+_DEFAULTS = ("stdin", "timeout", "tty")
 
 NOTHING_PROVISIONED: Mapping[str, Any] = {}
 """For a command that is only checked: what its sandbox was provisioned with is not known."""
@@ -76,9 +76,10 @@ def command_request(
     check_fixed(document)
     canonical = canonicalise(document)
     said: Mapping[str, Any] = canonical.get("process", {})
-    process = {**_process(provisioned, said), **said}
     ours: dict[str, Any] = {**_extension(provisioned), **canonical.get(extension.KEY, {})}
-    ours["env"] = _secrets(provisioned, canonical)
+    secrets: Mapping[str, Any] = canonical.get(extension.KEY, {}).get("env", {})
+    process = {**_process(provisioned, said, secrets), **said}
+    ours["env"] = {**_secrets(provisioned, said), **secrets}
     if vm := _machine(provisioned, has_args="args" in ours):
         ours["vm"] = vm
     body = {"version": NEWEST, "containment": containment, "process": process, extension.KEY: ours}
@@ -105,11 +106,13 @@ def _fixed(pointer: str) -> Problem:
     )
 
 
-def _process(provisioned: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _process(
+    provisioned: Mapping[str, Any], said: Mapping[str, Any], secrets: Mapping[str, Any]
+) -> dict[str, Any]:
     own: Mapping[str, Any] = provisioned.get("process", {})
     kept = {name: own[name] for name in ("cwd", "timeout") if name in own}
     if "env" in own and "env" not in said and "inheritDefaultEnv" not in said:
-        kept["env"] = own["env"]
+        kept["env"] = [entry for entry in own["env"] if entry.partition("=")[0] not in secrets]
     return kept
 
 
@@ -118,12 +121,11 @@ def _extension(provisioned: Mapping[str, Any]) -> dict[str, Any]:
     return {name: own[name] for name in _DEFAULTS if name in own}
 
 
-def _secrets(provisioned: Mapping[str, Any], canonical: Mapping[str, Any]) -> dict[str, Any]:
-    """The sandbox's secrets and the command's; a plain variable of the command's hides one of the former."""
-    plain = {entry.partition("=")[0] for entry in canonical.get("process", {}).get("env", ())}
+def _secrets(provisioned: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The sandbox's own, except where the command has a plain variable of that name."""
+    plain = {entry.partition("=")[0] for entry in said.get("env", ())}
     own: Mapping[str, Any] = provisioned.get(extension.KEY, {}).get("env", {})
-    kept = {name: source for name, source in own.items() if name not in plain}
-    return {**kept, **canonical.get(extension.KEY, {}).get("env", {})}
+    return {name: source for name, source in own.items() if name not in plain}
 
 
 def _machine(provisioned: Mapping[str, Any], *, has_args: bool) -> dict[str, Any]:

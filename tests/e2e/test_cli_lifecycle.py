@@ -105,12 +105,14 @@ WITH_MACHINES = [*CLIENTS, pytest.param(("root", "vm"), id="vm", marks=pytest.ma
 
 @pytest.fixture(params=WITH_MACHINES)
 def any_client(request: pytest.FixtureRequest, as_user: User) -> Iterator[Client]:
-    yield from _client(*request.param, as_user)
+    name, containment = request.param
+    yield from _client(name, containment, as_user)
 
 
 @pytest.fixture(scope="module", params=CLIENTS)
 def client(request: pytest.FixtureRequest, as_user: User) -> Iterator[Client]:
-    yield from _client(*request.param, as_user)
+    name, containment = request.param
+    yield from _client(name, containment, as_user)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def test_mxc_ops_run_speaks_the_same(client: Client) -> None:
     done = client.ask(slow, "--json", program=MXC_OPS)
     assert (done.returncode, done.stdout) == (124, "ran\n")
     assert json.loads(done.stderr)["outcome"] == "timed out"
-    foreign = {**command_of(identifier, "echo ran"), "ui": {}}
+    foreign: dict[str, Any] = {**command_of(identifier, "echo ran"), "ui": {}}
     assert error_of(client.ask(foreign, program=MXC_OPS))["code"] == "malformed_request"
     assert result_of(client.phase("deprovision", identifier, program=MXC_OPS)) == {}
 
@@ -169,7 +171,7 @@ def test_mxc_ops_run_has_no_flags_for_what_runs_nothing(somebody: Commands, flag
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [("exit 0", 0), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143), ("no-such-program", 127)],
+    [("exit 255", 255), ("kill -9 $$", 137), ("no-such-program", 127)],
 )
 def test_a_command_ends_us_as_it_ended(client: Client, running: str, command: str, code: int) -> None:
     done = client.run(running, command)
@@ -225,21 +227,7 @@ def test_a_timeout_is_255_as_for_a_one_shot_and_the_sandbox_stays(client: Client
         ({"process": {"cwd": "/no/such/folder"}}, "policy_validation", "/process/cwd"),
         ({"process": {"commandLine": "x" * 200_000}}, "malformed_request", "/process/commandLine"),
         ({"network": {}}, "policy_validation", "/network"),
-        ({"network": {"egress": {"default": "deny"}}}, "policy_validation", "/network"),
-        (
-            {"runtimeConfig": {"networkProxy": "http://proxy.example:1"}},
-            "policy_validation",
-            "/runtimeConfig",
-        ),
-        ({"mxcOps": {"limits": {"pids": 5}}}, "policy_validation", "/mxcOps/limits"),
-        ({"mxcOps": {"seccomp": "debug"}}, "policy_validation", "/mxcOps/seccomp"),
-        ({"mxcOps": {"user": 1}}, "policy_validation", "/mxcOps/user"),
-        ({"mxcOps": {"vm": {"cpus": 2}}}, "policy_validation", "/mxcOps/vm"),
         ({"filesystem": {"readwritePaths": ["/"]}}, "malformed_request", "/filesystem"),
-        ({"ui": {"disable": False}}, "malformed_request", "/ui"),
-        ({"containment": "bubblewrap"}, "malformed_request", "/containment"),
-        ({"lifecycle": {}}, "malformed_request", "/lifecycle"),
-        ({"process": {"commandLine": ""}}, "malformed_request", "/process/commandLine"),
     ],
 )
 def test_what_never_ran_is_an_envelope(
@@ -290,18 +278,12 @@ def test_a_signal_to_us_ends_the_command_and_not_the_sandbox(client: Client, run
 # --- provisioning ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        {"version": "0.6.0-alpha"},
-        {"version": "0.9.0-dev", "correlationVector": "a.1", "experimental": {"telemetry": {}}},
-        {"version": "0.9.0-alpha"},
-        {"version": "1.0.0"},
-    ],
-)
-def test_every_version_that_has_phases_provisions(client: Client, document: dict[str, Any]) -> None:
-    identifier = client.provision(**document)
-    assert result_of(client.phase("deprovision", identifier, **document)) == {}
+def test_the_older_versions_provision_too(client: Client) -> None:
+    identifier = client.provision(
+        version="0.9.0-dev", correlationVector="a.1", experimental={"telemetry": {"enabled": False}}
+    )
+    done = client.ask({"version": "0.6.0-alpha", "phase": "deprovision", "sandboxId": identifier})
+    assert result_of(done) == {}
 
 
 def test_the_policy_is_the_provisioned_one(client: Client) -> None:
@@ -333,14 +315,7 @@ def test_the_policy_is_the_provisioned_one(client: Client) -> None:
             "/filesystem/readonlyPaths/0",
         ),
         ({"network": {"egress": {"default": "allow"}}}, "policy_validation", "/network/egress/default"),
-        ({"runtimeConfig": {"networkProxy": "http://a.example:1"}}, "policy_validation", "/runtimeConfig"),
-        ({"process": {"commandLine": "ls"}}, "malformed_request", "/process"),
         ({"lxc": {"distribution": "debian", "release": "12"}}, "malformed_request", "/lxc"),
-        ({"seatbelt": {}}, "malformed_request", "/seatbelt"),
-        ({"processContainer": {}}, "malformed_request", "/processContainer"),
-        ({"lifecycle": {"destroyOnExit": False}}, "malformed_request", "/lifecycle"),
-        ({"sandboxId": "x"}, "malformed_request", "/sandboxId"),
-        ({"mxcOps": {"args": ["ls"]}}, "malformed_request", "/mxcOps/args"),
     ],
 )
 def test_a_policy_that_cannot_be_kept_provisions_nothing(
@@ -370,56 +345,7 @@ def test_nobody_is_left_with_a_sandbox_whose_id_was_never_told(as_user: User) ->
         shutil.rmtree(caller.folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize(
-    ("containment", "code"),
-    [
-        ("wslc", "unsupported_containment"),
-        ("windows_sandbox", "unsupported_containment"),
-        ("seatbelt", "unsupported_containment"),
-        ("hyperlight", "unsupported_containment"),
-        ("microvm", "backend_unavailable"),
-        ("nonsense", "malformed_request"),
-    ],
-)
-def test_containments_without_sessions_here(somebody: Commands, containment: str, code: str) -> None:
-    client = Client(somebody, containment)
-    body = {"version": "0.9.0-dev", "phase": "provision", "containment": containment}
-    for flags in ((), ("--dry-run",)):
-        assert error_of(client.ask(body, *flags))["code"] == code
-
-
 # --- ids and states --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("identifier", "code"),
-    [
-        ("", "malformed_id"),
-        ("nocolon", "malformed_id"),
-        (":abc", "malformed_id"),
-        ("bwrap:", "malformed_id"),
-        ("bwrap:0123", "malformed_id"),
-        (f"bwrap:{NOBODYS.upper()}", "malformed_id"),
-        (f"bwrap:{NOBODYS}0", "malformed_id"),
-        ("lxc:../../../etc/passwd", "malformed_id"),
-        (f"vm:{NOBODYS}\n", "malformed_id"),
-        ("zzz:1", "unsupported_containment"),
-        ("iso:abcd", "unsupported_containment"),
-        ("wsb:1a2b3c4d", "unsupported_containment"),
-        (f"wslc:{NOBODYS}", "unsupported_containment"),
-        (f"BWRAP:{NOBODYS}", "unsupported_containment"),
-        (f"bwrap:{NOBODYS}", "stale_id"),
-        (f"lxc:{NOBODYS}", "stale_id"),
-        (f"vm:{NOBODYS}", "stale_id"),
-    ],
-)
-def test_an_id_that_leads_nowhere(somebody: Commands, identifier: str, code: str) -> None:
-    client = Client(somebody, "bubblewrap")
-    for phase in ("start", "exec", "stop", "deprovision"):
-        process = {"process": {"commandLine": "true"}} if phase == "exec" else {}
-        error = error_of(client.phase(phase, identifier, **process))
-        assert error["code"] == code
-        assert error["message"].isprintable()
 
 
 def test_the_prefix_of_another_backend_does_not_lead_to_the_sandbox(client: Client, running: str) -> None:
@@ -428,18 +354,6 @@ def test_the_prefix_of_another_backend_does_not_lead_to_the_sandbox(client: Clie
     for prefix in sorted(others):
         assert error_of(client.phase("stop", f"{prefix}:{tail}"))["code"] == "stale_id"
     assert client.run(running, "echo still here").stdout == "still here\n"
-
-
-@pytest.mark.parametrize("phase", ["start", "stop", "deprovision"])
-@pytest.mark.parametrize(
-    "section", ["containment", "filesystem", "network", "ui", "process", "lxc", "mxcOps", "runtimeConfig"]
-)
-def test_later_phases_carry_no_policy(client: Client, running: str, phase: str, section: str) -> None:
-    value: Any = "bubblewrap" if section == "containment" else {}
-    for version in ("0.8.0-alpha", "1.0.0"):
-        error = error_of(client.phase(phase, running, version=version, **{section: value}))
-        assert error["code"] == "malformed_request"
-        assert error["message"].startswith(f"/{section}: ")
 
 
 # --- dry runs --------------------------------------------------------------------------------------
@@ -454,8 +368,8 @@ def test_a_dry_run_of_each_phase_changes_nothing(client: Client, running: str) -
     ]
     for body in bodies:
         assert result_of(client.ask(body, "--dry-run")) == {}
-        config = client.caller.config({"version": "1.0.0", **body})
-        assert result_of(client.caller.run(MXC_OPS, "plan", config)) == {}
+    config = client.caller.config({"version": "1.0.0", **bodies[0]})
+    assert result_of(client.caller.run(MXC_OPS, "plan", config)) == {}
     assert _listed(client) == before
     assert client.run(running, "echo still here").stdout == "still here\n"
 
@@ -464,33 +378,6 @@ def _listed(client: Client) -> list[tuple[str, str]]:
     """The client's sandboxes and their states; root's store may have others in it."""
     listed = json.loads(client.caller.run(MXC_OPS, "session", "list", "--json").stdout)["sandboxes"]
     return [(one["id"], one["state"]) for one in listed if one["id"] in client.made]
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({"phase": "start", "sandboxId": "nocolon"}, "malformed_id"),
-        ({"phase": "stop", "sandboxId": "zzz:1"}, "unsupported_containment"),
-        ({"phase": "stop"}, "malformed_request"),
-        ({"phase": "exec", "sandboxId": f"bwrap:{NOBODYS}"}, "malformed_request"),
-        (
-            {
-                "phase": "exec",
-                "sandboxId": f"bwrap:{NOBODYS}",
-                "process": {"commandLine": "ls"},
-                "network": {},
-            },
-            "policy_validation",
-        ),
-        ({"phase": "provision"}, "malformed_request"),
-        ({"phase": "dance"}, "malformed_request"),
-    ],
-)
-def test_a_dry_run_of_what_is_wrong_says_so(somebody: Commands, body: dict[str, Any], code: str) -> None:
-    client = Client(somebody, "bubblewrap")
-    assert error_of(client.ask(body, "--dry-run"))["code"] == code
-    plan = somebody.run(MXC_OPS, "plan", somebody.config({"version": "1.0.0", **body}))
-    assert error_of(plan)["code"] == code
 
 
 @pytest.mark.parametrize("text", ['{"phase": "stop", ', '["phase"]', ""])
