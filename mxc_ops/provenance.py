@@ -47,16 +47,17 @@ def trace(origin: Origin) -> Provenance:
 
 
 def versions(plan: dict[str, Any]) -> dict[str, str]:
-    """mxc-ops, the kernel, and what the plan names: its backend's helper program and the launcher inside."""
+    """mxc-ops, the kernel, and what the plan names: its backend's helper program and the launcher inside.
+
+    A command in a session has neither: they are of the sandbox's start.
+    """
     from mxc_ops import __version__
 
     kernel = os.uname()
-    return {
-        "mxc-ops": __version__,
-        "kernel": f"{kernel.sysname} {kernel.release} {kernel.machine}",
-        plan["backend"]: plan["helper"]["version"],
-        "launcher": plan["launcher"]["key"],
-    }
+    found = {"mxc-ops": __version__, "kernel": f"{kernel.sysname} {kernel.release} {kernel.machine}"}
+    if "helper" in plan:
+        found |= {plan["backend"]: plan["helper"]["version"], "launcher": plan["launcher"]["key"]}
+    return found
 
 
 def canonical_hash(value: Any) -> str:

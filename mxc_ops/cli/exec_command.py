@@ -11,6 +11,7 @@ from mxc_ops.policy.machine import CONTAINMENTS
 
 # Upstream quotes for these as for Windows, wherever they run (cli-sdk.md §1).
 _WINDOWS_RULES = frozenset({"microvm", "hyperlight", "processcontainer"})
+_OF_MACHINES = "vm:"
 _QUOTED_FOR_PROCESS = frozenset(' \t\n\v"')
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-")
 
@@ -19,8 +20,10 @@ def with_command(source: bytes, command: Sequence[str]) -> bytes:
     """The document with `command`, quoted for what takes its command line, as that line.
 
     Our own ``mxcOps.args`` gives way to it too; where a virtual machine is given arguments, `command` takes
-    their place. What is wrong with the document otherwise is left for the loader to say. Raises `ConfigError`
-    when the source is no JSON or a lifecycle request other than exec.
+    their place, and so it does in a sandbox whose id does not tell what it takes a line for. What is wrong
+    with the document otherwise is left for the loader to say.
+
+    Raises `ConfigError` when the source is no JSON or a lifecycle request other than exec.
     """
     import json
 
@@ -38,6 +41,8 @@ def with_command(source: bytes, command: Sequence[str]) -> bytes:
 
 
 def _changed(body: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    if body.get("phase") == "exec" and str(body.get("sandboxId")).startswith(_OF_MACHINES):
+        return _with_arguments(body, command)
     changed = dict(body)
     extension = as_object(body.get("mxcOps"))
     kind = (as_object((extension or {}).get("vm")) or {}).get("command")
@@ -51,6 +56,16 @@ def _changed(body: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
         changed["process"] = {**process, "commandLine": _line(command, body.get("containment"), kind)}
     if extension is not None:
         changed["mxcOps"] = {name: value for name, value in extension.items() if name != "args"}
+    return changed
+
+
+def _with_arguments(body: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    changed = dict(body)
+    process, extension = as_object(body.get("process", {})), as_object(body.get("mxcOps", {}))
+    if process is not None:
+        changed["process"] = {name: value for name, value in process.items() if name != "commandLine"}
+    if extension is not None:
+        changed["mxcOps"] = {**extension, "args": list(command)}
     return changed
 
 

@@ -11,7 +11,9 @@ unreadable or invalid document              1     ``Request error`` and the reas
 containment that this host cannot have      1     ``error: …`` and the log on stderr
 refused policy, or the launch failed        255   the reason, then a one-line ``{"error":…}``, on stderr
 timed out                                   255   ``{"error":…}`` on stderr
-lifecycle request                           1     ``{"error":…}`` on stdout
+lifecycle request                           0, 1  ``{"result":…}`` or ``{"error":…}`` on stdout
+its command ended, or timed out             its,  as for a one-shot
+                                            255
 ==========================================  ====  ==========================================================
 """
 
@@ -107,14 +109,22 @@ def _run_document(options: ExecOptions, log: ExecLog) -> int:
         source = found
         document = _load(source, options.command)
     except ConfigError as error:
-        from mxc_ops.cli.exec_lifecycle import names_phase, refuse
+        from mxc_ops.cli.lifecycle import names_phase, refuse
 
         return refuse(error) if names_phase(source) else _request_error(error, log)
     if document.body.get("phase") is not None:
-        from mxc_ops.cli.exec_lifecycle import answer
-
-        return answer(document)
+        return _answer_lifecycle(document, options)
     return _run_one_shot(document, options, log)
+
+
+def _answer_lifecycle(document: Document, options: ExecOptions) -> int:
+    """The log stays out of it: standard output has the envelope, and nothing else."""
+    from mxc_ops.cli import exec_run, lifecycle
+
+    experimental = options.has("--experimental")
+    if options.has("--dry-run"):
+        return lifecycle.validate(document, experimental=experimental)
+    return lifecycle.serve(document, exec_run.conclude, exec_run.lose, experimental=experimental)
 
 
 def _source(options: ExecOptions) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The one-shot part of `mxc-exec`: what upstream's executor does once a document was taken."""
+"""What `mxc-exec` runs once a document was taken: as upstream's executor does, one-shot or in a sandbox."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run_one_shot(document: Document, log: ExecLog, *, dry_run: bool, experimenta
         exit_code = EXIT_BACKEND
     else:
         if timed_out:
-            failure = f"script timed out after {request.timeout.after_ms}ms"
+            failure = _timed_out(request)
             exit_code = EXIT_BACKEND
     log.line(f"Runner completed in {(time.monotonic() - started) * 1000:.0f}ms")
     if dry_run:
@@ -63,6 +63,24 @@ def run_one_shot(document: Document, log: ExecLog, *, dry_run: bool, experimenta
         if failure:
             _tell_failure(failure, as_text=not timed_out)
     return exit_code
+
+
+def conclude(request: SandboxRequest, result: Result) -> int:
+    """The exit code of a command that ended in a sandbox of a lifecycle; a timeout is told."""
+    if not result.timed_out:
+        return result.exit_code
+    _tell_failure(_timed_out(request), as_text=False)
+    return EXIT_BACKEND
+
+
+def lose(error: MxcError) -> int:
+    """Tell that a command in a sandbox of a lifecycle was lost; the exit code."""
+    _tell_failure("; ".join(map(str, error.problems)), as_text=True)
+    return EXIT_BACKEND
+
+
+def _timed_out(request: SandboxRequest) -> str:
+    return f"script timed out after {request.timeout.after_ms}ms"
 
 
 def _check_containment(document: Document, *, experimental: bool) -> None:

@@ -1,6 +1,7 @@
 """`mxc-ops plan`: what a run would do, as JSON. The host is looked at; nothing is started or changed.
 
-Exit codes: 0 planned, 125 refused.
+Exit codes: 0 planned, 125 refused. A lifecycle document (one with a `phase`) is checked and answered with its
+envelope, and 0 or 1, as by ``mxc-exec --dry-run``.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def _plan(options: Namespace) -> int:
+    from mxc_ops.cli import lifecycle
     from mxc_ops.cli.source import read_source
+    from mxc_ops.config.request import build_request
     from mxc_ops.one_shot import prepare
     from mxc_ops.provenance import canonical_hash
-    from mxc_ops.sources import as_request
 
     try:
-        request = with_accelerator(as_request(read_source(options.config)), options)
+        document = lifecycle.take(read_source(options.config))
+        if document is None:
+            return lifecycle.EXIT_FAILED
+        if document.body.get("phase") is not None:
+            return lifecycle.validate(document)
+        request = with_accelerator(build_request(document), options)
         with prepare(request) as prepared:
             plan = prepared.plan.as_dict()
             hashes = {"documentHash": request.document_hash, "planHash": canonical_hash(plan)}

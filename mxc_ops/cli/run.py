@@ -4,6 +4,9 @@ Exit codes: the workload's own (128 + n when signal n ended it), 124 timed out, 
 the start, 64 wrong command line, 128 + n when signal n ended us. ``--json`` and ``--result-file`` tell the
 cases apart: the document goes to standard error (one line, the last one) or to the file, never to standard
 output, which is the workload's.
+
+A lifecycle document (one with a `phase`) is answered with its envelope on standard output, and 0 or 1; what
+an exec request ran is reported, and ends us, like any other command.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from mxc_ops.cli.text import conflict_text
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
+    from mxc_ops.config.document import Document
     from mxc_ops.result import Result
 
 EXIT_USAGE = 64
@@ -47,7 +51,12 @@ def _run(options: Namespace) -> int:
     report = _Report(options)
     try:
         report.open()
-        result = _run_request(with_accelerator(_request(options), options), report)
+        request = _request(options, report)
+        if isinstance(request, int):
+            return request
+        result = _run_request(with_accelerator(request, options), report)
+    except UsageError:
+        raise
     except MxcError as error:
         error = name_flags(error, options) if options.command else error
         report.refused(error)
@@ -74,13 +83,39 @@ def _check_form(options: Namespace) -> None:
         raise UsageError(Problem("usage", "", "there is no command after --"))
 
 
-def _request(options: Namespace) -> SandboxRequest:
+def _request(options: Namespace, report: _Report) -> SandboxRequest | int:
+    """What is to be run, or the exit code of a lifecycle document, which was answered."""
     if options.command:
         return request_from_flags(options)
+    from mxc_ops.cli.lifecycle import EXIT_FAILED, take
     from mxc_ops.cli.source import read_source
-    from mxc_ops.sources import as_request
+    from mxc_ops.config.request import build_request
 
-    return as_request(read_source(options.config))
+    document = take(read_source(options.config))
+    if document is None:
+        return EXIT_FAILED
+    if document.body.get("phase") is None:
+        return build_request(document)
+    return _serve(document, options, report)
+
+
+def _serve(document: Document, options: Namespace, report: _Report) -> int:
+    from mxc_ops.cli.lifecycle import serve
+
+    if options.accel is not None:
+        raise UsageError(Problem("usage", "--accel", "a provision request says it itself: mxcOps.vm.accel"))
+    if options.result_file and document.body["phase"] != "exec":
+        raise UsageError(Problem("usage", "--result-file", "the answer of this phase is on standard output"))
+
+    def ended(_request: SandboxRequest, result: Result) -> int:
+        report.ended(result)
+        return result.exit_code
+
+    def lost(error: MxcError) -> int:
+        report.refused(error)
+        return EXIT_REFUSED
+
+    return serve(document, ended, lost)
 
 
 def _run_request(request: SandboxRequest, report: _Report) -> Result:

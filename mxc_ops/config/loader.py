@@ -10,6 +10,7 @@ from backends.errors import ConfigError, Problem
 from mxc_ops.config import rules, text, versions, wording
 from mxc_ops.config.document import Document, RequestKind, Strictness
 from mxc_ops.config.models import novelties
+from mxc_ops.config.models.editions import PROVISION_REQUESTS
 from mxc_ops.config.reading import section
 from mxc_ops.config.versions import Governing
 
@@ -17,11 +18,6 @@ MAX_PROBLEMS = 50
 
 _KINDS: Mapping[str, RequestKind] = {
     kind.value: kind for kind in RequestKind if kind is not RequestKind.ONE_SHOT
-}
-_PROVISION_ROOTS: Mapping[str, str] = {
-    "isolation_session": "IsolationSessionProvisionRequest",
-    "wslc": "WslcProvisionRequest",
-    "windows_sandbox": "WindowsSandboxProvisionRequest",
 }
 _PHASE_ROOTS: Mapping[RequestKind, str] = {
     RequestKind.ONE_SHOT: "Request",
@@ -86,9 +82,14 @@ def _root(body: dict[str, Any], governing: Governing, kind: RequestKind | None) 
     if kind is not RequestKind.PROVISION:
         return _PHASE_ROOTS[kind]
     containment = body.get("containment")
-    known = [name for name, root in _PROVISION_ROOTS.items() if root in governing.edition.shapes]
+    shapes = governing.edition.shapes
+    known = [
+        name
+        for name, root in PROVISION_REQUESTS.items()
+        if root in shapes and name in shapes[root]["containment"].choices
+    ]
     if isinstance(containment, str) and containment in known:
-        return _PROVISION_ROOTS[containment]
+        return PROVISION_REQUESTS[containment]
     code = "missing_field" if "containment" not in body else "invalid_value"
     said = "phase 'provision' needs the field 'containment'"
     if code == "invalid_value":

@@ -18,12 +18,6 @@ __all__ = ["TARGETS", "Loss", "Migration", "Severity", "migrate"]
 TARGETS = editions.EXACT
 """Versions that documents can be migrated to."""
 
-_PROVISION_REQUESTS: Mapping[str, str] = {
-    "isolation_session": "IsolationSessionProvisionRequest",
-    "wslc": "WslcProvisionRequest",
-    "windows_sandbox": "WindowsSandboxProvisionRequest",
-}
-
 # Losing one of these on a lifecycle request would lose a restriction that the backend was to refuse or hold.
 _BINDING = frozenset({"filesystem", "network"})
 
@@ -110,7 +104,7 @@ def _request_name(kind: RequestKind, containment: str | None) -> str:
     if kind is RequestKind.ONE_SHOT:
         return "Request"
     if kind is RequestKind.PROVISION:
-        return _PROVISION_REQUESTS.get(containment or "", "")
+        return editions.PROVISION_REQUESTS.get(containment or "", "")
     return f"{kind.value.capitalize()}Request"
 
 

@@ -1,7 +1,7 @@
 """Rules of lifecycle requests in the ranged line: lifecycle.md §3, and config-schema.md §8 as far as it
 closes gaps that the older parsers leave open (fields of another phase or backend are refused, never ignored).
 
-The exact contracts need none of this: there each request is a closed object of its own.
+The exact contracts need next to none of this: there each request is a closed object of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ _REFUSED_BY_BACKEND: Mapping[str, tuple[str, ...]] = {
     "isolation_session": ("filesystem", "ui"),
     "windows_sandbox": ("network", "ui"),
 }
-_PREFIXES: Mapping[str, str] = {"iso": "isolation_session", "wsb": "windows_sandbox", "wslc": "wslc"}
+_PREFIXES: Mapping[str, str] = {
+    "iso": "isolation_session",
+    "wsb": "windows_sandbox",
+    "wslc": "wslc",
+    "bwrap": "bubblewrap",
+    "lxc": "lxc",
+    "vm": "vm",
+}
 _LIFECYCLE_ONLY = ("sandboxId", "correlationVector")
 _SHARED_EXPERIMENTS = frozenset({"telemetry", "test"})
 
@@ -52,6 +59,13 @@ def check_one_shot(body: Body) -> Iterator[Problem]:
 
 def check(body: Body, governing: Governing, kind: RequestKind) -> Iterator[Problem]:
     """Rules of a request with a `phase`; `kind` is that phase."""
+    if kind is RequestKind.PROVISION and section(body, extension.KEY).get("args") is not None:
+        yield Problem(
+            "foreign_field",
+            f"/{extension.KEY}/args",
+            "phase 'provision' runs nothing",
+            fix="remove 'args'; an exec request says what to run",
+        )
     if governing.edition.exact:
         return
     phase = kind.value

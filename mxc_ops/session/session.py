@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from backends.base import SandboxRequest
 from backends.errors import LaunchFailed, Problem
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.ends import Ends
@@ -77,6 +78,15 @@ class Session:
     @property
     def id(self) -> str:
         return self._entry.id
+
+    @property
+    def containment(self) -> str:
+        return self._entry.record.containment
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The canonical document that it was provisioned with."""
+        return self._entry.record.document
 
     def exec(
         self,
@@ -152,8 +162,13 @@ class Session:
             changes["env"] = {**policy.env, **changes["env"]}
         return policy.replace(**changes)
 
-    def prepared(self, command: str | Sequence[str], policy: Policy | None = None) -> Prepared:
-        """A command that may be launched once, as of `mxc_ops.one_shot.prepare`."""
+    def prepared(
+        self, command: str | Sequence[str] | None, policy: Policy | SandboxRequest | None = None
+    ) -> Prepared:
+        """A command that may be launched once, as of `mxc_ops.one_shot.prepare`.
+
+        `policy` may be the whole request; `command` is None then.
+        """
         entry = self._running()
         request = as_request(policy or self.policy(), command)
         backend: Any = SessionCommands()

@@ -268,7 +268,7 @@ def test_the_environment_is_the_documents_and_nothing_else(caller: Commands) -> 
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [
-        ({"phase": "provision", "containment": "bubblewrap"}, "malformed_request", "/containment"),
+        ({"phase": "provision", "containment": "vm"}, "malformed_request", "/containment"),
         ({"phase": "provision", "containment": "wslc"}, "unsupported_containment", "wslc"),
         ({"phase": "stop", "sandboxId": "iso:abcd"}, "unsupported_containment", '"iso"'),
         ({"phase": "start", "sandboxId": "nocolon"}, "malformed_id", "nocolon"),
@@ -290,11 +290,6 @@ def test_lifecycle_requests_are_answered_with_an_envelope_on_stdout(
     error = envelope_of(line)
     assert error["code"] == code
     assert said in error["message"]
-
-
-def test_provision_in_the_ranged_line_is_an_unsupported_phase_of_bubblewrap(somebody: Commands) -> None:
-    done = execute(somebody, somebody.config(BUBBLEWRAP_07 | {"phase": "provision"}))
-    assert (done.returncode, envelope_of(done.stdout)["code"]) == (1, "unsupported_phase")
 
 
 def test_a_command_is_for_one_shot_and_exec_requests_only(somebody: Commands) -> None:

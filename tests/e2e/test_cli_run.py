@@ -184,13 +184,6 @@ def test_a_broken_document_is_refused_with_every_problem_and_its_place(somebody:
     assert "/colour: " in done.stderr
 
 
-def test_a_lifecycle_document_is_refused(somebody: Commands) -> None:
-    body = {"version": "1.0.0", "phase": "stop", "sandboxId": "iso:abc"}
-    done = run(somebody, somebody.config(body))
-    assert done.returncode == 125
-    assert "/phase" in done.stderr
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_us_ends_the_sandbox_then_us(caller: Commands, number: signal.Signals) -> None:
     marker = f"{1000 + int(number)}.25"

@@ -134,7 +134,6 @@ def test_each_request_of_an_exact_contract_is_closed(version: str) -> None:
         (request("exec", "1.0.0", sandboxId="x"), {("missing_field", "/process")}),
         (request("provision", "1.0.0"), {("missing_field", "/containment")}),
         (request("provision", "1.0.0", containment="windows_sandbox"), {("invalid_value", "/containment")}),
-        (request("provision", "1.0.0", containment="bubblewrap"), {("invalid_value", "/containment")}),
         (request("provision", "1.0.0", containment="isolation_session"), {("missing_field", "/network")}),
         (
             request(
@@ -156,6 +155,53 @@ def test_an_exact_contract_refuses_what_its_table_lacks(
     document: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
     assert signs(document) == expected
+
+
+@pytest.mark.parametrize("containment", ["process", "bubblewrap", "lxc", "microvm", "vm"])
+def test_every_ranged_version_provisions_what_has_sessions_here(containment: str) -> None:
+    for version in ("0.6.0-alpha", "0.7.0-alpha", "0.8.0-alpha", "0.9.0-dev"):
+        accept(
+            request("provision", version, containment=containment, filesystem={"readonlyPaths": ["/a"]})
+            | {"mxcOps": {"limits": {"pids": 9}}}
+        )
+
+
+@pytest.mark.parametrize(
+    ("version", "containments"),
+    [
+        ("0.9.0-alpha", ("process", "bubblewrap", "lxc")),
+        ("1.0.0", ("process", "bubblewrap", "lxc")),
+        ("1.1.0-alpha", ("process", "bubblewrap", "lxc", "microvm", "vm")),
+    ],
+)
+def test_in_the_exact_contracts_it_is_our_extension(version: str, containments: tuple[str, ...]) -> None:
+    for containment in containments:
+        document = request("provision", version, containment=containment, network={}, filesystem={})
+        assert accept(document) == ()
+        assert signs(document, **CONTRACT) == {("invalid_value", "/containment")}
+        assert signs({**document, "process": RUN}) == {("unknown_field", "/process")}
+        assert signs({**document, "lxc": {}}) == {("unknown_field", "/lxc")}
+        assert signs({**document, "sandboxId": "x"}) == {("unknown_field", "/sandboxId")}
+
+
+@pytest.mark.parametrize("containment", ["microvm", "vm", "hyperlight", "seatbelt"])
+def test_what_a_version_cannot_run_it_cannot_provision(containment: str) -> None:
+    document = request("provision", "1.0.0", containment=containment)
+    assert signs(document) == {("invalid_value", "/containment")}
+
+
+@pytest.mark.parametrize("version", ["0.8.0-alpha", "1.0.0"])
+def test_a_provision_request_runs_nothing(version: str) -> None:
+    document = request("provision", version, containment="bubblewrap", mxcOps={"args": ["ls"]})
+    assert signs(document) == {("foreign_field", "/mxcOps/args")}
+
+
+@pytest.mark.parametrize(
+    ("identifier", "backend"), [("bwrap:x", "wslc"), ("lxc:x", "wslc"), ("vm:x", "windows_sandbox")]
+)
+def test_experimental_settings_are_foreign_to_the_sandboxes_here(identifier: str, backend: str) -> None:
+    document = request("start", sandboxId=identifier, experimental={backend: {}})
+    assert signs(document) == {("foreign_section", f"/experimental/{backend}")}
 
 
 def test_windows_sandbox_is_provisioned_from_1_1_on() -> None:

@@ -65,12 +65,30 @@ def test_an_exec_request_takes_one() -> None:
     assert changed({"phase": "exec"}, "ls")["process"] == {"commandLine": "ls"}
 
 
+def test_a_machine_that_runs_already_gets_arguments_whatever_it_takes_lines_for() -> None:
+    request = {"phase": "exec", "sandboxId": "vm:0"}
+    said = {"process": {"commandLine": "old", "cwd": "/usr"}, "mxcOps": {"tty": True}}
+    told = {"process": {"cwd": "/usr"}, "mxcOps": {"tty": True, "args": ["new", "a b"]}}
+    assert changed({**request, **said}, "new", "a b") == {**request, **told}
+    assert changed(request, "ls") == {**request, "process": {}, "mxcOps": {"args": ["ls"]}}
+
+
 def test_a_nul_cannot_be_passed() -> None:
     with pytest.raises(ConfigError, match="must not contain null bytes"):
         changed({}, "a\0b")
 
 
-@pytest.mark.parametrize("body", [[], "text", {"process": 1}, {"mxcOps": 1, "process": 2}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        "text",
+        {"process": 1},
+        {"mxcOps": 1, "process": 2},
+        {"phase": "exec", "sandboxId": 5},
+        {"phase": "exec", "sandboxId": "vm:", "mxcOps": 1, "process": 2},
+    ],
+)
 def test_what_is_wrong_otherwise_is_left_for_the_loader(body: object) -> None:
     changed(body, "ls")
 

@@ -13,10 +13,28 @@ from functools import cache
 
 from mxc_ops.config import extension
 from mxc_ops.config.models import v0_4, v0_5, v0_6, v0_7, v0_8, v0_9_alpha, v0_9_dev, v1_0, v1_1
-from mxc_ops.config.models.kinds import Kind, Shape, Shapes, Sort, changed, choice, optional, section
+from mxc_ops.config.models.kinds import (
+    Kind,
+    Shape,
+    Shapes,
+    Sort,
+    changed,
+    choice,
+    optional,
+    required,
+    section,
+)
 
 PROCESS_CONTAINER = ("processcontainer", "appcontainer", "process")
 SEATBELT = ("seatbelt", "macos_sandbox", "process")
+PROVISION_REQUESTS: Mapping[str, str] = {
+    "isolation_session": "IsolationSessionProvisionRequest",
+    "wslc": "WslcProvisionRequest",
+    "windows_sandbox": "WindowsSandboxProvisionRequest",
+    **dict.fromkeys(("process", "bubblewrap", "lxc", "microvm", "vm"), "SessionProvisionRequest"),
+}
+"""Containment → the closed shape of its provision request; the last one is ours (see `extended`)."""
+_SESSION_FIELDS = ("containerId", "filesystem", "fallback", "network", "ui", "runtimeConfig")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +151,14 @@ def exact(name: str) -> Edition:
 
 
 def extended(edition: Edition) -> Edition:
-    """`edition` with `mxcOps`, whose `args` may stand in for ``process.commandLine``."""
+    """`edition` with `mxcOps`, whose `args` may stand in for ``process.commandLine``.
+
+    Where each kind of request has its own shape, there is one more: to provision what upstream cannot.
+    """
     shapes = dict(edition.shapes)
-    for name, shape in edition.shapes.items():
+    if edition.exact:
+        shapes["SessionProvisionRequest"] = _session_provision(edition)
+    for name, shape in list(shapes.items()):
         if name == "Request" or name == "ExecRequest" or name.endswith("ProvisionRequest"):
             shapes[name] = {**shape, extension.KEY: section("MxcOps")}
         if "process" in shape and name != "MxcOps":
@@ -143,6 +166,19 @@ def extended(edition: Edition) -> Edition:
     process = edition.shapes["Process"]
     shapes["Process"] = {**process, "commandLine": optional(process["commandLine"])}
     return replace(edition, shapes=shapes | extension.SHAPES)
+
+
+def _session_provision(edition: Edition) -> Shape:
+    """The policy that a one-shot of this edition may have, for containments that it knows."""
+    one_shot, later = edition.shapes["Request"], edition.shapes["StartRequest"]
+    ours = (name for name, root in PROVISION_REQUESTS.items() if root == "SessionProvisionRequest")
+    known = [name for name in ours if name in one_shot["containment"].choices]
+    return {
+        **{name: kind for name, kind in later.items() if name != "sandboxId"},
+        "phase": required(choice("provision")),
+        "containment": required(choice(*known)),
+        **{name: one_shot[name] for name in _SESSION_FIELDS if name in one_shot},
+    }
 
 
 def _union(newer: Shapes, older: Shapes) -> Shapes:
