@@ -91,19 +91,39 @@ static int mount_of(int fd, uint64_t *mount)
     return 0;
 }
 
+static int on_same_mount(int one, int other)
+{
+    uint64_t first, second;
+    return mount_of(one, &first) == 0 && mount_of(other, &second) == 0 && first == second;
+}
+
+int is_mounted(int folder, const char *name)
+{
+    int error = errno, fd = openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int mounted = fd >= 0 && !on_same_mount(folder, fd);
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return mounted;
+}
+
 int open_same_mount(int folder, const char *name)
 {
-    uint64_t above, here;
     struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV};
     int fd = (int)syscall(SYS_openat2, folder, name, &how, sizeof(how));
-    if (fd >= 0 || errno != ENOSYS || (fd = open_last(folder, name, O_RDONLY | O_DIRECTORY)) < 0)
+    if (fd >= 0 || errno != ENOSYS)
         return fd;
-    if (mount_of(folder, &above) == 0 && mount_of(fd, &here) == 0 && above == here)
-        return fd;
-    close(fd);
+    int place = open_last(folder, name, O_PATH | O_DIRECTORY);
+    if (place < 0)
+        return -1;
     errno = EXDEV;
-    return -1;
+    if (on_same_mount(folder, place))
+        fd = openat(place, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int error = errno;
+    close(place);
+    errno = error;
+    return fd;
 }
 
 /* One step down into a folder that is made when it is missing. */

@@ -12,6 +12,9 @@ int open_below(int folder, const char *path, int flags);
 /* For reading, a folder's own folder. EXDEV: something is mounted there. */
 int open_same_mount(int folder, const char *name);
 
+/* Whether something is mounted in the place of a file. Keeps errno. */
+int is_mounted(int folder, const char *name);
+
 /* Who is to own what is made; NULL leaves it as it is. */
 struct owner {
     uid_t uid;

@@ -111,6 +111,8 @@ static int pack_file(int folder, const char *name)
 {
     struct stat status;
     int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 && errno == EACCES && is_mounted(folder, name))
+        return 0; /* what is denied: as if it were not there */
     if (fd < 0)
         return errno == ENOENT || errno == ELOOP || errno == ENXIO ? 0 : fail(AGENT_STEP_READ);
     int result = 0;
