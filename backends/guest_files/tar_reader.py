@@ -158,12 +158,12 @@ def _check_block(block: bytes) -> None:
 
 
 def _entry(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -> Entry:
-    if kind not in _KINDS:
-        raise ArchiveRefused(f"an entry of type {kind!r}")
     name = block[:100].rstrip(b"\0")
     if prefix := block[345:500].rstrip(b"\0"):
         name = prefix + b"/" + name
     name = records.get(b"path", name)
+    if kind not in _KINDS:
+        raise ArchiveRefused(f"{name!r} is an entry of type {kind!r}")
     target = records.get(b"linkpath", block[157:257].rstrip(b"\0"))
     size = _decimal(records[b"size"]) if b"size" in records else size
     mode = _KINDS[kind] | _octal(block[100:108]) & 0o777

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,10 +14,116 @@
 
 enum { MAX_PATH = 4096 };
 
+/* Told instead of what the system makes of a link where a folder was expected. */
+static int is_link(int folder, const char *name)
+{
+    struct stat status;
+    int error = errno;
+    int link = fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(status.st_mode);
+    errno = link ? ELOOP : error;
+    return link;
+}
+
+static int open_last(int folder, const char *name, int flags)
+{
+    struct stat status;
+    int fd = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+        is_link(folder, name);
+        return -1;
+    }
+    if ((flags & (O_PATH | O_NOFOLLOW)) == O_PATH && (fstat(fd, &status) < 0 || S_ISLNK(status.st_mode))) {
+        close(fd);
+        errno = ELOOP;
+        return -1;
+    }
+    return fd;
+}
+
+static int walk_below(int folder, const char *path, int flags)
+{
+    char name[NAME_MAX + 1];
+    int here = openat(folder, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    while (here >= 0) {
+        size_t length = strcspn(path, "/");
+        const char *next = path + length + strspn(path + length, "/");
+        int is_last = *next == '\0', fd = -1;
+        if (length >= sizeof(name)) {
+            errno = ENAMETOOLONG;
+        } else {
+            memcpy(name, path, length);
+            name[length] = '\0';
+            errno = EXDEV;
+            if (strcmp(name, "..") != 0)
+                fd = open_last(here, length ? name : ".", is_last ? flags : O_PATH | O_DIRECTORY);
+        }
+        int error = errno;
+        close(here);
+        errno = error;
+        if (is_last || fd < 0)
+            return fd;
+        here = fd;
+        path = next;
+    }
+    return -1;
+}
+
 int open_below(int folder, const char *path, int flags)
 {
     struct open_how how = {.flags = (__u64)(flags | O_CLOEXEC), .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
-    return (int)syscall(SYS_openat2, folder, *path ? path : ".", &how, sizeof(how));
+    int fd = (int)syscall(SYS_openat2, folder, *path ? path : ".", &how, sizeof(how));
+    return fd < 0 && errno == ENOSYS ? walk_below(folder, path, flags) : fd;
+}
+
+/* The beginning of the kernel's struct statx, which not every libc has. */
+struct mount_told {
+    uint32_t mask, before[35];
+    uint64_t mount, after[13];
+};
+enum { TELL_MOUNT = 0x1000 };
+
+static int mount_of(int fd, uint64_t *mount)
+{
+    struct mount_told told;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, TELL_MOUNT, &told) < 0 || !(told.mask & TELL_MOUNT))
+        return -1;
+    *mount = told.mount;
+    return 0;
+}
+
+static int on_same_mount(int one, int other)
+{
+    uint64_t first, second;
+    return mount_of(one, &first) == 0 && mount_of(other, &second) == 0 && first == second;
+}
+
+int is_mounted(int folder, const char *name)
+{
+    int error = errno, fd = openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int mounted = fd >= 0 && !on_same_mount(folder, fd);
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return mounted;
+}
+
+int open_same_mount(int folder, const char *name)
+{
+    struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV};
+    int fd = (int)syscall(SYS_openat2, folder, name, &how, sizeof(how));
+    if (fd >= 0 || errno != ENOSYS)
+        return fd;
+    int place = open_last(folder, name, O_PATH | O_DIRECTORY);
+    if (place < 0)
+        return -1;
+    errno = EXDEV;
+    if (on_same_mount(folder, place))
+        fd = openat(place, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int error = errno;
+    close(place);
+    errno = error;
+    return fd;
 }
 
 /* One step down into a folder that is made when it is missing. */

@@ -5,8 +5,15 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* openat2(2) of a relative path ("" is the folder itself) without symbolic links. */
+/* openat2(2) of a relative path ("" is the folder itself) without symbolic links. A filter of system calls that
+ * cannot look into its arguments may pretend that there is none: then step by step. */
 int open_below(int folder, const char *path, int flags);
+
+/* For reading, a folder's own folder. EXDEV: something is mounted there. */
+int open_same_mount(int folder, const char *name);
+
+/* Whether something is mounted in the place of a file. Keeps errno. */
+int is_mounted(int folder, const char *name);
 
 /* Who is to own what is made; NULL leaves it as it is. */
 struct owner {

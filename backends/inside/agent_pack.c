@@ -7,13 +7,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -113,6 +111,8 @@ static int pack_file(int folder, const char *name)
 {
     struct stat status;
     int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 && errno == EACCES && is_mounted(folder, name))
+        return 0; /* what is denied: as if it were not there */
     if (fd < 0)
         return errno == ENOENT || errno == ELOOP || errno == ENXIO ? 0 : fail(AGENT_STEP_READ);
     int result = 0;
@@ -140,9 +140,7 @@ static int pack_folder(int fd, const struct stat *status);
 /* Something below that is mounted there is of another kind of place: only that it is there is told. */
 static int pack_subfolder(int folder, const char *name, const struct stat *status)
 {
-    struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV};
-    int fd = (int)syscall(SYS_openat2, folder, name, &how, sizeof(how));
+    int fd = open_same_mount(folder, name);
     if (fd >= 0)
         return pack_folder(fd, status);
     if (errno == EXDEV)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Iterator
 
-from backends.agent.errors import GuestError, GuestSilent
-from backends.agent.files import Download
+from backends.agent.errors import GuestError
+from backends.agent.from_loop import from_loop
 from backends.base import Conflict, Handles
 from backends.errors import CopyBackFailed, Problem
 from backends.guest_files.copy_back import CopyBack, copy_back, get_request, limits_for
@@ -22,10 +20,6 @@ from backends.qemu.off_loop import on_thread
 __all__ = ["bring_back", "journals_folder", "recovered_warnings"]
 
 _MIB = 1 << 20
-PATIENCE_S = 60.0
-LEAST_BYTES_S = 256 << 10
-"""A guest that sends a grant back more slowly than this, over and above `PATIENCE_S`, is given up: by then no
-deadline of the run ends it any more. Only the time that we waited for it counts."""
 
 
 def journals_folder() -> str:
@@ -75,7 +69,7 @@ async def _one(
 ) -> CopyBack:
     file_bytes = None if file_size_mib is None else file_size_mib * _MIB
     limits = limits_for(snapshot, file_bytes=file_bytes)
-    chunks = _from_loop(guest.agent.get(get_request(grant, limits)), asyncio.get_running_loop())
+    chunks = from_loop(guest.agent.get(get_request(grant, limits)), asyncio.get_running_loop())
     try:
         # Not under `guard`: that the machine is gone, the thread learns from the connection, which ends then.
         return await on_thread(
@@ -84,23 +78,3 @@ async def _one(
     except GuestError as error:
         message = f"{grant.path} could not be copied back: {error}"
         raise CopyBackFailed(Problem("guest_failed", grant.pointer, message)) from error
-
-
-def _from_loop(download: Download, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
-    """The chunks of a download, for a thread that may wait for them. Raises `GuestSilent` when it drips."""
-    source = aiter(download)
-    waited_s, taken = 0.0, 0
-
-    async def fetch() -> bytes | None:
-        return await anext(source, None)
-
-    while True:
-        asked = time.monotonic()
-        chunk = asyncio.run_coroutine_threadsafe(fetch(), loop).result()
-        waited_s += time.monotonic() - asked
-        if chunk is None:
-            return
-        taken += len(chunk)
-        if waited_s > PATIENCE_S + taken / LEAST_BYTES_S:
-            raise GuestSilent(f"GET with more than {taken} bytes", waited_s)
-        yield bytes(chunk)

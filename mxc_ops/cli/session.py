@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import MxcError, Problem, UsageError
-from mxc_ops.cli import session_jobs
+from mxc_ops.cli import session_copy, session_jobs
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
 from mxc_ops.cli.text import printable
@@ -38,6 +38,7 @@ def configure(parser: ArgumentParser) -> None:
         command.add_argument("ids", nargs="+", metavar="ID", help="an id, its beginning, or a name")
         complete(command, handler)
     session_jobs.configure(commands)
+    session_copy.configure(commands)
     fork = commands.add_parser("fork", help="copies of a virtual machine that runs, with all that runs in it")
     fork.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
     fork.add_argument("count", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -16,8 +17,10 @@ from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
 from mxc_ops.policy_builder import Policy
 from mxc_ops.result import Result
+from mxc_ops.session import copying
 from mxc_ops.session.command import CommandPlan, NoHandles, SessionCommands
-from mxc_ops.session.control import Control
+from mxc_ops.session.control import Control, connect
+from mxc_ops.session.copying import MAX_MIB, Copied
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import not_started, suspended
 from mxc_ops.session.record import Lease
@@ -220,6 +223,21 @@ class Session:
             data = self._log_files(number, channel)
             if self.job(number)["dropped"][channel] == before:  # else a part went while we read
                 return data[max(0, after - before) :], before + len(data)
+
+    def put(self, host_path: str, guest_path: str, *, max_mib: int = MAX_MIB) -> Copied:
+        """Copy a file or directory into the sandbox; see `copying.put`. Commands run on meanwhile."""
+        return copying.put(self._agent, host_path, guest_path, max_mib)
+
+    def get(self, guest_path: str, host_path: str, *, max_mib: int = MAX_MIB) -> Copied:
+        """Copy a file or directory out of the sandbox; see `copying.get`."""
+        return copying.get(self._agent, guest_path, host_path, max_mib)
+
+    def _agent(self) -> socket.socket:
+        entry = self._running()
+        try:
+            return connect(entry.record.run_folder, "agent")
+        except OSError as error:
+            raise not_started(entry.id) from error
 
     def _log_files(self, number: int, channel: str) -> bytes:
         parts: list[bytes] = []

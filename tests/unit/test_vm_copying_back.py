@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from backends.agent import from_loop
 from backends.agent.errors import GuestLost
 from backends.base import Conflict
 from backends.errors import CopyBackFailed
@@ -87,7 +88,7 @@ def test_nobody_works_with_the_runs_descriptors_once_it_has_ended(why: str, one:
 
 def test_a_guest_that_drips_is_given_up(one: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time; all of them would take for ever, and the run has no deadline any more."""
-    monkeypatch.setattr(copying_back, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(from_loop, "PATIENCE_S", 0.1)
 
     async def drip() -> Sent:
         for byte in archive_of(one.guest)[:100]:
