@@ -45,7 +45,8 @@ class Relay:
     """Made by `open`; `serve` each client.
 
     `link.lost` is done, with the reason, when the agent has gone. `when_idle` is called whenever the last of
-    all streams has ended. Every command is under the restrictions of `imposed`, whatever its client says.
+    all streams has ended, `when_left` whenever a client has gone. Every command is under the restrictions of
+    `imposed`, whatever its client says.
     """
 
     def __init__(self, link: Link, welcome: Welcome) -> None:
@@ -53,6 +54,7 @@ class Relay:
         self.link = link
         self.welcome = welcome
         self.when_idle: Callable[[], object] = bool
+        self.when_left: Callable[[], object] = bool
         self._held: list[Callable[[], object]] | None = None
         self._heard = 0
         self.imposed: GuestCommand | None = None
@@ -74,6 +76,11 @@ class Relay:
     def busy(self) -> bool:
         """Whether anything that a client asked for is not done yet."""
         return self._open > 0
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._clients)
 
     def serve(self, sock: socket.socket) -> None:
         """Take a client's connected stream socket over."""
@@ -136,6 +143,7 @@ class Relay:
 
     def forget(self, client: _Client) -> None:
         self._clients.discard(client)
+        self.when_left()
 
 
 class _Forwarded:

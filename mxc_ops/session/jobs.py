@@ -75,6 +75,11 @@ class Jobs:
         job.signal(signal_number)
         return job.as_dict()
 
+    @property
+    def clients(self) -> int:
+        """How many of the relay's clients are we."""
+        return 0 if self._connection is None else 1
+
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()

@@ -13,18 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from backends.errors import LaunchFailed, MxcError, Problem
+from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
 from backends.frozen import replace
 from backends.sessions import Copied
 from mxc_ops.policy_builder import Policy
 from mxc_ops.session.control import Control
+from mxc_ops.session.endings import how_it_ended
 from mxc_ops.session.entry import Entry
+from mxc_ops.session.errors import stale_id
 from mxc_ops.session.forking import taken_copy
 from mxc_ops.session.ids import PREFIXES
-from mxc_ops.session.record import Lease, State, Unreadable, new_record
+from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
+from mxc_ops.session.settling import settle
 from mxc_ops.session.starting import start_supervisor
 from mxc_ops.session.states import Shown, admit
 from mxc_ops.session.store import Store
+from mxc_ops.session.supervisor_protocol import LeaseTerms
 from mxc_ops.session.sweep import Swept, sweep
 from mxc_ops.session.transition import Transition
 
@@ -61,7 +65,10 @@ class Sessions:
         return self.store.create(record)
 
     def start(self, text: str) -> Entry:
-        """Raises ``already_started``, ``stale_id``, ``not_provisioned``, and what launching a run raises."""
+        """Raises ``already_started``, ``not_provisioned``, ``stale_id``, and what launching a run raises.
+
+        One that is older than its lease allows is stale, too.
+        """
         return self._start(self.store.open(text), None)
 
     def fork(self, text: str, count: int) -> list[Entry]:
@@ -96,19 +103,22 @@ class Sessions:
     def _start(self, entry: Entry, copied: Copied | None) -> Entry:
         import json
 
+        terms = LeaseTerms.of(entry)
         with Transition(entry, "start") as moving:
             moving.admit()
+            if expired(moving.record, moving.last_used, time.time()) == "absolute":
+                raise _lease_over(entry.id)
             self._reclaim(moving)
             folder = moving.make_run_folder()
             starts = moving.record.starts + 1
             moving.save(replace(moving.record, state=State.STARTING, starts=starts))
             alive = entry.hold_alive(starts)
             try:
-                pid = start_supervisor(json.dumps(moving.record.document), folder, alive, copied)
+                pid = start_supervisor(json.dumps(moving.record.document), folder, alive, copied, terms)
             except BaseException:
                 os.close(alive)
                 alive = -1
-                self._settle(moving)
+                settle(moving)
                 raise
             finally:
                 if alive >= 0:
@@ -129,9 +139,7 @@ class Sessions:
         """Stop it, where it runs, and remove it. Raises ``stale_id``, ``not_provisioned``."""
         entry = self.store.open(text)
         with Transition(entry, "deprovision") as moving:
-            if moving.shown is not Shown.PROVISIONED:
-                self._stop(entry, moving)
-            moving.remove()
+            self._remove(entry, moving)
 
     def entries(self) -> list[Entry | Unreadable]:
         return self.store.entries()
@@ -140,6 +148,8 @@ class Sessions:
         """Everything that is known of a sandbox; JSON-safe."""
         entry = self.store.open(text)
         record = entry.record
+        journal = entry.journal()
+        lease = record.lease or Lease()
         told: dict[str, Any] = {
             "id": record.id,
             "name": record.name,
@@ -151,7 +161,9 @@ class Sessions:
             "origin": record.origin,
             "documentHash": record.document_hash,
             "document": dict(record.document),
-            "journal": entry.journal(),
+            "lease": {"idleSeconds": lease.idle_s, "absoluteSeconds": lease.absolute_s},
+            "ended": how_it_ended(record.state, entry.shown, journal),
+            "journal": journal,
         }
         if entry.shown is Shown.RUNNING:
             with suppress(MxcError, OSError), Control(record.run_folder) as control:
@@ -159,21 +171,34 @@ class Sessions:
         return told
 
     def gc(self, *, force: bool = False) -> Swept:
-        """Put right what killed processes left: sandboxes that are stale are provisioned again."""
+        """Put right what killed processes left: sandboxes that are stale are provisioned again.
+
+        Those that are older than their lease allows are removed.
+        """
+        removed: list[str] = []
         for entry in self.store.entries():
-            if isinstance(entry, Entry) and entry.needs_reclaim:
+            if not isinstance(entry, Entry):
+                continue
+            over = expired(entry.record, entry.last_used, time.time()) == "absolute"
+            if over or entry.needs_reclaim:
                 with suppress(MxcError), Transition(entry, "gc", wait_s=0.0) as moving:
-                    self._reclaim(moving)
-        return sweep(self.store.home, force=force)
+                    if over:
+                        self._remove(entry, moving)
+                        removed.append(entry.path)
+                    else:
+                        self._reclaim(moving)
+        swept = sweep(self.store.home, force=force)
+        return replace(swept, removed=(*removed, *swept.removed))
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""
         if moving.shown is Shown.STALE or moving.record.state is not State.PROVISIONED:
-            self._settle(moving)
+            settle(moving)
 
-    def _settle(self, moving: Transition) -> None:
-        moving.remove_run_folder()
-        moving.save(replace(moving.record, state=State.PROVISIONED, supervisor_pid=0, run_folder=""))
+    def _remove(self, entry: Entry, moving: Transition) -> None:
+        if moving.shown is not Shown.PROVISIONED:
+            self._stop(entry, moving)
+        moving.remove()
 
     def _stop(self, entry: Entry, moving: Transition) -> None:
         if moving.shown in (Shown.RUNNING, Shown.STARTING, Shown.STOPPING):
@@ -181,7 +206,7 @@ class Sessions:
             with suppress(OSError, LaunchFailed), Control(moving.record.run_folder) as control:
                 control.ask("stop", timeout_s=_STOP_S)
             self._await_end(entry)
-        self._settle(moving)
+        settle(moving)
 
     def _await_end(self, entry: Entry) -> None:
         """Its lock tells that it is gone; one that does not go is killed, and takes its sandbox along."""
@@ -194,6 +219,11 @@ class Sessions:
             raise LaunchFailed(
                 Problem("supervisor_stays", "", f"the supervisor of {entry.id} does not end"), retryable=True
             )
+
+
+def _lease_over(identifier: str) -> LifecycleError:
+    why = "its lease is over, it is older than that allows"
+    return stale_id(identifier, why, fix=f"mxc-ops session deprovision {identifier}")
 
 
 def _released(entry: Entry, wait_s: float) -> bool:

@@ -13,7 +13,7 @@ import backends.errors
 from backends import process
 from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
 from backends.sessions import Copied
-from mxc_ops.session.supervisor_protocol import Assignment
+from mxc_ops.session.supervisor_protocol import Assignment, LeaseTerms
 
 __all__ = ["start_supervisor", "told_error"]
 
@@ -26,7 +26,13 @@ _BOOT = (
 )
 
 
-def start_supervisor(document: str, folder: str, alive: int, copied: Copied | None = None) -> int:
+def start_supervisor(
+    document: str,
+    folder: str,
+    alive: int,
+    copied: Copied | None = None,
+    lease: LeaseTerms | None = None,
+) -> int:
     """Its process id, once the sandbox runs.
 
     Parameters
@@ -35,6 +41,7 @@ def start_supervisor(document: str, folder: str, alive: int, copied: Copied | No
     folder: the sandbox's run folder.
     alive: the locked descriptor; the supervisor holds a duplicate of it from now on.
     copied: what the sandbox is a copy of; its descriptors stay the caller's.
+    lease: when the supervisor is to end the sandbox by itself.
 
     Raises what starting the sandbox raised, `LaunchFailed` when nothing is heard.
     """
@@ -44,7 +51,7 @@ def start_supervisor(document: str, folder: str, alive: int, copied: Copied | No
     try:
         fds = None if copied is None else copied.fds
         said = None if copied is None else copied.said
-        os.write(assignment, Assignment(document, folder, alive, theirs, fds, said).encode())
+        os.write(assignment, Assignment(document, folder, alive, theirs, fds, said, lease).encode())
         os.lseek(assignment, 0, os.SEEK_SET)
         argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(assignment))
         child = process.spawn(

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.relay import Relay
@@ -24,6 +24,10 @@ from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
 from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
+
+if TYPE_CHECKING:
+    from mxc_ops.session.supervisor_protocol import LeaseTerms
+    from mxc_ops.session.transition import Transition
 
 __all__ = ["main"]
 
@@ -61,12 +65,18 @@ def _report(assignment: Assignment, message: dict[str, Any]) -> None:
 
 async def _supervise(assignment: Assignment) -> None:
     sandbox, imposed = await _start(assignment)
+    ending = None
     try:
         relay = await sandbox.relay()
         relay.imposed = imposed
-        await _Supervisor(assignment, sandbox, relay).serve()
+        ending = await _Supervisor(assignment, sandbox, relay).serve()
     finally:
         await sandbox.end()
+    if ending is not None:
+        from mxc_ops.session.settling import settle
+
+        os.close(assignment.alive)  # it has no supervisor any more
+        settle(ending)
 
 
 async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
@@ -96,8 +106,11 @@ class _Supervisor:
         self._folder = -1
         self._jobs: Jobs | None = None
 
-    async def serve(self) -> None:
-        """Until it is told to stop, or the sandbox ends by itself."""
+    async def serve(self) -> Transition | None:
+        """Until it is told to stop, the sandbox ends by itself, or its lease is over.
+
+        Then the transition is returned that ends it, to be completed once nothing of it is left.
+        """
         folder = self._assignment.folder
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._jobs = Jobs(self._relay, self._folder)
@@ -107,7 +120,7 @@ class _Supervisor:
             self._loop.add_reader(servers[1].fileno(), self._accept, servers[1], self._control)
             self._loop.add_reader(servers[2].fileno(), self._accept, servers[2], self._copying)
             _report(self._assignment, {"running": os.getpid()})
-            await self._until_over()
+            return await self._until_over(self._jobs)
         finally:
             for server, name in zip(servers, _SOCKETS, strict=True):
                 self._loop.remove_reader(server.fileno())
@@ -118,15 +131,31 @@ class _Supervisor:
             self._relay.close()
             os.close(self._folder)
 
-    async def _until_over(self) -> None:
+    async def _until_over(self, jobs: Jobs) -> Transition | None:
         waits = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(self._sandbox.gone())]
+        lease = None
+        if self._assignment.lease is not None:
+            lease = asyncio.ensure_future(self._lease_over(self._assignment.lease, jobs))
+        others = {self._relay.link.lost} if lease is None else {self._relay.link.lost, lease}
         try:
-            await asyncio.wait({*waits, self._relay.link.lost}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*waits, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
+            for wait in waits if lease is None else (*waits, lease):
                 wait.cancel()
                 with suppress(asyncio.CancelledError, MxcError):
                     await wait
+        return None if lease is None or lease.cancelled() else lease.result()
+
+    async def _lease_over(self, terms: LeaseTerms, jobs: Jobs) -> Transition:
+        from mxc_ops.session.lease import LeaseWatch
+
+        relay = self._relay
+        watch = LeaseWatch(terms, self._assignment.alive, lambda: relay.busy or relay.clients > jobs.clients)
+        relay.when_idle = relay.when_left = watch.used
+        try:
+            return await watch.over()
+        finally:
+            relay.when_idle = relay.when_left = bool
 
     def _accept(self, server: socket.socket, take: Any) -> None:
         with suppress(BlockingIOError, InterruptedError):
