@@ -59,8 +59,12 @@ class SessionSandbox(Protocol):
         """
         ...
 
-    async def settle(self) -> Settled:
-        """End all that runs in it, and bring copies back. Raises `CopyBackFailed`."""
+    async def settle(self, relay: Relay) -> Settled:
+        """Bring copies of the host's files back, once all that runs in it was ended; one that was suspended
+        goes on for that. Where nothing is copied, nothing happens.
+
+        Raises `CopyBackFailed`; it may be called again then, and goes on with what is not back yet.
+        """
         ...
 
     async def end(self) -> None:

@@ -100,11 +100,14 @@ class FurnishedMachine:
             await self._furnish(guest)
 
     async def bring_back(self) -> None:
-        """Copy the read-write grants back; what runs in it is killed first. Raises `CopyBackFailed`."""
+        """Copy the read-write grants back; what runs in it is killed first.
+
+        Raises `CopyBackFailed`; called again, it goes on with those that are not back yet.
+        """
         files, size = self._plan.files, self._plan.file_size_mib
-        conflicts, warnings = await bring_back(self.guest, files, self._snapshots, self._handles, size)
-        self.conflicts += conflicts
-        self.warnings += warnings
+        async for done in bring_back(self.guest, files, self._snapshots, self._handles, size):
+            self.conflicts += done.conflicts
+            self.warnings += done.warnings
         self._timings.mark("filesBack")
 
     async def end(self) -> None:

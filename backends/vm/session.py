@@ -73,8 +73,9 @@ class VmSandbox:
         said = {"next": talk.next_stream, "open": list(talk.open_streams), "welcome": welcome}
         return Copied(fds, said)
 
-    async def settle(self) -> Settled:
+    async def settle(self, relay: Relay) -> Settled:
         if self._plan.files.writable and not self._is_copy:
+            await self.resume(relay)
             await self._machine.bring_back()
         return Settled(tuple(self._machine.conflicts), tuple(self._machine.warnings))
 
