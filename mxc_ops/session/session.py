@@ -23,7 +23,8 @@ from mxc_ops.session.command import CommandPlan, NoHandles, SessionCommands
 from mxc_ops.session.control import Control, connect
 from mxc_ops.session.copying import MAX_MIB, Copied
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.errors import not_started, suspended
+from mxc_ops.session.errors import suspended
+from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.states import admit
@@ -248,7 +249,7 @@ class Session:
         try:
             return connect(entry.record.run_folder, "agent")
         except OSError as error:
-            raise not_started(entry.id) from error
+            raise why_unreachable(entry) from error
 
     def _log_files(self, number: int, channel: str) -> bytes:
         parts: list[bytes] = []
@@ -286,7 +287,7 @@ class Session:
         try:
             control = Control(entry.record.run_folder)
         except OSError as error:
-            raise not_started(entry.id) from error
+            raise why_unreachable(entry) from error
         with control:
             answer = dict(control.ask(do, timeout_s=timeout_s, **order))
         if "refused" in answer:

@@ -60,7 +60,7 @@ def test_a_command_has_its_own_environment_directory_input_and_timeout(session: 
 def test_secrets_reach_a_command_that_nobody_waits_for(session: Session, tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("hush\n")
-    job = session.detach(["/bin/sh", "-c", "echo $TOKEN"], env={"TOKEN": SecretSource(file=secret)})
+    job = session.detach(["/bin/sh", "-c", "echo $TOKEN"], env={"TOKEN": SecretSource(file=str(secret))})
     assert session.wait(job["job"])["status"] == 0
     assert session.log(job["job"], "out")[0] == b"hush\n"
     assert "hush" not in repr(session.jobs()) + repr(Sessions().inspect(session.id))
