@@ -74,7 +74,13 @@ class SessionSandbox(Protocol):
 
 @runtime_checkable
 class KeepsSessions(Protocol):
-    """A backend whose sandboxes can outlive a command. Plans and handles are those of one-shot runs."""
+    """A backend whose sandboxes can outlive a command. Plans and handles are those of one-shot runs.
+
+    `session_modules` are the names of what observing, planning and starting a session imports.
+    """
+
+    @property
+    def session_modules(self) -> tuple[str, ...]: ...
 
     async def start_session(self, plan: Any, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """Start the sandbox with an agent in it, or one that goes on where another one was copied.

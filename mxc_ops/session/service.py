@@ -111,7 +111,8 @@ class Sessions:
             moving.save(replace(moving.record, state=State.STARTING, starts=starts))
             alive = entry.hold_alive(starts)
             try:
-                pid = start_supervisor(json.dumps(moving.record.document), folder, alive, copied, terms)
+                document = json.dumps(moving.record.document)
+                pid = start_supervisor(entry.record.containment, document, folder, alive, copied, terms)
             except BaseException:
                 os.close(alive)
                 alive = -1

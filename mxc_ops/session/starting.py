@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import os
 import select
-import sys
 import time
 from typing import Any
 
 import backends.errors
-from backends import process
 from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
 from backends.sessions import Copied
+from mxc_ops.session.nursery import nursery
 from mxc_ops.session.supervisor_protocol import Assignment, LeaseTerms
 
 __all__ = ["start_supervisor", "told_error"]
 
 _START_S = 120.0
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# Isolated from the caller's variables and folder; where we are imported from is the one thing it must know.
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
-    " from mxc_ops.session.supervisor import main; main(sys.argv[2])"
-)
 
 
 def start_supervisor(
+    containment: str,
     document: str,
     folder: str,
     alive: int,
@@ -37,7 +31,7 @@ def start_supervisor(
 
     Parameters
     ----------
-    document: the config to start.
+    document: the config to start, for that containment.
     folder: the sandbox's run folder.
     alive: the locked descriptor; the supervisor holds a duplicate of it from now on.
     copied: what the sandbox is a copy of; its descriptors stay the caller's.
@@ -46,28 +40,34 @@ def start_supervisor(
     Raises what starting the sandbox raised, `LaunchFailed` when nothing is heard.
     """
     report, theirs = os.pipe2(os.O_CLOEXEC)
-    assignment = os.memfd_create("assignment", os.MFD_CLOEXEC)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    told = -1
     try:
-        fds = None if copied is None else copied.fds
-        said = None if copied is None else copied.said
-        os.write(assignment, Assignment(document, folder, alive, theirs, fds, said, lease).encode())
-        os.lseek(assignment, 0, os.SEEK_SET)
-        argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(assignment))
-        child = process.spawn(
-            argv, (null, null, null), sorted((assignment, alive, theirs, *(fds or {}).values()))
-        )
+        assignment = Assignment(document, folder, alive, theirs, copied, lease)
+        told = os.memfd_create("assignment", os.MFD_CLOEXEC)
+        with open(told, "wb", closefd=False) as file:
+            file.write(assignment.encode())
+        _fork(containment, [told, *assignment.descriptors])
         os.close(theirs)
         theirs = -1
-        try:
-            return _running(_heard(report))
-        finally:
-            process.reap(child)  # it has handed over to a process that is nobody's child
-            os.close(child.pidfd)
+        return _running(_heard(report))
     finally:
-        for descriptor in (report, theirs, assignment, null):
+        for descriptor in (report, theirs, told):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _fork(containment: str, descriptors: list[int]) -> None:
+    kept = None
+    for last in (False, True):
+        try:
+            kept = nursery(containment, instead_of=kept)
+            kept.start(containment, descriptors)
+        except OSError as error:
+            if last:
+                message = f"no supervisor could be started: {error.strerror or error}"
+                raise LaunchFailed(Problem("supervisor_lost", "", message), retryable=True) from error
+        else:
+            return
 
 
 def _heard(report: int) -> bytes:

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
-from backends.sessions import Copied, KeepsSessions, SessionSandbox, Settled
+from backends.sessions import KeepsSessions, SessionSandbox, Settled
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
@@ -41,16 +41,13 @@ _CREDENTIALS = struct.Struct("3i")
 _T = TypeVar("_T")
 
 
-def main(descriptor: str) -> None:
-    """`descriptor` is the number of the one with the assignment."""
-    with open(int(descriptor), "rb") as file:
-        assignment = Assignment.decode(file.read())
-    if os.fork():  # whoever started us need not wait for us, and may end before we do
-        os._exit(0)
+def main(descriptors: Sequence[int]) -> None:
+    """The first of the descriptors has the assignment, the others are its own."""
+    with open(descriptors[0], "rb") as file:
+        file.seek(0)
+        assignment = Assignment.decode(file.read(), descriptors[1:])
     os.setsid()
     sign(assignment.alive)
-    os.set_inheritable(assignment.alive, False)
-    os.set_inheritable(assignment.report, False)
     try:
         asyncio.run(_supervise(assignment))
     except MxcError as error:
@@ -85,14 +82,13 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
-    copied = None
-    if assignment.copied_fds is not None:
-        copied = Copied(assignment.copied_fds, assignment.copied_said or {})
     with prepare(as_request(assignment.document.encode())) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
-        sandbox = await backend.start_session(prepared.plan, prepared.handles, copied)
+        sandbox = await backend.start_session(prepared.plan, prepared.handles, assignment.copied)
+        for descriptor in () if assignment.copied is None else assignment.copied.fds.values():
+            os.close(descriptor)
         return sandbox, backend.imposed(prepared.plan)
 
 
