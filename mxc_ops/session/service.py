@@ -207,7 +207,9 @@ class Sessions:
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""
-        if moving.shown is Shown.STALE or moving.record.state is not State.PROVISIONED:
+        if moving.shown is Shown.STALE or (
+            moving.shown is Shown.PROVISIONED and moving.record.state is not State.PROVISIONED
+        ):
             settle(moving)
 
 

@@ -46,18 +46,17 @@ def stop(entry: Entry, moving: Transition, *, discard: bool) -> Settled:
     Raises `LaunchFailed` when its supervisor cannot be ended.
     """
     settled = Settled()
-    if moving.shown in (Shown.RUNNING, Shown.STARTING, Shown.STOPPING):
-        had_run = moving.shown is not Shown.STARTING
-        before = moving.record.state
+    before = moving.record.state
+    if moving.shown is Shown.RUNNING:
         moving.save(replace(moving.record, state=State.STOPPING))
         try:
             with Control(moving.record.run_folder) as control:
                 settled = settled_from(control.ask("stop", timeout_s=_SILENT_S, discard=discard))
         except CopyBackFailed as error:
-            moving.save(replace(moving.record, state=before))
+            moving.save(replace(moving.record, state=State.RUNNING))
             raise _goes_on(entry, error) from error
         except (OSError, LaunchFailed):
-            settled = _lost(entry) if had_run and not discard else settled
+            settled = _lost(entry) if before is State.RUNNING and not discard else settled
         _await_end(entry)
     elif moving.shown is Shown.STALE and not discard:
         settled = _lost(entry)
@@ -82,7 +81,10 @@ def _lost(entry: Entry) -> Settled:
 
 
 def _await_end(entry: Entry) -> None:
-    """Its lock tells that it is gone; one that does not go is killed, and takes its sandbox along."""
+    """Its lock tells that it is gone; one that does not go is killed, and takes its sandbox along.
+
+    One that has not begun to listen yet finds that nobody waits for it any more, and ends by itself.
+    """
     if _released(entry, _ENDS_S):
         return
     if (holder := entry.supervisor()) is not None:
@@ -96,7 +98,7 @@ def _await_end(entry: Entry) -> None:
 
 def _released(entry: Entry, wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
-    while entry.supervisor() is not None:
+    while entry.is_held():
         if time.monotonic() > deadline:
             return False
         time.sleep(_MOMENT_S)

@@ -58,10 +58,14 @@ def main(descriptors: Sequence[int]) -> None:
         raise
 
 
-def _report(assignment: Assignment, message: dict[str, Any]) -> None:
-    with suppress(OSError):  # the starter has gone, or has its answer
+def _report(assignment: Assignment, message: dict[str, Any]) -> bool:
+    """Whether there is somebody who waits for it."""
+    try:
         os.write(assignment.report, json.dumps(message).encode() + b"\n")
         os.close(assignment.report)
+    except OSError:
+        return False
+    return True
 
 
 async def _supervise(assignment: Assignment) -> None:
@@ -118,7 +122,8 @@ class _Supervisor:
             self._loop.add_reader(servers[0].fileno(), self._accept, servers[0], self._relay.serve)
             self._loop.add_reader(servers[1].fileno(), self._accept, servers[1], self._control)
             self._loop.add_reader(servers[2].fileno(), self._accept, servers[2], self._copying)
-            _report(self._assignment, {"running": os.getpid()})
+            if not _report(self._assignment, {"running": os.getpid()}):
+                return None  # whoever started it was killed, and the start with that
             return await self._until_over(self._jobs)
         finally:
             for server, name in zip(servers, _SOCKETS, strict=True):
