@@ -14,7 +14,7 @@ from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
-from backends.sessions import Copied, Settled
+from backends.sessions import Copied, Scope, Settled
 from backends.vm.furnished import FurnishedMachine, Original
 from backends.vm.plan import VmPlan
 
@@ -70,7 +70,12 @@ class VmSandbox:
             fds["grants"] = original.disk
         talk = original.conversation
         welcome = {"bootUs": talk.welcome.boot_us, "zygote": talk.welcome.has_zygote}
-        said = {"next": talk.next_stream, "open": list(talk.open_streams), "welcome": welcome}
+        said = {
+            "next": talk.next_stream,
+            "open": list(talk.open_streams),
+            "welcome": welcome,
+            "scope": _scope(self._plan).as_dict(),
+        }
         return Copied(fds, said)
 
     async def settle(self) -> Settled:
@@ -81,6 +86,11 @@ class VmSandbox:
     async def end(self) -> None:
         await self._machine.end()
         self._handles.close()
+
+
+def _scope(plan: VmPlan) -> Scope:
+    notes = tuple(f"what a copy changes in {grant.path} stays in it" for grant in plan.files.writable)
+    return Scope(("processes", "memory", "files"), (), notes)
 
 
 def _original(copied: Copied) -> Original:
@@ -107,6 +117,9 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
         await machine.end()
         own.close()
         raise
+    finally:
+        if original is not None:
+            original.source.close()
     return VmSandbox(plan, machine, own, is_copy=copied is not None)
 
 

@@ -6,8 +6,9 @@ Exit codes: 0 done; 1 it failed; of ``exec`` and ``wait``: the command's own (12
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import MxcError, Problem, UsageError
@@ -17,6 +18,7 @@ from mxc_ops.cli.run_flags import add_policy_flags, given_flags
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
+    from backends.sessions import Scope
     from mxc_ops.policy_builder import Policy
     from mxc_ops.session.entry import Entry
     from mxc_ops.session.record import Lease
@@ -39,7 +41,7 @@ def configure(parser: ArgumentParser) -> None:
         complete(command, handler)
     session_jobs.configure(commands)
     session_copy.configure(commands)
-    fork = commands.add_parser("fork", help="copies of a virtual machine that runs, with all that runs in it")
+    fork = commands.add_parser("fork", help="copies of a sandbox that runs, with ids of their own")
     fork.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
     fork.add_argument("count", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")
     complete(fork, _fork)
@@ -127,8 +129,21 @@ def _fork(options: Namespace) -> int:
 
     if options.count < 1:
         raise UsageError(Problem("usage", "N", "at least one copy is made"))
-    _tell(Sessions().fork(options.id, options.count), as_json=options.json)
+    forked = Sessions().fork(options.id, options.count)
+    if options.json:
+        made = [_document(entry) for entry in forked.entries]
+        print_document({"sandboxes": made, **forked.scope.as_dict()})
+        return 0
+    _tell(list(forked.entries), as_json=False)
+    for line in _scope_lines(forked.scope):
+        print(line, file=sys.stderr)
     return 0
+
+
+def _scope_lines(scope: Scope) -> Iterator[str]:
+    yield f"copied: {', '.join(map(printable, scope.copied)) or 'nothing'}"
+    yield f"shared: {', '.join(map(printable, scope.shared)) or 'nothing'}"
+    yield from map(printable, scope.notes)
 
 
 def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:

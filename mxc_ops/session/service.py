@@ -21,7 +21,7 @@ from mxc_ops.session.control import Control
 from mxc_ops.session.endings import how_it_ended
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import stale_id
-from mxc_ops.session.forking import taken_copy
+from mxc_ops.session.forking import Forked, taken_copy
 from mxc_ops.session.ids import PREFIXES
 from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
 from mxc_ops.session.settling import settle
@@ -71,11 +71,11 @@ class Sessions:
         """
         return self._start(self.store.open(text), None)
 
-    def fork(self, text: str, count: int) -> list[Entry]:
+    def fork(self, text: str, count: int) -> Forked:
         """So many copies of a sandbox that runs, each of them running, with an id of its own.
 
-        What runs in it goes on in each. All of them, or none. Raises ``unsupported_phase``, ``not_started``,
-        ``stale_id``.
+        All of them, or none; what each has of its original is part of the answer. Raises ``not_started``,
+        ``stale_id``, and `LaunchFailed` for what cannot be copied.
         """
         original = self.store.open(text)
         admit("exec", original.shown, original.id)
@@ -93,7 +93,7 @@ class Sessions:
                 def begin(entry: Entry) -> Entry:
                     return self._start(entry, copied)
 
-                return list(pool.map(begin, made))
+                return Forked(tuple(pool.map(begin, made)), copied.scope)
         except BaseException:
             for entry in made:
                 with suppress(MxcError):

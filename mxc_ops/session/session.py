@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import SandboxRequest
 from backends.errors import LaunchFailed, Problem
+from backends.frozen import frozen
+from backends.sessions import Scope
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from mxc_ops.ends import HandedOver, StreamArguments
     from mxc_ops.spawned import Process
 
-__all__ = ["Session"]
+__all__ = ["Forks", "Session"]
 
 _ANSWER_S = 30.0
 
@@ -154,6 +156,17 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def fork(self, count: int = 1) -> Forks:
+        """So many copies of it as it is now, each of them running, with an id of its own; all or none.
+
+        A virtual machine's copies go on with everything that runs in it. Of the other containments' the
+        private files are copied and no process, and grants are shared: `Forks.scope` says which.
+
+        Raises `LifecycleError` (``not_started``, ``stale_id``), `LaunchFailed`.
+        """
+        forked = self._service.fork(self.id, count)
+        return Forks(tuple(Session(entry, self._service) for entry in forked.entries), forked.scope)
 
     def policy(self, **changes: Any) -> Policy:
         """The sandbox's own, with another environment, directory, terminal or timeout for one command.
@@ -281,6 +294,14 @@ class Session:
         if "refused" in answer:
             raise LaunchFailed(Problem("command_refused", "CMD", str(answer["refused"]["message"])))
         return answer
+
+
+@frozen
+class Forks:
+    """Copies of a sandbox; `scope` is what each of them has of it (see `backends.sessions.Scope`)."""
+
+    sessions: tuple[Session, ...]
+    scope: Scope
 
 
 def _no_job(identifier: str, number: int) -> Problem:

@@ -90,7 +90,11 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
-        sandbox = await backend.start_session(prepared.plan, prepared.handles, copied)
+        try:
+            sandbox = await backend.start_session(prepared.plan, prepared.handles, copied)
+        finally:
+            for descriptor in (assignment.copied_fds or {}).values():
+                os.close(descriptor)
         return sandbox, backend.imposed(prepared.plan)
 
 
