@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 
 from backends.agent.inherited import Conversation, inherit
+from backends.errors import LaunchFailed, Problem
 from backends.frozen import replace
 from backends.qemu.admission import admit
 from backends.qemu.confinement import Confinement
@@ -23,6 +25,7 @@ from backends.qemu.timings import Timings
 __all__ = ["Clone", "restore"]
 
 _AGENT_S = 15.0
+_POLL_S = 0.002
 _starting = 0
 
 
@@ -38,6 +41,7 @@ class Clone:
         self.memory = memory
         self._grants = grants
         self._image = image
+        self._saved: bytes | None = None
 
     def fill_grants(self, image: int) -> None:
         """Put an image on the disk of read-only grants, which the guest has not looked at yet."""
@@ -45,15 +49,19 @@ class Clone:
         os.ftruncate(self._grants, GRANTS_BYTES)
 
     async def freeze(self) -> StoredTemplate:
-        """What copies of it, as it runs now, start from; it stands still until `thaw`.
+        """What copies of it, as it is now, start from; it stands still until `thaw`.
 
         Only with a memory of its own, and with nothing on its way on the agent's channel. Raises
         `LaunchFailed`.
         """
-        state = await saved_state(self.guest.machine)
-        return StoredTemplate(await on_thread(lambda: sealed_copy(self.memory), drop=os.close), state)
+        if self._saved is None:  # QEMU does it once for as long as it stands still, and nothing changes then
+            self._saved = await saved_state(self.guest.machine)
+        memory = await on_thread(lambda: sealed_copy(self.memory), drop=os.close)
+        return StoredTemplate(memory, self._saved)
 
     async def thaw(self) -> None:
+        """Also when it was stopped by anybody else."""
+        self._saved = None
         await self.guest.machine.execute("cont")
 
     async def end(self) -> None:
@@ -71,6 +79,7 @@ async def restore(
     grants: int | None = None,
     own_memory: bool = False,
     conversation: Conversation | None = None,
+    stood: bool = False,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
@@ -81,6 +90,7 @@ async def restore(
     own_memory: it gets a copy of the template's memory, which takes some tens of milliseconds, so that
         copies can be made of it in turn.
     conversation: of a copy, how far its original's agent and host had come.
+    stood: the original stood still; its copy is told to go on.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
@@ -98,6 +108,8 @@ async def restore(
             machine = replace(machine, memory_shared=True)
         fds = {"memory": memory if own_memory else template.memory, "grants": disk}
         running = await _restore(plan, machine, template.state, confinement, timings, fds)
+        if stood:
+            await _go_on(running)
         guest = await _connect(running, conversation)
         timings.mark("agentReady")
         return Clone(guest, own, image, memory)
@@ -150,6 +162,23 @@ async def _restore(
         return running
     finally:
         os.close(state)
+
+
+async def _go_on(running: RunningMachine) -> None:
+    """Once its state is complete, which it would be in as it was saved: standing still."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _AGENT_S
+    try:
+        while (await running.execute("query-status"))["status"] == "inmigrate":
+            if loop.time() > until:
+                raise LaunchFailed(
+                    Problem("restore_failed", "", "QEMU does not complete the machine's state")
+                )
+            await asyncio.sleep(_POLL_S)
+        await running.execute("cont")
+    except BaseException:
+        await running.end()
+        raise
 
 
 async def _connect(running: RunningMachine, conversation: Conversation | None) -> Guest:

@@ -36,11 +36,20 @@ __all__ = ["FurnishedMachine", "Original"]
 
 @frozen
 class Original:
-    """A machine as it ran: memory and devices, its disk of grants (-1: none), its agent's conversation."""
+    """A machine as it was: memory and devices, its disk of grants (-1: none), its agent's conversation.
+
+    It `stood` still when it was copied, or it ran.
+    """
 
     source: StoredTemplate
     disk: int
     conversation: Conversation
+    stood: bool = False
+
+    def close(self) -> None:
+        self.source.close()
+        if self.disk >= 0:
+            os.close(self.disk)
 
 
 class FurnishedMachine:
@@ -116,22 +125,30 @@ class FurnishedMachine:
             self._disk = -1
 
     async def wake(self) -> None:
-        """After it has stood still: its clock is set, and nothing else of what it is."""
-        assert self._identity is not None  # `start` has succeeded
+        """It has stood still, and goes on: its clock is set, and nothing else of what it is."""
+        assert self._clone is not None and self._identity is not None  # `start` has succeeded
+        await self._clone.thaw()
         self._identity = same_identity(self._identity)
         await self.guest.ask(self.guest.agent.identify(self._identity))
 
-    async def copy(self) -> Original:
+    async def copy(self, *, go_on: bool) -> Original:
         """What copies of it start from; of the agent's channel, nothing may be on its way.
 
         Its descriptors are the caller's to close. Raises `LaunchFailed`.
+
+        Parameters
+        ----------
+        go_on: it goes on afterwards, whatever happens. Otherwise it stands still already, and remains so.
         """
         assert self._clone is not None  # `start` has succeeded
         conversation = conversation_of(self._clone.guest.agent)
-        source = await self._clone.freeze()
-        await self._clone.thaw()
+        try:
+            source = await self._clone.freeze()
+        finally:
+            if go_on:
+                await self._clone.thaw()
         disk = fcntl(self._disk, F_DUPFD_CLOEXEC, 3) if self._disk >= 0 else -1
-        return Original(source, disk, conversation)
+        return Original(source, disk, conversation, stood=not go_on)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan
@@ -176,6 +193,7 @@ class FurnishedMachine:
             grants=self._disk if self._disk >= 0 else None,
             own_memory=True,
             conversation=conversation,
+            stood=original is not None and original.stood,
         )
 
     async def _furnish(self, guest: Guest) -> None:

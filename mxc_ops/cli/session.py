@@ -6,19 +6,18 @@ Exit codes: 0 done; 1 it failed; of ``exec`` and ``wait``: the command's own (12
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from backends.errors import MxcError, Problem, UsageError
-from mxc_ops.cli import session_copy, session_jobs
+from mxc_ops.cli import session_copies, session_copy, session_jobs
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
+from mxc_ops.cli.session_told import described
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
-    from backends.sessions import Scope
     from mxc_ops.policy_builder import Policy
     from mxc_ops.session.entry import Entry
     from mxc_ops.session.record import Lease
@@ -38,13 +37,13 @@ def configure(parser: ArgumentParser) -> None:
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("ids", nargs="+", metavar="ID", help="an id, its beginning, or a name")
+        if name == "start":
+            told = "go on where it was in that snapshot of it"
+            command.add_argument("--from", dest="snapshot", default="", metavar="NAME", help=told)
         complete(command, handler)
     session_jobs.configure(commands)
     session_copy.configure(commands)
-    fork = commands.add_parser("fork", help="copies of a sandbox that runs, with ids of their own")
-    fork.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
-    fork.add_argument("count", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")
-    complete(fork, _fork)
+    session_copies.configure(commands)
     complete(commands.add_parser("list", help="the sandboxes of whoever you are"), _list)
     inspect = commands.add_parser("inspect", help="all that is known of a sandbox")
     inspect.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
@@ -97,7 +96,7 @@ def _start(options: Namespace) -> int:
     from mxc_ops.session.service import Sessions
 
     service = Sessions()
-    return _each(options, service.start)
+    return _each(options, lambda text: service.start(text, options.snapshot))
 
 
 def _stop(options: Namespace) -> int:
@@ -124,28 +123,6 @@ def _deprovision(options: Namespace) -> int:
     return _each(options, Sessions().deprovision)
 
 
-def _fork(options: Namespace) -> int:
-    from mxc_ops.session.service import Sessions
-
-    if options.count < 1:
-        raise UsageError(Problem("usage", "N", "at least one copy is made"))
-    forked = Sessions().fork(options.id, options.count)
-    if options.json:
-        made = [_document(entry) for entry in forked.entries]
-        print_document({"sandboxes": made, **forked.scope.as_dict()})
-        return 0
-    _tell(list(forked.entries), as_json=False)
-    for line in _scope_lines(forked.scope):
-        print(line, file=sys.stderr)
-    return 0
-
-
-def _scope_lines(scope: Scope) -> Iterator[str]:
-    yield f"copied: {', '.join(map(printable, scope.copied)) or 'nothing'}"
-    yield f"shared: {', '.join(map(printable, scope.shared)) or 'nothing'}"
-    yield from map(printable, scope.notes)
-
-
 def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
     """All of them, whatever becomes of one; the errors last."""
     done: list[Entry] = []
@@ -162,7 +139,7 @@ def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
         raise errors[0]
     if options.json:
         told = [error.as_dict() for error in errors]
-        print_document({"sandboxes": [_document(entry) for entry in done], "errors": told})
+        print_document({"sandboxes": [described(entry) for entry in done], "errors": told})
     for error in () if options.json else errors:
         warn(str(error))
     return 1 if errors else 0
@@ -170,22 +147,10 @@ def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
 
 def _tell(entries: list[Entry], *, as_json: bool) -> None:
     if as_json:
-        print_document({"sandboxes": [_document(entry) for entry in entries]})
+        print_document({"sandboxes": [described(entry) for entry in entries]})
         return
     for entry in entries:
         print(entry.id)
-
-
-def _document(entry: Entry) -> dict[str, Any]:
-    record = entry.record
-    return {
-        "id": record.id,
-        "name": record.name,
-        "containment": record.containment,
-        "state": entry.shown.value,
-        "created": record.created,
-        "lastUsed": entry.last_used,
-    }
 
 
 def _list(options: Namespace) -> int:
@@ -197,7 +162,7 @@ def _list(options: Namespace) -> int:
     entries = [one for one in found if not isinstance(one, Unreadable)]
     if options.json:
         problems = [{"path": one.path, "reason": one.reason, "why": one.why} for one in broken]
-        print_document({"sandboxes": [_document(entry) for entry in entries], "unreadable": problems})
+        print_document({"sandboxes": [described(entry) for entry in entries], "unreadable": problems})
         return 0
     rows = [
         (

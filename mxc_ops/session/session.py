@@ -27,6 +27,7 @@ from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import not_started, suspended
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
+from mxc_ops.session.snapshots import Snapshot, snapshots
 from mxc_ops.session.states import admit
 from mxc_ops.session.supervisor_protocol import SUSPENDED
 from mxc_ops.sources import as_request
@@ -142,8 +143,9 @@ class Session:
         """End everything in it; its policy stays, and it may be started again."""
         self._entry = self._service.stop(self.id)
 
-    def start(self) -> None:
-        self._entry = self._service.start(self.id)
+    def start(self, snapshot: str = "") -> None:
+        """Start it anew, or where it was when that snapshot of it was taken."""
+        self._entry = self._service.start(self.id, snapshot)
 
     def close(self) -> None:
         """Stop and deprovision."""
@@ -157,15 +159,30 @@ class Session:
     ) -> None:
         self.close()
 
-    def fork(self, count: int = 1) -> Forks:
-        """So many copies of it as it is now, each of them running, with an id of its own; all or none.
+    def snapshot(self, name: str = "") -> Snapshot:
+        """Keep it as it is now, under a name of its own; by default a number.
+
+        Raises `LifecycleError` (``not_started``, ``stale_id``), `PolicyRefused` (``snapshot_taken``),
+        `LaunchFailed`.
+        """
+        return self._service.snapshot(self.id, name)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The oldest first."""
+        return snapshots(self._service.store.open(self.id))
+
+    def remove_snapshot(self, name: str) -> None:
+        self._service.remove_snapshot(self.id, name)
+
+    def fork(self, count: int = 1, *, snapshot: str = "") -> Forks:
+        """So many copies of it as it is now, or as it was then, each of them running; all of them, or none.
 
         A virtual machine's copies go on with everything that runs in it. Of the other containments' the
         private files are copied and no process, and grants are shared: `Forks.scope` says which.
 
         Raises `LifecycleError` (``not_started``, ``stale_id``), `LaunchFailed`.
         """
-        forked = self._service.fork(self.id, count)
+        forked = self._service.fork(self.id, count, snapshot)
         return Forks(tuple(Session(entry, self._service) for entry in forked.entries), forked.scope)
 
     def policy(self, **changes: Any) -> Policy:
