@@ -10,7 +10,7 @@ from backends.base import Conflict, Handles
 from backends.frozen import frozen
 from backends.inside.agent_protocol import GuestCommand
 
-__all__ = ["Copied", "KeepsSessions", "SessionSandbox", "Settled"]
+__all__ = ["Copied", "KeepsSessions", "Scope", "SessionSandbox", "Settled"]
 
 
 @frozen
@@ -22,14 +22,33 @@ class Settled:
 
 
 @frozen
+class Scope:
+    """What a copy of a sandbox has of its own, what it shares with its original, and what else to know."""
+
+    copied: tuple[str, ...]
+    shared: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {"copied": list(self.copied), "shared": list(self.shared), "notes": list(self.notes)}
+
+
+@frozen
 class Copied:
     """What copies of a sandbox start from, as it ran when it was copied.
 
-    `fds` are by name, and the receiver's to close; `said` is what a backend needs besides, JSON-safe.
+    `fds` are by name, and the receiver's to close; `said` is what a backend needs besides, JSON-safe, with
+    the `Scope` as ``scope``.
     """
 
     fds: Mapping[str, int]
     said: Mapping[str, Any]
+
+    @property
+    def scope(self) -> Scope:
+        told = self.said["scope"]
+        return Scope(tuple(told["copied"]), tuple(told["shared"]), tuple(told["notes"]))
 
 
 class SessionSandbox(Protocol):
@@ -53,10 +72,7 @@ class SessionSandbox(Protocol):
     async def resume(self, relay: Relay) -> None: ...
 
     async def copy(self, relay: Relay) -> Copied:
-        """Of all that runs in it, which stands still meanwhile.
-
-        Raises `LifecycleError` (``unsupported_phase``) where that cannot be, `LaunchFailed`.
-        """
+        """Of it, as far as its backend can; it stands still meanwhile. Raises `LaunchFailed`."""
         ...
 
     async def settle(self, relay: Relay) -> Settled:

@@ -66,11 +66,10 @@ class BubblewrapBackend:
         self, plan: BubblewrapPlan, handles: Handles, copied: Copied | None
     ) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
-        assert copied is None  # of such a sandbox there is no copy
         from backends.bubblewrap.launch import launch
         from backends.launched.sandbox import start_agent
 
-        return start_agent(plan, handles, launch)
+        return await start_agent(plan, handles, launch, copied)
 
     def imposed(self, plan: BubblewrapPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
         """See `backends.sessions.KeepsSessions`."""

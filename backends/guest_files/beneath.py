@@ -15,19 +15,21 @@ __all__ = ["Below", "exchange", "open_beneath", "rename_new", "syncfs"]
 _OPENAT2 = 437  # the same on every architecture, Linux 5.6
 _RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276}
 _NOREPLACE, _EXCHANGE = 1, 2
-_NO_MAGIC_LINKS, _NO_SYMLINKS, _BENEATH = 2, 4, 8
+_NO_MOUNTS, _NO_MAGIC_LINKS, _NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def open_beneath(directory: int, path: str, flags: int = _DIRECTORY) -> int:
+def open_beneath(directory: int, path: str, flags: int = _DIRECTORY, *, same_mount: bool = False) -> int:
     """Open relative `path` ("" is the directory itself): no link of any kind is followed, `..` is of no use.
 
-    Raises `OSError`: ELOOP for a link on the way, EXDEV for an attempt to leave.
+    Raises `OSError`: ELOOP for a link on the way, EXDEV for an attempt to leave, with `same_mount` also for
+    what is mounted below.
     """
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _BENEATH | _NO_SYMLINKS | _NO_MAGIC_LINKS)
+    resolve = _BENEATH | _NO_SYMLINKS | _NO_MAGIC_LINKS | (_NO_MOUNTS if same_mount else 0)
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
     answer = _libc.syscall(
         *(ctypes.c_long(_OPENAT2), ctypes.c_int(directory), os.fsencode(path or ".")),
         *(how, ctypes.c_size_t(len(how))),

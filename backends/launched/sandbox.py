@@ -6,35 +6,47 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from backends.agent.errors import GuestError
 from backends.agent.relay import Relay
 from backends.base import Handles, Streams
-from backends.errors import BackendUnavailable, LaunchFailed, LifecycleError, Problem
+from backends.errors import BackendUnavailable, LaunchFailed, Problem
 from backends.frozen import replace
 from backends.guest_etc import INSIDE_ID
+from backends.guest_files.beneath import open_beneath
 from backends.inside.agent_protocol import GuestCommand
 from backends.inside.store import AGENT, find_program
+from backends.launched.parts import LaunchedPlan
+from backends.launched.private_files import pack
+from backends.launched.private_restore import restore
 from backends.launched.running import LaunchedRunning
-from backends.sessions import Copied, Settled
+from backends.launched.standstill import Standstill, children
+from backends.qemu.off_loop import on_thread
+from backends.sessions import Copied, Scope, Settled
 
 __all__ = ["IMPOSED", "AgentSandbox", "start_agent"]
 
 _AGENT_S = 15.0
 _END_S = 5.0
 _GIVEN_UP_S = 2.0
-Plan = TypeVar("Plan")
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+Plan = TypeVar("Plan", bound=LaunchedPlan)
 Launch = Callable[[Plan, Handles, Streams, tuple[tuple[str, str], ...], tuple[int, ...]], LaunchedRunning]
 
 
 class AgentSandbox:
     """A `backends.sessions.SessionSandbox`; belongs to the loop that it was made on."""
 
-    def __init__(self, running: LaunchedRunning, agent: socket.socket) -> None:
+    def __init__(self, plan: LaunchedPlan, running: LaunchedRunning, agent: socket.socket) -> None:
+        grants = [grant.path for grant in plan.grants]
+        self._private = tuple(path for path in plan.writable_trees if path not in grants)
+        self._scope = Scope(self._private, tuple(grants), ("no process is copied",))
         self._running = running
         self._agent = agent
+        self._relay: Relay | None = None
         self._left = asyncio.Event()
         asyncio.get_running_loop().add_reader(running.pidfd, self._ended)
 
@@ -43,6 +55,8 @@ class AgentSandbox:
         return self._running.pid
 
     async def relay(self) -> Relay:
+        if self._relay is not None:
+            return self._relay
         try:
             return await Relay.open(self._agent, deadline_s=_AGENT_S)
         except GuestError as error:
@@ -61,9 +75,43 @@ class AgentSandbox:
     async def resume(self, relay: Relay) -> None:
         relay.signal_everything(signal.SIGCONT)
 
-    async def copy(self, relay: Relay) -> Copied:  # noqa: ARG002 - nothing of it can be asked for this
-        message = "what runs in a sandbox that is no virtual machine cannot be copied"
-        raise LifecycleError("unsupported_phase", Problem("unsupported_phase", "", message))
+    async def copy(self, relay: Relay) -> Copied:  # noqa: ARG002 - the agent stands still as well
+        file, sockets = await on_thread(self._packed, drop=lambda packed: os.close(packed[0]))
+        notes = (
+            (*self._scope.notes, f"sockets that are not copied: {sockets}") if sockets else self._scope.notes
+        )
+        return Copied({"private": file}, {"scope": replace(self._scope, notes=notes).as_dict()})
+
+    async def restore(self, copied: Copied) -> None:
+        """Give it the private files of a copy, before anybody is served. Raises what `relay` does."""
+        self._relay = await self.relay()
+        try:
+            await on_thread(lambda: self._restored(copied.fds["private"]))
+        except BaseException:
+            self._relay.close()
+            await self.end()
+            raise
+
+    def _packed(self) -> tuple[int, int]:
+        init = next(children(self._running.pid))
+        with self._trees(init) as (trees, user), Standstill(init):
+            return pack(trees, user[0])
+
+    def _restored(self, file: int) -> None:
+        with self._trees(next(children(self._running.pid))) as (trees, user):
+            restore(file, trees, user)
+
+    @contextmanager
+    def _trees(self, init: int) -> Generator[tuple[list[tuple[str, int]], tuple[int, int]]]:
+        """(path inside, its folder) of each private tree, and the workload's (uid, gid) on the host."""
+        root = os.open(f"/proc/{init}/root", _FOLDER)
+        trees: list[tuple[str, int]] = []
+        try:
+            trees.extend((path, open_beneath(root, path[1:])) for path in self._private)
+            yield trees, _host_ids(next(children(init)))
+        finally:
+            for descriptor in (root, *(folder for _, folder in trees)):
+                os.close(descriptor)
 
     async def settle(self, relay: Relay) -> Settled:  # noqa: ARG002 - what it wrote is where it belongs
         return Settled()
@@ -82,13 +130,22 @@ class AgentSandbox:
         self._left.set()
 
 
-def start_agent(plan: Plan, handles: Handles, launch: Launch[Plan]) -> AgentSandbox:
+def _host_ids(pid: int) -> tuple[int, int]:
+    with open(f"/proc/{pid}/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["Uid"].split()[-1]), int(fields["Gid"].split()[-1])
+
+
+async def start_agent(
+    plan: Plan, handles: Handles, launch: Launch[Plan], copied: Copied | None
+) -> AgentSandbox:
     """Start the plan's sandbox with an agent as its workload, under everything that the plan holds.
 
     Parameters
     ----------
     plan: of one run; its command is not run.
     launch: the backend's own.
+    copied: whose private files it has; the descriptors stay the caller's.
 
     Raises what `launch` raises, `BackendUnavailable` without the agent.
     """
@@ -113,7 +170,10 @@ def start_agent(plan: Plan, handles: Handles, launch: Launch[Plan]) -> AgentSand
         os.close(agent)
         os.close(null)
         theirs.close()
-    return AgentSandbox(running, ours)
+    sandbox = AgentSandbox(plan, running, ours)
+    if copied is not None:
+        await sandbox.restore(copied)
+    return sandbox
 
 
 IMPOSED = GuestCommand((), user=(INSIDE_ID, INSIDE_ID))

@@ -64,11 +64,10 @@ class LxcBackend:
 
     async def start_session(self, plan: LxcPlan, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
-        assert copied is None  # of such a sandbox there is no copy
         from backends.launched.sandbox import start_agent
         from backends.lxc.launch import launch
 
-        return start_agent(plan, handles, launch)
+        return await start_agent(plan, handles, launch, copied)
 
     def imposed(self, plan: LxcPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
         """See `backends.sessions.KeepsSessions`."""

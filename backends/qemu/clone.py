@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from backends.agent.inherited import Conversation, inherit
+from backends.errors import LaunchFailed, Problem
 from backends.frozen import replace
 from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
@@ -24,6 +25,7 @@ from backends.qemu.timings import Timings
 __all__ = ["Clone", "restore"]
 
 _AGENT_S = 15.0
+_POLL_S = 0.002
 _starting = 0
 
 
@@ -39,6 +41,7 @@ class Clone:
         self.memory = memory
         self._grants = grants
         self._image = image
+        self._saved: bytes | None = None
 
     def fill_grants(self, image: int) -> None:
         """Put an image on the disk of read-only grants, which the guest has not looked at yet."""
@@ -46,17 +49,20 @@ class Clone:
         os.ftruncate(self._grants, GRANTS_BYTES)
 
     async def freeze(self) -> StoredTemplate:
-        """What copies of it, as it runs now, start from; it stands still until `thaw`.
+        """What copies of it, as it is now, start from; it stands still until `thaw`.
 
         With nothing on its way on the agent's channel. Memory that is not in a file of its own becomes part
         of the state. Raises `LaunchFailed`.
         """
-        state = await saved_state(self.guest.machine, with_memory=self.memory < 0)
-        if self.memory < 0:
-            return StoredTemplate(-1, state)
-        return StoredTemplate(await on_thread(lambda: sealed_copy(self.memory), drop=os.close), state)
+        own = self.memory >= 0
+        if self._saved is None:  # QEMU does it once for as long as it stands still, and nothing changes then
+            self._saved = await saved_state(self.guest.machine, with_memory=not own)
+        memory = await on_thread(lambda: sealed_copy(self.memory), drop=os.close) if own else -1
+        return StoredTemplate(memory, self._saved)
 
     async def thaw(self) -> None:
+        """Also when it was stopped by anybody else."""
+        self._saved = None
         await self.guest.machine.execute("cont")
 
     async def end(self) -> None:
@@ -74,6 +80,7 @@ async def restore(
     grants: int | None = None,
     own_memory: bool = False,
     conversation: Conversation | None = None,
+    stood: bool = False,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
@@ -84,6 +91,7 @@ async def restore(
     own_memory: it gets a copy of the template's memory, made while QEMU starts, so that copies of it can be
         made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
+    stood: the original stood still; its copy is told to go on.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
@@ -105,6 +113,8 @@ async def restore(
                 filled = asyncio.create_task(on_thread(lambda: copy_data(template.memory, memory)))
         fds = {"memory": memory if own_memory else template.memory, "grants": disk}
         running = await _restore(plan, machine, template, confinement, timings, fds, filled)
+        if stood:
+            await _go_on(running)
         guest = await _connect(running, conversation)
         timings.mark("agentReady")
         return Clone(guest, own, image, memory)
@@ -154,6 +164,23 @@ async def _restore(
         if filled is not None:
             await asyncio.wait({filled})  # it writes to a file that is closed next, should this have failed
         os.close(state)
+
+
+async def _go_on(running: RunningMachine) -> None:
+    """Once its state is complete, which it would be in as it was saved: standing still."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _AGENT_S
+    try:
+        while (await running.execute("query-status"))["status"] == "inmigrate":
+            if loop.time() > until:
+                raise LaunchFailed(
+                    Problem("restore_failed", "", "QEMU does not complete the machine's state")
+                )
+            await asyncio.sleep(_POLL_S)
+        await running.execute("cont")
+    except BaseException:
+        await running.end()
+        raise
 
 
 async def _connect(running: RunningMachine, conversation: Conversation | None) -> Guest:

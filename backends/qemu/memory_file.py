@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-__all__ = ["copy_data", "data_ranges", "save_nonzero", "seal", "sealed_copy", "sparse_file"]
+__all__ = ["copy_data", "data_ranges", "is_sealed", "save_nonzero", "seal", "sealed_copy", "sparse_file"]
 
 _PAGE = 4096
 _PIECE = 1 << 20
@@ -79,6 +79,14 @@ def seal(fd: int) -> None:
         fcntl.F_ADD_SEALS,
         fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
     )
+
+
+def is_sealed(fd: int) -> bool:
+    """Whether it is such a memfd."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
+    except OSError:  # no memfd at all
+        return False
 
 
 def sparse_file(name: str, size_bytes: int) -> int:

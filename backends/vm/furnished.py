@@ -21,6 +21,7 @@ from backends.guest_files.snapshot import Snapshot
 from backends.inside.agent_protocol import GuestHide, GuestIdentity, GuestMount, MountFlag
 from backends.qemu.clone import Clone, restore
 from backends.qemu.guest import Guest
+from backends.qemu.memory_file import is_sealed
 from backends.qemu.off_loop import off_loop, on_thread
 from backends.qemu.pools import take_clone
 from backends.qemu.template import open_template
@@ -36,11 +37,20 @@ __all__ = ["FurnishedMachine", "Original"]
 
 @frozen
 class Original:
-    """A machine as it ran: memory and devices, its disk of grants (-1: none), its agent's conversation."""
+    """A machine as it was: memory and devices, its disk of grants (-1: none), its agent's conversation.
+
+    It `stood` still when it was copied, or it ran.
+    """
 
     source: StoredTemplate
     disk: int
     conversation: Conversation
+    stood: bool = False
+
+    def close(self) -> None:
+        self.source.close()
+        if self.disk >= 0:
+            os.close(self.disk)
 
 
 class FurnishedMachine:
@@ -61,8 +71,8 @@ class FurnishedMachine:
         ----------
         handles: stay the caller's, and open until the end.
         own_memory: so that copies of it can be made quickly.
-        original: it goes on where this was copied, whose memory it shares until it writes; its descriptors
-            stay the caller's.
+        original: it goes on where this was copied, whose memory it shares until it writes, or copies when
+            that is not sealed; its descriptors stay the caller's.
         """
         self.pid = 0
         self.warnings: list[str] = []
@@ -121,22 +131,30 @@ class FurnishedMachine:
             self._disk = -1
 
     async def wake(self) -> None:
-        """After it has stood still: its clock is set, and nothing else of what it is."""
-        assert self._identity is not None  # `start` has succeeded
+        """It has stood still, and goes on: its clock is set, and nothing else of what it is."""
+        assert self._clone is not None and self._identity is not None  # `start` has succeeded
+        await self._clone.thaw()
         self._identity = same_identity(self._identity)
         await self.guest.ask(self.guest.agent.identify(self._identity))
 
-    async def copy(self) -> Original:
+    async def copy(self, *, go_on: bool) -> Original:
         """What copies of it start from; of the agent's channel, nothing may be on its way.
 
         Its descriptors are the caller's to close. Raises `LaunchFailed`.
+
+        Parameters
+        ----------
+        go_on: it goes on afterwards, whatever happens. Otherwise it stands still already, and remains so.
         """
         assert self._clone is not None  # `start` has succeeded
         conversation = conversation_of(self._clone.guest.agent)
-        source = await self._clone.freeze()
-        await self._clone.thaw()
+        try:
+            source = await self._clone.freeze()
+        finally:
+            if go_on:
+                await self._clone.thaw()
         disk = fcntl(self._disk, F_DUPFD_CLOEXEC, 3) if self._disk >= 0 else -1
-        return Original(source, disk, conversation)
+        return Original(source, disk, conversation, stood=not go_on)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan
@@ -162,7 +180,9 @@ class FurnishedMachine:
     async def _go_on(self, original: Original) -> Clone:
         if original.disk >= 0:
             self._disk = fcntl(original.disk, F_DUPFD_CLOEXEC, 3)
-        return await self._restored(original.source, conversation=original.conversation)
+        source = original.source
+        shared = source.memory >= 0 and is_sealed(source.memory)  # else it is a file that somebody keeps
+        return await self._restored(source, own_memory=not shared, original=original)
 
     async def _own_clone(self) -> Clone:
         plan = self._plan
@@ -181,7 +201,7 @@ class FurnishedMachine:
             template.close()
 
     async def _restored(
-        self, source: StoredTemplate, *, own_memory: bool = False, conversation: Conversation | None = None
+        self, source: StoredTemplate, *, own_memory: bool, original: Original | None = None
     ) -> Clone:
         return await restore(
             self._plan.template,
@@ -190,7 +210,8 @@ class FurnishedMachine:
             self._timings,
             grants=self._disk if self._disk >= 0 else None,
             own_memory=own_memory,
-            conversation=conversation,
+            conversation=None if original is None else original.conversation,
+            stood=original is not None and original.stood,
         )
 
     async def _furnish(self, guest: Guest) -> None:

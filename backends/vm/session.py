@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from stat import S_IROTH
 
 from backends.agent.inherited import Conversation
 from backends.agent.relay import Relay
 from backends.base import Handles
+from backends.errors import LaunchFailed, Problem
 from backends.frozen import replace
 from backends.inside.agent_protocol import GuestCommand, Welcome
 from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
+from backends.qemu.memory_file import copy_data
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
-from backends.sessions import Copied, Settled
+from backends.sessions import Copied, Scope, Settled
 from backends.vm.furnished import FurnishedMachine, Original
 from backends.vm.plan import VmPlan
 
@@ -52,16 +55,18 @@ class VmSandbox:
 
     async def resume(self, relay: Relay) -> None:
         if relay.hushed:
-            await self._machine.guest.machine.execute("cont")
             await self._machine.wake()
             relay.speak()
 
     async def copy(self, relay: Relay) -> Copied:
-        await relay.hush()
+        stands = relay.hushed
+        if not stands:
+            await relay.hush()
         try:
-            original = await self._machine.copy()
+            original = await self._machine.copy(go_on=not stands)
         finally:
-            relay.speak()
+            if not stands:
+                relay.speak()
         state = os.memfd_create("machine-state", os.MFD_CLOEXEC)
         with open(state, "wb", closefd=False) as file:
             file.write(original.source.state)
@@ -73,7 +78,14 @@ class VmSandbox:
             fds["grants"] = original.disk
         talk = original.conversation
         welcome = {"bootUs": talk.welcome.boot_us, "zygote": talk.welcome.has_zygote}
-        said = {"next": talk.next_stream, "open": list(talk.open_streams), "welcome": welcome}
+        said = {
+            "next": talk.next_stream,
+            "open": list(talk.open_streams),
+            "welcome": welcome,
+            "scope": _scope(self._plan).as_dict(),
+            "stood": stands,
+            "template": self._plan.template.key,
+        }
         return Copied(fds, said)
 
     async def settle(self, relay: Relay) -> Settled:
@@ -87,13 +99,38 @@ class VmSandbox:
         self._handles.close()
 
 
+def _outdated() -> LaunchFailed:
+    message = "it was copied from a machine of another image, QEMU or host, and goes on nowhere else"
+    fix = "start the sandbox anew, and take another snapshot: mxc-ops session start ID"
+    return LaunchFailed(Problem("copy_outdated", "", message, fix=fix))
+
+
+def _scope(plan: VmPlan) -> Scope:
+    notes = tuple(f"what a copy changes in {grant.path} stays in it" for grant in plan.files.writable)
+    return Scope(("processes", "memory", "files"), (), notes)
+
+
 def _original(copied: Copied) -> Original:
     fds, said = copied.fds, copied.said
     state = os.pread(fds["state"], os.fstat(fds["state"]).st_size, 0)
     welcome = Welcome(said["welcome"]["bootUs"], said["welcome"]["zygote"])
     conversation = Conversation(said["next"], tuple(said["open"]), welcome)
+    grants = _reopenable(fds["grants"]) if "grants" in fds else -1
     memory = fcntl(fds["memory"], F_DUPFD_CLOEXEC, 3) if "memory" in fds else -1
-    return Original(StoredTemplate(memory, state), fds.get("grants", -1), conversation)
+    return Original(StoredTemplate(memory, state), grants, conversation, stood=bool(said["stood"]))
+
+
+def _reopenable(fd: int) -> int:
+    """The same content for who runs the machine, and opens it anew: a kept copy's file is its owner's."""
+    if os.fstat(fd).st_mode & S_IROTH:
+        return fcntl(fd, F_DUPFD_CLOEXEC, 3)
+    copy = os.memfd_create("grants", os.MFD_CLOEXEC)
+    try:
+        copy_data(fd, copy)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
 
 
 async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -> VmSandbox:
@@ -101,6 +138,8 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
 
     A copy has its original's files as they were; what it changes in copies of grants is never brought back.
     """
+    if copied is not None and copied.said["template"] != plan.template.key:
+        raise _outdated()
     grants = (*plan.files.read_only, *plan.files.writable)
     own = Duplicates(handles, (grant.slot for grant in grants))
     original = None if copied is None else _original(copied)
@@ -113,7 +152,7 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
         raise
     finally:
         if original is not None:
-            original.source.close()
+            original.close()
     return VmSandbox(plan, machine, own, is_copy=copied is not None)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backends.errors import MxcError, Problem, UsageError
-from mxc_ops.cli import session_copy, session_jobs
+from mxc_ops.cli import session_copies, session_copy, session_jobs
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
+from mxc_ops.cli.session_told import described
 from mxc_ops.cli.text import conflict_text, printable
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ def configure(parser: ArgumentParser) -> None:
                 action="store_true",
                 help="what a virtual machine changed in copies of the host's files is not brought back",
             )
+        if name == "start":
+            told = "go on where it was in that snapshot of it"
+            command.add_argument("--from", dest="snapshot", default="", metavar="NAME", help=told)
         complete(command, handler)
     session_jobs.configure(commands)
     session_copy.configure(commands)
-    fork = commands.add_parser("fork", help="copies of a virtual machine that runs, with all that runs in it")
-    fork.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
-    fork.add_argument("count", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")
-    complete(fork, _fork)
+    session_copies.configure(commands)
     complete(commands.add_parser("list", help="the sandboxes of whoever you are"), _list)
     inspect = commands.add_parser("inspect", help="all that is known of a sandbox")
     inspect.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
@@ -102,7 +103,7 @@ def _start(options: Namespace) -> int:
     from mxc_ops.session.service import Sessions
 
     service = Sessions()
-    return _each(options, service.start)
+    return _each(options, lambda text: service.start(text, options.snapshot))
 
 
 def _stop(options: Namespace) -> int:
@@ -142,15 +143,6 @@ def _tell_settled(settled: Settled) -> None:
         warn(printable(text))
 
 
-def _fork(options: Namespace) -> int:
-    from mxc_ops.session.service import Sessions
-
-    if options.count < 1:
-        raise UsageError(Problem("usage", "N", "at least one copy is made"))
-    _tell(Sessions().fork(options.id, options.count), as_json=options.json)
-    return 0
-
-
 def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
     """All of them, whatever becomes of one; the errors last."""
     done: list[Entry] = []
@@ -167,7 +159,7 @@ def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
         raise errors[0]
     if options.json:
         told = [error.as_dict() for error in errors]
-        print_document({"sandboxes": [_document(entry) for entry in done], "errors": told})
+        print_document({"sandboxes": [described(entry) for entry in done], "errors": told})
     for error in () if options.json else errors:
         warn(str(error))
     return 1 if errors else 0
@@ -175,22 +167,10 @@ def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
 
 def _tell(entries: list[Entry], *, as_json: bool) -> None:
     if as_json:
-        print_document({"sandboxes": [_document(entry) for entry in entries]})
+        print_document({"sandboxes": [described(entry) for entry in entries]})
         return
     for entry in entries:
         print(entry.id)
-
-
-def _document(entry: Entry) -> dict[str, Any]:
-    record = entry.record
-    return {
-        "id": record.id,
-        "name": record.name,
-        "containment": record.containment,
-        "state": entry.shown.value,
-        "created": record.created,
-        "lastUsed": entry.last_used,
-    }
 
 
 def _list(options: Namespace) -> int:
@@ -202,7 +182,7 @@ def _list(options: Namespace) -> int:
     entries = [one for one in found if not isinstance(one, Unreadable)]
     if options.json:
         problems = [{"path": one.path, "reason": one.reason, "why": one.why} for one in broken]
-        print_document({"sandboxes": [_document(entry) for entry in entries], "unreadable": problems})
+        print_document({"sandboxes": [described(entry) for entry in entries], "unreadable": problems})
         return 0
     rows = [
         (

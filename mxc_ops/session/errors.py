@@ -30,8 +30,10 @@ __all__ = [
     "malformed_id",
     "name_malformed",
     "name_taken",
+    "no_snapshot",
     "not_provisioned",
     "not_started",
+    "snapshot_taken",
     "stale_id",
     "store_failed",
     "store_not_ours",
@@ -148,6 +150,18 @@ def name_malformed(name: str) -> ConfigError:
 def name_taken(name: str, identifier: str) -> PolicyRefused:
     fix = f"take another name, or: mxc-ops session deprovision {identifier}"
     return PolicyRefused(Problem("name_taken", "--name", f"{identifier} has the name {name!a}", fix=fix))
+
+
+def no_snapshot(identifier: str, name: str) -> LifecycleError:
+    fix = f"mxc-ops session inspect {identifier}"
+    problem = Problem("no_snapshot", "--from", f"{identifier} has no snapshot {_shown(name)}", fix=fix)
+    return LifecycleError("stale_id", problem)
+
+
+def snapshot_taken(identifier: str, name: str) -> PolicyRefused:
+    fix = f"take another name, or: mxc-ops session snapshot {identifier} --remove {name}"
+    message = f"{identifier} has a snapshot {name!a} already"
+    return PolicyRefused(Problem("snapshot_taken", "--name", message, fix=fix))
 
 
 def store_not_ours(path: str, why: str, fix: str) -> BackendUnavailable:

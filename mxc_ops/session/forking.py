@@ -10,24 +10,33 @@ from contextlib import contextmanager
 from typing import Any
 
 from backends.errors import LaunchFailed, Problem
-from backends.sessions import Copied
+from backends.frozen import frozen
+from backends.sessions import Copied, Scope
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.starting import told_error
 
-__all__ = ["taken_copy"]
+__all__ = ["Forked", "taken_copy"]
 
 _COPY_S = 60.0
 _MOST_FDS = 8
 _MOST_LINE = 1 << 20
 
 
+@frozen
+class Forked:
+    """Copies of a sandbox, and what each of them has of its original."""
+
+    entries: tuple[Entry, ...]
+    scope: Scope
+
+
 @contextmanager
 def taken_copy(entry: Entry) -> Generator[Copied]:
     """What copies of the sandbox start from, its descriptors open while this is entered.
 
-    Raises `LifecycleError`: ``unsupported_phase``, ``not_started``; and `LaunchFailed`.
+    Raises `LifecycleError` (``not_started``), `LaunchFailed`.
     """
     try:
         sock = connect(entry.record.run_folder, "copy")

@@ -20,10 +20,19 @@ from mxc_ops.session.control import Control
 from mxc_ops.session.endings import how_it_ended
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import stale_id
-from mxc_ops.session.forking import taken_copy
+from mxc_ops.session.forking import Forked, taken_copy
 from mxc_ops.session.ids import PREFIXES
 from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
 from mxc_ops.session.settling import settle
+from mxc_ops.session.snapshots import (
+    Snapshot,
+    drop_unfinished,
+    has_unfinished,
+    keep,
+    kept,
+    remove,
+    snapshots,
+)
 from mxc_ops.session.starting import start_supervisor
 from mxc_ops.session.states import Shown, admit
 from mxc_ops.session.stopping import Stopped, stop
@@ -61,25 +70,49 @@ class Sessions:
         record = new_record(request.containment, document, request.document_hash, name=name, lease=lease)
         return self.store.create(record)
 
-    def start(self, text: str) -> Entry:
-        """Raises ``already_started``, ``not_provisioned``, ``stale_id``, and what launching a run raises.
+    def start(self, text: str, snapshot: str = "") -> Entry:
+        """Start it anew, or where it was when a snapshot of it was taken.
 
-        One that is older than its lease allows is stale, too.
+        Raises ``already_started``, ``not_provisioned``, ``stale_id``, and what launching a run raises. One
+        that is older than its lease allows is stale, too.
         """
-        return self._start(self.store.open(text), None)
+        entry = self.store.open(text)
+        if not snapshot:
+            return self._start(entry, None)
+        with kept(entry, snapshot) as copied:
+            return self._start(entry, copied)
 
-    def fork(self, text: str, count: int) -> list[Entry]:
-        """So many copies of a sandbox that runs, each of them running, with an id of its own.
+    def snapshot(self, text: str, name: str = "") -> Snapshot:
+        """Keep what copies of a sandbox that runs can start from, now and later; see `snapshots.keep`.
 
-        What runs in it goes on in each. All of them, or none. Raises ``unsupported_phase``, ``not_started``,
-        ``stale_id``.
+        Raises ``not_started``, ``stale_id``, and `LaunchFailed` for what cannot be copied.
+        """
+        entry = self.store.open(text)
+        with Transition(entry, "snapshot") as moving:
+            moving.admit()
+            with taken_copy(self.store.open(entry.id)) as copied:
+                return keep(entry, name, copied)
+
+    def remove_snapshot(self, text: str, name: str) -> None:
+        """Raises ``stale_id`` when there is none of that name."""
+        entry = self.store.open(text)
+        with Transition(entry, "snapshot"):
+            remove(entry, name)
+
+    def fork(self, text: str, count: int, snapshot: str = "") -> Forked:
+        """So many copies of a sandbox that runs, or of a snapshot of it, each running with an id of its own.
+
+        All of them, or none; what each has of its original is part of the answer. Raises ``not_started``,
+        ``stale_id``, and `LaunchFailed` for what cannot be copied.
         """
         original = self.store.open(text)
-        admit("exec", original.shown, original.id)
+        if not snapshot:
+            admit("exec", original.shown, original.id)
         record = original.record
         made: list[Entry] = []
+        taken = kept(original, snapshot) if snapshot else taken_copy(original)
         try:
-            with taken_copy(original) as copied, ThreadPoolExecutor(max_workers=min(count, _AT_ONCE)) as pool:
+            with taken as copied, ThreadPoolExecutor(max_workers=min(count, _AT_ONCE)) as pool:
                 for _ in range(count):
                     new = new_record(
                         record.containment, record.document, record.document_hash, lease=record.lease,
@@ -90,7 +123,7 @@ class Sessions:
                 def begin(entry: Entry) -> Entry:
                     return self._start(entry, copied)
 
-                return list(pool.map(begin, made))
+                return Forked(tuple(pool.map(begin, made)), copied.scope)
         except BaseException:
             for entry in made:
                 with suppress(MxcError):
@@ -177,6 +210,7 @@ class Sessions:
             "lease": {"idleSeconds": lease.idle_s, "absoluteSeconds": lease.absolute_s},
             "ended": how_it_ended(record.state, entry.shown, journal),
             "journal": journal,
+            "snapshots": [one.as_dict() for one in snapshots(entry)],
         }
         if entry.shown is Shown.RUNNING:
             with suppress(MxcError, OSError), Control(record.run_folder) as control:
@@ -192,6 +226,8 @@ class Sessions:
         for entry in self.store.entries():
             if not isinstance(entry, Entry):
                 continue
+            with suppress(MxcError):
+                removed += self._drop_unfinished(entry)
             over = expired(entry.record, entry.last_used, time.time()) == "absolute"
             if over or entry.needs_reclaim:
                 with suppress(MxcError), Transition(entry, "gc", wait_s=0.0) as moving:
@@ -204,6 +240,12 @@ class Sessions:
                         self._reclaim(moving)
         swept = sweep(self.store.home, force=force)
         return replace(swept, removed=(*removed, *swept.removed))
+
+    def _drop_unfinished(self, entry: Entry) -> list[str]:
+        if not has_unfinished(entry):
+            return []
+        with Transition(entry, "gc", wait_s=0.0):
+            return drop_unfinished(entry)
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""

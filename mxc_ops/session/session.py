@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import SandboxRequest
 from backends.errors import LaunchFailed, Problem
+from backends.frozen import frozen
+from backends.sessions import Scope
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
@@ -27,6 +29,7 @@ from mxc_ops.session.errors import suspended
 from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
+from mxc_ops.session.snapshots import Snapshot, snapshots
 from mxc_ops.session.states import admit
 from mxc_ops.session.supervisor_protocol import SUSPENDED
 from mxc_ops.sources import as_request
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from mxc_ops.ends import HandedOver, StreamArguments
     from mxc_ops.spawned import Process
 
-__all__ = ["Session"]
+__all__ = ["Forks", "Session"]
 
 _ANSWER_S = 30.0
 
@@ -150,8 +153,9 @@ class Session:
         self._entry = stopped.entry
         return stopped.settled
 
-    def start(self) -> None:
-        self._entry = self._service.start(self.id)
+    def start(self, snapshot: str = "") -> None:
+        """Start it anew, or where it was when that snapshot of it was taken."""
+        self._entry = self._service.start(self.id, snapshot)
 
     def close(self, *, discard: bool = False) -> Settled:
         """Stop, as `stop` does, and deprovision."""
@@ -164,6 +168,32 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def snapshot(self, name: str = "") -> Snapshot:
+        """Keep it as it is now, under a name of its own; by default a number.
+
+        Raises `LifecycleError` (``not_started``, ``stale_id``), `PolicyRefused` (``snapshot_taken``),
+        `LaunchFailed`.
+        """
+        return self._service.snapshot(self.id, name)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The oldest first."""
+        return snapshots(self._service.store.open(self.id))
+
+    def remove_snapshot(self, name: str) -> None:
+        self._service.remove_snapshot(self.id, name)
+
+    def fork(self, count: int = 1, *, snapshot: str = "") -> Forks:
+        """So many copies of it as it is now, or as it was then, each of them running; all of them, or none.
+
+        A virtual machine's copies go on with everything that runs in it. Of the other containments' the
+        private files are copied and no process, and grants are shared: `Forks.scope` says which.
+
+        Raises `LifecycleError` (``not_started``, ``stale_id``), `LaunchFailed`.
+        """
+        forked = self._service.fork(self.id, count, snapshot)
+        return Forks(tuple(Session(entry, self._service) for entry in forked.entries), forked.scope)
 
     def policy(self, **changes: Any) -> Policy:
         """The sandbox's own, with another environment, directory, terminal or timeout for one command.
@@ -293,6 +323,14 @@ class Session:
         if "refused" in answer:
             raise LaunchFailed(Problem("command_refused", "CMD", str(answer["refused"]["message"])))
         return answer
+
+
+@frozen
+class Forks:
+    """Copies of a sandbox; `scope` is what each of them has of it (see `backends.sessions.Scope`)."""
+
+    sessions: tuple[Session, ...]
+    scope: Scope
 
 
 def _no_job(identifier: str, number: int) -> Problem:

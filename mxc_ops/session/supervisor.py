@@ -90,9 +90,11 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
-        sandbox = await backend.start_session(prepared.plan, prepared.handles, assignment.copied)
-        for descriptor in () if assignment.copied is None else assignment.copied.fds.values():
-            os.close(descriptor)
+        try:
+            sandbox = await backend.start_session(prepared.plan, prepared.handles, assignment.copied)
+        finally:
+            for descriptor in () if assignment.copied is None else assignment.copied.fds.values():
+                os.close(descriptor)
         return sandbox, backend.imposed(prepared.plan)
 
 

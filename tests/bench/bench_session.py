@@ -121,7 +121,7 @@ def _machine() -> None:
 def _forked(session: Session) -> float:
     service = Sessions()
     begun = time.perf_counter()
-    children = service.fork(session.id, CHILDREN)
+    children = service.fork(session.id, CHILDREN).entries
     with ThreadPoolExecutor(CHILDREN) as pool:
         answers = list(pool.map(_answer, children))
     took = (time.perf_counter() - begun) * 1000

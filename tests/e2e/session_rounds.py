@@ -1,7 +1,8 @@
 """Sandboxes of one backend, whose participants are killed at any moment; run by test_session_crash.
 
-``python -m tests.e2e.session_rounds BACKEND ROUNDS SEED FOLDER``: prints how often what was seen, as JSON.
-It is run in control groups of its own, so that whatever lives at the end is known to be of ours.
+``python -m tests.e2e.session_rounds BACKEND ROUNDS SEED FOLDER``: prints how often what was seen, and the
+names of the folders that its sandboxes had, as JSON. It is run in control groups of its own, so that whatever
+lives at the end is known to be of ours.
 """
 
 from __future__ import annotations
@@ -71,28 +72,31 @@ CODES = {
 def main(backend: str, rounds: int, seed: str, folder: Path) -> None:
     chance = random.Random(seed)
     service = Sessions()
-    known = {entry.id for entry in _entries(service)}
-    policy = Policy(containment=backend)
+    mark = f"rounds-{os.getpid()}"
+    policy = Policy(containment=backend, env={"MARK": mark})
     neighbour = Session.open(policy)
     ticking = neighbour.detach(["/bin/sh", "-c", "while :; do date +%N > /tmp/tick; sleep 0.05; done"])["job"]
     seen: Counter[str] = Counter()
+    tails: set[str] = set()
     one = service.start(service.provision(policy).id).id
     for number in range(rounds):
         phase, victim = chance.choice(PHASES), chance.choice(VICTIMS)
         seen[_round(service, one, phase, victim, chance, folder)] += 1
+        tails |= {entry.record.tail for entry in _entries(service, mark)}
         one = _usable(service, one, policy, forced=number % 4 == 3)
         if neighbour.job(ticking)["status"] is not None or neighbour.exec("cat /tmp/tick").exit_code:
             raise RuntimeError(f"round {number}: the neighbour was touched")
     neighbour.close()
-    for entry in _entries(service):
-        if entry.id not in known:
-            service.deprovision(entry.id, discard=True)
+    for entry in _entries(service, mark):
+        service.deprovision(entry.id, discard=True)
     service.gc()
-    print(json.dumps(seen))
+    print(json.dumps({"seen": seen, "tails": sorted(tails)}))
 
 
-def _entries(service: Sessions) -> list[Entry]:
-    return [entry for entry in service.entries() if isinstance(entry, Entry)]
+def _entries(service: Sessions, mark: str) -> list[Entry]:
+    """Ours, among those of others on this host."""
+    entries = (entry for entry in service.entries() if isinstance(entry, Entry))
+    return [entry for entry in entries if mark in json.dumps(dict(entry.record.document))]
 
 
 def _round(service: Sessions, one: str, phase: str, victim: str, chance: random.Random, folder: Path) -> str:

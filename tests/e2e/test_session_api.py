@@ -204,7 +204,7 @@ def test_copies_of_a_running_machine_go_on_where_it_was() -> None:
         original.exec("echo kept > /tmp/left")
         original.detach(["sh", "-c", "while :; do echo tick >> /tmp/ticks; sleep 0.05; done"])
         until(lambda: original.exec("test -s /tmp/ticks").exit_code == 0)
-        copies = [Session.attach(entry.id) for entry in service.fork(original.id, 2)]
+        copies = list(original.fork(2).sessions)
         try:
             seen = [copy.exec("cat /tmp/left /proc/sys/kernel/hostname /etc/machine-id") for copy in copies]
             lines = [result.stdout.split() for result in seen]
@@ -216,7 +216,7 @@ def test_copies_of_a_running_machine_go_on_where_it_was() -> None:
             copies[0].exec("echo changed > /tmp/left")
             assert original.exec("cat /tmp/left").stdout == b"kept\n"
             assert service.inspect(copies[0].id)["origin"] == original.id
-            deeper = Session.attach(service.fork(copies[0].id, 1)[0].id)
+            deeper = copies[0].fork().sessions[0]
             copies.append(deeper)
             assert deeper.exec("cat /tmp/left").stdout == b"changed\n"
         finally:
