@@ -133,8 +133,8 @@ class StageRoot:
 
     `image` is an inherited descriptor of an erofs file, or, in a user namespace, of the folder that it was
     unpacked to. What is written takes at most `size_bytes`; as much have ``STAGE/tmp`` and ``STAGE/shm``,
-    which everybody may write to. `root` and `workload` are the ids of both layers. `hidden` are names of which
-    the container sees nothing; then the `entries` are made. Control groups are out of sight of what is
+    which everybody may write to. `root` and `workload` are the ids of both layers. `hidden` are names of
+    which the container sees nothing; then the `entries` are made. Control groups are out of sight of what is
     started.
     """
 
