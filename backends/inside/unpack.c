@@ -59,6 +59,7 @@ static int top;
 static char path[PATH_MAX]; /* of what is being made, below `top` */
 static struct name_of *linked;
 static size_t linked_count;
+static uint64_t folder_count;
 
 /* NULL with errno when it is not within the image. */
 static const void *at(uint64_t offset, uint64_t length)
@@ -246,8 +247,8 @@ static int fill_folder(int fd, const struct inode *inode, int depth)
 
 static int make_folder(int folder, const char *name, const struct inode *inode, int depth)
 {
-    errno = ELOOP;
-    if (depth == 0 || mkdirat(folder, name, 0700) < 0)
+    errno = ELOOP; /* a folder has one name: there are no more of them than inodes */
+    if (depth == 0 || ++folder_count > super.inodes || folder_count > image_size / SLOT || mkdirat(folder, name, 0700) < 0)
         return -1;
     int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     int done = fd < 0 ? -1 : fill_folder(fd, inode, depth - 1);

@@ -14,11 +14,13 @@ from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
 from backends import process
-from backends.errors import LaunchFailed, Problem
+from backends.errors import BackendUnavailable, LaunchFailed, Problem
 from backends.inside.codec import decode_message, encode, spec_memfd
 from backends.inside.protocol import MESSAGE_BYTES, Failed, OutsideSpec, Step, UserNamespace
-from backends.inside.store import user_store
+from backends.inside.store import LAUNCHER, find_program, user_store
 from backends.linux.child_descriptors import ChildDescriptors
+from backends.lxc.facts import FIX
+from backends.lxc.users import own_namespace
 from backends.virtual_machine import Image
 
 __all__ = ["collect", "namespace_problem", "open_unpacked"]
@@ -49,18 +51,23 @@ def open_unpacked(image: Image, users: UserNamespace, launcher: str, descriptors
     return found
 
 
-def collect(contents: Collection[str], users: UserNamespace, launcher: str) -> list[str]:
+def collect(contents: Collection[str]) -> list[str]:
     """Remove what was unpacked of images that are no more, or for other ids; what is in use stays.
 
     Parameters
     ----------
     contents: of the images that there are.
 
-    Returns the names of what was removed. Raises `LaunchFailed` when something cannot be removed.
+    Returns the names of what was removed. Raises `LaunchFailed` when something cannot be removed, and
+    `BackendUnavailable` when that has become impossible.
     """
     folder = _store()
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder) or not os.listdir(folder):
         return []
+    users, launcher = own_namespace(), find_program(LAUNCHER)
+    if launcher is None:
+        message = "the launcher that runs inside containers is not built"
+        raise BackendUnavailable(Problem("launcher_missing", "", message, fix=FIX))
     kept = {_name(content, users) for content in contents}
     removed: list[str] = []
     with _changing(folder) as store:
