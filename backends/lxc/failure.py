@@ -11,7 +11,7 @@ from backends.inside.protocol import Failed, Step
 from backends.launched.failure import changed, explain_report
 from backends.launched.parts import STAGE
 from backends.lxc.plan import LxcPlan
-from backends.lxc.unpacked import namespace_problem
+from backends.lxc.users import namespace_problem
 
 __all__ = ["explain"]
 

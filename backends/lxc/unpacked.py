@@ -12,23 +12,22 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from signal import SIGKILL, pidfd_send_signal
 
 from backends import process
 from backends.errors import BackendUnavailable, LaunchFailed, Problem
 from backends.inside.codec import decode_message, encode, spec_memfd
-from backends.inside.protocol import MESSAGE_BYTES, Failed, OutsideSpec, Step, UserNamespace
+from backends.inside.protocol import MESSAGE_BYTES, Failed, OutsideSpec, UserNamespace
 from backends.inside.store import LAUNCHER, find_program, user_store
 from backends.linux.child_descriptors import ChildDescriptors
 from backends.lxc.facts import FIX
-from backends.lxc.users import own_namespace
+from backends.lxc.users import namespace_problem, own_namespace
 from backends.virtual_machine import Image
 
-__all__ = ["collect", "namespace_problem", "open_unpacked"]
+__all__ = ["collect", "open_unpacked"]
 
 _ROOT = "root"
 _GOING = ".going-"
-_DOCTOR = "mxc-ops doctor --backend lxc"
-_ROOTLESS = "mxc-ops prep host --backend lxc --feature rootless --yes"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _SAID_BYTES = 4096
 
@@ -43,9 +42,9 @@ def open_unpacked(image: Image, users: UserNamespace, launcher: str, descriptors
     found = _open(place, descriptors)
     if found is not None:
         return found
-    with _changing(folder):
+    with _changing(folder) as store:
         if not os.path.lexists(place):
-            _unpack(image, users, launcher, folder, place)
+            _unpack(image, users, launcher, store, place)
         found = _open(place, descriptors)
     assert found is not None  # nobody removes one meanwhile
     return found
@@ -125,24 +124,23 @@ def _for_us_alone(place: str) -> Generator[bool]:
         os.close(fd)
 
 
-def _unpack(image: Image, users: UserNamespace, launcher: str, folder: str, place: str) -> None:
-    made = f"{folder}/{_GOING}{secrets.token_hex(8)}"
-    os.mkdir(made, mode=0o700)
-    source = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
+def _unpack(image: Image, users: UserNamespace, launcher: str, store: int, place: str) -> None:
+    folder, _, _ = place.rpartition("/")
+    name = f"{_GOING}{secrets.token_hex(8)}"
+    os.mkdir(f"{folder}/{name}", mode=0o700)
+    descriptors = ChildDescriptors()
     try:
-        target = os.open(made, _FOLDER)
-        try:
-            words = ("unpack", str(source), str(target))
-            _as_root_of(users, launcher, words, (source, target), image.rootfs)
-        finally:
-            os.close(target)
-        os.rename(made, place)
-    except BaseException:
-        with suppress(OSError):  # where there is something in it, `collect` removes it
-            os.rmdir(made)
+        source = descriptors.add(os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC))
+        target = descriptors.add(os.open(f"{folder}/{name}", _FOLDER))
+        words = ("unpack", str(source), str(target))
+        _as_root_of(users, launcher, words, (source, target), image.rootfs)
+        os.rename(f"{folder}/{name}", place)
+    except LaunchFailed:
+        with suppress(LaunchFailed):  # then it is for `collect`, as after a kill
+            _as_root_of(users, launcher, ("remove", str(store), name), (store,), place)
         raise
     finally:
-        os.close(source)
+        descriptors.close()
 
 
 def _as_root_of(
@@ -180,10 +178,15 @@ def _as_root_of(
 
 def _await(child: process.Spawned, control: socket, complaints: int, what: str, subject: str) -> None:
     said = b""
-    while piece := os.read(complaints, _SAID_BYTES):
-        said = (said + piece)[:_SAID_BYTES]
-    status = process.reap(child)
-    os.close(child.pidfd)
+    try:
+        while piece := os.read(complaints, _SAID_BYTES):
+            said = (said + piece)[:_SAID_BYTES]
+    except BaseException:  # interrupted: it would go on
+        pidfd_send_signal(child.pidfd, SIGKILL)
+        raise
+    finally:
+        status = process.reap(child)
+        os.close(child.pidfd)
     if status == 0:
         return
     why = said.decode("utf-8", "replace").strip() or f"the launcher ended with status {status}"
@@ -191,26 +194,16 @@ def _await(child: process.Spawned, control: socket, complaints: int, what: str, 
     failed = decode_message(report) if report else None
     if isinstance(failed, Failed):
         raise LaunchFailed(namespace_problem(failed, why))
-    message = f"{subject} cannot be {_DONE[what]}: {why}"
-    raise LaunchFailed(Problem(f"{what}_image", subject, message, fix=_DOCTOR))
+    from shlex import quote
+
+    problem = Problem(
+        f"{what}_image",
+        subject,
+        f"{subject} cannot be {_DONE[what]}: {why}",
+        expected="a local file system with room, below XDG_DATA_HOME, else ~/.local/share",
+        fix=f"df -h {quote(_store())}",
+    )
+    raise LaunchFailed(problem)
 
 
 _DONE = {"unpack": "unpacked", "remove": "removed"}
-
-
-def namespace_problem(failed: Failed, said: str) -> Problem:
-    """Why a caller who is not root has no user namespace for containers.
-
-    Parameters
-    ----------
-    said: what newuidmap and newgidmap complained about.
-    """
-    why = os.strerror(failed.errno)
-    if failed.step is not Step.USERS:
-        message = f"a user namespace cannot be used ({failed.step.name.lower()}): {why}"
-        return Problem("setup_users", "", message, fix=_DOCTOR)
-    if failed.index == 0:
-        message = f"users may make no user namespaces here: {why}"
-        return Problem("setup_users", "", message, fix=_ROOTLESS)
-    message = f"ids that /etc/subuid and /etc/subgid grant cannot be mapped: {said or why}"
-    return Problem("setup_users", "", message, fix=_DOCTOR)

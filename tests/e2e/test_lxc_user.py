@@ -22,6 +22,13 @@ RUN = """
 from mxc_ops import Policy, run
 print(run(Policy(containment="lxc"), "echo ran; ls /usr/bin | wc -l").stdout.decode(), end="")
 """
+TRY = """
+from mxc_ops import MxcError, Policy, run
+try:
+    print(run(Policy(containment="lxc"), "true"))
+except MxcError as error:
+    print(error.problems[0].code, error.problems[0].fix)
+"""
 SESSION = """
 import json, sys
 from mxc_ops import Policy
@@ -116,6 +123,41 @@ def test_what_is_of_an_image_no_more_is_collected_unless_it_is_in_use(
     child.communicate(b"\n", timeout=20)
     assert json.loads(as_user(GC, env=somewhere).stdout)["removed"] == [old]
     assert unpacked(somewhere) == [name]
+
+
+def test_where_there_is_no_room_nothing_is_left_and_the_place_is_named(
+    as_user: User, somewhere: dict[str, str]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a small file system takes root")
+    data = somewhere["XDG_DATA_HOME"]
+    options = f"size=8m,uid={as_user.uid},gid={as_user.gid},mode=0700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", data], check=True)
+    try:
+        done = as_user(TRY, env=somewhere)
+        assert done.stdout == f"unpack_image df -h {data}/mxc-ops/unpacked\n", done
+        assert unpacked(somewhere) == []
+    finally:
+        subprocess.run(["umount", data], check=True)
+
+
+def test_grants_below_what_the_stage_covers_are_found(as_user: User) -> None:
+    """The stage of a user is on a /run of its own."""
+    if not os.access("/run/lock", os.W_OK):
+        pytest.skip("there is no folder below /run for everybody")
+    image("base")
+    source = """
+import os, tempfile
+from mxc_ops import Policy, run
+with tempfile.TemporaryDirectory(dir="/run/lock") as place:
+    open(place + "/file", "w").write("content")
+    open(place + "/no", "w").write("denied")
+    policy = Policy(containment="lxc", read_write=[place], denied=[place + "/no"])
+    done = run(policy, f"cd {place}; cat file; cat no; echo new > new; ls /run")
+    print(done.stdout.decode().split(), open(place + "/new").read().strip())
+"""
+    done = as_user(source)
+    assert done.stdout == "['contentlock'] new\n", done
 
 
 def test_a_session_of_a_users(as_user: User, somewhere: dict[str, str]) -> None:
