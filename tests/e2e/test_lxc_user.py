@@ -29,6 +29,13 @@ try:
 except MxcError as error:
     print(error.problems[0].code, error.problems[0].fix)
 """
+LASTING = """
+import sys
+from mxc_ops import Policy, run
+place = sys.argv[1]
+line = f"touch {place}/up; until [ -e {place}/go ]; do sleep 0.02; done; ls /usr/bin > /dev/null && echo done"
+print(run(Policy(containment="lxc", read_write=[place]), line).stdout.decode(), end="")
+"""
 SESSION = """
 import json, sys
 from mxc_ops import Policy
@@ -53,8 +60,17 @@ def somewhere(as_user: User, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     image("base")
     data = as_user.home / tmp_path_factory.mktemp("data").name
     data.mkdir()
-    os.chown(data, as_user.uid, as_user.gid)
+    in_memory(data, as_user, "512m")
     yield {"XDG_DATA_HOME": str(data)}
+    if os.geteuid() == 0:
+        subprocess.run(["umount", "--lazy", data], check=True)
+
+
+def in_memory(folder: Path, owner: User, size: str) -> None:
+    """Where it can be, to be spared the disk."""
+    if os.geteuid() == 0:
+        options = f"size={size},uid={owner.uid},gid={owner.gid},mode=0700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "data", folder], check=True)
 
 
 def unpacked(environment: dict[str, str]) -> list[str]:
@@ -112,15 +128,18 @@ def test_what_is_of_an_image_no_more_is_collected_unless_it_is_in_use(
     [name] = unpacked(somewhere)
     folder = Path(somewhere["XDG_DATA_HOME"], "mxc-ops/unpacked")
     assert json.loads(as_user(GC, env=somewhere).stdout)["removed"] == []
+    place = folder.parent.parent / "place"
+    place.mkdir()
+    os.chown(place, as_user.uid, as_user.gid)
+    child = as_user.popen([as_user.python, "-c", LASTING, place], env=somewhere)
+    wait_until((place / "up").exists, "the container did not start")
     old = "0" * 64 + name[64:]
     (folder / name).rename(folder / old)
-    ran(as_user, somewhere)
-    child = as_user.popen(["sh", "-c", f"exec 9< {folder / old}; flock -s 9; echo; read line"])
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"\n"
     assert json.loads(as_user(GC, env=somewhere).stdout)["removed"] == []
-    assert unpacked(somewhere) == [old, name] if old < name else [name, old]
-    child.communicate(b"\n", timeout=20)
+    assert unpacked(somewhere) == [old]
+    (place / "go").touch()
+    assert child.communicate(timeout=20)[0] == b"done\n"
+    ran(as_user, somewhere)
     assert json.loads(as_user(GC, env=somewhere).stdout)["removed"] == [old]
     assert unpacked(somewhere) == [name]
 
@@ -131,8 +150,7 @@ def test_where_there_is_no_room_nothing_is_left_and_the_place_is_named(
     if os.geteuid() != 0:
         pytest.skip("a small file system takes root")
     data = somewhere["XDG_DATA_HOME"]
-    options = f"size=8m,uid={as_user.uid},gid={as_user.gid},mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", data], check=True)
+    in_memory(Path(data), as_user, "8m")
     try:
         done = as_user(TRY, env=somewhere)
         assert done.stdout == f"unpack_image df -h {data}/mxc-ops/unpacked\n", done
