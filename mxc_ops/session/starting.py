@@ -17,6 +17,10 @@ from mxc_ops.session.supervisor_protocol import Assignment, LeaseTerms
 __all__ = ["start_supervisor", "told_error"]
 
 _START_S = 120.0
+_HANDED_OVER = (
+    *("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
+    *("SUDO_UID", "SUDO_GID"),
+)
 
 
 def start_supervisor(
@@ -42,7 +46,8 @@ def start_supervisor(
     report, theirs = os.pipe2(os.O_CLOEXEC)
     told = -1
     try:
-        assignment = Assignment(document, folder, alive, theirs, copied, lease)
+        known = {name: os.environ[name] for name in _HANDED_OVER if name in os.environ}
+        assignment = Assignment(document, folder, alive, theirs, copied, lease, known)
         told = os.memfd_create("assignment", os.MFD_CLOEXEC)
         with open(told, "wb", closefd=False) as file:
             file.write(assignment.encode())

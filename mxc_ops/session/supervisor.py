@@ -46,6 +46,7 @@ def main(descriptors: Sequence[int]) -> None:
     with open(descriptors[0], "rb") as file:
         file.seek(0)
         assignment = Assignment.decode(file.read(), descriptors[1:])
+    os.environ.update(assignment.environment or {})
     os.setsid()
     sign(assignment.alive)
     try:

@@ -70,6 +70,7 @@ class Assignment:
 
     `alive` is the locked descriptor that tells that the supervisor lives, `report` where the starter waits
     for one JSON line: ``{"running": pid}`` or ``{"error": …}``. `copied` is what the sandbox is a copy of.
+    `environment` is what of the starter's says whose rights count and where somebody's own files are.
     """
 
     document: str
@@ -78,6 +79,7 @@ class Assignment:
     report: int
     copied: Copied | None = None
     lease: LeaseTerms | None = None
+    environment: Mapping[str, str] | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -86,17 +88,22 @@ class Assignment:
 
     def encode(self) -> bytes:
         """All but the descriptors."""
-        copied = None if self.copied is None else {"names": list(self.copied.fds), "said": self.copied.said}
-        lease = None if self.lease is None else self.lease.as_dict()
-        told = {"document": self.document, "folder": self.folder, "copied": copied, "lease": lease}
+        told: dict[str, Any] = {name: getattr(self, name) for name in ("document", "folder", "environment")}
+        if self.copied is not None:
+            told["copied"] = {"names": list(self.copied.fds), "said": self.copied.said}
+        if self.lease is not None:
+            told["lease"] = self.lease.as_dict()
         return json.dumps(told).encode()
 
     @classmethod
     def decode(cls, text: bytes, descriptors: Sequence[int]) -> Assignment:
         told = json.loads(text)
         alive, report, *others = descriptors
-        copied = None
-        if told["copied"] is not None:
+        copied = lease = None
+        if "copied" in told:
             copied = Copied(dict(zip(told["copied"]["names"], others, strict=True)), told["copied"]["said"])
-        lease = None if told["lease"] is None else LeaseTerms.from_dict(told["lease"])
-        return cls(told["document"], told["folder"], alive, report, copied, lease)
+        if "lease" in told:
+            lease = LeaseTerms.from_dict(told["lease"])
+        return cls(
+            told["document"], told["folder"], alive, report, copied, lease, environment=told["environment"]
+        )

@@ -99,6 +99,7 @@ CLIENTS = [
     pytest.param(("user", "bubblewrap"), id="bubblewrap-user", marks=ON_BUBBLEWRAP),
     pytest.param(("root", "bubblewrap"), id="bubblewrap-root", marks=ON_BUBBLEWRAP),
     pytest.param(("root", "lxc"), id="lxc", marks=ON_LXC),
+    pytest.param(("user", "lxc"), id="lxc-user", marks=ON_LXC),
 ]
 WITH_MACHINES = [*CLIENTS, pytest.param(("root", "vm"), id="vm", marks=pytest.mark.backend("vm"))]
 

@@ -29,7 +29,7 @@ __all__ = ["USER", "Sshd", "missing"]
 
 USER = "ops"
 """A user without rights whom every host knows."""
-_UID = 61234
+_UID = 61233
 _SSHD = "/usr/sbin/sshd"
 _PROGRAMS = ("nsenter", "ssh-keygen", "unshare")
 _DEADLINE_S = 20

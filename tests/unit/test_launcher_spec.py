@@ -22,6 +22,7 @@ from backends.inside.protocol import (
     StageEntry,
     StageMount,
     StageRoot,
+    UserNamespace,
 )
 
 OUTSIDE, INSIDE = 1, 2
@@ -31,6 +32,9 @@ FULL_OUTSIDE = OutsideSpec(
     parent_pid=7, control=5, argv=("/usr/bin/bwrap", "--args", "9"), cgroups=(3, 4), stage="/run/stage",
     mounts=(StageMount(6, 1, 2, 0o040000, True), StageMount(7, 1, 3, 0o100000, False, IdMap(0, 0, 9, 9))),
     identity=(70000, 70000), keep=(8, 9),
+    users=UserNamespace(
+        (ContainerIds(0, 100000, 100001), ContainerIds(1000, 1001, 1002)), ("/usr/bin/uid", "/usr/bin/gid")
+    ),
     root=StageRoot(
         11, 1 << 40, ContainerIds(0, 70001, 70002), ContainerIds(1000, 70003, 70004), ("/x", "/usr/\udcff"),
         (StageEntry("root/etc/x", 0o100444, "content\n"), StageEntry("root/l", 0o120777, "/to")),
@@ -131,6 +135,13 @@ def test_every_record_is_checked(driver: Path) -> None:
         (OUTSIDE, assemble(OUTSIDE, [*outside, (13, b"")])),
         (OUTSIDE, assemble(OUTSIDE, [r if r[0] != 10 else (10, r[1][:-1]) for r in outside])),
         (OUTSIDE, assemble(OUTSIDE, [r if r[0] != 10 else (10, b"\xff" * len(r[1])) for r in outside])),
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 14])),  # who maps nobody
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 15])),  # whom nobody maps
+        (OUTSIDE, assemble(OUTSIDE, [r for r in outside if r[0] != 15] + [(15, b"/one\0")])),
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (15, b"/third\0")])),
+        (OUTSIDE, assemble(OUTSIDE, [*outside, *[(14, bytes(16))] * 3])),  # too many
+        (OUTSIDE, assemble(OUTSIDE, [*outside, (14, bytes(12))])),
+        (INSIDE, assemble(INSIDE, [*inside, (14, bytes(16))])),
         (OUTSIDE, assemble(OUTSIDE, [*outside, (29, bytes(8))])),  # a user inside, outside
         (INSIDE, assemble(INSIDE, [*inside, (29, bytes(8))])),  # a second user
         (INSIDE, assemble(INSIDE, [r for r in inside if r[0] != 29] + [(29, bytes(4))])),
