@@ -19,7 +19,7 @@ __all__ = ["start_supervisor", "told_error"]
 _START_S = 120.0
 _HANDED_OVER = (
     *("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
-    *("SUDO_UID", "SUDO_GID"),
+    *("PATH", "TMPDIR", "SUDO_UID", "SUDO_GID"),
 )
 
 
