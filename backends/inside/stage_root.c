@@ -235,6 +235,15 @@ static int forget_cgroups(void)
     return errno == EINVAL || errno == ENOENT ? 0 : -1;
 }
 
+/* LXC's lock of the container, which it would leave there, goes with the stage. */
+static int keep_locks_here(void)
+{
+    static const char place[] = "/run/lxc";
+    if (mkdir(place, 0755) < 0 && errno != EEXIST)
+        return -1;
+    return mount("locks", place, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=256k");
+}
+
 struct failure build_root(const struct spec *spec, int stage)
 {
     int root = -1;
@@ -252,5 +261,7 @@ struct failure build_root(const struct spec *spec, int stage)
             failure = FAILED(STEP_ROOT_ENTRY, index);
     if (!failure.step && forget_cgroups() < 0)
         failure = FAILED(STEP_ROOT_OVERLAY, 2);
+    if (!failure.step && keep_locks_here() < 0)
+        failure = FAILED(STEP_ROOT_OVERLAY, 3);
     return failure;
 }
