@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from backends.linux.id_ranges import ID_FILES, overlaps
+from backends.linux.subordinate_ids import ranges_of
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 UNPRIVILEGED_UID = 61234
+_GRANTED = 65_536
 _PACKAGES = ("mxc_ops", "backends", "vm_images")
 _DEPENDENCIES = ("pydantic", "rich", "jsonschema", "qemu.qmp")
 _SCRIPTS = {"mxc-ops": "mxc_ops.cli", "mxc-exec": "mxc_ops.cli.exec_compat"}
@@ -142,6 +147,7 @@ def as_user() -> Iterator[User]:
         uid, gid = os.getuid(), os.getgid()
         if os.geteuid() == 0:
             uid = gid = UNPRIVILEGED_UID
+            _make_account(uid)
             os.chown(home, uid, gid)
         environment = {
             "HOME": str(home),
@@ -153,6 +159,24 @@ def as_user() -> Iterator[User]:
         yield User(uid, gid, home, tree, _public_python(), environment)
     finally:
         shutil.rmtree(tree, ignore_errors=True)
+
+
+def _make_account(uid: int) -> None:
+    """Ids are granted to accounts alone (newuidmap(1)): the user is one of the host's, and has some."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = "mxc-ops-tests"
+        subprocess.run(["groupadd", "--gid", str(uid), name], check=True)
+        account = ["--uid", str(uid), "--gid", str(uid), "--no-create-home", "--shell", "/usr/sbin/nologin"]
+        subprocess.run(["useradd", *account, name], check=True)
+    if ranges_of((name, str(uid)), _GRANTED) is None:
+        texts = {file: Path(file).read_text() for file in ID_FILES if Path(file).exists()}
+        first = next(
+            start for start in range(100_000, 1 << 31, _GRANTED) if not overlaps(texts, start, _GRANTED)
+        )
+        ids = f"{first}-{first + _GRANTED - 1}"
+        subprocess.run(["usermod", "--add-subuids", ids, "--add-subgids", ids, name], check=True)
 
 
 def _public_python() -> str:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
-from vm_images.store import IMPORTED, MANIFEST, Stored, is_key, own_store, stored, stores
+from backends.lxc import unpacked
+from vm_images.store import IMPORTED, MANIFEST, Stored, content_of, is_key, own_store, stored, stores
 from vm_images.store_changes import collect, remove_key, remove_name
 
 __all__ = ["collect_garbage", "everything", "find", "remove", "verify"]
@@ -92,12 +93,20 @@ def remove(name: str) -> list[str]:
 
 
 def collect_garbage() -> tuple[list[str], list[str], list[str]]:
-    """See `store_changes.collect`; of the store that is ours to change. Names that lead nowhere go too."""
+    """See `store_changes.collect`; of the store that is ours to change. Names that lead nowhere go too.
+
+    So does what a user has unpacked for containers of an image that is nowhere any more.
+    """
     store = Path(own_store())
     for link in _links(store):
         if not (store / link.readlink().name).is_dir():
             remove_name(store, link.name)
-    return collect(store, lambda key: any(link.readlink().name == key for link in _links(store)))
+    removed, used, going_on = collect(
+        store, lambda key: any(link.readlink().name == key for link in _links(store))
+    )
+    if os.geteuid() != 0:
+        removed += unpacked.collect([content_of(found) for found in everything()[0]])
+    return removed, used, going_on
 
 
 def _links(store: Path) -> list[Path]:

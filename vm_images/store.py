@@ -25,6 +25,7 @@ from backends.virtual_machine import Image
 __all__ = [
     "SYSTEM_STORE",
     "Stored",
+    "content_of",
     "find_image",
     "lock_folder",
     "own_store",
@@ -171,13 +172,18 @@ def is_key(text: str) -> bool:
     return len(text) == 64 and _KEY_DIGITS.issuperset(text)
 
 
+def content_of(found: Stored) -> str:
+    """What the image is now, whatever its key says that it was made of."""
+    return sha256(json.dumps(found.manifest["parts"], sort_keys=True).encode()).hexdigest()
+
+
 def _image(found: Stored, name: str) -> Image:
     manifest = found.manifest
     rootfs = next((part for part in manifest["parts"] if part.startswith("rootfs.")), "")
     return Image(
         name=name,
         key=found.key,
-        content=sha256(json.dumps(manifest["parts"], sort_keys=True).encode()).hexdigest(),
+        content=content_of(found),
         kernel=f"{found.folder}/vmlinux",
         initrd=f"{found.folder}/initrd",
         rootfs=f"{found.folder}/{rootfs}" if rootfs else "",

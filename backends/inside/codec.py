@@ -41,6 +41,8 @@ _TAG_ROOT = 10
 _TAG_ENTRY = 11
 _TAG_CONTENT = 12
 _TAG_HIDDEN = 13
+_TAG_USERS = 14
+_TAG_MAPPER = 15
 _TAG_HOLD = 16
 _TAG_STDERR = 17
 _TAG_TTY = 18
@@ -69,6 +71,7 @@ _RECORD = struct.Struct("<II")
 _U32 = struct.Struct("<I")
 _MOUNT = struct.Struct("<IIQQIIIII")
 _ROOT = struct.Struct("<IQIIIIIIII")
+_IDS = struct.Struct("<IIII")
 _RLIMIT = struct.Struct("<IQQ")
 _LANDLOCK = struct.Struct("<IQQQ")
 _LANDLOCK_PATH = struct.Struct("<QI")
@@ -128,6 +131,11 @@ def signal_message(number: int) -> bytes:
 def _outside_records(spec: OutsideSpec) -> list[bytes]:
     records = [_number(_TAG_PARENT, spec.parent_pid), _number(_TAG_CONTROL, spec.control)]
     records += [_number(_TAG_CGROUP, fd) for fd in spec.cgroups]
+    if spec.users is not None:
+        records += [
+            _record(_TAG_USERS, _IDS.pack(one.inside, one.inside, one.uid, one.gid)) for one in spec.users.ids
+        ]
+        records += [_text(_TAG_MAPPER, tool) for tool in spec.users.mappers]
     if spec.stage:
         records.append(_text(_TAG_STAGE, spec.stage))
     if spec.root is not None:

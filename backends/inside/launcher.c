@@ -1,4 +1,5 @@
-/* The launcher: `launcher outside FD` on the host, `launcher inside FD` as process 1 of the sandbox. See protocol.py. */
+/* The launcher: `launcher outside FD` on the host, `launcher inside FD` as process 1 of the sandbox. See protocol.py.
+ * `launcher unpack IMAGE FOLDER` (descriptors) and `launcher remove FOLDER NAME`: as root of a user namespace. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <limits.h>
@@ -43,6 +44,14 @@ static int inside(int fd)
     return EXIT_SETUP_FAILED;
 }
 
+/* 0, or what the system says on standard error. */
+static int told(int error)
+{
+    if (error)
+        fprintf(stderr, "%s\n", strerror(error));
+    return error ? EXIT_SETUP_FAILED : 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
@@ -52,6 +61,11 @@ int main(int argc, char **argv)
         return outside(fd);
     if (fd >= 0 && strcmp(argv[1], "inside") == 0)
         return inside(fd);
-    fputs("usage: launcher (outside|inside) FD | --version\n", stderr);
+    int second = argc == 4 ? parse_fd(argv[2]) : -1;
+    if (second >= 0 && strcmp(argv[1], "unpack") == 0)
+        return told(unpack_image(second, parse_fd(argv[3])));
+    if (second >= 0 && strcmp(argv[1], "remove") == 0)
+        return told(remove_tree(second, argv[3]));
+    fputs("usage: launcher (outside|inside) FD | unpack IMAGE FOLDER | remove FOLDER NAME | --version\n", stderr);
     return EXIT_SETUP_FAILED;
 }

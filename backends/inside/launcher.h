@@ -27,12 +27,20 @@ struct failure keep_descriptors(int *keep, size_t count, unsigned int close_rang
 /* stage.c: a private mount namespace with the granted objects at STAGE/0, STAGE/1, … */
 struct failure build_stage(struct spec *spec);
 
-/* A user namespace with these ids, as a descriptor; -1 with errno. */
-int make_id_maps(const struct wire_ids *ids, uint32_t count);
 int map_mount(const char *place, int users); /* the ids of a mount, from now on; -1 with errno */
 
-/* stage_root.c: a container's root, at STAGE/root */
-struct failure build_root(const struct spec *spec, int stage);
+/* users.c: a user namespace with these ids, as a descriptor; -1 with errno. */
+int make_id_maps(const struct wire_ids *ids, uint32_t count);
+/* … one of the caller's own, entered; and becoming its root. */
+struct failure enter_users(const struct spec *spec);
+struct failure become_root_of_users(void);
+
+/* stage_root.c: a container's root, at STAGE/root; `image`: what is below, or -1 for the image file of the spec. */
+struct failure build_root(const struct spec *spec, int stage, int image);
+
+/* unpack.c, remove.c: an image's files in `folder`, as "root"; 0, or an errno. */
+int unpack_image(int image, int folder);
+int remove_tree(int folder, const char *name);
 
 /* identity.c: another user, without capabilities and groups */
 struct failure drop_identity(uid_t uid, gid_t gid);

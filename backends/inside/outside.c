@@ -55,8 +55,12 @@ struct failure run_outside(struct spec *spec)
     setsid(); /* a terminal's signals are the caller's to forward; fails only for a leader, which is as good */
     failure = join_cgroups(spec);
     volunteer_for_oom();
+    if (!failure.step && spec->count[TAG_USERS])
+        failure = enter_users(spec);
     if (!failure.step && spec->stage)
         failure = build_stage(spec);
+    else if (!failure.step && spec->count[TAG_USERS])
+        failure = become_root_of_users();
     if (!failure.step && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
         failure = FAILED(STEP_DUMPABLE, 0);
     if (!failure.step && spec->count[TAG_IDENTITY])

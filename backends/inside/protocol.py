@@ -49,6 +49,7 @@ class Step(IntEnum):
     ROOT_OVERLAY = 19
     ROOT_ENTRY = 20
     HIDE = 21
+    USERS = 22
     NOT_INIT = 32
     FORK = 33
     SESSION = 34
@@ -102,6 +103,18 @@ class ContainerIds:
 
 
 @frozen
+class UserNamespace:
+    """One that a caller who is not root has for the sandbox to be made in, as root of that.
+
+    `mappers` are the paths of newuidmap and newgidmap, which write the maps: each of the `ids` must be the
+    caller's own or granted (subuid(5)). What a spec calls ids of the host are then ids of this namespace.
+    """
+
+    ids: tuple[ContainerIds, ...]
+    mappers: tuple[str, str]
+
+
+@frozen
 class StageEntry:
     """Something made in the stage: `mode` tells, as of ``stat``, a directory, a file or a symbolic link.
 
@@ -118,10 +131,11 @@ class StageEntry:
 class StageRoot:
     """A container's root, at ``STAGE/root``: an image below, memory above it, gone with its last process.
 
-    `image` is an inherited descriptor of an erofs file. What is written takes at most `size_bytes`; as much
-    have ``STAGE/tmp`` and ``STAGE/shm``, which everybody may write to. `root` and `workload` are the ids of
-    both layers. `hidden` are names of which the container sees nothing; then the `entries` are made. Control
-    groups are out of sight of what is started.
+    `image` is an inherited descriptor of an erofs file, or, in a user namespace, of the folder that it was
+    unpacked to. What is written takes at most `size_bytes`; as much have ``STAGE/tmp`` and ``STAGE/shm``,
+    which everybody may write to. `root` and `workload` are the ids of both layers. `hidden` are names of
+    which the container sees nothing; then the `entries` are made. Control groups are out of sight of what is
+    started.
     """
 
     image: int
@@ -138,8 +152,9 @@ class OutsideSpec:
 
     `parent_pid` is the process that starts it: without it nothing is started. `control` is the launcher's end
     of the control socket, kept open for the inside. `cgroups` are descriptors, open for writing, of
-    ``cgroup.procs`` or ``tasks`` files. `stage` (root only) is an existing directory that a private tmpfs is
-    mounted on. `identity` is the host (uid, gid) to drop to. Only 0, 1, 2, `control` and `keep` survive.
+    ``cgroup.procs`` or ``tasks`` files. `stage` (for root only) is an existing directory that a private tmpfs
+    is mounted on; with `users` it may be one to be made below ``/run``. `identity` is the host (uid, gid) to
+    drop to. Only 0, 1, 2, `control` and `keep` survive.
     """
 
     parent_pid: int
@@ -147,6 +162,7 @@ class OutsideSpec:
     argv: tuple[str | bytes, ...]
     cgroups: tuple[int, ...] = ()
     stage: str = ""
+    users: UserNamespace | None = None
     root: StageRoot | None = None
     mounts: tuple[StageMount, ...] = ()
     identity: tuple[int, int] | None = None

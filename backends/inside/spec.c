@@ -32,6 +32,8 @@ static const struct rule {
     [TAG_ENTRY] = {IN_OUTSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_entry), MAX_ENTRIES, 0},
     [TAG_CONTENT] = {IN_OUTSIDE, SHAPE_TEXT, 0, MAX_ENTRIES, 0},
     [TAG_HIDDEN] = {IN_OUTSIDE, SHAPE_TEXT, 0, MAX_ENTRIES, 0},
+    [TAG_USERS] = {IN_OUTSIDE, SHAPE_FIXED, sizeof(struct wire_ids), MAX_IDS, 0},
+    [TAG_MAPPER] = {IN_OUTSIDE, SHAPE_TEXT, 0, 2, 0},
     [TAG_HOLD] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_HOLD, 0},
     [TAG_GIVE] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_GIVE, 0},
     [TAG_STDERR] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 0},
@@ -135,6 +137,8 @@ static int count_records(struct spec *spec)
         return EINVAL;
     if ((spec->count[TAG_ENTRY] || spec->count[TAG_HIDDEN]) && !spec->count[TAG_ROOT])
         return EINVAL;
+    if (spec->count[TAG_MAPPER] != (spec->count[TAG_USERS] ? 2 : 0))
+        return EINVAL;
     return spec->count[TAG_LANDLOCK_PATH] && !spec->count[TAG_LANDLOCK] ? EINVAL : 0;
 }
 
@@ -189,6 +193,12 @@ static int take_outside(struct spec *spec, uint32_t tag, uint32_t index, char *p
         return 0;
     case TAG_KEEP:
         return read_fd(payload, &spec->keep[index]);
+    case TAG_USERS:
+        memcpy(&spec->users[index], payload, sizeof(*spec->users));
+        return 0;
+    case TAG_MAPPER:
+        spec->mappers[index] = payload;
+        return 0;
     case TAG_ROOT:
         memcpy(&spec->root, payload, sizeof(spec->root));
         return spec->root.image > INT_MAX ? EBADF : 0;

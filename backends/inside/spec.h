@@ -8,7 +8,7 @@
 #include "wire.h"
 
 enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_GIVE = 64, MAX_RLIMITS = 16 };
-enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192, MAX_ENTRIES = 8192 };
+enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192, MAX_ENTRIES = 8192, MAX_IDS = 4 };
 
 struct landlock_path {
     uint64_t access;
@@ -44,6 +44,8 @@ struct spec {
     uid_t uid;
     gid_t gid;
     int keep[MAX_KEEP];
+    struct wire_ids users[MAX_IDS];
+    char *mappers[2]; /* newuidmap, newgidmap */
     struct wire_root root;
     struct stage_entry *entries;
     char **hidden;

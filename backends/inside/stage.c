@@ -2,16 +2,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "launcher.h"
@@ -28,56 +27,6 @@ static int set_attributes(int tree, uint64_t set, uint64_t propagation, int user
     struct attributes attributes = {set, 0, propagation, userns < 0 ? 0 : (uint64_t)userns};
     return (int)syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | TREE_RECURSIVE, &attributes,
                         sizeof(attributes));
-}
-
-/* One line for each of the ids; `groups`: those of groups. */
-static int write_map(pid_t pid, const char *name, const struct wire_ids *ids, uint32_t count, int groups)
-{
-    char path[64], map[128] = "";
-    int length = 0;
-    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-    for (uint32_t i = 0; i < count; i++)
-        length += snprintf(map + length, sizeof(map) - (size_t)length, "%u %u 1\n",
-                           groups ? ids[i].inside_gid : ids[i].inside_uid, groups ? ids[i].host_gid : ids[i].host_uid);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t written = write(fd, map, (size_t)length);
-    int saved = errno;
-    close(fd);
-    errno = saved;
-    return written == length ? 0 : -1;
-}
-
-static int open_mapped_namespace(pid_t pid, const struct wire_ids *ids, uint32_t count)
-{
-    char path[64];
-    snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
-    if (write_map(pid, "uid_map", ids, count, 0) < 0 || write_map(pid, "gid_map", ids, count, 1) < 0)
-        return -1;
-    return open(path, O_RDONLY | O_CLOEXEC);
-}
-
-/* A user namespace exists only through a process: one is born into it, and ends when the maps are written. */
-int make_id_maps(const struct wire_ids *ids, uint32_t count)
-{
-    pid_t launcher = getpid(), pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
-    if (pid < 0)
-        return -1;
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != launcher)
-            _exit(EXIT_SETUP_FAILED);
-        for (;;)
-            pause();
-    }
-    int fd = open_mapped_namespace(pid, ids, count);
-    int saved = errno;
-    kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-    errno = saved;
-    return fd;
 }
 
 static int same_map(const struct wire_mount *a, const struct wire_mount *b)
@@ -111,6 +60,38 @@ int map_mount(const char *place, int users)
     return done;
 }
 
+static int is_same(int one, int other)
+{
+    struct stat status, other_status;
+    if (fstat(one, &status) < 0 || fstat(other, &other_status) < 0)
+        return 0;
+    errno = ESTALE;
+    return status.st_dev == other_status.st_dev && status.st_ino == other_status.st_ino &&
+           (status.st_mode & S_IFMT) == (other_status.st_mode & S_IFMT);
+}
+
+/* The same object in the mount namespace of now, found by its name: the kernel copies only mounts of the caller's
+ * own, and who is not root may not even copy those of the host's. -1 with ESTALE: something else has the name. */
+static int reopen(int fd)
+{
+    char link[32], path[PATH_MAX];
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof(path));
+    errno = ENAMETOOLONG;
+    if (length < 0 || (size_t)length == sizeof(path))
+        return -1;
+    path[length] = '\0';
+    int found = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+    if (found < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
+        errno = ESTALE;
+    if (found < 0 || is_same(fd, found))
+        return found;
+    close(found);
+    errno = ESTALE;
+    return -1;
+}
+
 static int is_what_was_checked(const struct wire_mount *mount)
 {
     struct stat status;
@@ -127,7 +108,10 @@ static struct failure clone_tree(const struct spec *spec, uint32_t index, int *t
     const struct wire_mount *mount = &spec->mounts[index];
     if (!is_what_was_checked(mount))
         return FAILED(STEP_MOUNT_CHANGED, index);
-    trees[index] = (int)syscall(SYS_open_tree, (int)mount->fd, "",
+    int source = spec->count[TAG_USERS] ? reopen((int)mount->fd) : (int)mount->fd;
+    if (source < 0)
+        return FAILED(errno == ESTALE ? STEP_MOUNT_CHANGED : STEP_MOUNT_OPEN, index);
+    trees[index] = (int)syscall(SYS_open_tree, source, "",
                                 TREE_CLONE | TREE_CLOEXEC | TREE_RECURSIVE | (unsigned int)AT_EMPTY_PATH);
     if (trees[index] < 0)
         return FAILED(STEP_MOUNT_OPEN, index);
@@ -142,10 +126,40 @@ static struct failure clone_tree(const struct spec *spec, uint32_t index, int *t
     return NO_FAILURE;
 }
 
-static struct failure enter_stage(const struct spec *spec, int *stage)
+/* An image that was unpacked: who is not root cannot mount one. */
+static struct failure clone_image(const struct spec *spec, int *tree)
+{
+    int source = reopen((int)spec->root.image);
+    *tree = source < 0 ? -1
+                       : (int)syscall(SYS_open_tree, source, "", TREE_CLONE | TREE_CLOEXEC | (unsigned int)AT_EMPTY_PATH);
+    if (*tree < 0 || set_attributes(*tree, ATTR_NOSUID | ATTR_NODEV | ATTR_READ_ONLY, MS_PRIVATE, -1) < 0)
+        return FAILED(STEP_ROOT_IMAGE, 2);
+    return NO_FAILURE;
+}
+
+static struct failure leave_mounts(void)
 {
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         return FAILED(STEP_STAGE_NAMESPACE, 0);
+    return NO_FAILURE;
+}
+
+/* Who is not root has no place on the host for a stage: so there is one in memory. */
+static struct failure make_place(const char *stage)
+{
+    char path[PATH_MAX];
+    if (mount("run", "/run", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m") < 0)
+        return FAILED(STEP_STAGE_TMPFS, 1);
+    for (const char *slash = strchr(stage + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        snprintf(path, sizeof(path), "%.*s", (int)(slash - stage), stage);
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            return FAILED(STEP_STAGE_TMPFS, 2);
+    }
+    return mkdir(stage, 0755) < 0 && errno != EEXIST ? FAILED(STEP_STAGE_TMPFS, 2) : NO_FAILURE;
+}
+
+static struct failure enter_stage(const struct spec *spec, int *stage)
+{
     char options[64];
     snprintf(options, sizeof(options), "mode=0755,size=8m,nr_inodes=%u",
              spec->count[TAG_MOUNT] + 4 * spec->count[TAG_ENTRY] + 16);
@@ -167,26 +181,56 @@ static struct failure place_tree(const struct wire_mount *mount, uint32_t index,
     return NO_FAILURE;
 }
 
-/* Trees are copied before the namespace is left: a descriptor names a mount of the namespace it was opened in,
- * and the kernel copies only mounts of the caller's own. */
+/* What was opened by name was opened with the caller's rights; what is made is their root's. */
+static struct failure enter_stage_as_user(const struct spec *spec, int *stage)
+{
+    struct failure failure = become_root_of_users();
+    if (!failure.step)
+        failure = make_place(spec->stage);
+    return failure.step ? failure : enter_stage(spec, stage);
+}
+
+static struct failure clone_trees(const struct spec *spec, int *trees, int *namespaces, int *image)
+{
+    struct failure failure = NO_FAILURE;
+    for (uint32_t index = 0; !failure.step && index < spec->count[TAG_MOUNT]; index++)
+        failure = clone_tree(spec, index, trees, namespaces);
+    if (!failure.step && spec->count[TAG_USERS] && spec->count[TAG_ROOT])
+        failure = clone_image(spec, image);
+    return failure;
+}
+
+/* Root copies trees before the namespace is left: a descriptor names a mount of the namespace it was opened in, and
+ * the kernel copies only mounts of the caller's own. A user owns no other namespace than the new one. */
+static struct failure open_stage(const struct spec *spec, int *trees, int *image, int *stage)
+{
+    int *namespaces = calloc(spec->count[TAG_MOUNT] + 1, sizeof(int));
+    if (!namespaces)
+        return FAILED(STEP_MOUNT_OPEN, 0);
+    int users = spec->count[TAG_USERS] > 0;
+    struct failure failure = users ? leave_mounts() : NO_FAILURE;
+    if (!failure.step)
+        failure = clone_trees(spec, trees, namespaces, image);
+    if (!failure.step && !users)
+        failure = leave_mounts();
+    if (!failure.step)
+        failure = users ? enter_stage_as_user(spec, stage) : enter_stage(spec, stage);
+    free(namespaces);
+    return failure;
+}
+
 struct failure build_stage(struct spec *spec)
 {
     uint32_t count = spec->count[TAG_MOUNT];
-    int *trees = calloc(count + 1, sizeof(int)), *namespaces = calloc(count + 1, sizeof(int));
-    if (!trees || !namespaces)
+    int *trees = calloc(count + 1, sizeof(int)), stage = -1, image = -1;
+    if (!trees)
         return FAILED(STEP_MOUNT_OPEN, 0);
-    struct failure failure = NO_FAILURE;
-    int stage = -1;
     umask(0);
-    for (uint32_t index = 0; !failure.step && index < count; index++)
-        failure = clone_tree(spec, index, trees, namespaces);
-    if (!failure.step)
-        failure = enter_stage(spec, &stage);
+    struct failure failure = open_stage(spec, trees, &image, &stage);
     if (!failure.step && spec->count[TAG_ROOT])
-        failure = build_root(spec, stage);
+        failure = build_root(spec, stage, image);
     for (uint32_t index = 0; !failure.step && index < count; index++)
         failure = place_tree(&spec->mounts[index], index, trees[index], stage);
     free(trees);
-    free(namespaces);
     return failure; /* the descriptors go with all others before the sandbox program starts */
 }

@@ -73,6 +73,15 @@ static struct failure mount_lower(const struct spec *spec, int stage)
     return NO_FAILURE;
 }
 
+/* The image is a folder, and was copied before the host's names were left. */
+static struct failure place_lower(int stage, int image)
+{
+    if (mkdirat(stage, "image", 0755) < 0 ||
+        syscall(SYS_move_mount, image, "", stage, "image", MOVE_FROM_EMPTY_PATH) < 0)
+        return FAILED(STEP_ROOT_IMAGE, 3);
+    return NO_FAILURE;
+}
+
 static struct failure mount_upper(const struct spec *spec, int stage)
 {
     char path[MAX_PATH], options[64];
@@ -106,8 +115,8 @@ static struct failure mount_overlay(const struct spec *spec, int stage, int *roo
 {
     char path[MAX_PATH], options[3 * MAX_PATH + 64];
     in_stage(spec, "root", path, sizeof(path));
-    snprintf(options, sizeof(options), "lowerdir=%s/image,upperdir=%s/memory/upper,workdir=%s/memory/work", spec->stage,
-             spec->stage, spec->stage);
+    snprintf(options, sizeof(options), "lowerdir=%s/image,upperdir=%s/memory/upper,workdir=%s/memory/work%s", spec->stage,
+             spec->stage, spec->stage, spec->count[TAG_USERS] ? ",userxattr" : "");
     if (mkdirat(stage, "root", 0755) < 0 || mount("root", path, "overlay", MS_NOSUID | MS_NODEV, options) < 0)
         return FAILED(STEP_ROOT_OVERLAY, 0);
     *root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -227,9 +236,11 @@ static int make_entry(const struct spec *spec, int stage, const struct stage_ent
 }
 
 /* Control groups are ours to make: what LXC cannot see it neither makes nor leaves behind. One mount may lie on
- * another. */
-static int forget_cgroups(void)
+ * another. In a user's namespace the host's mounts stay, and something is put over them. */
+static int forget_cgroups(const struct spec *spec)
 {
+    if (spec->count[TAG_USERS])
+        return mount("none", "/sys/fs/cgroup", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0555,size=4k");
     while (umount2("/sys/fs/cgroup", MNT_DETACH) == 0)
         ;
     return errno == EINVAL || errno == ENOENT ? 0 : -1;
@@ -244,10 +255,10 @@ static int keep_locks_here(void)
     return mount("locks", place, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=256k");
 }
 
-struct failure build_root(const struct spec *spec, int stage)
+struct failure build_root(const struct spec *spec, int stage, int image)
 {
     int root = -1;
-    struct failure failure = mount_lower(spec, stage);
+    struct failure failure = image < 0 ? mount_lower(spec, stage) : place_lower(stage, image);
     if (!failure.step)
         failure = mount_upper(spec, stage);
     if (!failure.step)
@@ -259,7 +270,7 @@ struct failure build_root(const struct spec *spec, int stage)
     for (uint32_t index = 0; !failure.step && index < spec->count[TAG_ENTRY]; index++)
         if (make_entry(spec, stage, &spec->entries[index]) < 0)
             failure = FAILED(STEP_ROOT_ENTRY, index);
-    if (!failure.step && forget_cgroups() < 0)
+    if (!failure.step && forget_cgroups(spec) < 0)
         failure = FAILED(STEP_ROOT_OVERLAY, 2);
     if (!failure.step && keep_locks_here() < 0)
         failure = FAILED(STEP_ROOT_OVERLAY, 3);

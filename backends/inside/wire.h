@@ -24,6 +24,8 @@ enum wire_tag {
     TAG_ENTRY = 11,
     TAG_CONTENT = 12,
     TAG_HIDDEN = 13,
+    TAG_USERS = 14,
+    TAG_MAPPER = 15,
     TAG_HOLD = 16,
     TAG_STDERR = 17,
     TAG_TTY = 18,
@@ -63,6 +65,7 @@ enum wire_step {
     STEP_ROOT_OVERLAY = 19,
     STEP_ROOT_ENTRY = 20,
     STEP_HIDE = 21,
+    STEP_USERS = 22,
     STEP_NOT_INIT = 32,
     STEP_FORK = 33,
     STEP_SESSION = 34,
@@ -100,7 +103,8 @@ struct wire_mount {
     uint32_t flags, owner_uid, owner_gid, sandbox_uid, sandbox_gid;
 } __attribute__((packed));
 
-/* What is `inside_*` in a container, or on its image's disk, is `host_*` on the host. */
+/* What is `inside_*` in a container, or on its image's disk, is `host_*` on the host; with TAG_USERS, the container's
+ * host is the user namespace that those make. */
 struct wire_ids {
     uint32_t inside_uid, inside_gid, host_uid, host_gid;
 } __attribute__((packed));

@@ -17,7 +17,8 @@ _FIX = "mxc-ops prep host --backend bubblewrap --yes"
 
 @frozen
 class Identity:
-    """`kind`: "range" (a uid of our own, chosen at launch), "named" (mxcOps.user) or "caller".
+    """`kind`: "range" (a uid of our own, chosen at launch), "named" (mxcOps.user), "caller", or "mapped" (the
+    caller, in a user namespace that we make around the sandbox's).
 
     `uid` and `gid` are host ids; for "range" they are the first of the range.
     """
@@ -29,8 +30,13 @@ class Identity:
 
     @property
     def staged(self) -> bool:
-        """Whether grants are mounted by us, as root, before bubblewrap starts."""
+        """Whether grants are mounted by us, as root of the host or of a user namespace, beforehand."""
         return self.kind != "caller"
+
+    @property
+    def is_other(self) -> bool:
+        """Whether the workload is somebody else than we are."""
+        return self.kind in ("range", "named")
 
     @property
     def maps_owners(self) -> bool:

@@ -19,7 +19,7 @@ from backends.base import Handles, Streams
 from backends.errors import LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.inside.codec import encode, spec_memfd
-from backends.inside.protocol import IdMap, InsideSpec, OutsideSpec, StageMount, StageRoot
+from backends.inside.protocol import IdMap, InsideSpec, OutsideSpec, StageMount, StageRoot, UserNamespace
 from backends.launched.parts import STAGE, LaunchedPlan, PlannedGrant
 from backends.launched.running import Explain, LaunchedRunning
 from backends.linux import landlock, seccomp
@@ -50,11 +50,13 @@ class Arranged:
 class Arrangement:
     """How the namespaces are made: the program, and, for a container, the root that it is given.
 
-    With `takes_terminal`, the workload's terminal is in the stage as well, after the grants.
+    `users` is what all of it is made in, for a caller who is not root. With `takes_terminal`, the workload's
+    terminal is in the stage as well, after the grants.
     """
 
     argv: tuple[str, ...]
     root: StageRoot | None = None
+    users: UserNamespace | None = None
     takes_terminal: bool = False
 
 
@@ -137,7 +139,7 @@ class _Launch:
         self._control, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
         control = self._child_only.add(theirs.detach())
         self._diagnostics, self._diagnostics_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        if plan.identity.staged:
+        if plan.identity.is_other:
             _let_reopen(streams, self._host_ids()[0], os.fstat(self._diagnostics).st_dev)
         outside = self._outside_spec(control, arrange, becomes)
         argv = (plan.launcher, "outside", str(self._child_only.add(spec_memfd(encode(outside)))))
@@ -189,7 +191,7 @@ class _Launch:
         arrangement = arrange(Arranged(child_only, words, tuple(places), tuple(self._leases)))
         if arrangement.takes_terminal:
             mounts.append(_terminal(self._streams.stdin))
-        if mounts or arrangement.root is not None:
+        if arrangement.users is None and (mounts or arrangement.root is not None):
             _make_stage_directory()
         cgroups = [child_only.add(fd) for fd in self._group.open_join_fds()] if self._group else []
         keep = {fd for fd in child_only.fds if fd not in cgroups} | {taken.lock for taken in self._leases}
@@ -202,6 +204,7 @@ class _Launch:
             argv=arrangement.argv,
             cgroups=tuple(cgroups),
             stage=STAGE if mounts or arrangement.root is not None else "",
+            users=arrangement.users,
             root=arrangement.root,
             mounts=tuple(mounts),
             identity=ids if plan.identity.staged and becomes is None else None,

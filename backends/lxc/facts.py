@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from backends.frozen import frozen
 from backends.guest_files.reserved import OWN_PATHS, SYSTEM_PATHS
+from backends.inside.protocol import UserNamespace
 from backends.linux.cgroups import NO_CGROUPS, CgroupFacts
 from backends.linux.uid_range import UidRange
 
@@ -19,7 +20,8 @@ class LxcFacts:
     """`starter` is the path of lxc-start, `version` what it says it is.
 
     `apparmor` is the profile that a container gets, "" for none; `apparmor_on`: the kernel would take one.
-    `caller` is the (uid, gid) that we run as, `seccomp` maps profile names to the hash of their filter.
+    `caller` is the (uid, gid) that we run as, `users` the namespace of one who is not root, `seccomp` maps
+    profile names to the hash of their filter.
     """
 
     starter: str
@@ -31,6 +33,7 @@ class LxcFacts:
     apparmor_on: bool
     caller: tuple[int, int]
     uid_range: UidRange | None
+    users: UserNamespace | None = None
     cgroups: CgroupFacts = NO_CGROUPS
     seccomp: Mapping[str, str] | None = None
 

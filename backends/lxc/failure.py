@@ -11,6 +11,7 @@ from backends.inside.protocol import Failed, Step
 from backends.launched.failure import changed, explain_report
 from backends.launched.parts import STAGE
 from backends.lxc.plan import LxcPlan
+from backends.lxc.users import namespace_problem
 
 __all__ = ["explain"]
 
@@ -43,6 +44,8 @@ def explain(plan: LxcPlan, failed: Failed | None, status: int | None, diagnostic
         said = said or f"lxc-start ended with status {status} and said nothing"
         return LaunchFailed(Problem("setup_lxc", plan.starter, said, fix=_DOCTOR))
     why = os.strerror(failed.errno)
+    if failed.step is Step.USERS:
+        return LaunchFailed(namespace_problem(failed, diagnostics))
     if failed.step is Step.ROOT_IMAGE:
         message = f"the root file system of {plan.image.name!r} cannot be mounted: {why}"
         return LaunchFailed(Problem("setup_root_image", plan.image.rootfs, message, fix=_DOCTOR))

@@ -14,6 +14,7 @@ from backends.linux.objects import calling_user, observe_paths
 from backends.linux.uid_range import configured_range
 from backends.lxc import apparmor
 from backends.lxc.facts import FIX, LxcFacts
+from backends.lxc.users import own_namespace
 
 __all__ = ["observe"]
 
@@ -43,6 +44,7 @@ def observe(request: SandboxRequest) -> Observed:
         apparmor_on=apparmor.is_on(switch),
         caller=(os.geteuid(), os.getegid()),
         uid_range=configured_range() if os.geteuid() == 0 else None,
+        users=own_namespace() if os.geteuid() != 0 else None,
         cgroups=observe_cgroups() if grouped else NO_CGROUPS,
         seccomp={request.seccomp: seccomp.profile_hash(request.seccomp)}
         if request.seccomp in seccomp.PROFILES

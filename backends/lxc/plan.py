@@ -8,7 +8,7 @@ from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
 from backends.errors import BackendUnavailable, ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_files.reserved import reserved_problems
-from backends.inside.protocol import StageEntry
+from backends.inside.protocol import StageEntry, UserNamespace
 from backends.launched.identity import Identity, choose_identity
 from backends.launched.parts import (
     MASKS,
@@ -55,7 +55,8 @@ class LxcPlan:
     masks: tuple[PlannedMask, ...]
     guards: tuple[PlannedGuard, ...]
     identity: Identity
-    uid_range: UidRange
+    uid_range: UidRange | None
+    users: UserNamespace | None
     argv: tuple[str, ...]
     cwd: str
     environment: tuple[tuple[str, str], ...]
@@ -93,6 +94,7 @@ class LxcPlan:
             "grants": grants_as_list(self.grants),
             "guards": [guard.path for guard in self.guards],
             "identity": {"kind": self.identity.kind, "uid": self.identity.uid, "gid": self.identity.gid},
+            "userNamespace": _users_as_list(self.users),
             "argv": list(self.argv),
             "cwd": self.cwd,
             "environment": [name for name, _ in self.environment] + list(self.secret_names),
@@ -107,6 +109,12 @@ class LxcPlan:
         }
 
 
+def _users_as_list(users: UserNamespace | None) -> list[dict[str, int]] | None:
+    if users is None:
+        return None
+    return [{"inside": one.inside, "uid": one.uid, "gid": one.gid} for one in users.ids]
+
+
 def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) -> LxcPlan:
     """Lay out one container.
 
@@ -119,6 +127,8 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
     if problems:
         raise PolicyRefused(problems)
     identity = choose_identity(request, facts.caller, facts.uid_range)
+    if identity.kind == "caller":
+        identity = Identity("mapped", identity.uid, identity.gid)
     image, uid_range = _image(request), _uid_range(facts)
     limits = plan_limits(request.limits, facts.cgroups, _OVERHEAD_PROCESSES)
     grants = tuple(plan_grants(view.entries, identity))
@@ -137,6 +147,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         guards=tuple(plan_guards(view.entries)),
         identity=identity,
         uid_range=uid_range,
+        users=facts.users,
         argv=request.args if request.args else (*SHELL, request.shell or ""),
         cwd=request.cwd or "/",
         environment=request.environment.entries,
@@ -173,12 +184,9 @@ def _image(request: SandboxRequest) -> Image:
     return request.image
 
 
-def _uid_range(facts: LxcFacts) -> UidRange:
-    if facts.caller[0] != 0:
-        raise BackendUnavailable(
-            Problem("lxc_needs_root", "", "containers are started by root alone in this version")
-        )
-    if facts.uid_range is None:
+def _uid_range(facts: LxcFacts) -> UidRange | None:
+    """Where a container of root's gets its ids; another caller's has the ids of `users`."""
+    if facts.caller[0] == 0 and facts.uid_range is None:
         message = "a container's ids need a range of uids, and none is recorded"
         raise BackendUnavailable(Problem("no_uid_range", "", message, fix=FIX))
     return facts.uid_range
@@ -199,7 +207,8 @@ def _enforced(
     yield "network", "a network namespace of its own without any interface but loopback"
     yield "ui", "no display, bus or clipboard socket is reachable"
     yield "system calls", f"seccomp allow-list, profile {request.seccomp}"
-    yield "privileges", "no capabilities, no_new_privs, ids mapped to nobody's"
+    whose = "nobody's" if facts.users is None else "the caller's and a granted one"
+    yield "privileges", f"no capabilities, no_new_privs, ids mapped to {whose}"
     if facts.apparmor:
         yield "AppArmor", f"profile {facts.apparmor}"
     yield "identity", identity.describe()
@@ -209,7 +218,9 @@ def _enforced(
 def _warnings(facts: LxcFacts) -> Iterator[str]:
     if not facts.landlock_abi:
         yield f"this kernel has no Landlock: mounts alone hold the filesystem policy (see: {FIX})"
-    if facts.apparmor_on and not facts.apparmor:
+    if facts.apparmor_on and facts.caller[0] != 0:
+        yield "AppArmor is on, and tells root alone what is loaded: the container runs without a profile"
+    elif facts.apparmor_on and not facts.apparmor:
         yield (
             f"AppArmor is on, and its profile {apparmor.PROFILE} is not loaded: the container runs without"
             f" one (fix: {apparmor.FIX})"

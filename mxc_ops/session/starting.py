@@ -18,6 +18,10 @@ from mxc_ops.session.supervisor_protocol import Assignment, LeaseTerms
 __all__ = ["start_supervisor", "told_error"]
 
 _START_S = 120.0
+_HANDED_OVER = (
+    *("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
+    *("SUDO_UID", "SUDO_GID"),
+)
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # Isolated from the caller's variables and folder; where we are imported from is the one thing it must know.
 _BOOT = (
@@ -51,7 +55,9 @@ def start_supervisor(
     try:
         fds = None if copied is None else copied.fds
         said = None if copied is None else copied.said
-        os.write(assignment, Assignment(document, folder, alive, theirs, fds, said, lease).encode())
+        known = {name: os.environ[name] for name in _HANDED_OVER if name in os.environ}
+        told = Assignment(document, folder, alive, theirs, fds, said, lease, known)
+        os.write(assignment, told.encode())
         os.lseek(assignment, 0, os.SEEK_SET)
         argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(assignment))
         child = process.spawn(

@@ -41,6 +41,7 @@ def main(descriptor: str) -> None:
     """`descriptor` is the number of the one with the assignment."""
     with open(int(descriptor), "rb") as file:
         assignment = Assignment.decode(file.read())
+    os.environ.update(assignment.environment or {})
     if os.fork():  # whoever started us need not wait for us, and may end before we do
         os._exit(0)
     os.setsid()

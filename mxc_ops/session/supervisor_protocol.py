@@ -69,7 +69,8 @@ class Assignment:
 
     `alive` is the locked descriptor that tells that the supervisor lives, `report` where the starter waits
     for one JSON line: ``{"running": pid}`` or ``{"error": …}``. A copy of another sandbox has the numbers of
-    `copied_fds`, by name, and what was `copied_said` (see `backends.sessions.Copied`).
+    `copied_fds`, by name, and what was `copied_said` (see `backends.sessions.Copied`). `environment` is what
+    of the starter's says whose rights count and where somebody's own files are.
     """
 
     document: str
@@ -79,9 +80,10 @@ class Assignment:
     copied_fds: Mapping[str, int] | None = None
     copied_said: Mapping[str, Any] | None = None
     lease: LeaseTerms | None = None
+    environment: Mapping[str, str] | None = None
 
     def encode(self) -> bytes:
-        fields = ("document", "folder", "alive", "report", "copied_fds", "copied_said")
+        fields = ("document", "folder", "alive", "report", "copied_fds", "copied_said", "environment")
         told = {name: getattr(self, name) for name in fields}
         return json.dumps({**told, "lease": None if self.lease is None else self.lease.as_dict()}).encode()
 

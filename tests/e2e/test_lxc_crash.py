@@ -1,4 +1,4 @@
-"""Whoever is killed at whatever moment: a container leaves nothing behind on the host (as root)."""
+"""Whoever is killed at whatever moment: a container leaves nothing behind on the host, root's or a user's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from backends.launched.parts import STAGE
 from backends.linux.uid_range import RUN_DIRECTORY
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, User
 from tests.images import image
 from tests.security.host import Process, processes, seen_in_mounts, wait_until
 
@@ -44,13 +45,24 @@ KILLED_AT_MOST_S = 0.12
 _turns = (f"{os.getpid():07}{turn:04}" for turn in range(1, 10_000))
 
 
+@dataclass(frozen=True)
+class Place:
+    """A folder that is granted, and whose containers are run; None: root's."""
+
+    folder: Path
+    user: User | None
+
+
 class Run:
     """A process that runs a container in which something sleeps, with a mark of its own."""
 
-    def __init__(self, place: Path, nap: str) -> None:
+    def __init__(self, place: Place, nap: str) -> None:
         self.nap = nap.format(next(_turns))
-        self.child = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(place), self.nap], stdout=subprocess.PIPE, cwd=CHECKOUT
+        words = ["-c", RUN, str(place.folder), self.nap]
+        self.child = (
+            place.user.popen([place.user.python, *words])
+            if place.user
+            else subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, cwd=CHECKOUT)
         )
 
     def below(self) -> list[Process]:
@@ -94,15 +106,26 @@ def ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
         yield pid
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+@pytest.fixture(params=["root", "user"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, as_user: User) -> Place:
     image("base")
-    (tmp_path / "no").touch()
-    return tmp_path
+    if request.param == "root":
+        (tmp_path / "no").touch()
+        return Place(tmp_path, None)
+    folder = as_user.home / tmp_path.name
+    folder.mkdir()
+    (folder / "no").touch()
+    for path in (folder, folder / "no"):
+        os.chown(path, as_user.uid, as_user.gid)
+    place = Place(folder, as_user)
+    assert Run(place, SHORT).told() == "exited", "the image is unpacked"
+    return place
 
 
-def uids_of(pid: int) -> list[int]:
-    """The host's ids of the container that a process is in."""
+def uids_of(place: Place, pid: int) -> list[int]:
+    """The host's ids that were taken for the container that a process is in: a user's takes none."""
+    if place.user is not None:
+        return []
     with suppress(OSError):
         return [int(line.split()[1]) for line in Path(f"/proc/{pid}/uid_map").read_text().splitlines()]
     return []
@@ -127,14 +150,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def assert_nothing_is_left(runs: list[Run], place: Path, uids: set[int]) -> None:
+def assert_nothing_is_left(runs: list[Run], place: Place, uids: set[int]) -> None:
     pids = {run.child.pid for run in runs}
 
     def left() -> list[Process]:
         return [p for p in processes() if any(run.nap in word for run in runs for word in p.words)]
 
     wait_until(lambda: not left(), f"processes are left: {left()}")
-    wait_until(lambda: not seen_in_mounts(place), "a mount is left, or a process that has it")
+    wait_until(lambda: not seen_in_mounts(place.folder), "a mount is left, or a process that has it")
     wait_until(lambda: all(map(is_free, uids)), "an id is still taken")
     assert list(Path(STAGE).iterdir()) == []
     assert not list(LOCKS.glob(f".{STAGE}/**/*"))
@@ -146,7 +169,9 @@ def assert_nothing_is_left(runs: list[Run], place: Path, uids: set[int]) -> None
 
 
 @pytest.mark.parametrize("whom", ["caller", "lxc-start", "process 1", "workload"])
-def test_nothing_is_left_when_one_of_them_is_killed_at_any_moment(place: Path, soak: bool, whom: str) -> None:
+def test_nothing_is_left_when_one_of_them_is_killed_at_any_moment(
+    place: Place, soak: bool, whom: str
+) -> None:
     chance = random.Random(f"{whom} 7")
     runs: list[Run] = []
     uids: set[int] = set()
@@ -159,7 +184,7 @@ def test_nothing_is_left_when_one_of_them_is_killed_at_any_moment(place: Path, s
             run.child.communicate()
             continue
         pid = run.participant(whom)
-        uids |= set(uids_of(pid)) if whom != "lxc-start" else set()
+        uids |= set(uids_of(place, pid)) if whom != "lxc-start" else set()
         time.sleep(KILLED_AT_MOST_S * chance.random())
         kill(pid)
         told = run.told()
@@ -168,13 +193,13 @@ def test_nothing_is_left_when_one_of_them_is_killed_at_any_moment(place: Path, s
     assert_nothing_is_left(runs, place, uids)
 
 
-def test_nothing_is_left_when_all_of_them_are_killed_at_once(place: Path, soak: bool) -> None:
+def test_nothing_is_left_when_all_of_them_are_killed_at_once(place: Place, soak: bool) -> None:
     runs: list[Run] = []
     uids: set[int] = set()
     for _ in range(20 if soak else 2):
         run = Run(place, LONG)
         runs.append(run)
-        uids |= set(uids_of(run.participant("workload")))
+        uids |= set(uids_of(place, run.participant("workload")))
         for process in run.below():
             kill(process.pid)
         run.child.kill()
@@ -182,7 +207,7 @@ def test_nothing_is_left_when_all_of_them_are_killed_at_once(place: Path, soak: 
     assert_nothing_is_left(runs, place, uids)
 
 
-def test_many_callers_killed_while_others_go_on(place: Path, soak: bool) -> None:
+def test_many_callers_killed_while_others_go_on(place: Place, soak: bool) -> None:
     """Nothing of another sandbox is touched."""
     for _ in range(10 if soak else 1):
         lasting = [Run(place, "0.9{}") for _ in range(3)]
@@ -195,12 +220,12 @@ def test_many_callers_killed_while_others_go_on(place: Path, soak: bool) -> None
         assert_nothing_is_left(doomed, place, set())
 
 
-def test_an_end_in_time_leaves_nothing_either(place: Path) -> None:
+def test_an_end_in_time_leaves_nothing_either(place: Place) -> None:
     run = Run(place, "2.5{}")
     pid = run.participant("workload")
-    uids = set(uids_of(pid))
-    assert len(uids) == 2
+    uids = set(uids_of(place, pid))
+    assert len(uids) == (2 if place.user is None else 0)
     assert not any(map(is_free, uids)), "while it runs, they are taken"
-    assert seen_in_mounts(place)
+    assert seen_in_mounts(place.folder)
     assert run.told() == "exited"
     assert_nothing_is_left([run], place, uids)

@@ -15,6 +15,7 @@ from backends.base import Effect, Environment, FilesystemView, Limits, ObjectKin
 from backends.base import ViewEntry as Entry
 from backends.errors import BackendUnavailable, ConfigError, MxcError, PolicyRefused, Problem
 from backends.frozen import replace
+from backends.inside.protocol import ContainerIds, UserNamespace
 from backends.linux.cgroups import CgroupFacts
 from backends.linux.uid_range import UidRange
 from backends.lxc.apparmor import FIX, PROFILE
@@ -39,6 +40,15 @@ FACTS = LxcFacts(
     caller=(0, 0),
     uid_range=UidRange(1_900_000_000, 4096),
     seccomp={"default": "sha256:d", "strict": "sha256:s", "debug": "sha256:g"},
+)
+OF_A_USER = replace(
+    FACTS,
+    caller=(1001, 1002),
+    uid_range=None,
+    users=UserNamespace(
+        (ContainerIds(0, 100_000, 200_000), ContainerIds(1000, 1001, 1002)),
+        ("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
+    ),
 )
 GROUPS = CgroupFacts("v1", {"memory": "/cg/memory", "pids": "/cg/pids", "cpu": "/cg/cpu"})
 IMAGE = Image(
@@ -93,6 +103,7 @@ CASES: dict[str, tuple[SandboxRequest, LxcFacts, FilesystemView]] = {
         FilesystemView(),
     ),
     "named-user": (replace(REQUEST, user=2000, group=2001), FACTS, VIEW),
+    "of-a-user": (REQUEST, OF_A_USER, VIEW),
     "tty": (replace(REQUEST, tty=True), FACTS, FilesystemView()),
     "apparmor": (REQUEST, replace(FACTS, apparmor=PROFILE, apparmor_on=True), FilesystemView()),
     "apparmor-not-loaded": (REQUEST, replace(FACTS, apparmor_on=True), FilesystemView()),
@@ -175,9 +186,22 @@ def test_an_image_whose_ids_cannot_be_mapped_is_refused(kind: str) -> None:
     assert problem.expected
 
 
-def test_only_root_starts_containers() -> None:
-    facts = replace(FACTS, caller=(1001, 1001), uid_range=None)
-    assert refusal(BackendUnavailable, REQUEST, facts).code == "lxc_needs_root"
+def test_who_is_not_root_names_nobody_else() -> None:
+    problem = refusal(PolicyRefused, replace(REQUEST, user=2000), OF_A_USER)
+    assert (problem.code, problem.path) == ("user_refused", "/mxcOps/user")
+    plan = make_plan(replace(REQUEST, user=1001, group=1002), OF_A_USER, FilesystemView())
+    assert (plan.identity.kind, plan.identity.uid) == ("mapped", 1001)
+
+
+def test_what_no_control_group_holds_is_refused_for_a_user_too() -> None:
+    request = replace(REQUEST, limits=Limits(cpus=0.5))
+    assert refusal(PolicyRefused, request, OF_A_USER).code == "limit_not_enforceable"
+
+
+def test_a_user_is_told_that_apparmor_keeps_its_profiles_to_root() -> None:
+    plan = make_plan(REQUEST, replace(OF_A_USER, apparmor_on=True), FilesystemView())
+    assert any("AppArmor" in warning for warning in plan.warnings)
+    assert "lxc.apparmor.profile = unconfined" in plan.config
 
 
 @pytest.mark.parametrize("user", [None, 2000])

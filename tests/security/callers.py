@@ -27,7 +27,10 @@ BY_BUBBLEWRAP = [
     pytest.param((name, "bubblewrap"), id=name, marks=pytest.mark.backend("bubblewrap"))
     for name in ("root", "user")
 ]
-BY_LXC = [pytest.param(("root", "lxc"), id="lxc", marks=pytest.mark.backend("lxc"))]
+BY_LXC = [
+    pytest.param((name, "lxc"), id=identifier, marks=pytest.mark.backend("lxc"))
+    for name, identifier in (("root", "lxc"), ("user", "lxc-user"))
+]
 """Who calls, and in what: the parameters of the fixture `caller`."""
 
 bubblewrap_alone = pytest.mark.parametrize("caller", BY_BUBBLEWRAP, indirect=True)

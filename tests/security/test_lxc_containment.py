@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
+import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.linux.mountinfo import read_mountinfo
+from backends.linux.subordinate_ids import ranges_of
 from tests.conftest import User
 from tests.images import image
 from tests.security.callers import BY_LXC, Caller, Told
@@ -22,6 +27,8 @@ STAGE = "/run/mxc-ops/stage"
 DEVICES = {"full", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero"}
 DESCRIPTORS = {"fd", "stderr", "stdin", "stdout"}
 NOT_REACHED = ("ECONNREFUSED", "EPERM", "EACCES", "ENOENT")
+
+STRANGER = 4321
 
 STOP = """
 import os, socket, struct, sys
@@ -48,6 +55,18 @@ def socket_of(lxc: Process) -> str:
     name = f"{STAGE}/{lxc.words[lxc.words.index('--name') + 1]}/command"
     assert f" @{name}\n" in Path("/proc/net/unix").read_text()
     return name
+
+
+def as_stranger(
+    argv: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run something as a user of the host that nobody knows."""
+    if os.geteuid() != 0:
+        pytest.skip("being somebody else takes root")
+    ids = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
+    return subprocess.run(
+        [*ids, *argv], env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
 
 
 class Running:
@@ -80,14 +99,18 @@ def test_ones_own_socket_of_lxc(caller: Caller, place: Path, probe: Path) -> Non
     assert attacker.told().stdout.strip() in {f"connect {error}" for error in NOT_REACHED}
 
 
-def test_another_user_of_the_host_commands_no_container(caller: Caller, as_user: User) -> None:
+def test_another_user_of_the_host_commands_no_container(caller: Caller) -> None:
     running = Running(caller, "2.015625")
-    refused = as_user(["/usr/bin/python3", "-c", STOP, running.socket])
+    refused = as_stranger(["/usr/bin/python3", "-c", STOP, running.socket])
     assert refused.stdout.startswith("ffffffff"), refused
     assert with_word("2.015625")
-    caller.program([caller.python, "-c", STOP, running.socket])
+    own_word = caller.program([caller.python, "-c", STOP, running.socket])
     told = running.told()
-    assert (told.exit_code, told.stdout) == (137, ""), "root's word counts"
+    if caller.uid == 0:
+        assert (told.exit_code, told.stdout) == (137, ""), "root's word counts"
+    else:
+        assert own_word.stdout.startswith("ffffffff"), "LXC is not run as the caller"
+        assert told.stdout == "unharmed\n"
 
 
 def test_the_process_that_started_the_container(caller: Caller, probe: Path) -> None:
@@ -124,8 +147,27 @@ def test_two_users_of_the_hosts_are_all_that_a_container_has(caller: Caller) -> 
         assert [told[0], told[2], told[3], told[5]] == ["0", "1", "1000", "1"]
         assert told[:6] == told[6:12], "groups are as users are"
         assert told[12:] == ["1000", "1000"]
-        assert int(told[1]) >= 1_000_000_000 and int(told[4]) >= 1_000_000_000
-        assert told[1] != told[4]
+        if caller.uid == 0:
+            assert int(told[1]) >= 1_000_000_000 and int(told[4]) >= 1_000_000_000
+            assert told[1] != told[4]
+        else:
+            assert told[1:5:3] == ["0", "1000"], "LXC is in a user namespace already"
+
+
+def test_in_a_users_container_only_the_user_is_somebody_of_the_host(caller: Caller, place: Path) -> None:
+    if caller.uid == 0:
+        pytest.skip("root's containers have nobody's ids")
+    running = Running(caller, "1.0546875")
+    nap = wait_for_process("1.0546875")
+    granted = ranges_of((pwd.getpwuid(caller.uid).pw_name,), 1)
+    assert granted is not None
+    status = {pid: Path(f"/proc/{pid}/status").read_text() for pid in (nap.pid, running.lxc.pid)}
+    ids = {pid: re.findall(r"^[UG]id:\t(.*)$", text, re.MULTILINE) for pid, text in status.items()}
+    assert ids[nap.pid] == ["\t".join([str(number)] * 4) for number in (caller.uid, caller.gid)]
+    assert ids[running.lxc.pid] == ["\t".join([str(number)] * 4) for number in granted]
+    assert running.told().stdout == "unharmed\n"
+    caller.run(f"touch {place}/workload", read_write=[place])
+    assert (place / "workload").stat().st_uid == caller.uid
 
 
 def test_becoming_the_containers_root(caller: Caller, probe: Path) -> None:
@@ -271,25 +313,31 @@ def test_names_of_a_policy_are_no_lines_of_the_config(caller: Caller, place: Pat
     assert not made.exists()
 
 
-def test_a_caller_without_roots_rights_starts_no_container(caller: Caller, as_user: User) -> None:
+def test_who_has_no_ids_granted_starts_no_container(caller: Caller, as_user: User) -> None:
     source = """
 from mxc_ops import MxcError, Policy, run
 try:
     print(run(Policy(containment="lxc"), "id"))
 except MxcError as error:
-    print(error.problems[0].code)
+    print(error.problems[0].code, error.problems[0].fix)
 """
-    assert as_user(source).stdout.strip() in ("lxc_needs_root", "image_missing", "no_image")
+    environment = {**as_user.environment, "HOME": "/nonexistent"}
+    told = as_stranger([as_user.python, "-c", source], environment).stdout
+    assert told.startswith("no_subordinate_ids usermod --add-subuids 100000-165535"), told
+    assert told.endswith(f" {STRANGER}\n")
 
 
 def test_a_named_user_is_that_user_and_has_a_root_of_its_own(caller: Caller, place: Path) -> None:
     (place / "file").touch(0o600)
     for path in (place, place / "file"):
-        os.chown(path, 4321, 4321)
-    told = caller.run(
+        os.chown(path, STRANGER, STRANGER)
+    told = caller.attempt(
         f"cat /proc/self/uid_map; cat {place}/file; echo new > {place}/file; stat -c %u {place}/file",
-        read_write=[place], user=4321, group=4321,
+        read_write=[place] if caller.uid == 0 else [], user=STRANGER, group=STRANGER,
     )  # fmt: skip
+    if caller.uid != 0:
+        assert told.codes == ("user_refused",)
+        return
     assert told.stdout.split()[3:] == ["1000", "4321", "1", "1000"]
     assert (place / "file").read_text() == "new\n"
-    assert (place / "file").stat().st_uid == 4321
+    assert (place / "file").stat().st_uid == STRANGER

@@ -55,6 +55,30 @@ def test_what_cannot_be_mounted_else_is_told_as_lxc_does(plan: LxcPlan, place: s
     assert problem_of(explain(plan, None, 1, said), LaunchFailed).code == "setup_lxc"
 
 
+@pytest.mark.parametrize(
+    ("step", "index", "said", "words", "fix"),
+    [
+        (
+            Step.USERS,
+            0,
+            "",
+            "users may make no user namespaces",
+            "prep host --backend lxc --feature rootless",
+        ),
+        (Step.USERS, 1, "newuidmap: uid range [0-1) -> [5-6) not allowed", "not allowed", "doctor"),
+        (Step.USERS, 2, "", "Operation not permitted", "doctor"),
+        (Step.USERS, 3, "", "Operation not permitted", "doctor"),
+    ],
+)
+def test_why_a_user_has_no_namespace_is_told(
+    plan: LxcPlan, step: Step, index: int, said: str, words: str, fix: str
+) -> None:
+    problem = problem_of(explain(plan, Failed(step, errno.EPERM, index), 125, said), LaunchFailed)
+    assert problem.code == "setup_users"
+    assert words in problem.message
+    assert fix in problem.fix
+
+
 @pytest.mark.parametrize("said", ["", _HARMLESS])
 def test_who_says_nothing_is_told_by_its_status(plan: LxcPlan, said: str) -> None:
     assert "status -9" in problem_of(explain(plan, None, -9, said), LaunchFailed).message
