@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
-from backends.virtual_machine import Image, VirtualMachine
+from backends.virtual_machine import Image, System, VirtualMachine
 
 
 class Access(Enum):
@@ -116,8 +116,8 @@ class SandboxRequest:
 
     Exactly one of `shell` (a command line for ``/bin/sh -c``, or whatever text ``vm.command`` says) and
     `args` (an argument vector) is set. `user` and `group` are the host ids that the workload runs under when
-    the caller names them. `image` is what a container's root is made of. `document_hash` identifies the
-    policy for provenance: ``sha256:…`` over the canonical document.
+    the caller names them. `image` is what a container's root is made of, `system` what that should be.
+    `document_hash` identifies the policy for provenance: ``sha256:…`` over the canonical document.
     """
 
     containment: str
@@ -135,11 +135,11 @@ class SandboxRequest:
     user: int | None = None
     group: int | None = None
     vm: VirtualMachine | None = None
+    system: System = System()
     image: Image | None = None
     container_id: str = ""
     document_hash: str = ""
-    warnings: tuple[str, ...] = ()
-    """What the user should know about the document although it is run."""
+    warnings: tuple[str, ...] = ()  # what the user should know about the document although it is run
     pointers: Mapping[str, str] = MappingProxyType({})
     """Where the document says a thing, by our field name (``cwd`` → ``/process/cwd``), for error messages."""
 

@@ -6,7 +6,26 @@ from enum import Enum
 
 from backends.frozen import frozen
 
-__all__ = ["CommandKind", "Image", "VirtualMachine"]
+__all__ = ["CommandKind", "Image", "System", "VirtualMachine"]
+
+
+@frozen
+class System:
+    """The system that an image's root file system has, or that is asked for.
+
+    `distribution` as LXC's image server and os-release(5) spell it; `releases` are all the names of its
+    release, as ``("bookworm", "12")``. Both are empty where nothing is told, or asked.
+    """
+
+    distribution: str = ""
+    releases: tuple[str, ...] = ()
+
+    def serves(self, wanted: System) -> bool:
+        """Whether it is what is wanted, by any of the names of its release."""
+        return self.distribution == wanted.distribution and not set(self.releases).isdisjoint(wanted.releases)
+
+    def __str__(self) -> str:
+        return " ".join((self.distribution, *self.releases[:1]))
 
 
 @frozen
@@ -17,7 +36,7 @@ class Image:
     is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what it was made of and `content`
     what it is now (an imported one's key is a claim, its content is not), `zygote` tells
     whether Python source can be run by a fork of a waiting interpreter, `warm_up` is run before a template is
-    made.
+    made. `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
     """
 
     name: str
@@ -31,6 +50,7 @@ class Image:
     memory_mib: int
     zygote: bool
     warm_up: str = ""
+    system: System = System()
 
 
 class CommandKind(Enum):

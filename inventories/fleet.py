@@ -38,9 +38,10 @@ containers = (
     {
         **_ssh,
         "mxc_backends": ["bubblewrap", "lxc"],
+        "mxc_features": ["image"],
         "mxc_images": {
-            "lxc-debian": {
-                "source": "/srv/images/lxc-debian.tar.gz",
+            "base": {
+                "source": "/srv/images/base.image",
                 "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
             },
         },

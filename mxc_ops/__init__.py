@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnsupportedContainment,
         UsageError,
     )
-    from backends.virtual_machine import CommandKind, VirtualMachine
+    from backends.virtual_machine import CommandKind, System, VirtualMachine
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
@@ -64,6 +64,7 @@ __all__ = [
     "Session",
     "Stdin",
     "StdinMode",
+    "System",
     "UnsupportedContainment",
     "Usage",
     "UsageError",
@@ -84,7 +85,7 @@ _HOMES = {
         *("CopyBackFailed", "PrepFailed"),
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
-    "backends.virtual_machine": ("CommandKind", "VirtualMachine"),
+    "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
     "mxc_ops.policy_builder": ("Policy",),

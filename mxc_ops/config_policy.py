@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends import registry
 from backends.base import Access, SecretSource, StdinMode
+from backends.virtual_machine import System
 from mxc_ops.policy import machine
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
 from mxc_ops.sources import as_request
@@ -43,6 +44,7 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "group": request.group,
         "containment": request.containment,
         "vm": machine.without_defaults(request.containment, request.vm) if request.vm else None,
+        "system": request.system if request.system != System() else None,
         "name": request.container_id,
     }
 
@@ -65,6 +67,7 @@ def config_from_policy(policy: Policy, shell: str | None, args: tuple[str, ...])
                     "deniedPaths": [os.fspath(path) for path in policy.denied],
                 }
             ),
+            "lxc": _system(policy),
             "mxcOps": extension,
         }
     )
@@ -115,6 +118,12 @@ def _extension(policy: Policy) -> dict[str, Any]:
             "vm": _machine(policy),
         }
     )
+
+
+def _system(policy: Policy) -> dict[str, Any]:
+    if policy.system is None:
+        return {}
+    return {"distribution": policy.system.distribution, "release": policy.system.releases[0]}
 
 
 def _machine(policy: Policy) -> dict[str, Any]:

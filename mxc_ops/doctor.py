@@ -1,8 +1,8 @@
 """Whether this host is ready, found out by doing it: each backend's own probes, then whole sandboxes.
 
 Every containment that exists on this platform can be probed. Whole bubblewrap sandboxes are run: as the
-caller and, when that is root, by an unprivileged caller as well. A whole virtual machine is run where there
-is an image for it. Other hosts are examined by `mxc_ops.prep.engine.examining`.
+caller and, when that is root, by an unprivileged caller as well. A whole container, or virtual machine, is
+run where there is an image for it. Other hosts are examined by `mxc_ops.prep.engine.examining`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ __all__ = ["Report", "examine", "obstacle"]
 
 _DEADLINE_MS = 20_000
 _TESTIMONY = (
-    "cat /proc/self/status; for path in /etc/shadow /root /home; do [ -e $path ] && leak=$path; done;"
+    "cat /proc/self/status; for path in %s; do [ -e $path ] && leak=$path; done;"
     " echo Leak: ${leak:-none}; echo Interfaces: $(grep -c : /proc/net/dev)"
 )
+_SECRETS = {"bubblewrap": "/etc/shadow /root /home", "lxc": "/etc/shadow /root/* /home/*"}
+"""What of the host's nobody sees; a container has a /root and a /home of its own."""
 _REPORT = "please report this, with what the command prints"
 _WHY_WHOLE = "the whole way, from request to result"
 _WHY_UNPRIVILEGED = "users without root's rights can run sandboxes"
@@ -136,6 +138,8 @@ def _examine(name: str, features: Sequence[str]) -> list[Probe]:
         return [*probes, *([_run_machine(name, identifier)] if _is_carried(name, probes) else [])]
     if registry.CONTAINMENTS[name].module is None:
         return probes
+    if name == "lxc":
+        return [*probes, _run_container(identifier)]
     whole = [_run_sandbox(name, identifier)]
     whole += [_run_unprivileged(name, f"{name}.sandbox.unprivileged")] if root else []
     return [*probes, *whole]
@@ -163,7 +167,7 @@ def _own_probes(name: str, features: Sequence[str]) -> list[Probe]:
 def _run_sandbox(name: str, identifier: str) -> Probe:
     request = SandboxRequest(
         name,
-        shell=_TESTIMONY,
+        shell=_TESTIMONY % _SECRETS[name],
         limits=Limits(memory_mib=256, pids=32),
         timeout=Timeout(_DEADLINE_MS),
     )
@@ -176,6 +180,20 @@ def _run_sandbox(name: str, identifier: str) -> Probe:
     return Probe(identifier, Health.OK, seen, _WHY_WHOLE)
 
 
+def _run_container(identifier: str) -> Probe:
+    """The same in a container, from the image that containers start from; it is not built for this."""
+    from vm_images.store import CONTAINERS
+
+    try:
+        image = _first_image((CONTAINERS,))
+    except MxcError as error:
+        return _failed("lxc", identifier, error, _WHY_WHOLE)
+    if not image:
+        seen = f"not tried: the image {CONTAINERS} is not here"
+        return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, f"mxc-ops image build {CONTAINERS}")
+    return _run_sandbox("lxc", identifier)
+
+
 def _run_machine(name: str, identifier: str) -> Probe:
     """The same in a virtual machine, from the smallest image there is. None is built for it: the first run
     after an image was built takes some seconds to make a template of it, as any run does.
@@ -186,7 +204,7 @@ def _run_machine(name: str, identifier: str) -> Probe:
         seen = "not tried: Python's package qemu.qmp, which mxc-ops is installed with, is not here"
         return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, privilege="whoever installs mxc-ops here")
     try:
-        image = _smallest_image()
+        image = _first_image(_IMAGES)
     except MxcError as error:
         return _failed(name, identifier, error, _WHY_WHOLE)
     if not image:
@@ -203,11 +221,11 @@ def _run_machine(name: str, identifier: str) -> Probe:
     return Probe(identifier, Health.OK, seen, _WHY_WHOLE)
 
 
-def _smallest_image() -> str:
-    """Its name; "" when there is none of ours. Raises `BackendUnavailable` for one that is spoilt."""
+def _first_image(names: Sequence[str]) -> str:
+    """The first of them that is here; "" when none is. Raises `BackendUnavailable` for one that is spoilt."""
     from vm_images.store import find_image
 
-    for name in _IMAGES:
+    for name in names:
         try:
             return find_image(name).name
         except BackendUnavailable as error:

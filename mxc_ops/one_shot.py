@@ -12,14 +12,11 @@ from typing import Any
 
 from backends import registry
 from backends.base import Backend, Ended, Handles, LimitOutcome, Outcome, Running, SandboxRequest, Streams
-from backends.errors import BackendUnavailable, ConfigError, Problem
-from backends.frozen import replace
-from backends.virtual_machine import VirtualMachine
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Capture
 from mxc_ops.deadline import Deadline
 from mxc_ops.ends import Descriptor, Ends, OnChunk
 from mxc_ops.exchange import exchange, stop
-from mxc_ops.policy import machine
+from mxc_ops.image_lookup import with_image
 from mxc_ops.policy.features import check_features
 from mxc_ops.policy.filesystem import resolve_filesystem
 from mxc_ops.provenance import Origin
@@ -126,13 +123,7 @@ def prepare(request: SandboxRequest) -> Prepared:
     """
     backend = registry.get(request.containment)
     warnings = (*request.warnings, *check_features(request, backend.capabilities))
-    vm = machine.complete(request.containment, request.vm, has_args=bool(request.args))
-    if vm is not None and vm.image is None:
-        request = _with_image(request, vm)
-    if request.containment == "lxc" and request.image is None:
-        from vm_images.store import find_image
-
-        request = replace(request, image=find_image("base"))
+    request = with_image(request)
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)
@@ -141,24 +132,6 @@ def prepare(request: SandboxRequest) -> Prepared:
         observed.handles.close()
         raise
     return Prepared(backend, request, observed.facts, plan, observed.handles, (*warnings, *plan.warnings))
-
-
-def _with_image(request: SandboxRequest, vm: VirtualMachine) -> SandboxRequest:
-    from vm_images.store import find_image
-
-    pointer = request.pointers.get("image", "/mxcOps/vm/image")
-    if not machine.is_image_name(vm.image_name):
-        message = f"{vm.image_name!r} is not the name of an image"
-        raise ConfigError(Problem("invalid_value", pointer, message, expected=machine.A_NAME))
-    try:
-        image = find_image(vm.image_name)
-    except BackendUnavailable as error:
-        problems = [
-            Problem(found.code, found.path or pointer, found.message, expected=found.expected, fix=found.fix)
-            for found in error.problems
-        ]
-        raise BackendUnavailable(problems, retryable=error.retryable) from error
-    return replace(request, vm=replace(vm, image=image))
 
 
 def run(

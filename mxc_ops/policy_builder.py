@@ -21,9 +21,10 @@ from backends.base import (
 )
 from backends.features import Asked, Feature
 from backends.frozen import replace
-from backends.virtual_machine import VirtualMachine
+from backends.virtual_machine import System, VirtualMachine
 from mxc_ops import policy_checks
 from mxc_ops.policy import machine
+from mxc_ops.policy.system import wanted_system
 
 Path = str | os.PathLike[str]
 
@@ -49,6 +50,8 @@ class Policy:
     containment: ``process`` is this platform's own sandbox; ``vm`` and ``microvm`` start a virtual machine,
         for which a command that is a str is a line for the shell and Python source, respectively.
     vm: what that machine is like, where its defaults are not meant; see `VirtualMachine`.
+    system: for ``lxc``, the distribution that its root is, and one name of its release; None is whatever the
+        image ``base`` has.
     name: free text that names the sandbox in logs.
 
     Raises `ConfigError` with every malformed argument at once; `PolicyRefused` for a network.
@@ -72,6 +75,7 @@ class Policy:
     group: int | None = None
     containment: str = "process"
     vm: VirtualMachine | None = None
+    system: System | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -144,13 +148,19 @@ class Policy:
         grants, warnings = collapse(self._grants())
         after_ms = 0 if self.timeout_s is None else max(1, round(self.timeout_s * 1000))
         containment = resolve_intent(self.containment, sys.platform)
-        foreign = machine.said(self.vm) if self.vm and containment not in machine.CONTAINMENTS else ()
+        foreign = [
+            (f"vm.{name}", value)
+            for name, value in (machine.said(self.vm) if self.vm else ())
+            if containment not in machine.CONTAINMENTS
+        ]
+        if self.system is not None and containment != "lxc":
+            foreign.append(("system", str(self.system)))
         return SandboxRequest(
             containment=containment,
             cwd=os.fspath(self.cwd),
             environment=self._environment(),
             grants=grants,
-            asked=tuple(Asked(Feature.BACKEND_SECTION, f"vm.{name}", value) for name, value in foreign),
+            asked=tuple(Asked(Feature.BACKEND_SECTION, name, value) for name, value in foreign),
             limits=self.limits,
             timeout=Timeout(after_ms, round(self.grace_s * 1000), self.timeout_signal),
             stdin=self.stdin,
@@ -158,6 +168,9 @@ class Policy:
             seccomp=self.seccomp,
             user=self.user,
             group=self.group if self.group is not None else self.user,
+            system=wanted_system(self.system.distribution, self.system.releases[0])
+            if self.system is not None
+            else System(),
             container_id=self.name,
             warnings=warnings,
             pointers=_POINTERS,
@@ -205,6 +218,7 @@ _POINTERS: Mapping[str, str] = {
     "shell": "command",
     "signal": "timeout_signal",
     "stdin": "stdin",
+    "system": "system",
     "timeout": "timeout_s",
     "tty": "tty",
     "user": "user",

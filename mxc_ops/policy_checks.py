@@ -9,11 +9,12 @@ from typing import Any, cast
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
-from backends.virtual_machine import CommandKind, VirtualMachine
+from backends.virtual_machine import CommandKind, System, VirtualMachine
 from mxc_ops.policy import machine
 from mxc_ops.policy.command import MAX_STRING_BYTES, check_command, too_long
 from mxc_ops.policy.features import LIMIT_FIELDS
 from mxc_ops.policy.limit_ranges import LIMIT_RANGES
+from mxc_ops.policy.system import BOTH, faults, wanted_system
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL")
 SECCOMP_PROFILES = ("default", "strict", "debug")
@@ -33,7 +34,7 @@ def check(given: Mapping[str, Any]) -> None:
         raise PolicyRefused(Problem("network_refused", "network", message, expected="None", fix=fix))
     problems = [*_paths(given), *_environment(given["env"]), *_limits(given["limits"])]
     problems += [*_times(given), *_choices(given), *_ids(given), *_stdin(given["stdin"])]
-    problems += _machine(given["vm"])
+    problems += [*_machine(given["vm"]), *_system(given["system"])]
     if problems:
         raise ConfigError(problems)
 
@@ -199,6 +200,18 @@ def _machine(vm: Any) -> Iterator[Problem]:
         yield _problem("vm.image", "an image is found by its name", "None, and vm.image_name")
     if not isinstance(given["command"], CommandKind | None):
         yield _problem("vm.command", f"{given['command']!r} is not known", "mxc_ops.CommandKind")
+
+
+def _system(system: Any) -> Iterator[Problem]:
+    if system is None:
+        return
+    if not isinstance(system, System):
+        yield _problem("system", "not a System", "mxc_ops.System(...)")
+    elif len(system.releases) != 1 or not system.distribution:
+        yield _problem("system", "not one distribution and one release", BOTH)
+    else:
+        asked = wanted_system(system.distribution, system.releases[0])
+        yield from (_problem(f"system.{name}", message, fix) for name, message, fix in faults(asked))
 
 
 def _is_number(value: Any, whole: bool = False) -> bool:

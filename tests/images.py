@@ -12,11 +12,12 @@ from pathlib import Path
 
 from backends.errors import BackendUnavailable
 from backends.inside.store import AGENT, SOURCE_FOLDER, source_key
-from backends.virtual_machine import Image
-from vm_images.apt import Package
+from backends.virtual_machine import Image, System
+from vm_images.apt import Package, host_system
 from vm_images.build import build_image
 from vm_images.inventory import find
 from vm_images.plan import Plan
+from vm_images.recipe import Format
 from vm_images.recipe_document import shipped_recipe
 from vm_images.store import find_image
 
@@ -41,6 +42,7 @@ def _is_current(name: str) -> bool:
     recipe = shipped_recipe(name)
     zygote = Path(SOURCE_FOLDER, "zygote.py").read_bytes() if recipe.zygote else b""
     nothing = Package("", "")
-    wanted = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), zygote).inputs()
+    system = host_system() if recipe.format is not Format.NONE else System()
+    wanted = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), zygote, system).inputs()
     made_of = find(name).manifest["inputs"]
     return all(made_of.get(key) == value for key, value in wanted.items() if key not in _OF_THE_MOMENT)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
 from backends.frozen import frozen
+from backends.virtual_machine import System
 from vm_images.apt_sources import QUESTION, parse_sources, source_lines
 from vm_images.tools import find_tool, run_tool
 
-__all__ = ["MOVED", "Apt", "Package", "moved"]
+__all__ = ["MOVED", "Apt", "Package", "host_system", "moved"]
 
 MOVED = "archive_moved"
 
@@ -46,7 +47,8 @@ class Apt:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.codename = _codename()
+        self.system = host_system()
+        self.codename = self.system.releases[0] if self.system.releases else ""
         self.sources = folder / "sources.list"
         self.configuration = folder / "acquire.conf"
         self._folder = folder
@@ -155,12 +157,14 @@ class Apt:
         )
 
 
-def _codename() -> str:
+def host_system() -> System:
+    """This host's own, which is what its packages make. Raises `BackendUnavailable` when it is no Debian."""
     release = dict(re.findall(r"^(\w+)=[\"']?([^\"'\n]*)", _text("/etc/os-release"), re.MULTILINE))
     if release.get("ID") != "debian":
         message = f"images are made of Debian's packages, and this host is {release.get('NAME') or 'unknown'}"
         raise BackendUnavailable(Problem("no_debian", "", message, fix=_BRING))
-    return release.get("VERSION_CODENAME", "")
+    codename, number = release.get("VERSION_CODENAME", ""), release.get("VERSION_ID", "")
+    return System("debian", tuple(name for name in (codename, number) if codename and name))
 
 
 def _text(path: str) -> str:

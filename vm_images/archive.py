@@ -31,7 +31,7 @@ from vm_images.store_changes import publish, set_name, workplace, writing
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["export_image", "image_key", "import_image"]
+__all__ = ["NAME", "export_image", "image_key", "import_image"]
 
 _INDEX = "mxc-image.json"
 _MAX_INDEX = 1 << 22
@@ -42,7 +42,8 @@ _ABOUT_THE_NEXT = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE),
 )
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What an image may be called."""
 
 
 def export_image(name: str, target: Path) -> int:
@@ -105,7 +106,7 @@ def import_image(source: Path, name: str = "", *, into: str = "") -> tuple[str, 
     with _opened(source) as archive:
         title, manifest = _index(archive, source)
         title = name or title
-        if not _NAME.fullmatch(title):
+        if not NAME.fullmatch(title):
             raise _refused("--name" if name else source, f"{title[:80]!r} cannot be an image's name")
         key = manifest["key"]
         there = store / NAMES / title

@@ -55,9 +55,11 @@ def _parts(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     parts = cast("dict[str, object]", value)
-    roots = set(parts) - {"vmlinux", "initrd"}
+    booting = set(parts) & {"vmlinux", "initrd"}
+    roots = set(parts) - booting
     known = (
-        {"vmlinux", "initrd"} <= set(parts)
+        len(booting) in (0, 2)
+        and bool(parts)
         and len(roots) <= 1
         and roots <= {"rootfs.erofs", "rootfs.squashfs"}
     )

@@ -13,6 +13,7 @@ from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.inside.build import build_program
 from backends.inside.store import AGENT, SOURCE_FOLDER, source_key
+from backends.virtual_machine import System
 from vm_images.apt import MOVED, Apt, moved
 from vm_images.initrd import cpio, initrd_entries
 from vm_images.kernel import unpack_kernel
@@ -102,6 +103,7 @@ def _plan(recipe: Recipe, apt: Apt) -> Plan:
         busybox=apt.candidate(_BUSYBOX) if recipe.busybox else None,
         agent=digest(recipe.agent) if recipe.agent else source_key(AGENT),
         zygote=zygote,
+        system=System() if recipe.format is Format.NONE else apt.system,
     )
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
+from backends.virtual_machine import System
 from vm_images.apt import Package
 from vm_images.initrd import ZYGOTE
 from vm_images.recipe import COMMAND_LINE, Format, OwnFile, Recipe
 from vm_images.requirements import logical_lines
 from vm_images.rootfs import EPOCH
 
-__all__ = ["Plan", "digest", "key_of"]
+__all__ = ["Plan", "digest", "key_of", "told"]
 
 _PACKING = 1
 """Goes up when the same inputs are packed in another way."""
@@ -26,6 +27,7 @@ class Plan:
 
     `kernel`, `busybox` (None without one) and `packages` are exact; `agent` identifies the agent's sources,
     or the program that the recipe brings. `zygote` is the source of the script that waits in the guest.
+    `system` is what `packages` make.
     """
 
     recipe: Recipe
@@ -35,6 +37,7 @@ class Plan:
     busybox: Package | None
     agent: str
     zygote: bytes = b""
+    system: System = System()
 
     @property
     def key(self) -> str:
@@ -79,6 +82,7 @@ class Plan:
             "requirements": [line for _, line in logical_lines(recipe.requirements)],
             "memoryMib": recipe.memory_mib,
             "warmUp": recipe.warm_up,
+            "system": told(self.system),
         }
 
     def manifest(self, parts: dict[str, dict[str, Any]]) -> bytes:
@@ -101,6 +105,11 @@ class Plan:
             "inputs": inputs,
         }
         return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def told(system: System) -> dict[str, Any]:
+    """As a manifest's inputs have it."""
+    return {"distribution": system.distribution, "releases": list(system.releases)}
 
 
 def key_of(inputs: dict[str, Any]) -> str:

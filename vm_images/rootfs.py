@@ -16,11 +16,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from backends.errors import BackendUnavailable, PrepFailed, Problem
-from backends.guest_etc import ETC_FILES
+from backends.errors import BackendUnavailable, Problem
 from vm_images.apt import Apt, Package
 from vm_images.recipe import Format, OwnFile
 from vm_images.tools import PREP_FIX, find_tool, run_tool
+from vm_images.tree import finish
 
 __all__ = ["EPOCH", "assemble", "bootstrap", "pack", "remove_tree"]
 
@@ -37,10 +37,6 @@ _LEFT_OUT = (
     *("var/lib/dpkg/status-old", "var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend"),
     *("var/lib/dpkg/available", "var/lib/dpkg/triggers", "var/lib/dpkg/diversions-old"),
 )
-_DIRECTORIES = {
-    **dict.fromkeys(("dev", "proc", "run", "sys", "mnt", "root", "var/log", "var/cache"), 0o755),
-    **dict.fromkeys(("tmp", "var/tmp"), 0o1777),
-}
 # Without site (-S): it would run code in .pth files of packages, which an index gave, perhaps as root.
 _COMPILE = (
     'chroot "$1" env -i PATH=/usr/bin:/bin PYTHONHASHSEED=0 /usr/bin/python3 -S -m compileall -qq -f'
@@ -174,12 +170,7 @@ def assemble(archive: Path, tree: Path, files: Sequence[OwnFile]) -> None:
             if name in ("", ".") or any(name == out or name.startswith(f"{out}/") for out in _LEFT_OUT):
                 continue
             _unpack(content, member, tree / name, modes)
-    for name, mode in _DIRECTORIES.items():
-        (tree / name).mkdir(parents=True, exist_ok=True)
-        modes[tree / name] = mode
-    own = [OwnFile(path, text.encode()) for path, text in ETC_FILES.items()]
-    for file in (*own, OwnFile("/etc/machine-id", b""), *files):
-        _put(tree, file)
+    modes |= finish(tree, files)
     for folder in sorted(modes, reverse=True):
         folder.chmod(modes[folder])
 
@@ -201,27 +192,6 @@ def _unpack(content: tarfile.TarFile, member: tarfile.TarInfo, place: Path, mode
         with place.open("xb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
             os.fchmod(target.fileno(), member.mode & 0o777)
-
-
-def _put(tree: Path, file: OwnFile) -> None:
-    place = tree
-    parts = file.path.strip("/").split("/")
-    for part in parts[:-1]:
-        place = place / part
-        while place.is_symlink():  # as /bin → usr/bin: never out of the tree
-            target = str(place.readlink())
-            place = (tree / target.lstrip("/")) if target.startswith("/") else place.parent / target
-        if ".." in place.relative_to(tree).parts:
-            message = f"{file.path} would lie outside of the image"
-            raise PrepFailed(Problem("file_path", "files", message, expected="a path inside the image"))
-        if not place.exists():
-            place.mkdir()
-            place.chmod(0o755)
-    place = place / parts[-1]
-    if place.is_symlink() or place.exists():
-        place.unlink()
-    place.write_bytes(file.content)
-    place.chmod(file.mode)
 
 
 def pack(tree: Path, kind: Format, target: Path, key: str) -> None:

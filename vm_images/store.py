@@ -20,21 +20,26 @@ from backends.digest import sha256
 from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
 from backends.inside import store as helpers
-from backends.virtual_machine import Image
+from backends.virtual_machine import Image, System
 
 __all__ = [
+    "CONTAINERS",
     "SYSTEM_STORE",
     "Stored",
     "content_of",
     "find_image",
+    "find_system",
     "lock_folder",
     "own_store",
     "read_image",
     "stored",
     "stores",
+    "system_name",
 ]
 
 SYSTEM_STORE = "/var/lib/mxc-ops/images"
+CONTAINERS = "base"
+"""The image that a container's root is made of, where no other system is asked for."""
 MANIFEST = "image.json"
 IMPORTED = "imported"
 """An empty file in an image that was not built here: what it is made of is what somebody else says."""
@@ -88,6 +93,37 @@ def find_image(name: str) -> Image:
     raise BackendUnavailable(Problem("no_image", "", message, fix=f"mxc-ops image build {name}"))
 
 
+def find_system(wanted: System) -> Image:
+    """The image with this system: `CONTAINERS` where it has that, else the one called DISTRIBUTION-RELEASE.
+
+    Raises `BackendUnavailable` when neither has it, or the one that would do is not whole, or not safe.
+    """
+    there: list[str] = []
+    buildable = wanted.distribution == "debian"
+    for name in (CONTAINERS, system_name(wanted)):
+        try:
+            found = find_image(name)
+        except BackendUnavailable as error:
+            if error.problems[0].code != "no_image":
+                raise
+            continue
+        if found.system.serves(wanted):
+            return found
+        known = found.system != System()
+        there.append(f"{name!r} is {found.system if known else 'of a system that it does not tell'}")
+        buildable &= name == CONTAINERS and not known
+    message = "; ".join([f"no image on this host is {wanted}", *there])
+    fix = f"mxc-ops image download {wanted.distribution} {wanted.releases[0]}"
+    if buildable:
+        fix = f"mxc-ops image build {CONTAINERS}"
+    raise BackendUnavailable(Problem("no_image", "", message, fix=fix))
+
+
+def system_name(system: System) -> str:
+    """What an image of this system is called, unless it is a recipe's."""
+    return f"{system.distribution}-{system.releases[0]}"
+
+
 def read_image(store: str, key: str, owner: int) -> Stored:
     """An image's manifest, once its files were found to be whole by size and writable by nobody else.
 
@@ -112,6 +148,7 @@ def read_image(store: str, key: str, owner: int) -> Stored:
             raise ValueError
         sizes = {part: int(entry["size"]) for part, entry in manifest["parts"].items()}
         _ = [manifest[name] for name in ("commandLine", "memoryMib", "zygote", "format", "warmUp")]
+        _ = manifest["inputs"].get("system")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _spoilt(folder, f"{MANIFEST} is not what it should be") from error
     for part, size in sizes.items():
@@ -179,20 +216,35 @@ def content_of(found: Stored) -> str:
 
 def _image(found: Stored, name: str) -> Image:
     manifest = found.manifest
+    boots = "vmlinux" in manifest["parts"]
     rootfs = next((part for part in manifest["parts"] if part.startswith("rootfs.")), "")
     return Image(
         name=name,
         key=found.key,
         content=content_of(found),
-        kernel=f"{found.folder}/vmlinux",
-        initrd=f"{found.folder}/initrd",
+        kernel=f"{found.folder}/vmlinux" if boots else "",
+        initrd=f"{found.folder}/initrd" if boots else "",
         rootfs=f"{found.folder}/{rootfs}" if rootfs else "",
         rootfs_format=manifest["format"] if rootfs else "",
         command_line=manifest["commandLine"],
         memory_mib=manifest["memoryMib"],
         zygote=manifest["zygote"],
         warm_up=manifest["warmUp"],
+        system=_system(manifest["inputs"].get("system")),
     )
+
+
+def _system(told: Any) -> System:
+    """What a manifest says; nothing, where it is of another shape than ours: anybody may have written it."""
+    try:
+        distribution, releases = told["distribution"], tuple(told["releases"])
+    except (TypeError, KeyError):
+        return System()
+    return System(distribution, releases) if all(map(_is_text, (distribution, *releases))) else System()
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _key_of(store: str, name: str) -> str:

@@ -19,20 +19,21 @@ _CAPACITY = 4 * _FRAME
 
 @frozen
 class FrameRule:
-    """What a frame of one kind may be: how long its payload, with which flags."""
+    """What a frame of one kind may be: how long its payload, and its flags, one of these numbers."""
 
     kind: Kind
     longest: int
-    flags: int = 0
+    flags: frozenset[int] = frozenset({0})
     shortest: int = 0
 
 
-_EITHER = Channel.STDOUT | Channel.STDERR
+_CHANNEL = frozenset(map(int, Channel))
+_PERHAPS_MORE = frozenset({0, int(Flag.MORE)})
 OF_AGENTS: Mapping[int, FrameRule] = {
     int(kind): FrameRule(
         kind,
         MAX_PAYLOAD if kind is Kind.OUTPUT else MAX_SMALL,
-        _EITHER if kind in (Kind.OUTPUT, Kind.OUTPUT_END) else 0,
+        _CHANNEL if kind in (Kind.OUTPUT, Kind.OUTPUT_END) else frozenset({0}),
     )
     for kind in Kind
     if kind >= Kind.WELCOME
@@ -42,14 +43,14 @@ OF_HOSTS: Mapping[int, FrameRule] = {
     for rule in (
         FrameRule(Kind.HELLO, 8, shortest=8),
         FrameRule(Kind.PING, 64),
-        *(FrameRule(kind, MAX_PAYLOAD, Flag.MORE) for kind in (Kind.EXEC, Kind.PUT, Kind.GET)),
+        *(FrameRule(kind, MAX_PAYLOAD, _PERHAPS_MORE) for kind in (Kind.EXEC, Kind.PUT, Kind.GET)),
         FrameRule(Kind.INPUT, MAX_PAYLOAD),
         FrameRule(Kind.INPUT_END, 0),
-        FrameRule(Kind.CREDIT, 4, _EITHER, shortest=4),
+        FrameRule(Kind.CREDIT, 4, _CHANNEL, shortest=4),
         FrameRule(Kind.RESIZE, 4, shortest=4),
         FrameRule(Kind.SIGNAL, 4, shortest=4),
         FrameRule(Kind.REPORT, 0),
-        FrameRule(Kind.OUTPUT_CLOSED, 0, _EITHER),
+        FrameRule(Kind.OUTPUT_CLOSED, 0, _CHANNEL),
     )
 }
 """Of a host that shares a sandbox with others: nothing that would change it for them."""
@@ -110,7 +111,7 @@ class FrameDecoder:
             raise ProtocolBreach(f"it sent a frame {kind.name} of {length} bytes; {rule.longest} are allowed")
         if length < rule.shortest:
             raise ProtocolBreach(f"it sent a frame {kind.name} of {length} bytes; {rule.shortest} are needed")
-        if flags & ~rule.flags:
+        if flags not in rule.flags:
             raise ProtocolBreach(f"it sent a frame {kind.name} with the flags {flags:#x}")
         if here < HEADER.size + length:
             return None

@@ -202,11 +202,9 @@ class _Forwarded:
         elif kind is Kind.INPUT_END:
             self._input_open = False
         elif kind is Kind.CREDIT:
-            self._outputs[_channel(flags)] += codec.read_number(bytes(payload))
-            if self._outputs[_channel(flags)] > _MOST_CREDIT:
+            self._outputs[Channel(flags)] += codec.read_number(bytes(payload))
+            if self._outputs[Channel(flags)] > _MOST_CREDIT:
                 raise ProtocolBreach("it gave more CREDIT than anybody can use")
-        elif kind is Kind.OUTPUT_CLOSED:
-            _channel(flags)
         link, content = self._relay.link, bytes(payload)
         self._relay.say(lambda: link.send(kind, self.ours, content, flags))
 
@@ -229,17 +227,10 @@ class _Forwarded:
             link.send(Kind.INPUT_END, self.ours)
 
     def _count_output(self, flags: int, length: int) -> None:
-        channel = _channel(flags)
+        channel = Channel(flags)
         self._outputs[channel] -= length
         if self._outputs[channel] < 0:
             raise ProtocolBreach(f"it sent more of {channel.name} than it was allowed")
-
-
-def _channel(flags: int) -> Channel:
-    try:
-        return Channel(flags)
-    except ValueError:
-        raise ProtocolBreach(f"no channel is numbered {flags}") from None
 
 
 class _Client:

@@ -11,11 +11,9 @@ from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
 from backends.bubblewrap.needs import APPARMOR_PROFILE
 from backends.errors import MxcError
 from backends.inside.store import LAUNCHER, find_program
-from backends.linux import cgroups, landlock
-from backends.linux.id_ranges import ID_FILES, overlaps
-from backends.linux.limit_probe import exceed_memory, exceed_pids, has_bitten
+from backends.linux import landlock
+from backends.linux.host_probes import probe_limits, probe_range
 from backends.linux.trial import attempt
-from backends.linux.uid_range import HOST_FILE, configured_range
 from backends.needs import Health, Probe, fault_of
 
 _DEADLINE_S = 10
@@ -45,7 +43,7 @@ def probe(features: Collection[str] = ()) -> list[Probe]:
     rest: tuple[tuple[str, Callable[[str], Probe]], ...] = (
         ("bubblewrap.seccomp", _seccomp),
         ("bubblewrap.landlock", lambda identifier: _landlock(identifier, features)),
-        ("bubblewrap.limits", _limits),
+        ("bubblewrap.limits", lambda identifier: probe_limits(identifier, _AS_ROOT)),
         ("bubblewrap.ids", _ids),
     )
     probes += [_guard(identifier, look) for identifier, look in rest]
@@ -214,50 +212,10 @@ def _landlock(identifier: str, features: Collection[str]) -> Probe:
     return Probe(identifier, fault_of("landlock", features), seen, _WHY[identifier], privilege="root")
 
 
-def _limits(identifier: str) -> Probe:
-    facts = cgroups.observe_cgroups()
-    held = [name for name in cgroups.CONTROLLERS if name in facts.parents]
-    missing = [name for name in cgroups.CONTROLLERS if name not in facts.parents]
-    seen = f"{', '.join(held)} by cgroup {facts.version}" if held else "no control group is ours to use"
-    toothless = _toothless(facts)
-    if toothless:
-        seen += f"; {toothless}; boot with cgroup_enable=memory swapaccount=1, and without cgroup_disable="
-        return Probe(identifier, Health.FAILED, seen, _WHY[identifier], privilege="root")
-    seen += "; what took too much was stopped"
-    if not missing:
-        return _ok(identifier, seen)
-    without = {"memory": "memory per process only", "pids": "pids by RLIMIT_NPROC", "cpu": "no share of cpus"}
-    seen += "; " + ", ".join(without[name] for name in missing)
-    if os.geteuid() == 0:
-        seen += "; nobody has handed the controllers down to this host"
-        return Probe(identifier, Health.WARNING, seen, _WHY[identifier], privilege="whoever starts it")
-    seen += "; there is more for root, and under: systemd-run --user --scope"
-    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], _AS_ROOT, "root")
-
-
-def _toothless(facts: cgroups.CgroupFacts) -> str:
-    """Which limits do not bite when more than allowed is taken; "" when all do."""
-    tries = {"memory": exceed_memory}
-    if "pids" in facts.parents or os.geteuid() != 0:  # RLIMIT_NPROC does not bind root, as which nothing runs
-        tries["pids"] = exceed_pids
-    outcomes = {name: exceed(facts) for name, exceed in tries.items()}
-    broken = [f"{name}: {outcome.why}" for name, outcome in outcomes.items() if not has_bitten(outcome)]
-    return f"more than allowed was taken of {', '.join(broken)}" if broken else ""
-
-
 def _ids(identifier: str) -> Probe:
     if os.geteuid() != 0:
         return _ok(identifier, f"not needed: sandboxes run as uid {os.geteuid()}, their caller")
-    uids = configured_range()
-    if uids is None:
-        seen = f"{HOST_FILE} records no range"
-        return Probe(identifier, Health.FAILED, seen, _WHY[identifier], FIX, "root")
-    texts = {path: Path(path).read_text() for path in ID_FILES if Path(path).exists()}
-    taken = overlaps(texts, uids.first, uids.count)
-    if taken:
-        seen = "; ".join([*taken, f"write a free range to {HOST_FILE}"])
-        return Probe(identifier, Health.FAILED, seen, _WHY[identifier], privilege="root")
-    return _ok(identifier, f"uids {uids.first} to {uids.first + uids.count - 1}, nobody else's")
+    return probe_range(identifier, FIX)
 
 
 def _ok(identifier: str, seen: str) -> Probe:

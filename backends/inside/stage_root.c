@@ -123,16 +123,41 @@ static struct failure mount_overlay(const struct spec *spec, int stage, int *roo
     return *root < 0 ? FAILED(STEP_ROOT_OVERLAY, 1) : NO_FAILURE;
 }
 
+/* Where the container has it, so that a name that leads there is known for one; never where a link would lead us. */
+static int show_processes(int root, char *place, size_t room)
+{
+    if (mkdirat(root, "proc", 0555) < 0 && errno != EEXIST)
+        return -1;
+    int folder = openat(root, "proc", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    snprintf(place, room, "/proc/self/fd/%d", folder);
+    return folder < 0 || mount("/proc", place, NULL, MS_BIND | MS_REC, NULL) < 0 ? -1 : folder;
+}
+
+static int hide_where_processes_are(const struct spec *spec, int root, int cover, uint32_t *failing)
+{
+    char place[MAX_PATH];
+    struct hiding hiding = {root, cover, spec->root.ids[0].host_uid};
+    int folder = show_processes(root, place, sizeof(place));
+    if (folder < 0)
+        return -1;
+    int done = hide_names(&hiding, spec->hidden, spec->count[TAG_HIDDEN], failing), error = errno;
+    in_stage(spec, "root/proc", place, sizeof(place));
+    if (umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+        return -1;
+    close(folder);
+    errno = error;
+    return done;
+}
+
 static struct failure hide_denied(const struct spec *spec, int stage, int root)
 {
-    uint32_t failing = 0, count = spec->count[TAG_HIDDEN];
-    if (count == 0)
+    uint32_t failing = spec->count[TAG_HIDDEN];
+    if (failing == 0)
         return NO_FAILURE;
-    struct hiding hiding = {root, openat(stage, "cover", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0),
-                            spec->root.ids[0].host_uid};
-    if (hiding.cover < 0 || hide_names(&hiding, spec->hidden, count, &failing) < 0)
+    int cover = openat(stage, "cover", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0);
+    if (cover < 0 || hide_where_processes_are(spec, root, cover, &failing) < 0)
         return FAILED(STEP_HIDE, failing);
-    close(hiding.cover);
+    close(cover);
     return NO_FAILURE;
 }
 
@@ -222,6 +247,15 @@ static int forget_cgroups(const struct spec *spec)
     return errno == EINVAL || errno == ENOENT ? 0 : -1;
 }
 
+/* LXC's lock of the container, which it would leave there, goes with the stage. */
+static int keep_locks_here(void)
+{
+    static const char place[] = "/run/lxc";
+    if (mkdir(place, 0755) < 0 && errno != EEXIST)
+        return -1;
+    return mount("locks", place, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=256k");
+}
+
 struct failure build_root(const struct spec *spec, int stage, int image)
 {
     int root = -1;
@@ -239,5 +273,7 @@ struct failure build_root(const struct spec *spec, int stage, int image)
             failure = FAILED(STEP_ROOT_ENTRY, index);
     if (!failure.step && forget_cgroups(spec) < 0)
         failure = FAILED(STEP_ROOT_OVERLAY, 2);
+    if (!failure.step && keep_locks_here() < 0)
+        failure = FAILED(STEP_ROOT_OVERLAY, 3);
     return failure;
 }

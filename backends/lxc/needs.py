@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from backends.bubblewrap.needs import NEEDS as NEEDS_OF_BUBBLEWRAP
-from backends.needs import Need, NeedKind, chosen
+from backends.bubblewrap.needs import SUBORDINATE_COUNT
+from backends.microvm.needs import image_needs
+from backends.needs import EACH_USER, Need, NeedKind, chosen
 
-__all__ = ["ADDRESS", "BRIDGE", "IMAGE", "NEEDS", "SUBORDINATE_COUNT", "TABLE", "needs"]
+__all__ = ["ADDRESS", "BRIDGE", "IMAGE", "NEEDS", "TABLE", "needs"]
 
 BRIDGE = "mxcbr0"
 # As many addresses as a bridge has ports (1023, Linux: BR_MAX_PORTS), from the private range that is largest
@@ -20,9 +22,8 @@ BRIDGE = "mxcbr0"
 # 10.42 and 10.43 (k3s), 10.88 (podman), 10.96 and 10.244 (Kubernetes).
 ADDRESS = "10.187.0.1/22"
 TABLE = "mxc-ops-lxc"
-IMAGE = "/var/lib/mxc-ops/images/lxc-debian"
-# Every id of a distribution, and systemd wants them all (systemd: UIDS-GIDS.md).
-SUBORDINATE_COUNT = 65_536
+IMAGE = "base"
+"""The image of the store that a container's root is made of, unless another system is asked for."""
 
 _OF_THE_LAUNCHER = ("package.compiler", "directory.helpers", "helper.launcher", "ids.workloads")
 
@@ -38,7 +39,7 @@ NEEDS: tuple[Need, ...] = (
     Need(
         "lxc.package.tools",
         NeedKind.PACKAGE,
-        "lxc-start, lxc-attach and lxc-stop drive every container",
+        "lxc-start makes every container",
         packages=dict.fromkeys(("debian", "fedora", "alpine", "arch", "suse"), ("lxc",)),
     ),
     Need(
@@ -56,21 +57,17 @@ NEEDS: tuple[Need, ...] = (
     Need(
         "lxc.package.idmap",
         NeedKind.PACKAGE,
-        "LXC maps ids by newuidmap and newgidmap, for root too",
+        "newuidmap and newgidmap give a user's container the ids that /etc/subuid and /etc/subgid grant",
         # The other families have them in the package that useradd is in.
         packages={"debian": ("uidmap",), "alpine": ("shadow-uidmap",)},
+        feature="rootless",
     ),
     Need(
-        "lxc.package.debootstrap",
-        NeedKind.PACKAGE,
-        "builds the root filesystem image, where none is brought",
-        packages={"debian": ("debootstrap",)},
-    ),
-    Need(
-        "lxc.ids.root",
+        "lxc.ids.users",
         NeedKind.SUBORDINATE_IDS,
-        "started by root, a container's ids are mapped to ids that are nobody's",
-        data={"user": "root", "count": SUBORDINATE_COUNT},
+        "each user that the inventory names gets subordinate ids of their own",
+        data={"user": EACH_USER, "count": SUBORDINATE_COUNT},
+        feature="rootless",
     ),
     Need(
         "lxc.sysctl.userns-count",
@@ -121,11 +118,13 @@ NEEDS: tuple[Need, ...] = (
         data={"key": "net.bridge.bridge-nf-call-ip6tables", "wanted": "1"},
         feature="network",
     ),
+    *image_needs("lxc", IMAGE),
     Need(
-        "lxc.image.debian",
-        NeedKind.IMAGE,
-        "the root filesystem that containers start from; nothing is downloaded when one is started",
-        data={"image": "lxc-debian", "path": IMAGE},
+        "lxc.package.download",
+        NeedKind.PACKAGE,
+        "LXC's template fetches images of other distributions by them, for mxc-ops image download",
+        packages={"debian": ("wget", "xz-utils")},
+        feature="build",
     ),
 )
 

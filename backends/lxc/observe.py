@@ -16,7 +16,7 @@ from backends.lxc import apparmor
 from backends.lxc.facts import FIX, LxcFacts
 from backends.lxc.users import own_namespace
 
-__all__ = ["observe"]
+__all__ = ["find_starter", "observe", "version_of"]
 
 _STARTERS = ("/usr/bin/lxc-start", "/usr/local/bin/lxc-start", "/bin/lxc-start")
 _OLDEST = (5, 0)
@@ -27,7 +27,7 @@ def observe(request: SandboxRequest) -> Observed:
 
     Raises `BackendUnavailable` for what prep would install.
     """
-    starter = _find_starter()
+    starter = find_starter()
     launcher = find_program(LAUNCHER)
     if launcher is None:
         message = "the launcher that runs inside containers is not built"
@@ -36,7 +36,7 @@ def observe(request: SandboxRequest) -> Observed:
     grouped = request.limits.memory_mib or request.limits.pids or request.limits.cpus
     facts = LxcFacts(
         starter=starter,
-        version=_version(starter),
+        version=version_of(starter),
         launcher=launcher,
         launcher_key=source_key(LAUNCHER),
         landlock_abi=landlock.abi(),
@@ -54,15 +54,16 @@ def observe(request: SandboxRequest) -> Observed:
     return Observed(facts, paths, handles)
 
 
-def _find_starter() -> str:
+def find_starter() -> str:
+    """The path of lxc-start. Raises `BackendUnavailable` where there is none."""
     starter = next((path for path in _STARTERS if os.access(path, os.X_OK)), None)
     if starter is None:
         raise BackendUnavailable(Problem("lxc_missing", "lxc-start", "LXC is not installed", fix=FIX))
     return starter
 
 
-def _version(starter: str) -> str:
-    """Raises `BackendUnavailable` for one that is too old."""
+def version_of(starter: str) -> str:
+    """What it says it is. Raises `BackendUnavailable` for one that is too old."""
     status = os.stat(starter)
     version = cached(f"lxc-{status.st_ino}-{status.st_mtime_ns}", lambda: _ask(starter))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -84,7 +84,7 @@ class LxcPlan:
             "backend": "lxc",
             "helper": {"path": self.starter, "version": self.version},
             "launcher": {"path": self.launcher, "key": self.launcher_key},
-            "image": {"name": self.image.name, "key": self.image.key},
+            "image": {"name": self.image.name, "key": self.image.key, "system": str(self.image.system)},
             "config": list(self.config),
             "made": [
                 {"path": entry.path, "mode": f"{entry.mode:07o}", "content": entry.content}
@@ -169,7 +169,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
 
 
 def _image(request: SandboxRequest) -> Image:
-    pointer = request.pointers.get("image", "/mxcOps/lxc/image")
+    pointer = request.pointers.get("system", "/lxc")
     if request.image is None:
         raise ConfigError(Problem("image_missing", pointer, "the container's image was not looked up"))
     if request.image.rootfs_format != "erofs":

@@ -7,15 +7,17 @@ import os
 import shutil
 import socket
 import struct
-from collections.abc import Collection, Sequence
+import subprocess
+from collections.abc import Callable, Collection, Sequence
 
-from backends.linux import cgroups
-from backends.linux.mountinfo import read_mountinfo
-from backends.linux.subordinate_ids import caller_names, ranges_of
+from backends.errors import MxcError
+from backends.inside.store import LAUNCHER, find_program
+from backends.linux.host_probes import probe_limits, probe_range
 from backends.lxc.apparmor import FIX as APPARMOR_FIX
 from backends.lxc.apparmor import PROFILE, is_loaded, is_on, loaded_profiles, switch
-from backends.lxc.needs import BRIDGE, IMAGE, SUBORDINATE_COUNT, TABLE
-from backends.lxc.trial import Trial, said
+from backends.lxc.needs import BRIDGE, TABLE
+from backends.lxc.observe import find_starter, version_of
+from backends.lxc.users import own_namespace
 from backends.needs import Health, Probe, fault_of
 
 __all__ = ["apparmor", "probe"]
@@ -26,16 +28,13 @@ _ROOTLESS_FIX = "mxc-ops prep host --backend lxc --feature rootless --yes"
 _DOCTOR = "mxc-ops doctor --backend lxc"
 _BRIDGED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
 _MADE_BY_USERS = "kernel.unprivileged_userns_clone"
-_CHECK = "where nothing is left to prepare, lxc-checkconfig says what the kernel lacks"
-_TOOLS = ("lxc-start", "lxc-attach", "lxc-stop", "lxc-info")
-_OLDEST = (5, 0)
+_DEADLINE_S = 20
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 _WHY = {
-    "lxc.tools": "they drive every container; idmapped root filesystems came with LXC 5.0",
+    "lxc.tools": "it makes the namespaces and mounts of every container, by the keys that LXC 5.0 has",
+    "lxc.launcher": "it makes the root of a container, and sets limits and the last seccomp filter inside",
     "lxc.ids": "the ids of a container, its root's too, are mapped to ids that are nobody's",
     "lxc.apparmor": "LXC starts a container under one of its own profiles, unless it is told another",
-    "lxc.container": "whether a container runs is only told by running one",
-    "lxc.limits": "a limit that nothing holds is refused by name",
     "lxc.bridge": "containers with a network are attached to it",
     "lxc.nat": "containers reach other networks under the host's address",
     "lxc.network": "what containers send each other is seen by the rules that hold a network policy",
@@ -43,25 +42,34 @@ _WHY = {
 }
 
 
-def probe(features: Collection[str] = (), image: str = IMAGE) -> list[Probe]:
+def probe(features: Collection[str] = ()) -> list[Probe]:
     """Try everything that a container stands on, with the rights of the caller; what takes root's says so.
+
+    Whether whole containers run is told by `mxc_ops.doctor`, which has images at hand.
 
     Parameters
     ----------
     features: those that were asked for: without them this host is not ready.
-    image: the directory of a root filesystem image, as prep installs it.
     """
-    ids = _ids("lxc.ids", features)
     return [
-        _tools("lxc.tools"),
-        ids,
+        _guard("lxc.tools", _tools),
+        _guard("lxc.launcher", _launcher),
+        _guard("lxc.ids", _ids),
         *apparmor("lxc.apparmor", switch(), loaded_profiles()),
-        *_container("lxc.container", "lxc.limits", f"{image}/rootfs", ids, features),
+        probe_limits("lxc.limits", _DOCTOR),
         _bridge("lxc.bridge", features),
         _nat("lxc.nat", features),
         *([_policy("lxc.network")] if "network" in features else []),
         *([_rootless("lxc.rootless")] if "rootless" in features else []),
     ]
+
+
+def _guard(identifier: str, look: Callable[[str], Probe]) -> Probe:
+    """A probe that raises has failed, with the error's own words and fix."""
+    try:
+        return look(identifier)
+    except MxcError as error:
+        return _failed(identifier, error.problems[0].message, error.fix)
 
 
 def _ok(identifier: str, seen: str) -> Probe:
@@ -91,31 +99,23 @@ def _as_root(features: Collection[str]) -> str:
 
 
 def _tools(identifier: str) -> Probe:
-    missing = [name for name in _TOOLS if shutil.which(name) is None]
-    if missing:
-        return _failed(identifier, f"{', '.join(missing)} not found")
-    version = said(["lxc-start", "--version"]).strip()
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers < _OLDEST:
-        seen = (
-            f"LXC {version or 'without a version'}; 5.0 or later is needed, from elsewhere or a later release"
-        )
-        return _failed(identifier, seen, fix="")
-    return _ok(identifier, f"LXC {version}")
+    starter = find_starter()
+    return _ok(identifier, f"LXC {version_of(starter)} at {starter}")
 
 
-def _ids(identifier: str, features: Collection[str]) -> Probe:
-    names = caller_names()
-    ranges = ranges_of(names, SUBORDINATE_COUNT)
-    if ranges is None:
-        seen = f"{names[0]} has no {SUBORDINATE_COUNT} ids in /etc/subuid and /etc/subgid"
-        return (
-            _failed(identifier, seen) if os.geteuid() == 0 else _warning(identifier, seen, _as_root(features))
-        )
-    if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
-        return _failed(identifier, "newuidmap and newgidmap not found")
-    uid, gid = ranges
-    return _ok(identifier, f"containers of {names[0]} have uids from {uid} on, gids from {gid} on")
+def _launcher(identifier: str) -> Probe:
+    launcher = find_program(LAUNCHER)
+    if launcher is None:
+        return _failed(identifier, "not built from these sources")
+    return _ok(identifier, f"built from the current sources: {launcher}")
+
+
+def _ids(identifier: str) -> Probe:
+    if os.geteuid() == 0:
+        return probe_range(identifier, _FIX)
+    granted = own_namespace().ids[0]
+    seen = f"the root of your containers is uid {granted.uid} here, which the host grants you"
+    return _ok(identifier, seen)
 
 
 def apparmor(identifier: str, enabled: str, profiles: str | None) -> list[Probe]:
@@ -129,79 +129,6 @@ def apparmor(identifier: str, enabled: str, profiles: str | None) -> list[Probe]
         return []
     seen = f"AppArmor is on, and no profile {PROFILE} is loaded"
     return [_warning(identifier, seen, APPARMOR_FIX)]
-
-
-def _container(
-    container: str, limits: str, rootfs: str, ids: Probe, features: Collection[str]
-) -> list[Probe]:
-    """One container for both: it starts, does as it is told, is limited, and ends."""
-    if os.geteuid() != 0:
-        return [_not_tried(container, features), _not_tried(limits, features)]
-    ranges = ranges_of(caller_names(), SUBORDINATE_COUNT)
-    why_not = ""
-    if not os.path.isdir(rootfs):
-        why_not = f"there is no image at {os.path.dirname(rootfs)}"
-    elif ids.health is not Health.OK or ranges is None:
-        why_not = ids.seen
-    elif shutil.which("lxc-start") is None:
-        why_not = "lxc-start not found"
-    if why_not or ranges is None:
-        return [_failed(container, f"not tried: {why_not}"), _failed(limits, f"not tried: {why_not}")]
-    groups = cgroups.observe_cgroups()
-    found = _tried(container, limits, Trial(rootfs, ranges, groups.version, groups.parents))
-    if found[0].health is Health.FAILED:
-        # Perhaps it is only the limits that it does not start with.
-        without = _tried(container, limits, Trial(rootfs, ranges, groups.version, ()))
-        found = without if without[0].health is not Health.FAILED else found
-    return found
-
-
-def _tried(container: str, limits: str, trial: Trial) -> list[Probe]:
-    with trial:
-        if trial.refused:
-            seen, fix = _refused(trial)
-            return [_failed(container, seen, fix), _failed(limits, "not tried: no container", fix)]
-        identity, bitten = trial.identity(), trial.bitten()
-    return [_started(container, identity, trial), _limited(limits, bitten)]
-
-
-def _refused(trial: Trial) -> tuple[str, str]:
-    seen = f"a container from {trial.rootfs} does not start: {trial.refused}"
-    if "mount attributes" not in trial.refused:
-        return f"{seen}; {_CHECK}", _FIX
-    points = [
-        mount for mount in read_mountinfo() if f"{trial.rootfs}/".startswith(f"{mount.point.rstrip('/')}/")
-    ]
-    kind = max(points, key=lambda mount: len(mount.point)).filesystem
-    where = os.path.dirname(os.path.dirname(trial.rootfs))
-    return f"{seen}; {kind} cannot map ids: mount an ext4, xfs or btrfs at {where} and prepare again", ""
-
-
-def _started(identifier: str, identity: str, trial: Trial) -> Probe:
-    ranges = trial.ids
-    if identity != f"0 {ranges[0]}":
-        seen = (
-            f"its root is told as {identity or 'nothing'}, not as 0 mapped to {ranges[0]}; please report this"
-        )
-        return _failed(identifier, seen, f"{_DOCTOR} --json")
-    if trial.left_behind:
-        return _warning(
-            identifier, f"it ran, but {', '.join(trial.left_behind)} stayed behind", trial.removal
-        )
-    return _ok(
-        identifier, f"started, its root being uid {ranges[0]} here; stopped, and nothing stayed behind"
-    )
-
-
-def _limited(identifier: str, bitten: Sequence[str]) -> Probe:
-    missing = [name for name in ("memory", "pids") if name not in bitten]
-    if not missing:
-        return _ok(identifier, f"{' and '.join(bitten)} are held by control groups")
-    seen = (
-        f"no limit of {' or '.join(missing)} holds inside;"
-        " boot with cgroup_enable=memory, or mount the control groups missing"
-    )
-    return _warning(identifier, seen, fix="")
 
 
 def _bridge(identifier: str, features: Collection[str]) -> Probe:
@@ -234,7 +161,7 @@ def _nat(identifier: str, features: Collection[str]) -> Probe:
         return _not_tried(identifier, features)
     if shutil.which("nft") is None:
         return _without_network(identifier, "nft not found", features)
-    if "masquerade" not in said(["nft", "list", "table", "inet", TABLE]):
+    if "masquerade" not in _said(["nft", "list", "table", "inet", TABLE]):
         seen = f"nftables has no NAT in a table inet {TABLE}"
         return _without_network(identifier, seen, features)
     return _ok(identifier, f"table inet {TABLE} translates what leaves {BRIDGE}")
@@ -255,6 +182,15 @@ def _rootless(identifier: str) -> Probe:
     if _read("/proc/sys/user/max_user_namespaces").strip() == "0":
         return _failed(identifier, "nobody may make one: user.max_user_namespaces is 0")
     return _ok(identifier, "no switch of the kernel forbids users to make them")
+
+
+def _said(command: Sequence[str]) -> str:
+    """What a program prints on standard output; "" when it cannot be run, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
 
 
 def _read(path: str) -> str:

@@ -12,7 +12,7 @@ from backends.bubblewrap.needs import needs as needs_of_bubblewrap
 from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["IMAGE", "IMAGE_STORE", "MACHINES", "NEEDS", "machine_needs", "needs"]
+__all__ = ["IMAGE", "IMAGE_STORE", "MACHINES", "NEEDS", "image_needs", "machine_needs", "needs"]
 
 MACHINES = ("x86_64",)  # QEMU has the machine type microvm for x86 only
 IMAGE_STORE = "/var/lib/mxc-ops/images"
@@ -50,7 +50,7 @@ def machine_needs(backend: str, image: str) -> tuple[Need, ...]:
             machines=MACHINES,
         ),
         *_confinement_needs(backend),
-        *_image_needs(backend, image),
+        *image_needs(backend, image),
     )
 
 
@@ -63,8 +63,8 @@ def _confinement_needs(backend: str) -> tuple[Need, ...]:
     )
 
 
-def _image_needs(backend: str, image: str) -> tuple[Need, ...]:
-    """The image, and what builds one."""
+def image_needs(backend: str, image: str) -> tuple[Need, ...]:
+    """The image that a backend starts from, unless another is named, and what builds one."""
     return (
         Need(
             f"{backend}.package.image-tools",
@@ -80,7 +80,7 @@ def _image_needs(backend: str, image: str) -> tuple[Need, ...]:
             machines=MACHINES,
         ),
         Need(
-            f"{backend}.package.compiler",
+            f"{backend}.package.image-compiler",
             NeedKind.PACKAGE,
             "the agent inside an image is compiled when the image is built",
             packages={"debian": toolchain.PACKAGES["debian"]},
@@ -90,7 +90,7 @@ def _image_needs(backend: str, image: str) -> tuple[Need, ...]:
         Need(
             f"{backend}.image.{image}",
             NeedKind.IMAGE,
-            "kernel, initrd and root file system that the machines start from",
+            "what sandboxes start from, unless they name another image; nothing is downloaded when one is",
             data={"image": image, "path": IMAGE_STORE},
             feature="image",
             machines=MACHINES,

@@ -161,6 +161,15 @@ def _image(wanted: VirtualMachine) -> Image:
     if wanted.image is None:
         message = f"the image {wanted.image_name!r} was not looked up"
         raise ConfigError(Problem("image_missing", "/mxcOps/vm/image", message))
+    if not wanted.image.kernel:
+        raise ConfigError(
+            Problem(
+                "image_without_kernel",
+                "/mxcOps/vm/image",
+                f"the image {wanted.image.name!r} is of containers only: nothing in it boots a machine",
+                expected="an image that mxc-ops image build made, such as 'base'",
+            )
+        )
     return wanted.image
 
 

@@ -1,4 +1,4 @@
-"""`mxc-ops image`: build, list, verify, remove and move the images of virtual machines.
+"""`mxc-ops image`: build, fetch, list, verify, remove and move the images that sandboxes start from.
 
 Exit codes: 0 done; 1 it failed, or something that was verified is broken, or removal was refused.
 """
@@ -12,6 +12,7 @@ from mxc_ops.cli.output import Parser, complete, print_document, print_table, wa
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
+    from vm_images.build import Built
     from vm_images.store import Stored
 
 _MIB = 1 << 20
@@ -21,6 +22,9 @@ _SHOWN_DIGITS = 12
 def configure(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _configure_build(commands.add_parser("build", help="make an image, unless it is there already"))
+    _configure_download(
+        commands.add_parser("download", help="fetch another distribution's root, for LXC containers")
+    )
     complete(commands.add_parser("list", help="the images of this host"), _list)
     verify = commands.add_parser("verify", help="compare every file of images with what was built")
     verify.add_argument("names", nargs="*", metavar="NAME", help="an image (default: all)")
@@ -50,6 +54,32 @@ def _configure_build(build: ArgumentParser) -> None:
     complete(build, _build)
 
 
+def _configure_download(download: ArgumentParser) -> None:
+    download.add_argument("distribution", metavar="DISTRIBUTION", help="as LXC's image server has it: alpine")
+    download.add_argument("release", metavar="RELEASE", help="of that distribution: 3.20")
+    download.add_argument(
+        "--name", default="", metavar="N", help="call it so (default: DISTRIBUTION-RELEASE, as documents ask)"
+    )
+    download.add_argument(
+        "--template",
+        default="download",
+        metavar="T",
+        help="LXC's template, by name or path (default: download)",
+    )
+    complete(download, _download)
+
+
+def _download(options: Namespace) -> int:
+    from mxc_ops.cli.image_progress import progress
+    from vm_images.lxc_template import download_image
+
+    with progress(as_json=options.json) as report:
+        made = download_image(
+            options.distribution, options.release, report, template=options.template, name=options.name
+        )
+    return _tell_built(made, as_json=options.json)
+
+
 def _build(options: Namespace) -> int:
     from mxc_ops.cli.image_progress import progress
     from vm_images.build import build_image
@@ -64,8 +94,12 @@ def _build(options: Namespace) -> int:
     )
     with progress(as_json=options.json) as report:
         built = build_image(recipe, report)
+    return _tell_built(built, as_json=options.json)
+
+
+def _tell_built(built: Built, *, as_json: bool) -> int:
     folder = f"{built.store}/{built.key}"
-    if options.json:
+    if as_json:
         print_document({"name": built.name, "key": built.key, "path": folder, "built": built.fresh})
     else:
         print(f"{printable(built.name)}: {'built' if built.fresh else 'there already'}, {printable(folder)}")

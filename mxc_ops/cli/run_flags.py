@@ -13,6 +13,7 @@ from mxc_ops.policy.machine import FIELDS
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
+    from backends.virtual_machine import System
     from mxc_ops.policy_builder import Policy
 
 _LIMITS = ("memory", "pids", "cpus", "cpu_seconds", "file_size", "open_files", "tmp")
@@ -31,6 +32,9 @@ _FLAGS = {
     "limits.file_size_mib": "--file-size",
     "limits.tmp_mib": "--tmp",
     "command": "CMD",
+    "system": "--distribution",
+    "system.distribution": "--distribution",
+    "system.release": "--release",
     "/process/cwd": "--cwd",
     "/containment": "--backend",
     **FLAGS,
@@ -43,6 +47,7 @@ _FIELDS = {
     "in filesystem.readonlyPaths": "with --ro",
     "a path of read_only or read_write": "a path of --ro or --rw",
     "mxcOps.limits.bestEffort": "--best-effort",
+    "remove system": "remove --distribution and --release",
     **{f"mxcOps.vm.{field}: ": f"{FLAGS[f'vm.{argument}']} " for field, argument in FIELDS.items()},
     **{f"mxcOps.vm.{field}": FLAGS[f"vm.{argument}"] for field, argument in FIELDS.items()},
     **{argument: flag for argument, flag in FLAGS.items() if "." in argument},
@@ -81,6 +86,13 @@ def add_policy_flags(parser: ArgumentParser) -> None:
     add("--stdin", choices=("inherit", "none"), help="what the command reads; by default what we read")
     add("--user", type=int, metavar="UID", help="host uid to run as (root only)")
     add("--group", type=int, metavar="GID", help="host gid to run as (root only)")
+    add = parser.add_argument_group("the container of --backend lxc").add_argument
+    add(
+        "--distribution",
+        metavar="D",
+        help="system that its root is; by default the image base, whatever it is",
+    )
+    add("--release", metavar="R", help="that system's release, as bookworm")
     add_machine_flags(parser)
 
 
@@ -116,6 +128,7 @@ def policy_from_flags(options: Namespace) -> Policy:
         "grace_s": options.grace,
         "containment": options.backend,
         "vm": machine_from_flags(options),
+        "system": _system(options),
         "seccomp": options.seccomp,
         "cwd": options.cwd,
         "tty": options.tty or None,
@@ -195,6 +208,14 @@ def _limits(options: Namespace) -> Limits | None:
     asked = {_LIMIT_FIELDS.get(name, name): getattr(options, name) for name in _LIMITS}
     names = (name for name, field in LIMIT_FIELDS.items() if asked[field] is not None)
     return Limits(**asked, best_effort=frozenset(names) if options.best_effort else frozenset())
+
+
+def _system(options: Namespace) -> System | None:
+    if not (options.distribution or options.release):
+        return None
+    from backends.virtual_machine import System
+
+    return System(options.distribution or "", (options.release,) if options.release else ())
 
 
 def _pair(shape: str) -> Callable[[str], tuple[str, str]]:

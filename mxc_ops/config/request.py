@@ -9,7 +9,7 @@ from typing import Any
 from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
 from backends.errors import ConfigError, Problem
 from backends.registry import resolve_intent
-from backends.virtual_machine import CommandKind, VirtualMachine
+from backends.virtual_machine import CommandKind, System, VirtualMachine
 from mxc_ops.config.asked import asked_features
 from mxc_ops.config.canonical import canonicalise, policy_hash
 from mxc_ops.config.document import Document, RequestKind
@@ -18,6 +18,7 @@ from mxc_ops.policy.command import check_command
 from mxc_ops.policy.environment import resolve_environment
 from mxc_ops.policy.features import LIMIT_FIELDS
 from mxc_ops.policy.spelling import collapse, spelling
+from mxc_ops.policy.system import asked_system
 
 __all__ = ["POINTERS", "build_request"]
 
@@ -41,6 +42,7 @@ POINTERS: Mapping[str, str] = {
     "group": "/mxcOps/group",
     "vm": "/mxcOps/vm",
     "image": "/mxcOps/vm/image",
+    "system": "/lxc",
     "accelerator": "/mxcOps/vm/accel",
     "machine": "/mxcOps/vm/machine",
 }
@@ -98,6 +100,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         user=user,
         group=ours.get("group", user),
         vm=vm,
+        system=_system(containment, canonical),
         container_id=canonical.get("containerId", ""),
         document_hash=policy_hash(canonical),
         warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings),
@@ -145,6 +148,12 @@ def _machine(vm: Mapping[str, Any]) -> VirtualMachine:
         machine=vm.get("machine", ""),
         command=CommandKind(vm["command"]) if "command" in vm else None,
     )
+
+
+def _system(containment: str, canonical: Mapping[str, Any]) -> System:
+    section: Mapping[str, Any] = canonical.get("lxc", {}) if containment == "lxc" else {}
+    distribution: str = section.get("distribution") or ""
+    return asked_system(distribution, section.get("release") or "", POINTERS["system"])
 
 
 def _timeout(process: Mapping[str, Any], ours: Mapping[str, Any]) -> Timeout:

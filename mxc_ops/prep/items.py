@@ -17,7 +17,6 @@ from backends.inside.store import PROGRAMS, source_key
 from backends.needs import EACH_USER, Need, NeedKind, require_known_features
 from mxc_ops.prep.choices import COMPILER, Choices
 from mxc_ops.prep.rules.packages import MANAGERS
-from vm_images.sources import IMAGES
 
 __all__ = [
     "FAMILIES",
@@ -51,7 +50,7 @@ OPERATIONS: Mapping[NeedKind, str] = {
     NeedKind.DIRECTORY: "files.root_directory",
     NeedKind.APPARMOR_PROFILE: "apparmor.profile",
     NeedKind.BRIDGE: "network.bridge",
-    NeedKind.IMAGE: "images.installed",
+    NeedKind.IMAGE: "images.stored",
     NeedKind.DEVICE: "devices.accessible",
     NeedKind.PYTHON_PACKAGES: "python.environment",
     NeedKind.SERVICE: "services.running",
@@ -242,13 +241,11 @@ def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dic
 def _image(need: Need, choices: Choices) -> tuple[str, dict[str, Any]]:
     name: str = need.data["image"]
     arguments = {**need.data, **choices.images.get(name, {})}
-    if not IMAGES[name].in_store:
-        return OPERATIONS[need.kind], arguments
     if "source" in arguments:
         from mxc_ops.prep.pushing import key_in
 
         arguments["key"] = key_in(arguments["source"])
-    return "images.stored", arguments
+    return OPERATIONS[need.kind], arguments
 
 
 def _helper(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:

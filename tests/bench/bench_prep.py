@@ -7,7 +7,6 @@ timed is that nothing is left to do. Needs root; the first time also the network
 from __future__ import annotations
 
 import compileall
-import hashlib
 import json
 import os
 import subprocess
@@ -59,7 +58,7 @@ def main() -> None:
         print(f"\nfleets: {reason}")
         return
     with temporary_folder() as folder, Fleet([Machine(name) for name in HOSTS], _packages()) as fleet:
-        wanted = Wanted.make(Path(folder))
+        wanted = Wanted.make()
         inventory = write_inventory(Path(folder) / "fleet.py", fleet, {"hosts": Group(HOSTS, wanted.data)})
         prep(fleet, inventory, "--yes", settled=False)
         real_hosts(fleet, inventory, wanted, Path(folder))
@@ -116,17 +115,9 @@ class Wanted:
     items: Sequence[Item]
 
     @staticmethod
-    def make(folder: Path) -> Wanted:
-        archive = folder / "image.tar.gz"
-        (folder / "image/usr/bin").mkdir(parents=True)
-        subprocess.run(["tar", "-czf", archive, "-C", folder / "image", "usr"], check=True)
-        image = {"source": str(archive), "sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
-        choices = Choices(BACKENDS, launcher="push", images={"lxc-debian": image})
-        data = {
-            "mxc_backends": list(choices.backends),
-            "mxc_launcher": choices.launcher,
-            "mxc_images": {name: dict(known) for name, known in choices.images.items()},
-        }
+    def make() -> Wanted:
+        choices = Choices(BACKENDS, launcher="push")
+        data: dict[str, Any] = {"mxc_backends": list(choices.backends), "mxc_launcher": choices.launcher}
         facts = HostFacts("any", "Debian", "debian", "sudo", os.uname().machine)
         return Wanted(data, items_for(needs_of(choices), facts, choices))
 

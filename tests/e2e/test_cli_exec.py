@@ -315,7 +315,7 @@ def test_the_available_backends_are_json_with_upstreams_keys(caller: Commands) -
     done = execute(caller, "--available-backends")
     assert (done.returncode, done.stderr) == (0, "")
     entries = json.loads(done.stdout)
-    assert [entry["backend"] for entry in entries] == ["bubblewrap", "microvm", "vm"]
+    assert [entry["backend"] for entry in entries] == ["bubblewrap", "lxc", "microvm", "vm"]
     assert all(set(entry) <= {"backend", "warnings"} for entry in entries)
 
 

@@ -22,7 +22,7 @@ from backends.lxc.apparmor import FIX, PROFILE
 from backends.lxc.config import late_lines
 from backends.lxc.facts import LxcFacts
 from backends.lxc.plan import make_plan
-from backends.virtual_machine import Image
+from backends.virtual_machine import Image, System
 from tests.policy_view import VIEW
 
 pytestmark = pytest.mark.backend("lxc")
@@ -62,6 +62,7 @@ IMAGE = Image(
     command_line="",
     memory_mib=256,
     zygote=False,
+    system=System("debian", ("bookworm", "12")),
 )
 
 REQUEST = SandboxRequest("lxc", shell="echo hello", image=IMAGE)
@@ -176,13 +177,13 @@ def refusal(
 
 def test_without_an_image_nothing_is_planned() -> None:
     problem = refusal(ConfigError, replace(REQUEST, image=None))
-    assert (problem.code, problem.path) == ("image_missing", "/mxcOps/lxc/image")
+    assert (problem.code, problem.path) == ("image_missing", "/lxc")
 
 
 @pytest.mark.parametrize("kind", ["squashfs", ""])
 def test_an_image_whose_ids_cannot_be_mapped_is_refused(kind: str) -> None:
     problem = refusal(ConfigError, replace(REQUEST, image=replace(IMAGE, rootfs_format=kind)))
-    assert (problem.code, problem.path) == ("image_without_root", "/mxcOps/lxc/image")
+    assert (problem.code, problem.path) == ("image_without_root", "/lxc")
     assert problem.expected
 
 

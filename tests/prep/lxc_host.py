@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from mxc_ops.prep import receipts
@@ -19,7 +16,7 @@ from mxc_ops.prep.shells import Change
 from mxc_ops.prep.shells.sh import SHELL
 from mxc_ops.prep.undoing import reversal, reverse_queries
 
-__all__ = ["IMAGES", "WHOLE_HOST", "Host", "host", "network", "small_root", "store", "whole_host"]
+__all__ = ["IMAGES", "WHOLE_HOST", "Host", "host", "network", "store", "whole_host"]
 
 _ITEM = "an.item"
 IMAGES = "/srv/images"
@@ -172,21 +169,6 @@ def whole_host() -> Generator[Host]:
     """
     with _holder(["--net", "--mount"], WHOLE_HOST) as process:
         yield Host(process)
-
-
-def small_root(root: Path) -> None:
-    """Make a root filesystem of a shell, sleep, and the libraries that they are linked with."""
-    for name in ("bin", "dev", "proc", "sys", "usr/bin"):
-        (root / name).mkdir(parents=True)
-    for program in ("sh", "sleep"):
-        source = shutil.which(program)
-        assert source is not None
-        shutil.copy(source, root / "bin" / program)
-        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
-        for library in re.findall(r"/[^ ]+", linked):
-            target = root / library.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library, target)
 
 
 @contextmanager

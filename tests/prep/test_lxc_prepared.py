@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import join, quote
@@ -19,14 +17,16 @@ import pytest
 
 from mxc_ops.prep.receipts import DIRECTORY, Receipt
 from tests.conftest import CHECKOUT, User
-from tests.prep.lxc_host import Host, small_root, whole_host
+from tests.images import image
+from tests.prep.lxc_host import Host, whole_host
+from vm_images.archive import export_image
 
-TOOLS = ("lxc-start", "newuidmap", "nft", "ip", "debootstrap")
+TOOLS = ("lxc-start", "nft", "ip")
 pytestmark = [
     pytest.mark.backend("lxc"),
     pytest.mark.skipif(
         os.geteuid() != 0 or any(shutil.which(name) is None for name in TOOLS),
-        reason="needs root, and: apt-get install lxc uidmap nftables iproute2 debootstrap",
+        reason="needs root, and: apt-get install lxc nftables iproute2",
     ),
 ]
 MXC_OPS = f"cd {CHECKOUT} && {sys.executable} -m mxc_ops.cli"
@@ -44,18 +44,27 @@ def machine() -> Iterator[Host]:
         yield made
 
 
-@pytest.fixture
-def inventory(tmp_path: Path) -> Path:
-    """This host, with an image to be brought there."""
-    root = tmp_path / "root"
-    small_root(root)
-    archive = tmp_path / "image.tar"
-    with tarfile.open(archive, "w") as tar:
-        tar.add(root, ".")
-    image = {"source": str(archive), "sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
-    path = tmp_path / "inventory.py"
-    path.write_text(f"hosts = [('@local', {{'mxc_images': {{'lxc-debian': {image!r}}}}})]\n")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Images in files. The one that machines of probes boot is the smallest that can be brought, too."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("base", "tiny"):
+        image(name)
+        export_image(name, folder / name)
+    return {name: folder / name for name in ("base", "tiny")}
+
+
+def with_image(path: Path, archive: Path, sha256: str = "") -> Path:
+    """Write an inventory of this host, with an image to be brought there; its checksum, unless it is said."""
+    digest = sha256 or hashlib.sha256(archive.read_bytes()).hexdigest()
+    data = {"mxc_features": ["image"], "mxc_images": {"base": {"source": str(archive), "sha256": digest}}}
+    path.write_text(f"hosts = [('@local', {data!r})]\n")
     return path
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, exported: dict[str, Path]) -> Path:
+    return with_image(tmp_path / "inventory.py", exported["base"])
 
 
 def said(machine: Host, command: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +76,7 @@ def test_a_host_is_prepared_proved_left_alone_verified_and_taken_back(machine: H
     prepare = f"prep host --inventory {inventory} --backend lxc --yes"
     first = said(machine, prepare)
     assert first.returncode == 0, first.stdout
-    assert "tried out: 6 checks" in first.stdout
+    assert "tried out: 7 checks" in first.stdout
     again = said(machine, prepare)
     assert again.returncode == 0 and " changed" not in again.stdout, again.stdout
     doctor = said(machine, "doctor --backend lxc")
@@ -94,16 +103,16 @@ def test_a_host_is_prepared_proved_left_alone_verified_and_taken_back(machine: H
 
 @pytest.mark.parametrize("completed", [True, False])
 def test_an_image_whose_successor_did_not_come_is_still_known_as_ours(
-    machine: Host, inventory: Path, completed: bool
+    machine: Host, tmp_path: Path, exported: dict[str, Path], completed: bool
 ) -> None:
+    inventory = with_image(tmp_path / "inventory.py", exported["tiny"])
     prepare = f"prep host --inventory {inventory} --backend lxc --item lxc.image.* --yes"
     first = said(machine, prepare)
     assert first.returncode == 0, first.stdout
-    whole = inventory.read_text()
-    inventory.write_text(re.sub(r"'sha256': '\w+'", f"'sha256': '{'0' * 64}'", whole))
+    with_image(inventory, exported["base"], "0" * 64)
     failed = said(machine, prepare)
     assert failed.returncode == 1 and "failed" in failed.stdout, failed.stdout
-    inventory.write_text(whole)
+    with_image(inventory, exported["tiny"])
     if completed:
         again = said(machine, prepare)
         assert again.returncode == 0, again.stdout

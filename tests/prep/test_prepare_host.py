@@ -112,7 +112,7 @@ def test_what_another_backend_relies_on_is_taken_back_with_it_or_when_the_user_i
     host.change_kernel()
     before = host.differences()
     setting = "bubblewrap.sysctl.userns-count"
-    lxc = ("--backend", "lxc", "--item", "lxc.ids.root", "--item", "lxc.sysctl.userns-count")
+    lxc = ("--backend", "lxc", "--item", "lxc.ids.workloads", "--item", "lxc.sysctl.userns-count")
     assert host.prep("host", "--item", setting, "--yes").exit_code == 0
     assert host.prep("host", *lxc, "--yes").states["lxc.sysctl.userns-count"] == "as wanted"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends.virtual_machine import System
 from vm_images import archive, inventory, store
 from vm_images.apt import Package
 from vm_images.plan import Plan, digest
@@ -16,8 +17,10 @@ from vm_images.store_changes import publish, set_name, workplace
 
 __all__ = ["add", "only", "plan"]
 
+DEBIAN = System("debian", ("bookworm", "12"))
 
-def plan(name: str = "mine", *, memory_mib: int = 128) -> Plan:
+
+def plan(name: str = "mine", *, memory_mib: int = 128, system: System = DEBIAN) -> Plan:
     """What an image is made of; another one for other memory."""
     recipe = Recipe(
         name=name,
@@ -31,12 +34,13 @@ def plan(name: str = "mine", *, memory_mib: int = 128) -> Plan:
         warm_up="true",
     )
     packages = (Package("libc6", "2.36-9"), Package("python3", "3.11.2-1+b1"))
-    return Plan(recipe, "x86_64", Package("linux-image-1.0", "1"), packages, None, "agent", b"zygote")
+    kernel = Package("linux-image-1.0", "1")
+    return Plan(recipe, "x86_64", kernel, packages, None, "agent", b"zygote", system)
 
 
-def add(folder: Path, name: str = "mine", *, memory_mib: int = 128) -> str:
+def add(folder: Path, name: str = "mine", *, memory_mib: int = 128, system: System = DEBIAN) -> str:
     """Publish an image as a build does; its key."""
-    made = plan(name, memory_mib=memory_mib)
+    made = plan(name, memory_mib=memory_mib, system=system)
     with workplace(folder, made.key) as place:
         parts: dict[str, dict[str, Any]] = {}
         for part in ("vmlinux", "initrd", "rootfs.erofs"):

@@ -129,11 +129,11 @@ def test_a_probe_that_breaks_hides_nothing_else(monkeypatch: pytest.MonkeyPatch)
     def broken(features: Sequence[str]) -> list[Probe]:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("backends.lxc.probe.probe", broken)
-    (probe,) = doctor.examine(["lxc"]).probes
-    assert (probe.identifier, probe.health) == ("lxc.probes", Health.FAILED)
+    monkeypatch.setattr("backends.hyperlight.probe.probe", broken)
+    (probe,) = doctor.examine(["hyperlight"]).probes
+    assert (probe.identifier, probe.health) == ("hyperlight.probes", Health.FAILED)
     assert "RuntimeError: boom" in probe.seen
-    assert probe.fix == "mxc-ops doctor --backend lxc --json"
+    assert probe.fix == "mxc-ops doctor --backend hyperlight --json"
 
 
 MACHINE = "CapEff: 0000000000000000\nCapBnd: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\nRoutes: 0\n"

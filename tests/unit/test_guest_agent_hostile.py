@@ -32,9 +32,9 @@ BREACHES: list[tuple[str, list[Sent], str]] = [
     ("failure after the start", [(Kind.FAILED, 0, failed(1), 0)], "answered EXEC with FAILED"),
     ("answer to another", [(Kind.PONG, 0, b"", 0)], "answered EXEC with PONG"),
     ("no byte of output", [(Kind.OUTPUT, 0, b"", 1)], "OUTPUT without a byte"),
-    ("channel 0", [(Kind.OUTPUT, 0, b"x", 0)], "output of the channel 0"),
-    ("channel 3", [(Kind.OUTPUT, 0, b"x", 3)], "output of the channel 3"),
-    ("end of channel 7", [(Kind.OUTPUT_END, 0, b"", 7)], "output of the channel 7"),
+    ("channel 0", [(Kind.OUTPUT, 0, b"x", 0)], "OUTPUT with the flags 0x0"),
+    ("channel 3", [(Kind.OUTPUT, 0, b"x", 3)], "OUTPUT with the flags 0x3"),
+    ("end of channel 7", [(Kind.OUTPUT_END, 0, b"", 7)], "OUTPUT_END with the flags 0x7"),
     ("two ends", [(Kind.OUTPUT_END, 0, b"", 1)] * 2, "ended STDOUT twice"),
     (
         "output after its end",

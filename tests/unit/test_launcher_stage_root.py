@@ -43,6 +43,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "usr/bin/link").symlink_to("tool")
     (tree / "usr/bin/far").symlink_to("../share/doc/text")
     (tree / "usr/bin/absolute").symlink_to("/usr/share/doc/text")
+    (tree / "usr/lib/of-each").symlink_to("../../proc/self/mounts")
     os.link(tree / "usr/bin/tool", tree / "usr/bin/twin")
     os.link(tree / "usr/bin/tool", tree / "usr/share/doc/third")
     os.chown(tree / "usr/lib/own", 1000, 1000)
@@ -207,6 +208,17 @@ def test_what_cannot_be_looked_up_is_named_by_its_place(stage: Stage) -> None:
     run = stage.run("echo ran", hidden=("/usr/bin/tool", "relative"))
     assert (run.failure.step, run.failure.index, run.failure.errno) == (Step.HIDE, 1, errno.EINVAL)
     assert run.stdout == b""
+
+
+def test_what_each_process_has_for_itself_cannot_be_hidden(stage: Stage) -> None:
+    run = stage.run("echo ran", hidden=("/usr/bin/tool", "/usr/lib/of-each"))
+    assert (run.failure.step, run.failure.index, run.failure.errno) == (Step.HIDE, 1, errno.EOPNOTSUPP)
+    assert run.stdout == b""
+
+
+def test_processes_are_not_where_the_container_will_have_its_own(stage: Stage) -> None:
+    run = stage.run("ls -A root/proc | wc -l", hidden=("/usr/bin/tool",))
+    assert run.stdout == b"0\n"
 
 
 def test_what_covers_a_folder_is_passed_by_all_and_filled_by_the_containers_root(stage: Stage) -> None:

@@ -46,9 +46,9 @@ def test_through_sudo_the_caller_is_the_user_with_all_groups(monkeypatch: pytest
 
 @needs_root
 def test_an_unlisted_sudo_user_has_the_group_that_sudo_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_UID", "61236")
+    monkeypatch.setenv("SUDO_UID", "61299")
     monkeypatch.setenv("SUDO_GID", "61235")
-    assert calling_user() == Caller(61236, 61235, (61235,))
+    assert calling_user() == Caller(61299, 61235, (61235,))
 
 
 @needs_root

@@ -75,7 +75,7 @@ def test_what_makes_the_bridge_comes_before_it() -> None:
     order = [need.identifier for need in NEEDS]
     for earlier in ("lxc.package.network", "lxc.sysctl.ip-forward"):
         assert order.index(earlier) < order.index("lxc.bridge")
-    assert order.index("lxc.package.debootstrap") < order.index("lxc.image.debian")
+    assert order.index("lxc.package.image-tools") < order.index("lxc.image.base")
 
 
 def test_bridged_frames_are_filtered_only_where_a_network_policy_is_wanted() -> None:
@@ -92,4 +92,4 @@ def test_every_image_that_a_backend_needs_can_be_had() -> None:
         for need in import_module(module).needs(FEATURES)
         if need.kind is NeedKind.IMAGE
     }
-    assert wanted and wanted <= IMAGES.keys()
+    assert wanted and wanted <= {*IMAGES}

@@ -78,8 +78,8 @@ def test_packages_are_shared_as_they_were_added_and_not_as_they_were_asked_for()
     [("lxc.package.network", ["lxc.bridge"]), ("lxc.package.tools", []), ("unheard.of", [])],
 )
 def test_what_is_needed_to_take_something_back_is_told(item: str, needing: list[str]) -> None:
-    assert needed_for_undo(item, ["lxc.bridge", "lxc.ids.root", "vm.pool"]) == needing
-    assert needed_for_undo(item, ["lxc.ids.root"]) == []
+    assert needed_for_undo(item, ["lxc.bridge", "lxc.ids.workloads", "vm.pool"]) == needing
+    assert needed_for_undo(item, ["lxc.ids.workloads"]) == []
 
 
 def test_what_is_taken_back_by_the_help_of_something_comes_after_it() -> None:

@@ -6,24 +6,10 @@ from mxc_ops.prep.operations.common import Commands, follow, operation
 
 
 @operation
-def installed(image: str, path: str, source: str = "", sha256: str = "", item: str = "") -> Commands:
-    """Have an image in a directory of its own.
-
-    Parameters
-    ----------
-    image: its name, one of `vm_images.sources.IMAGES`.
-    source, sha256: an archive (tar) of its content on the controller, and its checksum; without them the host
-        builds it.
-    """
-    pushed = {"source": source, "sha256": sha256} if source else {}
-    yield from follow("images.installed", item, image=image, path=path, **pushed)
-
-
-@operation
 def stored(
     image: str, path: str, source: str = "", sha256: str = "", key: str = "", item: str = ""
 ) -> Commands:
-    """Have an image of virtual machines under its name in a store.
+    """Have an image under its name in a store.
 
     Parameters
     ----------
