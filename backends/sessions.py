@@ -59,8 +59,12 @@ class SessionSandbox(Protocol):
         """
         ...
 
-    async def settle(self) -> Settled:
-        """End all that runs in it, and bring copies back. Raises `CopyBackFailed`."""
+    async def settle(self, relay: Relay) -> Settled:
+        """Bring copies of the host's files back, once all that runs in it was ended; one that was suspended
+        goes on for that. Where nothing is copied, nothing happens.
+
+        Raises `CopyBackFailed`; it may be called again then, and goes on with what is not back yet.
+        """
         ...
 
     async def end(self) -> None:
@@ -70,7 +74,13 @@ class SessionSandbox(Protocol):
 
 @runtime_checkable
 class KeepsSessions(Protocol):
-    """A backend whose sandboxes can outlive a command. Plans and handles are those of one-shot runs."""
+    """A backend whose sandboxes can outlive a command. Plans and handles are those of one-shot runs.
+
+    `session_modules` are the names of what observing, planning and starting a session imports.
+    """
+
+    @property
+    def session_modules(self) -> tuple[str, ...]: ...
 
     async def start_session(self, plan: Any, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """Start the sandbox with an agent in it, or one that goes on where another one was copied.

@@ -57,6 +57,11 @@ class BubblewrapBackend:
 
         return launch(plan, handles, streams, secrets)
 
+    @property
+    def session_modules(self) -> tuple[str, ...]:
+        """See `backends.sessions.KeepsSessions`."""
+        return ("backends.bubblewrap.observe", "backends.bubblewrap.launch", "backends.launched.sandbox")
+
     async def start_session(
         self, plan: BubblewrapPlan, handles: Handles, copied: Copied | None
     ) -> SessionSandbox:

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "hide.h"
@@ -147,10 +149,15 @@ static int look_up(const char *name)
     return place;
 }
 
+/* In /proc a name means something else to each process: what we would cover is our own. */
 static int hide(int place)
 {
     struct stat status;
-    if (fstat(place, &status) < 0)
+    struct statfs system;
+    if (fstat(place, &status) < 0 || fstatfs(place, &system) < 0)
+        return -1;
+    errno = EOPNOTSUPP;
+    if (system.f_type == PROC_SUPER_MAGIC)
         return -1;
     if (is_same(&status, &cover_status))
         return 0;

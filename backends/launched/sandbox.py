@@ -65,8 +65,8 @@ class AgentSandbox:
         message = "what runs in a sandbox that is no virtual machine cannot be copied"
         raise LifecycleError("unsupported_phase", Problem("unsupported_phase", "", message))
 
-    async def settle(self) -> Settled:
-        return Settled()  # what it wrote is where it belongs
+    async def settle(self, relay: Relay) -> Settled:  # noqa: ARG002 - what it wrote is where it belongs
+        return Settled()
 
     async def end(self) -> None:
         for _ in range(2):  # the second time is for a process 1 that does not obey

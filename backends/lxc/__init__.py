@@ -57,6 +57,11 @@ class LxcBackend:
 
         return launch(plan, handles, streams, secrets)
 
+    @property
+    def session_modules(self) -> tuple[str, ...]:
+        """See `backends.sessions.KeepsSessions`."""
+        return ("backends.lxc.observe", "backends.lxc.launch", "backends.launched.sandbox")
+
     async def start_session(self, plan: LxcPlan, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
         assert copied is None  # of such a sandbox there is no copy

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 
 from backends.agent.inherited import Conversation, inherit
 from backends.frozen import replace
-from backends.qemu.admission import admit
+from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest
 from backends.qemu.machine import Machine
@@ -15,7 +16,7 @@ from backends.qemu.memory_file import copy_data, sealed_copy, sparse_file
 from backends.qemu.off_loop import on_thread
 from backends.qemu.parts import hold_image, open_parts
 from backends.qemu.running_machine import RunningMachine
-from backends.qemu.saved_state import IGNORE_SHARED, saved_state
+from backends.qemu.saved_state import ignore_shared, saved_state
 from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
@@ -47,10 +48,12 @@ class Clone:
     async def freeze(self) -> StoredTemplate:
         """What copies of it, as it runs now, start from; it stands still until `thaw`.
 
-        Only with a memory of its own, and with nothing on its way on the agent's channel. Raises
-        `LaunchFailed`.
+        With nothing on its way on the agent's channel. Memory that is not in a file of its own becomes part
+        of the state. Raises `LaunchFailed`.
         """
-        state = await saved_state(self.guest.machine)
+        state = await saved_state(self.guest.machine, with_memory=self.memory < 0)
+        if self.memory < 0:
+            return StoredTemplate(-1, state)
         return StoredTemplate(await on_thread(lambda: sealed_copy(self.memory), drop=os.close), state)
 
     async def thaw(self) -> None:
@@ -78,8 +81,8 @@ async def restore(
     ----------
     grants: a file of `GRANTS_BYTES` for the disk of read-only grants, which stays the caller's; without one,
         that disk is a hole until it is filled.
-    own_memory: it gets a copy of the template's memory, which takes some tens of milliseconds, so that
-        copies can be made of it in turn.
+    own_memory: it gets a copy of the template's memory, made while QEMU starts, so that copies of it can be
+        made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
@@ -88,16 +91,20 @@ async def restore(
     admit(plan.clone.memory_mib, whole=False, starting=_starting)
     _starting += 1
     own = image = memory = -1
+    filled: asyncio.Task[None] | None = None
+    own_memory = own_memory or template.memory < 0
     try:
         image = hold_image(plan.image)
         own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
         disk = own if grants is None else grants
         machine = plan.clone
         if own_memory:
-            memory = await on_thread(lambda: _copy(template.memory), drop=os.close)
+            memory = sparse_file("machine-memory", machine.memory_mib * MIB)
             machine = replace(machine, memory_shared=True)
+            if template.memory >= 0:
+                filled = asyncio.create_task(on_thread(lambda: copy_data(template.memory, memory)))
         fds = {"memory": memory if own_memory else template.memory, "grants": disk}
-        running = await _restore(plan, machine, template.state, confinement, timings, fds)
+        running = await _restore(plan, machine, template, confinement, timings, fds, filled)
         guest = await _connect(running, conversation)
         timings.mark("agentReady")
         return Clone(guest, own, image, memory)
@@ -106,16 +113,6 @@ async def restore(
         raise
     finally:
         _starting -= 1
-
-
-def _copy(memory: int) -> int:
-    copy = os.memfd_create("machine-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        copy_data(memory, copy)
-    except BaseException:
-        os.close(copy)
-        raise
-    return copy
 
 
 def _close(*fds: int) -> None:
@@ -127,21 +124,26 @@ def _close(*fds: int) -> None:
 async def _restore(
     plan: TemplatePlan,
     machine: Machine,
-    saved: bytes,
+    template: StoredTemplate,
     confinement: Confinement,
     timings: Timings,
     fds: Mapping[str, int],
+    filled: asyncio.Task[None] | None,
 ) -> RunningMachine:
     state = os.memfd_create("template-state", os.MFD_CLOEXEC)
     try:
-        os.write(state, saved)
+        with open(state, "wb", closefd=False) as file:
+            file.write(template.state)
         os.lseek(state, 0, os.SEEK_SET)
         with open_parts(plan.image, boots=False) as parts:
             descriptors = {**parts.fds, **fds, "state": state}
             running = await RunningMachine.start(machine, confinement, descriptors, timings)
         try:
             timings.mark("qmpUp")
-            await running.execute("migrate-set-capabilities", IGNORE_SHARED)
+            if template.memory >= 0:
+                await running.execute("migrate-set-capabilities", ignore_shared(True))
+            if filled is not None:
+                await filled
             await running.execute("migrate-incoming", {"uri": f"fd:{state}"})
             timings.mark("restored")
         except BaseException:
@@ -149,6 +151,8 @@ async def _restore(
             raise
         return running
     finally:
+        if filled is not None:
+            await asyncio.wait({filled})  # it writes to a file that is closed next, should this have failed
         os.close(state)
 
 

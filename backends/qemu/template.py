@@ -32,24 +32,29 @@ _MOST_WORDS = 1000
 WARM_PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
-async def open_template(plan: TemplatePlan, confinement: Confinement, store: TemplateStore) -> StoredTemplate:
+async def open_template(
+    plan: TemplatePlan, confinement: Confinement, store: TemplateStore, *, to_copy: bool = False
+) -> StoredTemplate:
     """The template of `plan`: from the store, or made now (some seconds); the caller closes it.
+
+    `to_copy` is as of `TemplateStore.open`.
 
     A stored one that turns out corrupt is thrown away and made anew. Raises `LaunchFailed` and
     `BackendUnavailable` (the host is full).
     """
     with suppress(TemplateCorrupt):
-        if (found := take_opened(store, plan.key) or store.open(plan.key)) is not None:
+        found = None if to_copy else take_opened(store, plan.key)
+        if (found := found or store.open(plan.key, to_copy=to_copy)) is not None:
             return found
     try:
         async with store.building():
             try:
-                if (found := store.open(plan.key)) is not None:
+                if (found := store.open(plan.key, to_copy=to_copy)) is not None:
                     return found
             except TemplateCorrupt:
                 store.remove(plan.key)
             await _make(plan, confinement, store)
-            made = store.open(plan.key)
+            made = store.open(plan.key, to_copy=to_copy)
     except OSError as error:
         raise _not_stored(store, error) from error
     except TemplateCorrupt as error:

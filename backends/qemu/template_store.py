@@ -37,7 +37,10 @@ class TemplateCorrupt(Exception):
 
 
 class StoredTemplate:
-    """A template that was opened and found whole: `memory` is a sealed memfd, `state` the device state."""
+    """A template that was opened and found whole: `memory` is a sealed memfd, `state` the device state.
+
+    Opened only to be copied, `memory` is the store's own file. -1: `state` is that of memory, too.
+    """
 
     def __init__(self, memory: int, state: bytes) -> None:
         self.memory = memory
@@ -67,8 +70,12 @@ class TemplateStore:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def open(self, key: str) -> StoredTemplate | None:
+    def open(self, key: str, *, to_copy: bool = False) -> StoredTemplate | None:
         """The template under `key`; None when there is none.
+
+        Parameters
+        ----------
+        to_copy: its memory will only be copied, so that the store's file itself is good enough.
 
         Raises `TemplateCorrupt`, with what is wrong, and `LaunchFailed` when it cannot be read at all.
         """
@@ -86,7 +93,7 @@ class TemplateStore:
             with suppress(OSError):
                 os.utime(folder)  # so that it is known which ones are used
             state = os.pread(fds[_STATE], os.fstat(fds[_STATE]).st_size, 0)
-            return StoredTemplate(_sealed(place, fds[_MEMORY]), state)
+            return StoredTemplate(fds.pop(_MEMORY) if to_copy else _sealed(place, fds[_MEMORY]), state)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, EOFError, OSError) as error:

@@ -62,6 +62,11 @@ class VmBackend:
 
         return launch(plan, handles, streams, secrets)
 
+    @property
+    def session_modules(self) -> tuple[str, ...]:
+        """See `backends.sessions.KeepsSessions`."""
+        return ("backends.vm.observe", "backends.vm.session")
+
     async def start_session(self, plan: VmPlan, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
         from backends.vm.session import start_machine

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncGenerator
 
 from backends.agent.errors import GuestError
 from backends.agent.from_loop import from_loop
-from backends.base import Conflict, Handles
+from backends.base import Handles
 from backends.errors import CopyBackFailed, Problem
+from backends.frozen import replace
 from backends.guest_files.copy_back import CopyBack, copy_back, get_request, limits_for
 from backends.guest_files.plan import FilesPlan, ShippedGrant
 from backends.guest_files.recover import recover
@@ -46,22 +48,19 @@ async def bring_back(
     snapshots: dict[int, Snapshot],
     handles: Handles,
     file_size_mib: int | None,
-) -> tuple[tuple[Conflict, ...], tuple[str, ...]]:
-    """Copy back every read-write grant, after the command has ended; answers conflicts and warnings.
+) -> AsyncGenerator[CopyBack]:
+    """Copy back the read-write grants that have a snapshot yet, after the command has ended: one by one.
 
-    Whatever the command left running is killed first, so that nothing changes meanwhile. Raises
-    `CopyBackFailed` naming the grant; those before it are copied back then.
+    Whatever the command left running is killed first, so that nothing changes meanwhile. The snapshot of a
+    grant that is back is taken from `snapshots`. Raises `CopyBackFailed` naming the grant.
     """
     guest.agent.signal_everything(signal.SIGKILL)
-    conflicts: list[Conflict] = []
-    warnings: list[str] = []
     for grant in files.writable:
-        snapshot = snapshots[grant.number]
-        warnings += snapshot.warnings
-        done = await _one(guest, grant, snapshot, handles, file_size_mib)
-        conflicts += done.conflicts
-        warnings += done.warnings
-    return tuple(conflicts), tuple(warnings)
+        snapshot = snapshots.get(grant.number)
+        if snapshot is not None:
+            done = await _one(guest, grant, snapshot, handles, file_size_mib)
+            del snapshots[grant.number]
+            yield replace(done, warnings=(*snapshot.warnings, *done.warnings))
 
 
 async def _one(

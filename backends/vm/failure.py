@@ -8,7 +8,7 @@ import os
 from backends.agent.errors import GuestRefused
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.guest_files.plan import GuestPut
-from backends.inside.agent_protocol import GuestHide, Step
+from backends.inside.agent_protocol import Step
 from backends.virtual_machine import CommandKind
 from backends.vm.plan import VmPlan
 
@@ -31,11 +31,11 @@ def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
                 fix=f"grant it: add {cwd!r} to filesystem.readonlyPaths or readwritePaths",
             )
         )
-    if refusal.step is Step.ZYGOTE and any(isinstance(step, GuestHide) for step in plan.files.guest_steps):
+    if refusal.step is Step.ZYGOTE and plan.denied:
         return PolicyRefused(
             Problem(
                 "interpreter_denied",
-                plan.pointers.get("deniedPaths", "/filesystem/deniedPaths"),
+                plan.denied[0] if len(plan.denied) == 1 else "",  # of several, nothing tells which it is
                 f"the interpreter {refusal.subject!a} that is to run the command's source is denied",
                 expected="denied paths that leave the image's interpreter visible",
                 fix="mxcOps.vm.command: shell, if the command is not Python source",

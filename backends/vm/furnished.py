@@ -22,10 +22,10 @@ from backends.inside.agent_protocol import GuestHide, GuestIdentity, GuestMount,
 from backends.qemu.clone import Clone, restore
 from backends.qemu.guest import Guest
 from backends.qemu.off_loop import off_loop, on_thread
-from backends.qemu.open_templates import shared_template
 from backends.qemu.pools import take_clone
+from backends.qemu.template import open_template
 from backends.qemu.template_plan import GRANTS_BYTES
-from backends.qemu.template_store import StoredTemplate
+from backends.qemu.template_store import StoredTemplate, TemplateStore, default_store
 from backends.qemu.timings import Timings
 from backends.vm.copying_back import bring_back, recovered_warnings
 from backends.vm.failure import explain_full
@@ -60,8 +60,9 @@ class FurnishedMachine:
         Parameters
         ----------
         handles: stay the caller's, and open until the end.
-        own_memory: so that copies can be made of it.
-        original: it goes on where this was copied; its descriptors stay the caller's.
+        own_memory: so that copies of it can be made quickly.
+        original: it goes on where this was copied, whose memory it shares until it writes; its descriptors
+            stay the caller's.
         """
         self.pid = 0
         self.warnings: list[str] = []
@@ -71,7 +72,7 @@ class FurnishedMachine:
         self._timings = timings
         self._snapshots: dict[int, Snapshot] = {}
         self._clone: Clone | None = None
-        self._own_memory = own_memory or original is not None
+        self._own_memory = own_memory
         self._original = original
         self._disk = -1
         self._identity: GuestIdentity | None = None
@@ -98,13 +99,17 @@ class FurnishedMachine:
         self._timings.mark("identified")
         if self._original is None:
             await self._furnish(guest)
+        self._original = None
 
     async def bring_back(self) -> None:
-        """Copy the read-write grants back; what runs in it is killed first. Raises `CopyBackFailed`."""
+        """Copy the read-write grants back; what runs in it is killed first.
+
+        Raises `CopyBackFailed`; called again, it goes on with those that are not back yet.
+        """
         files, size = self._plan.files, self._plan.file_size_mib
-        conflicts, warnings = await bring_back(self.guest, files, self._snapshots, self._handles, size)
-        self.conflicts += conflicts
-        self.warnings += warnings
+        async for done in bring_back(self.guest, files, self._snapshots, self._handles, size):
+            self.conflicts += done.conflicts
+            self.warnings += done.warnings
         self._timings.mark("filesBack")
 
     async def end(self) -> None:
@@ -135,6 +140,8 @@ class FurnishedMachine:
 
     async def _take_clone(self) -> Clone:
         plan = self._plan
+        if self._original is not None:
+            return await self._go_on(self._original)
         if self._own_memory:
             return await self._own_clone()
         if not plan.files.read_only:
@@ -152,29 +159,37 @@ class FurnishedMachine:
         finally:
             os.close(disk.fd)
 
+    async def _go_on(self, original: Original) -> Clone:
+        if original.disk >= 0:
+            self._disk = fcntl(original.disk, F_DUPFD_CLOEXEC, 3)
+        return await self._restored(original.source, conversation=original.conversation)
+
     async def _own_clone(self) -> Clone:
-        plan, original = self._plan, self._original
-        if original is not None:
-            source, conversation = original.source, original.conversation
-            if original.disk >= 0:
-                self._disk = fcntl(original.disk, F_DUPFD_CLOEXEC, 3)
-        else:
-            conversation = None
-            if plan.files.read_only:
-                disk = await on_thread(
-                    lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
-                    drop=lambda built: os.close(built.fd),
-                )
-                self._disk = disk.fd
-                self.warnings.extend(disk.warnings)
-            source = await shared_template(plan.template, plan.confinement)
+        plan = self._plan
+        if plan.files.read_only:
+            disk = await on_thread(
+                lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
+                drop=lambda built: os.close(built.fd),
+            )
+            self._disk = disk.fd
+            self.warnings.extend(disk.warnings)
+        store = TemplateStore(default_store())
+        template = await open_template(plan.template, plan.confinement, store, to_copy=True)
+        try:
+            return await self._restored(template, own_memory=True)
+        finally:
+            template.close()
+
+    async def _restored(
+        self, source: StoredTemplate, *, own_memory: bool = False, conversation: Conversation | None = None
+    ) -> Clone:
         return await restore(
-            plan.template,
+            self._plan.template,
             source,
-            plan.confinement,
+            self._plan.confinement,
             self._timings,
             grants=self._disk if self._disk >= 0 else None,
-            own_memory=True,
+            own_memory=own_memory,
             conversation=conversation,
         )
 

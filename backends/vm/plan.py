@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
+from backends.base import Access, Effect, FilesystemView, SandboxRequest, Timeout
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.guest_etc import INSIDE_ID
@@ -27,7 +27,10 @@ _LEAST_MEMORY_MIB = 96
 
 @frozen
 class VmPlan:
-    """All that a run does, as data. `command` lacks the secrets, which no plan may hold."""
+    """All that a run does, as data. `command` lacks the secrets, which no plan may hold.
+
+    `denied` says where the document denies paths.
+    """
 
     containment: str
     template: TemplatePlan
@@ -47,6 +50,7 @@ class VmPlan:
     decisions: tuple[str, ...]
     warnings: tuple[str, ...]
     pointers: Mapping[str, str]
+    denied: tuple[str, ...]
 
     def __repr__(self) -> str:
         return f"VmPlan({self.as_dict()!r})"  # without environment values: they may end up in a log
@@ -130,6 +134,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         decisions=view.decisions,
         warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
+        denied=tuple(grant.pointer for grant in request.grants if grant.access is Access.DENIED),
     )
 
 

@@ -63,8 +63,11 @@ class VmSandbox:
         finally:
             relay.speak()
         state = os.memfd_create("machine-state", os.MFD_CLOEXEC)
-        os.write(state, original.source.state)
-        fds = {"memory": fcntl(original.source.memory, F_DUPFD_CLOEXEC, 3), "state": state}
+        with open(state, "wb", closefd=False) as file:
+            file.write(original.source.state)
+        fds = {"state": state}
+        if original.source.memory >= 0:
+            fds["memory"] = fcntl(original.source.memory, F_DUPFD_CLOEXEC, 3)
         original.source.close()
         if original.disk >= 0:
             fds["grants"] = original.disk
@@ -73,8 +76,9 @@ class VmSandbox:
         said = {"next": talk.next_stream, "open": list(talk.open_streams), "welcome": welcome}
         return Copied(fds, said)
 
-    async def settle(self) -> Settled:
+    async def settle(self, relay: Relay) -> Settled:
         if self._plan.files.writable and not self._is_copy:
+            await self.resume(relay)
             await self._machine.bring_back()
         return Settled(tuple(self._machine.conflicts), tuple(self._machine.warnings))
 
@@ -88,7 +92,7 @@ def _original(copied: Copied) -> Original:
     state = os.pread(fds["state"], os.fstat(fds["state"]).st_size, 0)
     welcome = Welcome(said["welcome"]["bootUs"], said["welcome"]["zygote"])
     conversation = Conversation(said["next"], tuple(said["open"]), welcome)
-    memory = fcntl(fds["memory"], F_DUPFD_CLOEXEC, 3)
+    memory = fcntl(fds["memory"], F_DUPFD_CLOEXEC, 3) if "memory" in fds else -1
     return Original(StoredTemplate(memory, state), fds.get("grants", -1), conversation)
 
 
@@ -100,13 +104,16 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
     grants = (*plan.files.read_only, *plan.files.writable)
     own = Duplicates(handles, (grant.slot for grant in grants))
     original = None if copied is None else _original(copied)
-    machine = FurnishedMachine(plan, own, Timings(), own_memory=True, original=original)
+    machine = FurnishedMachine(plan, own, Timings(), own_memory=original is None, original=original)
     try:
         await machine.start()
     except BaseException:
         await machine.end()
         own.close()
         raise
+    finally:
+        if original is not None:
+            original.source.close()
     return VmSandbox(plan, machine, own, is_copy=copied is not None)
 
 

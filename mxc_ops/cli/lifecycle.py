@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import BackendUnavailable, ConfigError, MxcError, Problem
 from mxc_ops.cli.source import as_object
 from mxc_ops.cli.streams import tell
-from mxc_ops.cli.text import printable
+from mxc_ops.cli.text import conflict_text, printable
 from mxc_ops.config.document import RequestKind
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def _carry_out(document: Document) -> int:
     if document.kind is RequestKind.PROVISION:
         # What is refused is named as the document names it, which is not how the policy does.
         _warn(lifecycle.validate(document))
-    result = lifecycle.carry_out(document)
+    result, settled = lifecycle.carry_out(document)
+    _warn((*settled.warnings, *map(conflict_text, settled.conflicts)))
     try:
         _answer({"result": result})
     except OSError:

@@ -14,9 +14,10 @@ from backends.errors import MxcError, Problem, UsageError
 from mxc_ops.cli import session_copy, session_jobs
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
-from mxc_ops.cli.text import printable
+from mxc_ops.cli.text import conflict_text, printable
 
 if TYPE_CHECKING:
+    from backends.sessions import Settled
     from mxc_ops.policy_builder import Policy
     from mxc_ops.session.entry import Entry
     from mxc_ops.session.record import Lease
@@ -36,6 +37,12 @@ def configure(parser: ArgumentParser) -> None:
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("ids", nargs="+", metavar="ID", help="an id, its beginning, or a name")
+        if handler in (_stop, _deprovision):
+            command.add_argument(
+                "--discard",
+                action="store_true",
+                help="what a virtual machine changed in copies of the host's files is not brought back",
+            )
         complete(command, handler)
     session_jobs.configure(commands)
     session_copy.configure(commands)
@@ -101,7 +108,14 @@ def _start(options: Namespace) -> int:
 def _stop(options: Namespace) -> int:
     from mxc_ops.session.service import Sessions
 
-    return _each(options, Sessions().stop)
+    service = Sessions()
+
+    def stop(text: str) -> Entry:
+        stopped = service.stop(text, discard=options.discard)
+        _tell_settled(stopped.settled)
+        return stopped.entry
+
+    return _each(options, stop)
 
 
 def _suspend(options: Namespace) -> int:
@@ -119,7 +133,13 @@ def _resume(options: Namespace) -> int:
 def _deprovision(options: Namespace) -> int:
     from mxc_ops.session.service import Sessions
 
-    return _each(options, Sessions().deprovision)
+    service = Sessions()
+    return _each(options, lambda text: _tell_settled(service.deprovision(text, discard=options.discard)))
+
+
+def _tell_settled(settled: Settled) -> None:
+    for text in (*settled.warnings, *map(conflict_text, settled.conflicts)):
+        warn(printable(text))
 
 
 def _fork(options: Namespace) -> int:

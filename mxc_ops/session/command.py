@@ -27,7 +27,7 @@ from backends.virtual_machine import CommandKind
 from backends.vm.terminal import follow_size, make_transparent, window_size
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.errors import not_started
+from mxc_ops.session.reaching import why_unreachable
 
 __all__ = ["CommandPlan", "NoHandles", "SessionCommands"]
 
@@ -142,7 +142,7 @@ class _Command:
         try:
             sock = connect(entry.record.run_folder, "agent")
         except OSError as error:
-            raise not_started(entry.id) from error
+            raise await asyncio.to_thread(why_unreachable, entry) from error
         try:
             return await GuestConnection.open(sock, deadline_s=_CONNECT_S)
         except GuestError as error:

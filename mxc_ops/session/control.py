@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.errors import LaunchFailed, Problem
+from mxc_ops.session.starting import told_error
 
 __all__ = ["Control", "connect"]
 
@@ -47,16 +48,25 @@ class Control:
         self._sock.close()
 
     def ask(self, do: str, *, timeout_s: float | None = _ANSWER_S, **order: Any) -> Mapping[str, Any]:
-        """The answer. Raises `LaunchFailed` for a refusal, and when the supervisor hangs up or is silent."""
+        """The answer.
+
+        `timeout_s` is for how long nothing may be heard: a supervisor that works on it says so now and then.
+
+        Raises what the supervisor raised, `LaunchFailed` when it hangs up or is silent.
+        """
         self._sock.settimeout(timeout_s)
         try:
             self._sock.sendall(json.dumps({"do": do, **order}).encode() + b"\n")
-            answer: Mapping[str, Any] = json.loads(self._line())
+            answer: Mapping[str, Any] = {"working": True}
+            while "working" in answer:
+                answer = json.loads(self._line())
         except (OSError, ValueError) as error:
             raise LaunchFailed(
                 Problem("supervisor_lost", "", f"the sandbox's supervisor does not answer: {error}"),
                 retryable=True,
             ) from error
+        if "error" in answer:
+            raise told_error(answer["error"])
         if "failed" in answer:
             raise LaunchFailed(Problem("order_failed", "", str(answer["failed"])))
         return answer

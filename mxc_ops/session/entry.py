@@ -145,6 +145,11 @@ class Entry:
         pid, start = map(int, words)
         return (pid, start) if start and process_start(pid) == start else None
 
+    def is_held(self) -> bool:
+        """Whether anybody at all keeps it alive, or is about to become its supervisor."""
+        with self.folder() as folder, telling(self.path):
+            return probe(ALIVE, folder)[0]
+
     def journal(self) -> list[dict[str, Any]]:
         """Its transitions that are still noted, oldest first."""
         with self.folder() as folder, telling(self.path):
@@ -217,7 +222,7 @@ def _look(home: Home, folder: int, tail: str) -> Entry | Unreadable:
         if record.state is State.PROVISIONED:
             return Entry(home, record, Shown.PROVISIONED, touched(ALIVE, folder))
         alive, touched_s = probe(ALIVE, folder)
-        moving = not alive and probe(LOCK, folder)[0]
+        moving = not (alive and record.state is State.RUNNING) and probe(LOCK, folder)[0]
         shown = derive(record, home.boot_id, alive=alive, moving=moving)
         if shown is not Shown.STALE or text == before or looks == _MOST_LOOKS:
             return Entry(home, record, shown, touched_s)

@@ -13,7 +13,7 @@ from backends.errors import LaunchFailed, Problem
 from backends.sessions import Copied
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.errors import not_started
+from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.starting import told_error
 
 __all__ = ["taken_copy"]
@@ -32,7 +32,7 @@ def taken_copy(entry: Entry) -> Generator[Copied]:
     try:
         sock = connect(entry.record.run_folder, "copy")
     except OSError as error:
-        raise not_started(entry.id) from error
+        raise why_unreachable(entry) from error
     with sock:
         sock.settimeout(_COPY_S)
         fds: list[int] = []

@@ -85,7 +85,7 @@ class Jobs:
             await self._connection.close()
 
     async def _connected(self) -> GuestConnection:
-        if self._connection is None:
+        if self._connection is None or self._connection.lost.done():
             ours, theirs = socket.socketpair()
             self._relay.serve(theirs)
             self._connection = await GuestConnection.open(ours, deadline_s=_START_S)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from backends import registry
+from backends.sessions import Settled
 from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.request import build_request
 from mxc_ops.one_shot import Prepared, prepare
@@ -49,21 +50,22 @@ def validate(document: Document) -> tuple[str, ...]:
     return ()
 
 
-def carry_out(document: Document) -> dict[str, Any]:
-    """Do what any request but exec asks for; its result.
+def carry_out(document: Document) -> tuple[dict[str, Any], Settled]:
+    """Do what any request but exec asks for; its result, and what became of copies of the host's files.
 
     Raises `MxcError`, of which `mxc_ops.session.errors.lifecycle_code` tells the code.
     """
     service = Sessions()
     if document.kind is RequestKind.PROVISION:
-        return {"sandboxId": service.provision(Policy.from_config(policy_document(document))).id}
-    phases = {
-        RequestKind.START: service.start,
-        RequestKind.STOP: service.stop,
-        RequestKind.DEPROVISION: service.deprovision,
-    }
-    phases[document.kind](sandbox_id(document))
-    return {}
+        entry = service.provision(Policy.from_config(policy_document(document)))
+        return {"sandboxId": entry.id}, Settled()
+    identifier = sandbox_id(document)
+    if document.kind is RequestKind.STOP:
+        return {}, service.stop(identifier).settled
+    if document.kind is RequestKind.DEPROVISION:
+        return {}, service.deprovision(identifier)
+    service.start(identifier)
+    return {}, Settled()
 
 
 def ready_command(document: Document) -> Prepared:

@@ -7,15 +7,14 @@ that says how far it came, and the next phase takes it from there.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
+from backends.errors import LifecycleError, MxcError
 from backends.frozen import replace
-from backends.sessions import Copied
+from backends.sessions import Copied, Settled
 from mxc_ops.policy_builder import Policy
 from mxc_ops.session.control import Control
 from mxc_ops.session.endings import how_it_ended
@@ -27,6 +26,7 @@ from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
 from mxc_ops.session.settling import settle
 from mxc_ops.session.starting import start_supervisor
 from mxc_ops.session.states import Shown, admit
+from mxc_ops.session.stopping import Stopped, stop
 from mxc_ops.session.store import Store
 from mxc_ops.session.supervisor_protocol import LeaseTerms
 from mxc_ops.session.sweep import Swept, sweep
@@ -36,9 +36,6 @@ __all__ = ["Sessions"]
 
 _PLACEHOLDER = "true"
 _AT_ONCE = 4
-_STOP_S = 30.0
-_KILL_S = 10.0
-_MOMENT_S = 0.005
 
 
 class Sessions:
@@ -97,7 +94,7 @@ class Sessions:
         except BaseException:
             for entry in made:
                 with suppress(MxcError):
-                    self.deprovision(entry.id)
+                    self.deprovision(entry.id, discard=True)
             raise
 
     def _start(self, entry: Entry, copied: Copied | None) -> Entry:
@@ -114,7 +111,8 @@ class Sessions:
             moving.save(replace(moving.record, state=State.STARTING, starts=starts))
             alive = entry.hold_alive(starts)
             try:
-                pid = start_supervisor(json.dumps(moving.record.document), folder, alive, copied, terms)
+                document = json.dumps(moving.record.document)
+                pid = start_supervisor(entry.record.containment, document, folder, alive, copied, terms)
             except BaseException:
                 os.close(alive)
                 alive = -1
@@ -127,19 +125,34 @@ class Sessions:
             moving.save(record)
         return self.store.open(entry.id)
 
-    def stop(self, text: str) -> Entry:
-        """Raises ``already_stopped``, ``stale_id``, ``not_provisioned``."""
+    def stop(self, text: str, *, discard: bool = False) -> Stopped:
+        """End what runs in it; where it has copies of the host's files, they are brought back first.
+
+        Parameters
+        ----------
+        discard: copies are not brought back.
+
+        Raises ``already_stopped``, ``stale_id``, ``not_provisioned``; `CopyBackFailed`, then it is not
+        stopped.
+        """
         entry = self.store.open(text)
         with Transition(entry, "stop") as moving:
             moving.admit()
-            self._stop(entry, moving)
-        return self.store.open(entry.id)
+            settled = stop(entry, moving, discard=discard)
+        return Stopped(self.store.open(entry.id), settled)
 
-    def deprovision(self, text: str) -> None:
-        """Stop it, where it runs, and remove it. Raises ``stale_id``, ``not_provisioned``."""
+    def deprovision(self, text: str, *, discard: bool = False) -> Settled:
+        """Stop it, where it runs, and remove it.
+
+        Raises ``stale_id``, ``not_provisioned``; `CopyBackFailed`, then it is neither stopped nor removed.
+        """
         entry = self.store.open(text)
         with Transition(entry, "deprovision") as moving:
-            self._remove(entry, moving)
+            settled = Settled()
+            if moving.shown is not Shown.PROVISIONED:
+                settled = stop(entry, moving, discard=discard)
+            moving.remove()
+        return settled
 
     def entries(self) -> list[Entry | Unreadable]:
         return self.store.entries()
@@ -183,7 +196,9 @@ class Sessions:
             if over or entry.needs_reclaim:
                 with suppress(MxcError), Transition(entry, "gc", wait_s=0.0) as moving:
                     if over:
-                        self._remove(entry, moving)
+                        if moving.shown is not Shown.PROVISIONED:
+                            stop(entry, moving, discard=False)
+                        moving.remove()
                         removed.append(entry.path)
                     else:
                         self._reclaim(moving)
@@ -192,44 +207,12 @@ class Sessions:
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""
-        if moving.shown is Shown.STALE or moving.record.state is not State.PROVISIONED:
+        if moving.shown is Shown.STALE or (
+            moving.shown is Shown.PROVISIONED and moving.record.state is not State.PROVISIONED
+        ):
             settle(moving)
-
-    def _remove(self, entry: Entry, moving: Transition) -> None:
-        if moving.shown is not Shown.PROVISIONED:
-            self._stop(entry, moving)
-        moving.remove()
-
-    def _stop(self, entry: Entry, moving: Transition) -> None:
-        if moving.shown in (Shown.RUNNING, Shown.STARTING, Shown.STOPPING):
-            moving.save(replace(moving.record, state=State.STOPPING))
-            with suppress(OSError, LaunchFailed), Control(moving.record.run_folder) as control:
-                control.ask("stop", timeout_s=_STOP_S)
-            self._await_end(entry)
-        settle(moving)
-
-    def _await_end(self, entry: Entry) -> None:
-        """Its lock tells that it is gone; one that does not go is killed, and takes its sandbox along."""
-        if _released(entry, _STOP_S):
-            return
-        if (holder := entry.supervisor()) is not None:
-            with suppress(ProcessLookupError):
-                os.kill(holder[0], signal.SIGKILL)
-        if not _released(entry, _KILL_S):
-            raise LaunchFailed(
-                Problem("supervisor_stays", "", f"the supervisor of {entry.id} does not end"), retryable=True
-            )
 
 
 def _lease_over(identifier: str) -> LifecycleError:
     why = "its lease is over, it is older than that allows"
     return stale_id(identifier, why, fix=f"mxc-ops session deprovision {identifier}")
-
-
-def _released(entry: Entry, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while entry.supervisor() is not None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_MOMENT_S)
-    return True

@@ -15,6 +15,7 @@ from backends.errors import LaunchFailed, Problem
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
+from mxc_ops.policy.environment import SECRETS_POINTER, read_secrets
 from mxc_ops.policy_builder import Policy
 from mxc_ops.result import Result
 from mxc_ops.session import copying
@@ -22,7 +23,8 @@ from mxc_ops.session.command import CommandPlan, NoHandles, SessionCommands
 from mxc_ops.session.control import Control, connect
 from mxc_ops.session.copying import MAX_MIB, Copied
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.errors import not_started, suspended
+from mxc_ops.session.errors import suspended
+from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.states import admit
@@ -32,6 +34,7 @@ from mxc_ops.sources import as_request
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
+    from backends.sessions import Settled
     from mxc_ops.ends import HandedOver, StreamArguments
     from mxc_ops.spawned import Process
 
@@ -66,7 +69,7 @@ class Session:
         try:
             return cls(service.start(entry.id), service)
         except BaseException:
-            service.deprovision(entry.id)
+            service.deprovision(entry.id, discard=True)
             raise
 
     @classmethod
@@ -136,16 +139,23 @@ class Session:
 
         return Process(self.prepared(command, policy), Ends(**ends))
 
-    def stop(self) -> None:
-        """End everything in it; its policy stays, and it may be started again."""
-        self._entry = self._service.stop(self.id)
+    def stop(self, *, discard: bool = False) -> Settled:
+        """End everything in it; its policy stays, and it may be started again.
+
+        A virtual machine's copies of read-write grants are brought back, unless `discard` says not to; the
+        answer is what was in the way. Raises `LifecycleError`, and `CopyBackFailed`: then it still runs, to
+        be stopped again.
+        """
+        stopped = self._service.stop(self.id, discard=discard)
+        self._entry = stopped.entry
+        return stopped.settled
 
     def start(self) -> None:
         self._entry = self._service.start(self.id)
 
-    def close(self) -> None:
-        """Stop and deprovision."""
-        self._service.deprovision(self.id)
+    def close(self, *, discard: bool = False) -> Settled:
+        """Stop, as `stop` does, and deprovision."""
+        return self._service.deprovision(self.id, discard=discard)
 
     def __enter__(self) -> Self:
         return self
@@ -180,14 +190,16 @@ class Session:
     def detach(self, command: Sequence[str], **changes: Any) -> dict[str, Any]:
         """Start a command that nobody waits for; what `jobs` tells of it.
 
-        Raises `LaunchFailed`, `LifecycleError`; of secrets in the policy, none reaches it.
+        Raises `LaunchFailed`, `LifecycleError`, `ConfigError` for secrets that cannot be read.
         """
         request = as_request(self.policy(**changes), list(command))
+        environment = request.environment
+        secrets = read_secrets(environment, request.pointers.get("secrets", SECRETS_POINTER))
         after, grace = request.timeout.after_ms, request.timeout.grace_ms
         number = int(signal.Signals[f"SIG{request.timeout.signal}"])
         order: dict[str, Any] = {
             "args": list(request.args),
-            "env": [list(entry) for entry in request.environment.entries],
+            "env": [list(entry) for entry in (*environment.entries, *secrets)],
             "cwd": request.cwd or "/",
             "timeout": [after, grace, number] if after else None,
         }
@@ -237,7 +249,7 @@ class Session:
         try:
             return connect(entry.record.run_folder, "agent")
         except OSError as error:
-            raise not_started(entry.id) from error
+            raise why_unreachable(entry) from error
 
     def _log_files(self, number: int, channel: str) -> bytes:
         parts: list[bytes] = []
@@ -275,7 +287,7 @@ class Session:
         try:
             control = Control(entry.record.run_folder)
         except OSError as error:
-            raise not_started(entry.id) from error
+            raise why_unreachable(entry) from error
         with control:
             answer = dict(control.ask(do, timeout_s=timeout_s, **order))
         if "refused" in answer:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import sys
 import time
 from typing import Any
 
 import backends.errors
-from backends import process
 from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
 from backends.sessions import Copied
+from mxc_ops.session.nursery import nursery
 from mxc_ops.session.supervisor_protocol import Assignment, LeaseTerms
 
 __all__ = ["start_supervisor", "told_error"]
@@ -22,15 +21,10 @@ _HANDED_OVER = (
     *("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
     *("SUDO_UID", "SUDO_GID"),
 )
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# Isolated from the caller's variables and folder; where we are imported from is the one thing it must know.
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
-    " from mxc_ops.session.supervisor import main; main(sys.argv[2])"
-)
 
 
 def start_supervisor(
+    containment: str,
     document: str,
     folder: str,
     alive: int,
@@ -41,7 +35,7 @@ def start_supervisor(
 
     Parameters
     ----------
-    document: the config to start.
+    document: the config to start, for that containment.
     folder: the sandbox's run folder.
     alive: the locked descriptor; the supervisor holds a duplicate of it from now on.
     copied: what the sandbox is a copy of; its descriptors stay the caller's.
@@ -50,30 +44,35 @@ def start_supervisor(
     Raises what starting the sandbox raised, `LaunchFailed` when nothing is heard.
     """
     report, theirs = os.pipe2(os.O_CLOEXEC)
-    assignment = os.memfd_create("assignment", os.MFD_CLOEXEC)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    told = -1
     try:
-        fds = None if copied is None else copied.fds
-        said = None if copied is None else copied.said
         known = {name: os.environ[name] for name in _HANDED_OVER if name in os.environ}
-        told = Assignment(document, folder, alive, theirs, fds, said, lease, known)
-        os.write(assignment, told.encode())
-        os.lseek(assignment, 0, os.SEEK_SET)
-        argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(assignment))
-        child = process.spawn(
-            argv, (null, null, null), sorted((assignment, alive, theirs, *(fds or {}).values()))
-        )
+        assignment = Assignment(document, folder, alive, theirs, copied, lease, known)
+        told = os.memfd_create("assignment", os.MFD_CLOEXEC)
+        with open(told, "wb", closefd=False) as file:
+            file.write(assignment.encode())
+        _fork(containment, [told, *assignment.descriptors])
         os.close(theirs)
         theirs = -1
-        try:
-            return _running(_heard(report))
-        finally:
-            process.reap(child)  # it has handed over to a process that is nobody's child
-            os.close(child.pidfd)
+        return _running(_heard(report))
     finally:
-        for descriptor in (report, theirs, assignment, null):
+        for descriptor in (report, theirs, told):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _fork(containment: str, descriptors: list[int]) -> None:
+    kept = None
+    for last in (False, True):
+        try:
+            kept = nursery(containment, instead_of=kept)
+            kept.start(containment, descriptors)
+        except OSError as error:
+            if last:
+                message = f"no supervisor could be started: {error.strerror or error}"
+                raise LaunchFailed(Problem("supervisor_lost", "", message), retryable=True) from error
+        else:
+            return
 
 
 def _heard(report: int) -> bytes:

@@ -27,14 +27,18 @@ class Shown(Enum):
 def derive(record: Record, boot_id: str, *, alive: bool, moving: bool) -> Shown:
     """The state that a sandbox is in.
 
+    One whose starting or stopping was given up, because who did it was killed, runs as long as it lives.
+
     Parameters
     ----------
     boot_id: the boot that the host is in now.
     alive: a supervisor holds the sandbox.
     moving: another process is in the middle of a transition of it.
     """
-    if record.state is State.PROVISIONED or alive:
-        return Shown(record.state.value)
+    if record.state is State.PROVISIONED:
+        return Shown.PROVISIONED
+    if alive:
+        return Shown(record.state.value) if moving else Shown.RUNNING
     if record.boot_id != boot_id:
         return Shown.PROVISIONED  # what ran ended with that boot
     return Shown(record.state.value) if moving else Shown.STALE

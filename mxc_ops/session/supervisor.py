@@ -12,17 +12,19 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
-from backends.sessions import Copied, KeepsSessions, SessionSandbox
+from backends.sessions import KeepsSessions, SessionSandbox, Settled
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
+from mxc_ops.session.settling import settle, settled_told
 from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
 
 if TYPE_CHECKING:
@@ -34,20 +36,19 @@ __all__ = ["main"]
 _BACKLOG = 64
 _SOCKETS = ("agent", "control", "copy")
 _MOST_LINE = 1 << 20
+_PULSE_S = 5.0
 _CREDENTIALS = struct.Struct("3i")
+_T = TypeVar("_T")
 
 
-def main(descriptor: str) -> None:
-    """`descriptor` is the number of the one with the assignment."""
-    with open(int(descriptor), "rb") as file:
-        assignment = Assignment.decode(file.read())
+def main(descriptors: Sequence[int]) -> None:
+    """The first of the descriptors has the assignment, the others are its own."""
+    with open(descriptors[0], "rb") as file:
+        file.seek(0)
+        assignment = Assignment.decode(file.read(), descriptors[1:])
     os.environ.update(assignment.environment or {})
-    if os.fork():  # whoever started us need not wait for us, and may end before we do
-        os._exit(0)
     os.setsid()
     sign(assignment.alive)
-    os.set_inheritable(assignment.alive, False)
-    os.set_inheritable(assignment.report, False)
     try:
         asyncio.run(_supervise(assignment))
     except MxcError as error:
@@ -58,10 +59,14 @@ def main(descriptor: str) -> None:
         raise
 
 
-def _report(assignment: Assignment, message: dict[str, Any]) -> None:
-    with suppress(OSError):  # the starter has gone, or has its answer
+def _report(assignment: Assignment, message: dict[str, Any]) -> bool:
+    """Whether there is somebody who waits for it."""
+    try:
         os.write(assignment.report, json.dumps(message).encode() + b"\n")
         os.close(assignment.report)
+    except OSError:
+        return False
+    return True
 
 
 async def _supervise(assignment: Assignment) -> None:
@@ -74,24 +79,21 @@ async def _supervise(assignment: Assignment) -> None:
     finally:
         await sandbox.end()
     if ending is not None:
-        from mxc_ops.session.settling import settle
-
         os.close(assignment.alive)  # it has no supervisor any more
-        settle(ending)
+        settle(*ending)
 
 
 async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
-    copied = None
-    if assignment.copied_fds is not None:
-        copied = Copied(assignment.copied_fds, assignment.copied_said or {})
     with prepare(as_request(assignment.document.encode())) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
-        sandbox = await backend.start_session(prepared.plan, prepared.handles, copied)
+        sandbox = await backend.start_session(prepared.plan, prepared.handles, assignment.copied)
+        for descriptor in () if assignment.copied is None else assignment.copied.fds.values():
+            os.close(descriptor)
         return sandbox, backend.imposed(prepared.plan)
 
 
@@ -102,12 +104,13 @@ class _Supervisor:
         self._relay = relay
         self._stopping = asyncio.Event()
         self._one_copy = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
         self._folder = -1
         self._jobs: Jobs | None = None
+        self._settled = Settled()
 
-    async def serve(self) -> Transition | None:
+    async def serve(self) -> tuple[Transition, Settled] | None:
         """Until it is told to stop, the sandbox ends by itself, or its lease is over.
 
         Then the transition is returned that ends it, to be completed once nothing of it is left.
@@ -120,7 +123,8 @@ class _Supervisor:
             self._loop.add_reader(servers[0].fileno(), self._accept, servers[0], self._relay.serve)
             self._loop.add_reader(servers[1].fileno(), self._accept, servers[1], self._control)
             self._loop.add_reader(servers[2].fileno(), self._accept, servers[2], self._copying)
-            _report(self._assignment, {"running": os.getpid()})
+            if not _report(self._assignment, {"running": os.getpid()}):
+                return None  # whoever started it was killed, and the start with that
             return await self._until_over(self._jobs)
         finally:
             for server, name in zip(servers, _SOCKETS, strict=True):
@@ -132,7 +136,7 @@ class _Supervisor:
             self._relay.close()
             os.close(self._folder)
 
-    async def _until_over(self, jobs: Jobs) -> Transition | None:
+    async def _until_over(self, jobs: Jobs) -> tuple[Transition, Settled] | None:
         waits = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(self._sandbox.gone())]
         lease = None
         if self._assignment.lease is not None:
@@ -145,7 +149,22 @@ class _Supervisor:
                 wait.cancel()
                 with suppress(asyncio.CancelledError, MxcError):
                     await wait
-        return None if lease is None or lease.cancelled() else lease.result()
+        return None if lease is None or lease.cancelled() else (lease.result(), self._settled)
+
+    async def _settle(self) -> Settled:
+        """Raises `CopyBackFailed`; then commands may be run again."""
+        async with self._one_copy:
+            self._relay.refusing = True
+            try:
+                return await self._sandbox.settle(self._relay)
+            except BaseException:
+                self._relay.refusing = False
+                self._no_longer_suspended()
+                raise
+
+    def _no_longer_suspended(self) -> None:
+        with suppress(FileNotFoundError):
+            os.remove(SUSPENDED, dir_fd=self._folder)
 
     async def _lease_over(self, terms: LeaseTerms, jobs: Jobs) -> Transition:
         from mxc_ops.session.lease import LeaseWatch
@@ -154,7 +173,12 @@ class _Supervisor:
         watch = LeaseWatch(terms, self._assignment.alive, lambda: relay.busy or relay.clients > jobs.clients)
         relay.when_idle = relay.when_left = watch.used
         try:
-            return await watch.over()
+            moving = await watch.over()
+            try:
+                self._settled = await self._settle()
+            except MxcError as error:  # an end that was agreed upon is not put off
+                self._settled = Settled(warnings=(f"not copied back: {error}",))
+            return moving
         finally:
             relay.when_idle = relay.when_left = bool
 
@@ -168,14 +192,16 @@ class _Supervisor:
                 sock.close()
 
     def _control(self, sock: socket.socket) -> None:
-        task = self._loop.create_task(self._answer(sock))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._in_background(self._answer(sock))
 
     def _copying(self, sock: socket.socket) -> None:
-        task = self._loop.create_task(self._copy(sock))
+        self._in_background(self._copy(sock))
+
+    def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _copy(self, sock: socket.socket) -> None:
         """Whoever connects there gets what copies start from: one JSON line, the descriptors with it."""
@@ -201,7 +227,11 @@ class _Supervisor:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
         with suppress(ConnectionError, ValueError):  # a line that is too long, or a client that has gone
             while line := await reader.readline():
-                writer.write(json.dumps(await self._tried(line)).encode() + b"\n")
+                working = self._in_background(self._tried(line))
+                while not (await asyncio.wait({working}, timeout=_PULSE_S))[0]:
+                    writer.write(b'{"working": true}\n')
+                    await writer.drain()
+                writer.write(json.dumps(working.result()).encode() + b"\n")
                 await writer.drain()
         writer.close()
 
@@ -210,7 +240,9 @@ class _Supervisor:
             return await self._do(json.loads(line))
         except GuestRefused as error:
             return {"refused": {"step": int(error.step), "errno": error.errno, "message": str(error)}}
-        except (GuestError, MxcError, OSError) as error:
+        except MxcError as error:
+            return {"error": {"class": type(error).__name__, **error.as_dict()}}
+        except (GuestError, OSError) as error:
             return {"failed": str(error)}
         except (ValueError, KeyError, TypeError) as error:
             return {"failed": f"that is no order: {error}"}
@@ -222,16 +254,16 @@ class _Supervisor:
         if name == "describe":
             return {"pid": os.getpid(), "sandbox": self._sandbox.pid, "busy": self._relay.busy}
         if name == "stop":
+            settled = Settled() if order.get("discard") else await self._settle()
             self._stopping.set()
-            return {}
+            return settled_told(settled)
         if name == "suspend":
             await self._sandbox.suspend(self._relay)
             os.close(os.open(SUSPENDED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._folder))
             return {}
         if name == "resume":
             await self._sandbox.resume(self._relay)
-            with suppress(FileNotFoundError):
-                os.remove(SUSPENDED, dir_fd=self._folder)
+            self._no_longer_suspended()
             return {}
         if name == "run":
             return await self._jobs.start(command_of(order))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends.frozen import frozen
+from backends.sessions import Copied
 from mxc_ops.session.places import Place
 from mxc_ops.session.record import seconds
 
@@ -68,27 +69,36 @@ class Assignment:
     """`document` is a config; `folder` where its sockets are to be.
 
     `alive` is the locked descriptor that tells that the supervisor lives, `report` where the starter waits
-    for one JSON line: ``{"running": pid}`` or ``{"error": …}``. A copy of another sandbox has the numbers of
-    `copied_fds`, by name, and what was `copied_said` (see `backends.sessions.Copied`). `environment` is what
-    of the starter's says whose rights count and where somebody's own files are.
+    for one JSON line: ``{"running": pid}`` or ``{"error": …}``. `copied` is what the sandbox is a copy of.
+    `environment` is what of the starter's says whose rights count, and where somebody's own files are.
     """
 
     document: str
     folder: str
     alive: int
     report: int
-    copied_fds: Mapping[str, int] | None = None
-    copied_said: Mapping[str, Any] | None = None
+    copied: Copied | None = None
     lease: LeaseTerms | None = None
     environment: Mapping[str, str] | None = None
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """In the order in which `decode` takes them."""
+        return (self.alive, self.report, *(() if self.copied is None else self.copied.fds.values()))
+
     def encode(self) -> bytes:
-        fields = ("document", "folder", "alive", "report", "copied_fds", "copied_said", "environment")
-        told = {name: getattr(self, name) for name in fields}
-        return json.dumps({**told, "lease": None if self.lease is None else self.lease.as_dict()}).encode()
+        """All but the descriptors."""
+        copied = None if self.copied is None else {"names": list(self.copied.fds), "said": self.copied.said}
+        lease = None if self.lease is None else self.lease.as_dict()
+        told = {name: getattr(self, name) for name in ("document", "folder", "environment")}
+        return json.dumps({**told, "copied": copied, "lease": lease}).encode()
 
     @classmethod
-    def decode(cls, text: bytes) -> Assignment:
+    def decode(cls, text: bytes, descriptors: Sequence[int]) -> Assignment:
         told = json.loads(text)
-        lease = told.pop("lease")
-        return cls(**told, lease=None if lease is None else LeaseTerms.from_dict(lease))
+        alive, report, *others = descriptors
+        copied = None
+        if told["copied"] is not None:
+            copied = Copied(dict(zip(told["copied"]["names"], others, strict=True)), told["copied"]["said"])
+        lease = None if told["lease"] is None else LeaseTerms.from_dict(told["lease"])
+        return cls(told["document"], told["folder"], alive, report, copied, lease, told["environment"])

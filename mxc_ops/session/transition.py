@@ -9,9 +9,10 @@ start, and no record begins or ends a start while a supervisor lives.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
+from typing import Any
 
 from backends.frozen import replace
 from mxc_ops.session.entry import ALIVE, LOCK, RECORD, Entry, later, open_entry
@@ -79,8 +80,10 @@ class Transition:
         """Raise the code of a phase that this state does not allow (see `states.admit`)."""
         admit(self._phase, self.shown, self._entry.id)
 
-    def save(self, record: Record) -> None:
+    def save(self, record: Record, noted: Mapping[str, Any] | None = None) -> None:
         """Keep this from now on, written in this boot. That it is used is for `Entry.touch` to say.
+
+        `noted` is what the journal is to say besides; JSON-safe.
 
         Raises `LifecycleError` (``already_started``) for the state provisioned or starting while there is a
         supervisor, which may take a moment to end. Raises `ValueError` for a record of another sandbox, for a
@@ -94,7 +97,8 @@ class Transition:
             raise ValueError("each start has a number of its own")
         record = replace(record, boot_id=self._home.boot_id, last_used=self.last_used)
         text = as_text(record)
-        entry = {
+        entry: dict[str, Any] = {
+            **(noted or {}),
             "at": moment(),
             "phase": self._phase,
             "from": self.record.state.value,

@@ -16,6 +16,7 @@ from backends.inside.agent_protocol import (
     GuestDone,
     GuestFailed,
     GuestFiles,
+    GuestHide,
     GuestMount,
     Kind,
     MountFlag,
@@ -303,6 +304,23 @@ def test_folders_and_files_are_bound_with_their_flags(
         assert {"ro", "noexec"} <= options
     assert root(agent, f"cat {place}/a/file") == "x\n"
     assert root(agent, f"grep -c ' {place}/to/sub ' /proc/mounts || true") == "0\n"
+
+
+def test_what_is_hidden_is_covered_and_what_cannot_be_says_so(
+    agent: AgentClient, mount: Mounting, place: str
+) -> None:
+    def hide(*names: str) -> GuestDone | GuestFailed:
+        return done_or_failed(agent.ask(Kind.HIDE, agent_codec.hide(GuestHide(names))))
+
+    assert isinstance(mount(GuestMount(place, file_system="tmpfs")), GuestDone)
+    root(agent, f"cd {place}; mkdir folder; echo x > file; echo y > folder/file; ln -s file link")
+    root(agent, f"cd {place}; ln -s /proc/self/mounts of-each; echo z > one; ln one two")
+    assert isinstance(hide(f"{place}/link", f"{place}/folder", f"{place}/none/at/all"), GuestDone)
+    seen = root(agent, f"cd {place}; cat file; ls folder; stat -c %a file folder")
+    assert seen == "0\n111\n"
+    assert failure(hide("relative")) == (Step.HIDE, 22)
+    assert failure(hide(f"{place}/of-each")) == (Step.HIDE, 95), "each process has its own"
+    assert failure(hide(f"{place}/one")) == (Step.HIDE, 31), "its other name is not on the root's file system"
 
 
 def test_what_cannot_be_mounted_says_why(agent: AgentClient, mount: Mounting, place: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from backends.errors import LaunchFailed, LifecycleError, PolicyRefused
-from mxc_ops import Outcome, Policy
+from mxc_ops import Outcome, Policy, SecretSource
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.session import Session
 from tests.images import image
@@ -55,6 +55,15 @@ def test_a_command_has_its_own_environment_directory_input_and_timeout(session: 
     late = session.exec("sleep 300", policy=session.policy(timeout_s=0.3))
     assert (late.outcome, late.exit_code) == (Outcome.TIMED_OUT, 124)
     assert session.exec("kill -TERM $$").signal == signal.SIGTERM
+
+
+def test_secrets_reach_a_command_that_nobody_waits_for(session: Session, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("hush\n")
+    job = session.detach(["/bin/sh", "-c", "echo $TOKEN"], env={"TOKEN": SecretSource(file=str(secret))})
+    assert session.wait(job["job"])["status"] == 0
+    assert session.log(job["job"], "out")[0] == b"hush\n"
+    assert "hush" not in repr(session.jobs()) + repr(Sessions().inspect(session.id))
 
 
 def test_a_terminal_of_its_own(session: Session) -> None:

@@ -338,8 +338,13 @@ def test_a_shortened_id_matches_what_it_begins(tails: list[str], digits: str) ->
     ("state", "same_boot", "alive", "moving", "expected"),
     [
         *((State.PROVISIONED, boot, alive, False, "provisioned") for boot in (0, 1) for alive in (0, 1)),
-        *((state, True, True, False, state.value) for state in State),
-        *((state, False, True, False, state.value) for state in State),
+        *((state, True, True, True, state.value) for state in State),
+        *(
+            (state, boot, True, False, "running")
+            for state in State.__members__.values()
+            for boot in (0, 1)
+            if state is not State.PROVISIONED
+        ),
         *((state, True, False, False, "stale") for state in (State.STARTING, State.RUNNING, State.STOPPING)),
         *((state, True, False, True, state.value) for state in State),
         *((state, False, False, moving, "provisioned") for state in State for moving in (False, True)),

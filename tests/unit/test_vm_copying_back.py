@@ -11,8 +11,8 @@ import pytest
 
 from backends.agent import from_loop
 from backends.agent.errors import GuestLost
-from backends.base import Conflict
 from backends.errors import CopyBackFailed
+from backends.guest_files.copy_back import CopyBack
 from backends.qemu.guest import Guest
 from backends.vm import copying_back
 from backends.vm.copying_back import bring_back
@@ -53,9 +53,10 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return made
 
 
-async def back(run: Run, guest: StandIn) -> tuple[tuple[Conflict, ...], tuple[str, ...]]:
+async def back(run: Run, guest: StandIn) -> list[CopyBack]:
     snapshots = {run.grant.number: run.snapshot}
-    return await bring_back(cast("Guest", guest), run.plan, snapshots, run.handles, None)
+    copied = bring_back(cast("Guest", guest), run.plan, snapshots, run.handles, None)
+    return [one async for one in copied]
 
 
 @pytest.mark.parametrize("why", ["QEMU has ended", "nobody waits for it"])
