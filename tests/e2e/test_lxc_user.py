@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import User
 from tests.images import image
 from tests.security.host import processes, wait_until
+from tests.unit.launching import launcher_path
 
 pytestmark = pytest.mark.backend("lxc")
 
@@ -52,6 +53,11 @@ with Session.open(policy) as session:
 print(json.dumps(answers))
 """
 GC = ["mxc-ops", "image", "gc", "--json"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def launcher() -> None:
+    launcher_path()
 
 
 @pytest.fixture
