@@ -20,9 +20,12 @@ from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import Copied, KeepsSessions, SessionSandbox
+from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
+from mxc_ops.session.ports import ORDERS as PORT_ORDERS
+from mxc_ops.session.ports import Ports
 from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
     copied = None
     if assignment.copied_fds is not None:
         copied = Copied(assignment.copied_fds, assignment.copied_said or {})
-    with prepare(as_request(assignment.document.encode())) as prepared:
+    with prepare(apart_from_ports(as_request(assignment.document.encode()))) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
@@ -109,6 +112,7 @@ class _Supervisor:
         self._loop = asyncio.get_running_loop()
         self._folder = -1
         self._jobs: Jobs | None = None
+        self._ports = Ports(relay, json.loads(assignment.document))
 
     async def serve(self) -> Transition | None:
         """Until it is told to stop, the sandbox ends by itself, or its lease is over.
@@ -131,6 +135,7 @@ class _Supervisor:
                 server.close()
                 with suppress(FileNotFoundError):
                     os.remove(name, dir_fd=self._folder)
+            await self._ports.close()
             await self._jobs.close()
             self._relay.close()
             os.close(self._folder)
@@ -154,7 +159,11 @@ class _Supervisor:
         from mxc_ops.session.lease import LeaseWatch
 
         relay = self._relay
-        watch = LeaseWatch(terms, self._assignment.alive, lambda: relay.busy or relay.clients > jobs.clients)
+
+        def in_use() -> bool:
+            return relay.busy or relay.clients > jobs.clients + self._ports.clients
+
+        watch = LeaseWatch(terms, self._assignment.alive, in_use)
         relay.when_idle = relay.when_left = watch.used
         try:
             return await watch.over()
@@ -244,6 +253,8 @@ class _Supervisor:
             return await self._jobs.wait(int(order["job"]))
         if name == "kill":
             return self._jobs.kill(int(order["job"]), int(order["signal"]))
+        if name in PORT_ORDERS:
+            return await self._ports.do(order)
         raise ValueError(f"no order is called {name!r}")
 
 
