@@ -10,6 +10,7 @@ from backends.base import Access, SecretSource, StdinMode
 from backends.virtual_machine import System
 from mxc_ops.policy import machine
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
+from mxc_ops.policy.host_loopback import apart_from_ports, asks_for_ports
 from mxc_ops.sources import as_request
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DOCUMENT_VERSION = "1.1.0-alpha"
 def policy_arguments(source: Any) -> dict[str, Any]:
     """What `Policy` is made with to say the same as a document; see `Policy.from_config`."""
     request = as_request(source)
-    check_features(request, registry.get(request.containment).capabilities)
+    check_features(apart_from_ports(request), registry.get(request.containment).capabilities)
     paths = {
         access: tuple(grant.path for grant in request.grants if grant.access is access) for access in Access
     }
@@ -38,6 +39,7 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "timeout_signal": timeout.signal,
         "cwd": request.cwd or "/",
         "seccomp": request.seccomp,
+        "host_loopback": asks_for_ports(request),
         "stdin": request.stdin,
         "tty": request.tty,
         "user": request.user,
@@ -68,6 +70,7 @@ def config_from_policy(policy: Policy, shell: str | None, args: tuple[str, ...])
                 }
             ),
             "lxc": _system(policy),
+            "network": {"ingress": {"hostLoopback": "allow"}} if policy.host_loopback else {},
             "mxcOps": extension,
         }
     )

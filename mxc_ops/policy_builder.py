@@ -44,6 +44,7 @@ class Policy:
     cwd: absolute path inside the sandbox.
     seccomp: profile of allowed system calls: ``default``, ``strict`` or ``debug``.
     network: None, the only value there is: sandboxes have no network.
+    host_loopback: whether `Session.port` may open ways from the host's loopback into the sandbox.
     stdin: what the workload reads: `Stdin()` is what the caller passes to `run`.
     tty: whether the workload gets a terminal.
     user, group: host ids to run as, when the caller is root and wants to name them.
@@ -69,6 +70,7 @@ class Policy:
     cwd: Path = "/"
     seccomp: str = "default"
     network: None = None
+    host_loopback: bool = False
     stdin: Stdin = field(default_factory=Stdin)
     tty: bool = False
     user: int | None = None
@@ -160,7 +162,10 @@ class Policy:
             cwd=os.fspath(self.cwd),
             environment=self._environment(),
             grants=grants,
-            asked=tuple(Asked(Feature.BACKEND_SECTION, name, value) for name, value in foreign),
+            asked=(
+                *(Asked(Feature.BACKEND_SECTION, name, value) for name, value in foreign),
+                *((Asked(Feature.HOST_LOOPBACK, "host_loopback", "True"),) if self.host_loopback else ()),
+            ),
             limits=self.limits,
             timeout=Timeout(after_ms, round(self.grace_s * 1000), self.timeout_signal),
             stdin=self.stdin,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from functools import partial
 
 from backends.agent.decoder import ProtocolBreach
 from backends.agent.errors import GuestLost
@@ -23,7 +24,8 @@ class GuestProcess:
     `pid` is the guest's number for it, `first_output_s` when its first output came, in the loop's time, None
     before that. `exited` is done as soon as the guest says how it ended (or is lost),
     while output may still be on its way to a slow consumer; `wait` is what most want. `output_errors` says
-    for which channels the consumer failed, and how: EPIPE is one that has gone.
+    for which channels the consumer failed, and how: EPIPE is one that has gone. `output_ended` is done, for a
+    channel, when all of it has reached its consumer, or is dropped.
     """
 
     def __init__(self, link: Link, source: Source | None, stdout: int | Sink, stderr: int | Sink) -> None:
@@ -41,9 +43,12 @@ class GuestProcess:
         self._outlets: dict[Channel, Outlet] = {}
         self._credits: dict[Channel, OutputCredit] = {}
         self._unflushed = 2
+        self.output_ended: dict[Channel, asyncio.Future[None]] = {
+            channel: link.loop.create_future() for channel in Channel
+        }
         try:
             for channel, target in ((Channel.STDOUT, stdout), (Channel.STDERR, stderr)):
-                self._outlets[channel] = Outlet(link, target, self._one_flushed)
+                self._outlets[channel] = Outlet(link, target, partial(self._one_flushed, channel))
         except BaseException:
             self.discard()
             raise
@@ -165,7 +170,8 @@ class GuestProcess:
         for outlet in self._outlets.values():
             outlet.end()
 
-    def _one_flushed(self) -> None:
+    def _one_flushed(self, channel: Channel) -> None:
+        self.output_ended[channel].set_result(None)
         self._unflushed -= 1
         if not self._unflushed and not self._flushed.done():
             self._flushed.set_result(None)

@@ -171,6 +171,9 @@ int keep_only(int descriptor); /* and the standard streams */
 /* Returns only on failure. `fds`: its standard streams. */
 struct outcome become_program(const struct request *request, const int fds[3], int report);
 
+/* agent_port.c: the end of such a child, or why there is no way; `report` is closed when there is one. */
+struct outcome pass_port(uint16_t port, int report);
+
 /* agent_processes.c */
 struct process {
     pid_t session;

@@ -110,6 +110,8 @@ struct outcome become_program(const struct request *request, const int fds[3], i
         return failed(AGENT_STEP_IDENTITY, "");
     if (request->filter && install_filter(request->filter, request->filter_bytes) < 0)
         return failed(AGENT_STEP_SECCOMP, "");
+    if (request->count[AGENT_TAG_PORT])
+        return pass_port((uint16_t)request->port, report);
     execute(request->argv, request->env); /* makes the process dumpable again: it has a new memory */
     return failed(AGENT_STEP_EXEC, request->argv[0]);
 }

@@ -98,6 +98,8 @@ def command(spec: GuestCommand) -> bytes:
         records.append(_record(Tag.NO_INPUT, b""))
     if spec.timeout is not None:
         records.append(_record(Tag.TIMEOUT, _TIMEOUT.pack(*spec.timeout)))
+    if spec.port is not None:
+        records.append(_record(Tag.PORT, _U32.pack(spec.port)))
     if spec.zygote is not None:
         records.append(_text(Tag.ZYGOTE, spec.zygote))
     return b"".join([*records, *_restrictions(spec)])

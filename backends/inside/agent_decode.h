@@ -37,7 +37,7 @@ struct request {
     struct agent_user user, owner;
     struct agent_rlimit rlimits[AGENT_MAX_RLIMITS];
     char *cgroup[AGENT_MAX_CGROUP_FILES];
-    uint32_t umask, mount_flags;
+    uint32_t umask, mount_flags, port;
     struct agent_size tty;
     struct agent_timeout timeout;
     unsigned char *filter;

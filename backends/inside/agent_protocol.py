@@ -100,6 +100,7 @@ class Tag(IntEnum):
     SECCOMP = 11
     CGROUP = 12
     PRIVILEGED = 13
+    PORT = 14
     PATH = 32
     OWNER = 33
     AT_MOST = 34
@@ -148,6 +149,7 @@ class Step(IntEnum):
     MACHINE_ID = 24
     MAC = 25
     HIDE = 26
+    CONNECT = 27
 
 
 class EndedFlag(IntFlag):
@@ -188,6 +190,8 @@ class GuestCommand:
     timeout: (after_ms, grace_ms, signal): the signal to all of it, then, after the grace, the end.
     zygote: Python source that a fork of the waiting interpreter runs as ``__main__``, instead of a program.
     seccomp: BPF program, the last restriction before the program starts.
+    port: no program, but a way to this TCP port of the loopback that is inside: input goes there, what comes
+        from there is STDOUT. It has started when it is connected, and ends when both sides have.
     cgroup: (file, content) written in a control group of its own, e.g. ``("pids.max", "64")``.
     """
 
@@ -204,6 +208,7 @@ class GuestCommand:
     seccomp: bytes = b""
     cgroup: tuple[tuple[str, str], ...] = ()
     privileged: bool = False
+    port: int | None = None
 
 
 @frozen

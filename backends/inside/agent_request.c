@@ -27,6 +27,7 @@ static const struct rule {
     [AGENT_TAG_SECCOMP] = {IN_EXEC, SHAPE_BYTES, 8, 1, 0},
     [AGENT_TAG_CGROUP] = {IN_EXEC, SHAPE_TEXT, 0, AGENT_MAX_CGROUP_FILES, 0},
     [AGENT_TAG_PRIVILEGED] = {IN_EXEC, SHAPE_FIXED, 0, 1, 0},
+    [AGENT_TAG_PORT] = {IN_EXEC, SHAPE_FIXED, 4, 1, 0},
     [AGENT_TAG_PATH] = {IN_FILES | IN_MOUNT, SHAPE_TEXT, 0, 1, 1},
     [AGENT_TAG_OWNER] = {IN_FILES, SHAPE_FIXED, sizeof(struct agent_user), 1, 0},
     [AGENT_TAG_AT_MOST] = {IN_FILES, SHAPE_FIXED, sizeof(struct agent_at_most), 1, 1},
@@ -145,6 +146,8 @@ static void *place_of(struct request *request, uint32_t tag, uint32_t index)
         return &request->timeout;
     case AGENT_TAG_AT_MOST:
         return &request->at_most;
+    case AGENT_TAG_PORT:
+        return &request->port;
     case AGENT_TAG_MOUNT_FLAGS:
         return &request->mount_flags;
     case AGENT_TAG_SIZE:

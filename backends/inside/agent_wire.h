@@ -71,6 +71,7 @@ enum agent_tag {
     AGENT_TAG_SECCOMP = 11,
     AGENT_TAG_CGROUP = 12,
     AGENT_TAG_PRIVILEGED = 13,
+    AGENT_TAG_PORT = 14,
     AGENT_TAG_PATH = 32,
     AGENT_TAG_OWNER = 33,
     AGENT_TAG_AT_MOST = 34,
@@ -117,7 +118,8 @@ enum agent_step {
     AGENT_STEP_HOSTNAME = 23,
     AGENT_STEP_MACHINE_ID = 24,
     AGENT_STEP_MAC = 25,
-    AGENT_STEP_HIDE = 26
+    AGENT_STEP_HIDE = 26,
+    AGENT_STEP_CONNECT = 27
 };
 
 enum agent_ended_flag {

@@ -73,6 +73,7 @@ AGENT = Program(
         "agent_mount.c",
         "agent_pack.c",
         "agent_piece.c",
+        "agent_port.c",
         "agent_processes.c",
         "agent_report.c",
         "agent_request.c",

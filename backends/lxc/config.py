@@ -48,7 +48,7 @@ def config_lines(mounts: Mounts, *, apparmor: str, denied: Sequence[str] = ()) -
         f"lxc.apparmor.profile = {apparmor or 'unconfined'}",
         f"lxc.cap.keep = {_CAPABILITIES}",
         "lxc.no_new_privs = 1",
-        "lxc.net.0.type = empty",
+        *("lxc.net.0.type = empty", "lxc.net.0.flags = up"),
         *("lxc.autodev = 1", f"lxc.mount.auto = proc:mixed{tells}"),
         *("lxc.tty.max = 0", "lxc.pty.max = 256", "lxc.console.path = none"),
         *(_line(f"{STAGE}/{name}", place, "bind,create=dir") for place, name in _PRIVATE.items()),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backends.errors import MxcError, Problem, UsageError
-from mxc_ops.cli import session_copies, session_copy, session_jobs
+from mxc_ops.cli import session_copies, session_copy, session_jobs, session_ports
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
 from mxc_ops.cli.session_told import described
@@ -51,6 +51,7 @@ def configure(parser: ArgumentParser) -> None:
     session_jobs.configure(commands)
     session_copy.configure(commands)
     session_copies.configure(commands)
+    session_ports.configure(commands)
     complete(commands.add_parser("list", help="the sandboxes of whoever you are"), _list)
     inspect = commands.add_parser("inspect", help="all that is known of a sandbox")
     inspect.add_argument("id", metavar="ID", help="an id, its beginning, or a name")
@@ -66,6 +67,8 @@ def _configure_provision(parser: ArgumentParser) -> None:
     parser.add_argument("--name", default="", metavar="N", help="a name besides its id")
     parser.add_argument("--idle", type=int, default=0, metavar="S", help="end it when unused for so long")
     parser.add_argument("--lifetime", type=int, default=0, metavar="S", help="end it when so old")
+    what = "let ports of this host lead into it: see port"
+    parser.add_argument("--host-loopback", action="store_true", help=what)
     add_policy_flags(parser)
     complete(parser, _provision)
 
@@ -82,8 +85,9 @@ def _policy(options: Namespace) -> Policy:
     from mxc_ops.cli.run_flags import policy_from_flags
 
     if options.config is None:
-        return policy_from_flags(options)
-    if given := given_flags(options):
+        return policy_from_flags(options).replace(host_loopback=options.host_loopback)
+    given = given_flags(options) or (["--host-loopback"] if options.host_loopback else [])
+    if given:
         raise UsageError(Problem("usage", given[0], "a CONFIG says its policy itself", fix="write it there"))
     from mxc_ops.cli.source import read_source
     from mxc_ops.policy_builder import Policy

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import ConfigError, MxcError, Problem, UsageError
+from backends.guest_etc import INSIDE_ID
 from mxc_ops.cli.output import complete, document, print_document, print_table, report_error, warn
 from mxc_ops.cli.text import printable
 
@@ -23,6 +24,15 @@ EXIT_REFUSED = 125
 EXIT_TIMED_OUT = 124
 _POLL_S = 0.2
 _CHUNK = 65536
+_LOGIN = f"""
+while IFS=: read -r _ _ uid _ _ home shell; do
+    [ "$uid" = {INSIDE_ID} ] && break
+done 2>/dev/null </etc/passwd
+[ "$uid" = {INSIDE_ID} ] && [ -x "$shell" ] || shell=/bin/sh
+[ "$uid" = {INSIDE_ID} ] && [ -d "$home" ] || home=/
+export HOME="${{HOME:-$home}}" SHELL="$shell"; unset uid home; exec "$shell" -l
+"""
+"""The shell that the sandbox's own table of users names, as at a login."""
 
 
 def configure(commands: Any) -> None:
@@ -36,7 +46,7 @@ def configure(commands: Any) -> None:
     add("--tty", action="store_true", help="give the command a terminal")
     add("--detach", action="store_true", help="leave it running; its number is printed")
     complete(run, _exec, as_json="one JSON document: the result on stderr, with --detach the job on stdout")
-    shell = commands.add_parser("shell", help="a shell in a sandbox, on our terminal")
+    shell = commands.add_parser("shell", help="a login shell in a sandbox, on our terminal")
     _sandbox(shell)
     complete(shell, _shell)
     _job_command(commands, "ps", "detached commands", _ps, job=False)
@@ -73,9 +83,11 @@ def _exec(options: Namespace) -> int:
 
 
 def _shell(options: Namespace) -> int:
-    options.env, options.cwd, options.timeout, options.tty = [], "", None, sys.stdin.isatty()
+    options.cwd, options.timeout, options.tty = "", None, sys.stdin.isatty()
+    ours = os.environ.get("TERM", "")
+    options.env = [f"TERM={ours}"] if options.tty and ours else []
     try:
-        return _attached(options, ["/bin/sh"])
+        return _attached(options, ["/bin/sh", "-c", _LOGIN])
     except MxcError as error:
         report_error(error, as_json=False)
         return EXIT_REFUSED

@@ -10,6 +10,7 @@ from backends.sessions import Settled
 from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.request import build_request
 from mxc_ops.one_shot import Prepared, prepare
+from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.policy_builder import Policy
 from mxc_ops.session.documents import check_fixed, command_request, policy_document, sandbox_id
 from mxc_ops.session.errors import unsupported_phase
@@ -42,7 +43,7 @@ def validate(document: Document) -> tuple[str, ...]:
     """
     if document.kind is RequestKind.PROVISION:
         provisions(document)
-        with prepare(build_request(policy_document(document))) as prepared:
+        with prepare(apart_from_ports(build_request(policy_document(document)))) as prepared:
             return prepared.warnings
     identifier = sandbox_id(document)
     if document.kind is RequestKind.EXEC:

@@ -15,6 +15,7 @@ from typing import Any
 from backends.errors import LifecycleError, MxcError
 from backends.frozen import replace
 from backends.sessions import Copied, Settled
+from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.policy_builder import Policy
 from mxc_ops.session.control import Control
 from mxc_ops.session.endings import how_it_ended
@@ -65,7 +66,7 @@ class Sessions:
         request = policy.request(_PLACEHOLDER)
         if request.containment not in PREFIXES:
             raise unsupported_phase("provision", request.containment)
-        prepare(request).close()
+        prepare(apart_from_ports(request)).close()
         document = policy.as_config(_PLACEHOLDER)
         record = new_record(request.containment, document, request.document_hash, name=name, lease=lease)
         return self.store.create(record)

@@ -30,6 +30,7 @@ from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.snapshots import Snapshot, snapshots
+from mxc_ops.session.starting import told_error
 from mxc_ops.session.states import admit
 from mxc_ops.session.supervisor_protocol import SUSPENDED
 from mxc_ops.sources import as_request
@@ -288,6 +289,34 @@ class Session:
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 parts.append(file.read())
         return b"".join(parts)
+
+    def port(self, inside: int, host: int = 0) -> int:
+        """Open a port of the host's loopback that leads to this port of the sandbox's; the host's number.
+
+        Parameters
+        ----------
+        inside: who listens there need not be there yet. Anybody on this host may connect.
+        host: 0 takes any that is free.
+
+        It is open until it is closed, or the sandbox is stopped. Raises `PolicyRefused`
+        (``port_not_allowed``) for a sandbox whose policy has no `host_loopback`, `LaunchFailed`
+        (``port_taken``), `LifecycleError` (``not_started``, ``stale_id``).
+        """
+        return self._ask_port("open-port", host=host, inside=inside)["opened"]
+
+    def ports(self) -> list[dict[str, Any]]:
+        """Those that are open, the oldest first: ``host``, ``inside``, ``connections``, ``lastFailure``."""
+        return self._ask_port("ports")["ports"]
+
+    def close_port(self, host: int) -> None:
+        """Its connections are cut. Raises `LaunchFailed` (``no_such_port``)."""
+        self._ask_port("close-port", host=host)
+
+    def _ask_port(self, do: str, **order: Any) -> dict[str, Any]:
+        answer = self._ask(do, even_suspended=True, **order)
+        if "problem" in answer:
+            raise told_error(answer["problem"])
+        return answer
 
     def suspend(self) -> None:
         """Have everything in it stand still; twice is once. Stopped so, it can be stopped, or resumed."""

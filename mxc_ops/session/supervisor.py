@@ -21,9 +21,12 @@ from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
 from backends.sessions import KeepsSessions, SessionSandbox, Settled
+from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
+from mxc_ops.session.ports import ORDERS as PORT_ORDERS
+from mxc_ops.session.ports import Ports
 from mxc_ops.session.settling import settle, settled_told
 from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
 
@@ -87,7 +90,7 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
-    with prepare(as_request(assignment.document.encode())) as prepared:
+    with prepare(apart_from_ports(as_request(assignment.document.encode()))) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)
@@ -111,6 +114,7 @@ class _Supervisor:
         self._folder = -1
         self._jobs: Jobs | None = None
         self._settled = Settled()
+        self._ports = Ports(relay, json.loads(assignment.document))
 
     async def serve(self) -> tuple[Transition, Settled] | None:
         """Until it is told to stop, the sandbox ends by itself, or its lease is over.
@@ -134,6 +138,7 @@ class _Supervisor:
                 server.close()
                 with suppress(FileNotFoundError):
                     os.remove(name, dir_fd=self._folder)
+            await self._ports.close()
             await self._jobs.close()
             self._relay.close()
             os.close(self._folder)
@@ -172,7 +177,11 @@ class _Supervisor:
         from mxc_ops.session.lease import LeaseWatch
 
         relay = self._relay
-        watch = LeaseWatch(terms, self._assignment.alive, lambda: relay.busy or relay.clients > jobs.clients)
+
+        def in_use() -> bool:
+            return relay.busy or relay.clients > jobs.clients + self._ports.clients
+
+        watch = LeaseWatch(terms, self._assignment.alive, in_use)
         relay.when_idle = relay.when_left = watch.used
         try:
             moving = await watch.over()
@@ -275,6 +284,8 @@ class _Supervisor:
             return await self._jobs.wait(int(order["job"]))
         if name == "kill":
             return self._jobs.kill(int(order["job"]), int(order["signal"]))
+        if name in PORT_ORDERS:
+            return await self._ports.do(order)
         raise ValueError(f"no order is called {name!r}")
 
 
