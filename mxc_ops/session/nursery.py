@@ -11,13 +11,14 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from importlib import import_module
 from threading import Lock
 
 from backends import process, registry
 from backends.sessions import KeepsSessions
 
-__all__ = ["MOST_DESCRIPTORS", "Nursery", "main", "nursery"]
+__all__ = ["MOST_DESCRIPTORS", "Nursery", "begin", "main", "nursery"]
 
 MOST_DESCRIPTORS = 16
 _MOST_WORD = 64
@@ -28,11 +29,11 @@ _BOOT = (
     " from mxc_ops.session.nursery import main; main(int(sys.argv[2]), sys.argv[3])"
 )
 _ALWAYS = (
-    "mxc_ops.config.verdicts",
-    "mxc_ops.config_policy",
-    "mxc_ops.one_shot",
-    "mxc_ops.session.supervisor",
-    "mxc_ops.sources",
+    *(f"mxc_ops.config.{name}" for name in ("asked", "canonical", "losses", "redaction", "request")),
+    *(f"mxc_ops.config.{name}" for name in ("upgrades", "verdicts")),
+    *(f"mxc_ops.policy.{name}" for name in ("command", "environment", "limit_ranges", "spelling", "system")),
+    *(f"mxc_ops.{name}" for name in ("config_policy", "one_shot", "policy_builder", "policy_checks")),
+    *("mxc_ops.session.supervisor", "mxc_ops.sources", "vm_images.store"),
 )
 
 
@@ -83,6 +84,12 @@ def nursery(containment: str, *, instead_of: Nursery | None = None) -> Nursery:
         if _kept is None:
             _kept = (Nursery(containment), os.geteuid())
         return _kept[0]
+
+
+def begin(containment: str) -> None:
+    """Start the nursery, if there is none yet, while something else is done that goes before its use."""
+    with suppress(OSError):  # whoever needs it meets that again
+        nursery(containment)
 
 
 def _forget() -> None:

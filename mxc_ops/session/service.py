@@ -23,6 +23,7 @@ from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import stale_id
 from mxc_ops.session.forking import Forked, taken_copy
 from mxc_ops.session.ids import PREFIXES
+from mxc_ops.session.nursery import begin
 from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
 from mxc_ops.session.settling import settle
 from mxc_ops.session.snapshots import (
@@ -36,7 +37,7 @@ from mxc_ops.session.snapshots import (
 )
 from mxc_ops.session.starting import start_supervisor
 from mxc_ops.session.states import Shown, admit
-from mxc_ops.session.stopping import Stopped, stop
+from mxc_ops.session.stopping import Stopped, stop, what_is_lost
 from mxc_ops.session.store import Store
 from mxc_ops.session.supervisor_protocol import LeaseTerms
 from mxc_ops.session.sweep import Swept, sweep
@@ -78,6 +79,7 @@ class Sessions:
         that is older than its lease allows is stale, too.
         """
         entry = self.store.open(text)
+        begin(entry.record.containment)
         if not snapshot:
             return self._start(entry, None)
         with kept(entry, snapshot) as copied:
@@ -110,6 +112,7 @@ class Sessions:
         if not snapshot:
             admit("exec", original.shown, original.id)
         record = original.record
+        begin(record.containment)
         made: list[Entry] = []
         taken = kept(original, snapshot) if snapshot else taken_copy(original)
         try:
@@ -121,10 +124,10 @@ class Sessions:
                     )  # fmt: skip
                     made.append(self.store.create(new))
 
-                def begin(entry: Entry) -> Entry:
+                def go_on(entry: Entry) -> Entry:
                     return self._start(entry, copied)
 
-                return Forked(tuple(pool.map(begin, made)), copied.scope)
+                return Forked(tuple(pool.map(go_on, made)), copied.scope)
         except BaseException:
             for entry in made:
                 with suppress(MxcError):
@@ -250,10 +253,9 @@ class Sessions:
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""
-        if moving.shown is Shown.STALE or (
-            moving.shown is Shown.PROVISIONED and moving.record.state is not State.PROVISIONED
-        ):
-            settle(moving)
+        ended = moving.shown in (Shown.STALE, Shown.PROVISIONED)
+        if ended and moving.record.state is not State.PROVISIONED:
+            settle(moving, what_is_lost(moving.record))
 
 
 def _lease_over(identifier: str) -> LifecycleError:

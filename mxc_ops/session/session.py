@@ -26,6 +26,8 @@ from mxc_ops.session.control import Control, connect
 from mxc_ops.session.copying import MAX_MIB, Copied
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import suspended
+from mxc_ops.session.ids import PREFIXES
+from mxc_ops.session.nursery import begin
 from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
@@ -69,6 +71,8 @@ class Session:
     def open(cls, policy: Policy, *, name: str = "", lease: Lease | None = None) -> Session:
         """Provision and start. Raises what `mxc_ops.run` raises before a command starts."""
         service = Sessions()
+        if policy.containment in PREFIXES:
+            begin(policy.containment)
         entry = service.provision(policy, name=name, lease=lease)
         try:
             return cls(service.start(entry.id), service)

@@ -13,12 +13,12 @@ from backends.frozen import frozen, replace
 from backends.sessions import Settled
 from mxc_ops.session.control import Control
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.record import State
+from mxc_ops.session.record import Record, State
 from mxc_ops.session.settling import settle, settled_from
 from mxc_ops.session.states import Shown
 from mxc_ops.session.transition import Transition
 
-__all__ = ["Stopped", "stop"]
+__all__ = ["Stopped", "stop", "what_is_lost"]
 
 _SILENT_S = 30.0
 _ENDS_S = 30.0
@@ -56,10 +56,10 @@ def stop(entry: Entry, moving: Transition, *, discard: bool) -> Settled:
             moving.save(replace(moving.record, state=State.RUNNING))
             raise _goes_on(entry, error) from error
         except (OSError, LaunchFailed):
-            settled = _lost(entry) if before is State.RUNNING and not discard else settled
+            settled = settled if discard else what_is_lost(replace(moving.record, state=before))
         _await_end(entry)
-    elif moving.shown is Shown.STALE and not discard:
-        settled = _lost(entry)
+    elif not discard:
+        settled = what_is_lost(moving.record)
     settle(moving, settled)
     return settled
 
@@ -70,10 +70,11 @@ def _goes_on(entry: Entry, error: CopyBackFailed) -> CopyBackFailed:
     return CopyBackFailed([*error.problems, Problem("not_stopped", "", message, fix=fix)], retryable=True)
 
 
-def _lost(entry: Entry) -> Settled:
-    """Its supervisor answers no more; what it had not brought back, nobody can."""
-    filesystem: Mapping[str, object] = entry.record.document.get("filesystem") or {}
-    if entry.record.containment not in _COPIES or not filesystem.get("readwritePaths"):
+def what_is_lost(record: Record) -> Settled:
+    """With a supervisor that answers no more: what it had not brought back, nobody can."""
+    filesystem: Mapping[str, object] = record.document.get("filesystem") or {}
+    ran = record.state in (State.RUNNING, State.STOPPING)
+    if not ran or record.containment not in _COPIES or not filesystem.get("readwritePaths"):
         return Settled()
     return Settled(
         warnings=("its supervisor was gone: what was changed in copies of read-write grants is lost",)
