@@ -37,7 +37,9 @@ CHECKS: Mapping[str, Sequence[str]] = {
     "lint": (f"{_BIN}/ruff", "check", "."),
     "format": (f"{_BIN}/ruff", "format", "--check", "."),
     "types": (f"{_BIN}/pyright",),
-    "this host prepared": (f"{_BIN}/mxc-ops", "prep", "host", "--backend", "bubblewrap", "--yes"),
+    "this host prepared": (
+        *(f"{_BIN}/mxc-ops", "prep", "host", "--backend", "bubblewrap", "--feature", "sessions", "--yes"),
+    ),
     "packages for tests": (
         *(f"{_BIN}/mxc-ops", "prep", "host", "--yes", "--item", "*.package.*"),
         *(word for flag, names in _PACKAGES_FOR.items() for name in names for word in (flag, name)),

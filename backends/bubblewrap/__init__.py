@@ -69,7 +69,7 @@ class BubblewrapBackend:
         from backends.bubblewrap.launch import launch
         from backends.launched.sandbox import start_agent
 
-        return await start_agent(plan, handles, launch, copied)
+        return await start_agent(plan, handles, launch, copied, "bubblewrap")
 
     def imposed(self, plan: BubblewrapPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
         """See `backends.sessions.KeepsSessions`."""

@@ -1,7 +1,7 @@
 """What a host must have for bubblewrap sandboxes, as data (host-prep.md §1, §9).
 
-Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list). The features
-``landlock`` and ``sessions`` need nothing of their own: the first is the kernel's, the second the launcher's.
+Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list). The feature
+``landlock`` needs nothing of its own: it is the kernel's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NEEDS: tuple[Need, ...] = (
     Need(
         "bubblewrap.package.compiler",
         NeedKind.PACKAGE,
-        "the launcher that runs inside is compiled on the host",
+        "what of ours runs inside is compiled on the host",
         packages=toolchain.PACKAGES,
         feature="compiler",
     ),
@@ -50,6 +50,13 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.HELPER,
         "sets limits, Landlock and the last seccomp filter inside, then starts the workload",
         data={"store": _HELPERS, "program": "launcher"},
+    ),
+    Need(
+        "bubblewrap.helper.agent",
+        NeedKind.HELPER,
+        "the first program of a session's sandbox: it starts the commands there, and brings files in and out",
+        data={"store": _HELPERS, "program": "agent"},
+        feature="sessions",
     ),
     Need(
         "bubblewrap.ids.workloads",

@@ -11,6 +11,7 @@ from backends.bubblewrap.facts import FIX, Helper, check_helper, find_helper
 from backends.bubblewrap.needs import APPARMOR_PROFILE
 from backends.errors import MxcError
 from backends.inside.store import LAUNCHER, find_program
+from backends.launched.agent_program import probe_agent
 from backends.linux import landlock
 from backends.linux.host_probes import probe_limits, probe_range
 from backends.linux.trial import attempt
@@ -49,6 +50,7 @@ def probe(features: Collection[str] = ()) -> list[Probe]:
     probes += [_guard(identifier, look) for identifier, look in rest]
     for_launcher_only = is_for_launcher_only(_read_switches(), _profile_state())
     probes += feature_probes.network(users, features, for_launcher_only=for_launcher_only)
+    probes.append(probe_agent("bubblewrap", features))
     optional = {"rootless": feature_probes.rootless, "compiler": feature_probes.compiler}
     return probes + [look() for feature, look in optional.items() if feature in features]
 

@@ -13,12 +13,12 @@ from typing import TypeVar
 from backends.agent.errors import GuestError
 from backends.agent.relay import Relay
 from backends.base import Handles, Streams
-from backends.errors import BackendUnavailable, LaunchFailed, Problem
+from backends.errors import LaunchFailed, Problem
 from backends.frozen import replace
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.beneath import open_beneath
 from backends.inside.agent_protocol import GuestCommand
-from backends.inside.store import AGENT, find_program
+from backends.launched.agent_program import require_agent
 from backends.launched.parts import LaunchedPlan
 from backends.launched.private_files import pack
 from backends.launched.private_restore import restore
@@ -137,7 +137,7 @@ def _host_ids(pid: int) -> tuple[int, int]:
 
 
 async def start_agent(
-    plan: Plan, handles: Handles, launch: Launch[Plan], copied: Copied | None
+    plan: Plan, handles: Handles, launch: Launch[Plan], copied: Copied | None, backend: str
 ) -> AgentSandbox:
     """Start the plan's sandbox with an agent as its workload, under everything that the plan holds.
 
@@ -146,13 +146,11 @@ async def start_agent(
     plan: of one run; its command is not run.
     launch: the backend's own.
     copied: whose private files it has; the descriptors stay the caller's.
+    backend: its name, for the fix.
 
     Raises what `launch` raises, `BackendUnavailable` without the agent.
     """
-    program = find_program(AGENT)
-    if program is None:
-        fix = "mxc-ops prep host --backend bubblewrap --yes"
-        raise BackendUnavailable(Problem("agent_missing", "", "the agent of sessions is not built", fix=fix))
+    program = require_agent(backend)
     ours, theirs = socket.socketpair()
     # Executed through its descriptor: no path of it is needed, or visible, inside, and no rule is in its way.
     agent = os.memfd_create("agent", os.MFD_CLOEXEC)

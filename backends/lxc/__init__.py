@@ -67,7 +67,7 @@ class LxcBackend:
         from backends.launched.sandbox import start_agent
         from backends.lxc.launch import launch
 
-        return await start_agent(plan, handles, launch, copied)
+        return await start_agent(plan, handles, launch, copied, "lxc")
 
     def imposed(self, plan: LxcPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
         """See `backends.sessions.KeepsSessions`."""

@@ -25,11 +25,17 @@ TABLE = "mxc-ops-lxc"
 IMAGE = "base"
 """The image of the store that a container's root is made of, unless another system is asked for."""
 
-_OF_THE_LAUNCHER = ("package.compiler", "directory.helpers", "helper.launcher", "ids.workloads")
+_OF_THE_LAUNCHER = (
+    "package.compiler",
+    "directory.helpers",
+    "helper.launcher",
+    "helper.agent",
+    "ids.workloads",
+)
 
 
 def _launcher_needs() -> tuple[Need, ...]:
-    """What starts containers is the launcher that bubblewrap has."""
+    """What starts containers, and their sessions, are the programs that bubblewrap has."""
     named = {need.identifier.partition(".")[2]: need for need in NEEDS_OF_BUBBLEWRAP}
     return tuple(replace(named[name], identifier=f"lxc.{name}") for name in _OF_THE_LAUNCHER)
 

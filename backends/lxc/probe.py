@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from backends.errors import MxcError
 from backends.inside.store import LAUNCHER, find_program
+from backends.launched.agent_program import probe_agent
 from backends.linux.host_probes import probe_limits, probe_range
 from backends.lxc.apparmor import FIX as APPARMOR_FIX
 from backends.lxc.apparmor import PROFILE, is_loaded, is_on, loaded_profiles, switch
@@ -59,6 +60,7 @@ def probe(features: Collection[str] = ()) -> list[Probe]:
         probe_limits("lxc.limits", _DOCTOR),
         _bridge("lxc.bridge", features),
         _nat("lxc.nat", features),
+        probe_agent("lxc", features),
         *([_policy("lxc.network")] if "network" in features else []),
         *([_rootless("lxc.rootless")] if "rootless" in features else []),
     ]

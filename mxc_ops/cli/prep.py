@@ -33,7 +33,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     host.add_argument("--feature", action="append", metavar="F", help="and what this feature needs")
     host.add_argument("--item", action="append", metavar="I", help="only this item (may be a pattern)")
-    host.add_argument("--launcher", choices=("build", "push"), help="compile it there, or bring ours")
+    host.add_argument("--launcher", choices=("build", "push"), help="compile programs there, or bring ours")
     add_targets(host)
     _add_changes(host)
     complete(host, _host, as_json=_EVENTS)

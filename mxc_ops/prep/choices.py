@@ -32,7 +32,8 @@ class Choices:
     ----------
     backends: containment names.
     features: see `backends.needs.FEATURES`.
-    launcher: ``build``: compiled on the host; ``push``: this controller's own, no compiler is needed there.
+    launcher: how launcher and agent get there. ``build``: compiled on the host; ``push``: this controller's
+        own, no compiler is needed there.
     images: by name, the controller's file for it and its SHA-256: ``{"source", "sha256"}``.
     users: names of those who run sandboxes there without root's rights.
     bridges: by name, an address with its prefix (``10.99.0.1/22``) instead of our own choice.

@@ -251,7 +251,7 @@ def _image(need: Need, choices: Choices) -> tuple[str, dict[str, Any]]:
 def _helper(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:
     arguments = {**need.data, "key": source_key(PROGRAMS[need.data["program"]], facts.machine)}
     if choices.launcher == "push":
-        from mxc_ops.prep.pushing import own_launcher
+        from mxc_ops.prep.pushing import own_program
 
-        return "helpers.pushed", {**arguments, **own_launcher(facts.machine)}
+        return "helpers.pushed", {**arguments, **own_program(need.data["program"], facts.machine)}
     return "helpers.built", {**arguments, "machine": facts.machine}

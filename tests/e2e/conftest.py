@@ -15,6 +15,13 @@ from tests.e2e.commands import Commands
 from tests.e2e.containments import COMMON, Containment
 from tests.images import image
 from tests.probe import build_probe
+from tests.unit.agent_client import agent_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def agent() -> None:
+    """The agent that sessions run is built, also on a host that was not prepared for them."""
+    agent_path()
 
 
 @pytest.fixture(scope="module", params=["root", "user"])

@@ -16,6 +16,8 @@ from backends.registry import CONTAINMENTS
 from mxc_ops.doctor import examine, obstacle
 from tests.conftest import User
 from tests.e2e.commands import MXC_OPS, Commands
+from tests.images import image
+from tests.unit.agent_client import agent_path
 
 pytestmark = pytest.mark.backend("bubblewrap")
 
@@ -25,6 +27,21 @@ report = examine(["bubblewrap"])
 for probe in report.probes:
     print(probe.identifier, probe.health.value, probe.seen, "FIX", probe.fix)
 print("exit", report.exit_code)
+"""
+
+NO_AGENT = """
+import sys
+from importlib import import_module
+from mxc_ops import MxcError, Policy
+from mxc_ops.session.session import Session
+for features in ([], ["sessions"]):
+    for probe in import_module(f"backends.{sys.argv[1]}.probe").probe(features):
+        if probe.identifier == f"{sys.argv[1]}.sessions":
+            print(probe.health.value, probe.fix)
+try:
+    Session.open(Policy(containment=sys.argv[1]))
+except MxcError as error:
+    print(error.problems[0].code, error.fix)
 """
 
 
@@ -76,6 +93,29 @@ def test_a_missing_launcher_is_found(checkout: Path) -> None:
     assert "bubblewrap.launcher failed" in done.stdout, done.stderr
     assert "bubblewrap.sandbox.root failed" in done.stdout
     assert done.stdout.endswith("exit 1\n")
+
+
+def test_sessions_can_run_here() -> None:
+    (found,) = [one for one in examine(["bubblewrap"], ["sessions"]).probes if "sessions" in one.identifier]
+    assert (found.identifier, found.health) == ("bubblewrap.sessions", Health.OK), found
+
+
+@pytest.mark.parametrize("backend", ["bubblewrap", pytest.param("lxc", marks=pytest.mark.backend("lxc"))])
+def test_without_the_agent_the_doctor_and_a_session_name_the_same_fix(backend: str, checkout: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: to hide the agent in a mount namespace")
+    if backend == "lxc":
+        image("base")
+    hide = f'mount --bind /dev/null {agent_path()} && exec "$0" -c "$1" {backend}'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hide, sys.executable, NO_AGENT],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        check=False,
+    )
+    fix = f"mxc-ops prep host --backend {backend} --feature sessions --yes"
+    assert done.stdout.splitlines() == [f"ok {fix}", f"failed {fix}", f"agent_missing {fix}"], done.stderr
 
 
 def test_a_user_is_told_commands_that_take_roots_rights(somebody: Commands) -> None:

@@ -73,9 +73,10 @@ def _read(output: str) -> Told:
 
 @needs_lxc
 def test_a_prepared_host_is_ready() -> None:
-    probes = told()
+    probes = told(features=["sessions"])
+    names = ("tools", "launcher", "ids", "limits", "bridge", "nat", "sessions")
     assert {name: probe["health"] for name, probe in probes.items()} == dict.fromkeys(
-        ("lxc.tools", "lxc.launcher", "lxc.ids", "lxc.limits", "lxc.bridge", "lxc.nat"), Health.OK.value
+        (f"lxc.{name}" for name in names), Health.OK.value
     ), probes
 
 
@@ -115,6 +116,7 @@ def test_what_is_missing_is_named_with_its_fix(change: str, identifier: str, hea
             " /proc/sys/user/max_user_namespaces",
             *("rootless", "lxc.rootless", "user.max_user_namespaces is 0"),
         ),
+        ("mount -t tmpfs none /usr/local/lib/mxc-ops", "sessions", "lxc.sessions", "no agent"),
     ],
 )
 def test_what_a_feature_lacks_that_was_asked_for_is_a_failure(

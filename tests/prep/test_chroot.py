@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.backend("bubblewrap"),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
-LAUNCHER = "bubblewrap.helper.launcher"
+LAUNCHER, AGENT = "bubblewrap.helper.launcher", "bubblewrap.helper.agent"
 # Between the plan and the change, the launcher that is to be brought becomes another one.
 CORRUPTED = """
 import json, sys
@@ -96,28 +96,29 @@ def test_from_nothing_to_ready_and_back_to_the_last_file(host: PrivateHost, inve
 # --- the controller's launcher instead of a compiler
 
 
-def own_launcher(host: PrivateHost) -> Path:
-    """The controller's launcher, built where a prepared controller has it."""
-    build = "from backends.inside import build, store; print(build.build_program(store.LAUNCHER))"
+def own_program(host: PrivateHost, name: str = "LAUNCHER") -> Path:
+    """One of the controller's programs, built where a prepared controller has it."""
+    build = f"from backends.inside import build, store; print(build.build_program(store.{name}))"
     return Path(host.sh(f"{sys.executable} -c '{build}'").strip())
 
 
 def test_a_launcher_is_brought_where_there_is_no_compiler(host: PrivateHost, inventory: Path) -> None:
-    ours = own_launcher(host)
+    ours = [own_program(host, name) for name in ("LAUNCHER", "AGENT")]
     root = host.seen(host.debian)
     files, installed = listing(root), packages(host)
-    push = ("host", "--inventory", inventory, "--launcher", "push", "--yes")
+    push = ("host", "--inventory", inventory, "--launcher", "push", "--feature", "sessions", "--yes")
     made = host.prep(*push)
-    assert (made.exit_code, made.states[LAUNCHER]) == (0, "changed"), made
+    assert (made.exit_code, made.states[LAUNCHER], made.states[AGENT]) == (0, "changed", "changed"), made
     assert "bubblewrap.package.compiler" not in made.items
     added = {line.split()[0] for line in packages(host).splitlines()} - {
         line.split()[0] for line in installed.splitlines()
     }
     assert "bubblewrap" in added
     assert not added & {"gcc", "gcc-12", "cpp", "musl-tools", "binutils"}
-    theirs = root / str(ours)[1:]
-    assert theirs.read_bytes() == host.seen(ours).read_bytes()
-    assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (0, 0o755)
+    for program in ours:
+        theirs = root / str(program)[1:]
+        assert theirs.read_bytes() == host.seen(program).read_bytes()
+        assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (0, 0o755)
     assert list((root / "tmp").iterdir()) == []
     assert set(host.prep(*push).states.values()) == {"as wanted"}
     assert host.prep("undo", "--inventory", inventory, "--yes").exit_code == 0
@@ -127,7 +128,7 @@ def test_a_launcher_is_brought_where_there_is_no_compiler(host: PrivateHost, inv
 def test_a_launcher_that_is_not_the_one_that_was_planned_with_is_not_installed(
     host: PrivateHost, inventory: Path
 ) -> None:
-    ours = own_launcher(host)
+    ours = own_program(host)
     root = host.seen(host.debian)
     files = listing(root)
     done = subprocess.run(
@@ -152,3 +153,12 @@ def test_a_controller_without_a_launcher_says_how_it_gets_one(host: PrivateHost,
     assert told.exit_code == 1
     assert told.host["problem"] == "this controller has no launcher"
     assert told.host["fix"] == "mxc-ops prep host --backend bubblewrap --yes"
+
+
+def test_a_controller_without_an_agent_says_how_it_gets_one(host: PrivateHost, inventory: Path) -> None:
+    own_program(host)
+    push = ("host", "--inventory", inventory, "--launcher", "push", "--feature", "sessions")
+    told: Reported = host.prep(*push)
+    assert told.exit_code == 1
+    assert told.host["problem"] == "this controller has no agent"
+    assert told.host["fix"] == "mxc-ops prep host --backend bubblewrap --feature sessions --yes"

@@ -76,7 +76,7 @@ def test_a_host_is_prepared_proved_left_alone_verified_and_taken_back(machine: H
     prepare = f"prep host --inventory {inventory} --backend lxc --yes"
     first = said(machine, prepare)
     assert first.returncode == 0, first.stdout
-    assert "tried out: 7 checks" in first.stdout
+    assert "tried out: 8 checks" in first.stdout
     again = said(machine, prepare)
     assert again.returncode == 0 and " changed" not in again.stdout, again.stdout
     doctor = said(machine, "doctor --backend lxc")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from backends.inside.store import LAUNCHER, source_key
+from backends.inside.store import PROGRAMS, source_key
 from backends.linux.uid_range import UidRange, configured_range
 from mxc_ops.prep.engine.applying import operation_named
 from mxc_ops.prep.rules import AREAS, rule
@@ -65,7 +65,6 @@ class Case:
     before: str = "true"
 
 
-_KEY = source_key(LAUNCHER)
 TEXT = 'it\'s "$HOME" `id` \\n %s\n\ttab ☃\n'
 _FORWARDS = "grep -qx 1 /proc/sys/net/ipv4/ip_forward"
 CASES = {
@@ -91,12 +90,16 @@ CASES = {
         "grep -qx old /etc/mxc.conf",
         before="echo old > /etc/mxc.conf; chmod 640 /etc/mxc.conf",
     ),
-    "helper-built": Case(
-        "helpers.built",
-        {"store": "/opt/helpers", "key": _KEY, "program": "launcher", "machine": "x86_64"},
-        f"test $(/opt/helpers/{_KEY}/launcher --version) = {_KEY}",
-        before="mkdir /opt/helpers",
-    ),
+    **{
+        f"{program.name}-built": Case(
+            "helpers.built",
+            {"store": f"/opt/{program.name}s", "key": key, "program": program.name, "machine": "x86_64"},
+            f"test $(/opt/{program.name}s/{key}/{program.name} --version) = {key}",
+            before=f"mkdir /opt/{program.name}s",
+        )
+        for program in PROGRAMS.values()
+        for key in [source_key(program)]
+    },
     "helper-pushed": Case(
         "helpers.pushed",
         {

@@ -18,6 +18,7 @@ STORE = "/usr/local/lib/mxc-ops/helpers"
 HOST_FILE = "/etc/mxc-ops/host.json"
 USERNS_CLONE = "/etc/sysctl.d/zz-mxc-ops-kernel.unprivileged_userns_clone.conf"
 PROFILE = "/etc/apparmor.d/mxc-ops-launcher"
+PREPARE = ("host", "--feature", "sessions", "--item", "bubblewrap.*", "--yes")
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def host() -> Iterator[PrivateHost]:
 def test_from_nothing_to_ready_and_back(host: PrivateHost) -> None:
     files, packages = host.differences(), host.packages()
 
-    planned = host.prep("host")
+    planned = host.prep("host", "--feature", "sessions")
     assert planned.exit_code == 3
     wanted = {name for name, state in planned.states.items() if state == "would change"}
     assert wanted == {
@@ -37,18 +38,21 @@ def test_from_nothing_to_ready_and_back(host: PrivateHost) -> None:
         "bubblewrap.package.compiler",
         "bubblewrap.directory.helpers",
         "bubblewrap.helper.launcher",
+        "bubblewrap.helper.agent",
         "bubblewrap.ids.workloads",
     }
     assert host.differences() == files
 
-    made = host.prep("host", "--yes")
+    made = host.prep("host", "--feature", "sessions", "--yes")
     assert (made.exit_code, made.host["state"]) == (0, "ready"), made
+    healths = {probe["identifier"]: probe["health"] for probe in made.host["probes"]}
+    assert healths["bubblewrap.sessions"] == "ok"
     assert {name for name, state in made.states.items() if state == "changed"} == wanted
     assert set(host.receipts()) == wanted
     assert {receipt["state"] for receipt in host.receipts().values()} == {"complete"}
 
     recorded = host.receipts()
-    again = host.prep("host", "--yes")
+    again = host.prep("host", "--feature", "sessions", "--yes")
     assert (again.exit_code, set(again.states.values())) == (0, {"as wanted"}), again
     assert host.receipts() == recorded
 
@@ -147,6 +151,7 @@ class Drift:
 # What the rules would accept from somebody else is not mended by preparing again; the others are.
 ACCEPTED = (
     Drift("helper.launcher", f"cp /bin/true {STORE}/*/launcher", difference="no longer what we made"),
+    Drift("helper.agent", f"cp /bin/true {STORE}/*/agent", difference="no longer what we made"),
     Drift(
         "ids.workloads", f"sed -i s/1900000000/1800000000/ {HOST_FILE}", difference="no longer what we made"
     ),
@@ -155,12 +160,14 @@ ACCEPTED = (
 GONE = (
     Drift("package.bwrap", "dpkg --purge bubblewrap", "missing", "gone: "),
     Drift("helper.launcher", f"rm -r {STORE}/*", "missing", "gone: "),
+    Drift("helper.agent", "true", "missing", "gone: "),  # by the same command
     Drift("ids.workloads", f"rm {HOST_FILE}", "missing", "gone: "),
     Drift("apparmor.launcher", f"rm {PROFILE}", "missing", "gone: "),
     Drift("sysctl.userns-count", "echo 3 > /proc/sys/user/max_user_namespaces", difference="is now '3'"),
 )
 CHANGED = (
     Drift("helper.launcher", f"chmod 666 {STORE}/*/launcher", difference="no longer what we made"),
+    Drift("helper.agent", f"chmod 666 {STORE}/*/agent", difference="no longer what we made"),
     Drift(
         "sysctl.userns-clone",
         "echo 0 > /proc/sys/kernel/unprivileged_userns_clone",
@@ -188,13 +195,13 @@ def prepared(changed_kernel: PrivateHost, unprepared: dict[str, tuple[object, ob
     """Prepared with every item; each test leaves it like that."""
     made = changed_kernel
     _prepare(made)
-    again = made.prep("host", "--item", "bubblewrap.*", "--yes")
+    again = made.prep(*PREPARE)
     assert (again.exit_code, set(again.states.values())) == (0, {"as wanted"}), again
     return made
 
 
 def _prepare(host: PrivateHost) -> None:
-    done = host.prep("host", "--item", "bubblewrap.*", "--yes")
+    done = host.prep(*PREPARE)
     assert (done.exit_code, set(done.states.values())) == (0, {"changed"}), done
 
 
@@ -216,7 +223,7 @@ def _verify_tells(host: PrivateHost, drifts: Sequence[Drift]) -> Reported:
 def test_drift_is_told_by_item_and_mended(prepared: PrivateHost, drifts: Sequence[Drift]) -> None:
     told = _verify_tells(prepared, drifts)
     assert all("mxc-ops prep host" in told.items[drift.name]["fix"] for drift in drifts)
-    mended = prepared.prep("host", "--item", "bubblewrap.*", "--yes")
+    mended = prepared.prep(*PREPARE)
     wanted = dict.fromkeys(mended.items, "as wanted") | {drift.name: "changed" for drift in drifts}
     assert (mended.exit_code, mended.states) == (0, wanted), mended
     assert prepared.prep("verify").exit_code == 0

@@ -13,6 +13,9 @@ import pytest
 
 from backends.bubblewrap import feature_probes, probe
 from backends.bubblewrap.needs import APPARMOR_PROFILE
+from backends.errors import BackendUnavailable
+from backends.inside.store import Program
+from backends.launched import agent_program
 from backends.linux import landlock
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.limit_probe import BITTEN, exceed_memory, exceed_pids, has_bitten
@@ -254,6 +257,30 @@ def test_users_ids_need_the_programs_that_map_them(monkeypatch: pytest.MonkeyPat
     (found,) = [one for one in probe.probe(["rootless"]) if one.identifier == "bubblewrap.rootless"]
     assert (found.health, found.seen) == (Health.FAILED, "no newuidmap and no newgidmap")
     assert found.fix == "mxc-ops prep host --backend bubblewrap --feature rootless --yes"
+
+
+@pytest.mark.parametrize("backend", ["bubblewrap", "lxc"])
+@pytest.mark.parametrize(
+    ("features", "health", "seen"),
+    [
+        ((), Health.OK, "not prepared for: no agent that is built from these sources"),
+        (("network",), Health.OK, "not prepared for: no agent that is built from these sources"),
+        (("sessions",), Health.FAILED, "no agent that is built from these sources"),
+    ],
+)
+def test_a_host_without_the_agent_fails_only_who_asked_for_sessions(
+    backend: str, features: Sequence[str], health: Health, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_program: Program) -> None:
+        return None
+
+    monkeypatch.setattr(agent_program, "find_program", find)
+    found = agent_program.probe_agent(backend, features)
+    assert (found.identifier, found.health, found.seen) == (f"{backend}.sessions", health, seen)
+    assert found.fix == f"mxc-ops prep host --backend {backend} --feature sessions --yes"
+    with pytest.raises(BackendUnavailable) as refused:
+        agent_program.require_agent(backend)
+    assert (refused.value.problems[0].code, refused.value.fix) == ("agent_missing", found.fix)
 
 
 def test_a_host_that_is_to_compile_the_launcher_needs_a_compiler(

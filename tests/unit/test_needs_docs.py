@@ -51,5 +51,5 @@ def test_the_document_of_the_command_line_names_every_flag_of_preparation(
 
 
 def test_every_feature_needs_something_or_is_known_to_need_nothing() -> None:
-    # The kernel's and the launcher's: see `backends.bubblewrap.needs`.
-    assert set(FEATURES) - {row.feature for row in needs_table.rows()} == {"landlock", "sessions"}
+    # The kernel's: see `backends.bubblewrap.needs`.
+    assert set(FEATURES) - {row.feature for row in needs_table.rows()} == {"landlock"}

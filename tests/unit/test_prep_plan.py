@@ -9,6 +9,7 @@ import pytest
 
 from backends import registry
 from backends.errors import PrepFailed, UnsupportedContainment, UsageError
+from backends.inside.store import AGENT, source_key
 from backends.needs import FEATURES
 from mxc_ops.prep.absorbing import absorb
 from mxc_ops.prep.choices import Choices, choices_from
@@ -113,6 +114,22 @@ def test_runs_in_vm_need_what_those_in_microvm_do_and_libvirt_is_a_feature_of_it
 def test_what_confines_qemu_is_what_bubblewrap_needs() -> None:
     confined = {name.removeprefix("vm.confinement.") for name in names_of("vm") if ".confinement." in name}
     assert confined == {name.removeprefix("bubblewrap.") for name in names_of("bubblewrap")}
+
+
+@pytest.mark.parametrize("backend", ["bubblewrap", "lxc"])
+def test_sessions_need_the_agent_and_those_of_machines_have_it_in_their_images(backend: str) -> None:
+    assert names_of(backend, "sessions") - names_of(backend) == {f"{backend}.helper.agent"}
+    assert names_of("vm", "sessions") == names_of("vm")
+
+
+def test_the_agent_is_built_from_its_own_sources() -> None:
+    choices = replace(BUBBLEWRAP, features=("sessions",))
+    items = {item.identifier: item for item in items_for(needs_of(choices), DEBIAN, choices)}
+    agent, launcher = (items[f"bubblewrap.helper.{name}"].arguments for name in ("agent", "launcher"))
+    assert (agent["program"], agent["key"]) == ("agent", source_key(AGENT, "x86_64"))
+    assert agent["store"] == launcher["store"]
+    names = list(items)
+    assert names.index("bubblewrap.package.compiler") < names.index("bubblewrap.helper.agent")
 
 
 def test_single_items_are_named_by_patterns() -> None:

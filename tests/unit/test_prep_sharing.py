@@ -15,6 +15,7 @@ from mxc_ops.prep.sharing import needed_by_others, needed_for_undo
 
 KVM = Receipt("microvm.device.kvm", "devices.accessible", {"path": "/dev/kvm", "group": "kvm"})
 LAUNCHER = Receipt("bubblewrap.helper.launcher", "helpers.pushed", {"program": "launcher", "key": "0"})
+AGENT = Receipt("bubblewrap.helper.agent", "helpers.built", {"program": "agent", "key": "0"})
 STORE = "/var/lib/mxc-ops/images"
 PYTHON = Receipt("microvm.image.python", "images.stored", {"image": "python", "path": STORE})
 BASE = Receipt("vm.image.base", "images.stored", {"image": "base", "path": STORE})
@@ -32,6 +33,8 @@ def prepared(item: str, operation: str = "x.y", **arguments: Any) -> Receipt:
         (KVM, [prepared("microvm.package.qemu")], []),
         (KVM, [], []),
         (LAUNCHER, [prepared("vm.package.qemu")], ["vm.confinement.helper.launcher"]),
+        (AGENT, [prepared("lxc.helper.launcher")], []),
+        (AGENT, [prepared("lxc.helper.launcher"), prepared("lxc.helper.agent")], []),
         (PYTHON, [prepared("vm.image.base")], []),
         (BASE, [prepared("microvm.image.python")], []),
         (FORWARD, [prepared("vm.pool")], ["vm.sysctl.ip-forward"]),
