@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mxc_ops.provenance import Provenance
     from mxc_ops.result import CommandFailed, Result
     from mxc_ops.sandbox import Sandbox
+    from mxc_ops.session.record import Lease
     from mxc_ops.session.session import Session
     from mxc_ops.spawned import Process
     from mxc_ops.warm import WarmPool
@@ -46,6 +47,7 @@ __all__ = [
     "ConfigError",
     "CopyBackFailed",
     "LaunchFailed",
+    "Lease",
     "LimitOutcome",
     "Limits",
     "MxcError",
@@ -92,6 +94,7 @@ _HOMES = {
     "mxc_ops.provenance": ("Provenance",),
     "mxc_ops.result": ("CommandFailed", "Result"),
     "mxc_ops.sandbox": ("Sandbox",),
+    "mxc_ops.session.record": ("Lease",),
     "mxc_ops.session.session": ("Session",),
     "mxc_ops.spawned": ("Process",),
     "mxc_ops.warm": ("WarmPool",),

@@ -24,6 +24,9 @@ from backends.vm.plan import VmPlan
 __all__ = ["VmSandbox", "imposed", "start_machine"]
 
 
+_NOT_BACK = "it went on from a copy: what it changed in copies of read-write grants was not brought back"
+
+
 class VmSandbox:
     """A `backends.sessions.SessionSandbox`; belongs to the loop that it was made on."""
 
@@ -89,7 +92,9 @@ class VmSandbox:
         return Copied(fds, said)
 
     async def settle(self, relay: Relay) -> Settled:
-        if self._plan.files.writable and not self._is_copy:
+        if self._plan.files.writable and self._is_copy:
+            return Settled(warnings=(_NOT_BACK,))
+        if self._plan.files.writable:
             await self.resume(relay)
             await self._machine.bring_back()
         return Settled(tuple(self._machine.conflicts), tuple(self._machine.warnings))

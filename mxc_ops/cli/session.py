@@ -193,7 +193,7 @@ def _list(options: Namespace) -> int:
             f"{entry.id.partition(':')[0]}:{entry.record.tail[:_SHOWN_DIGITS]}",
             entry.record.name or "-",
             entry.record.containment,
-            entry.shown.value,
+            entry.state,
             entry.last_used,
         )
         for entry in entries

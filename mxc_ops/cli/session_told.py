@@ -17,7 +17,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "id": record.id,
         "name": record.name,
         "containment": record.containment,
-        "state": entry.shown.value,
+        "state": entry.state,
         "created": record.created,
         "lastUsed": entry.last_used,
     }

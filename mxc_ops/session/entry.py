@@ -30,6 +30,7 @@ from mxc_ops.session.record import (
     moment,
     read_record,
 )
+from mxc_ops.session.run_folder import SUSPENDED
 from mxc_ops.session.states import Shown, derive
 
 __all__ = ["ALIVE", "LOCK", "RECORD", "Entry", "Home", "later", "look", "open_entry", "process_start", "sign"]
@@ -71,6 +72,16 @@ class Entry:
     @property
     def path(self) -> str:
         return self.home.path(self.record.tail)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether everything in it stands still, although it runs; looked up now."""
+        return self.shown is Shown.RUNNING and os.path.exists(f"{self.record.run_folder}/{SUSPENDED}")
+
+    @property
+    def state(self) -> str:
+        """What people are told of it: `shown`, or ``suspended``."""
+        return "suspended" if self.is_suspended else self.shown.value
 
     @property
     def last_used(self) -> str:

@@ -38,6 +38,7 @@ def taken_copy(entry: Entry) -> Generator[Copied]:
 
     Raises `LifecycleError` (``not_started``), `LaunchFailed`.
     """
+    entry.touch()
     try:
         sock = connect(entry.record.run_folder, "copy")
     except OSError as error:

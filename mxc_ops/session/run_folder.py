@@ -13,7 +13,10 @@ from mxc_ops.session.places import Foreign, Places, closing, open_directory, ope
 from mxc_ops.session.root import GONE, workplace
 from mxc_ops.session.trees import remove_tree
 
-__all__ = ["make_run_folder", "owner_of", "put_aside", "remove_run_folder"]
+__all__ = ["SUSPENDED", "make_run_folder", "owner_of", "put_aside", "remove_run_folder"]
+
+SUSPENDED = "suspended"
+"""A file in the folder while everything in the sandbox stands still."""
 
 _OWNER = "of"
 

@@ -204,7 +204,7 @@ class Sessions:
             "id": record.id,
             "name": record.name,
             "containment": record.containment,
-            "state": entry.shown.value,
+            "state": entry.state,
             "created": record.created,
             "lastUsed": entry.last_used,
             "starts": record.starts,

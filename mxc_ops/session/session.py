@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,6 @@ from mxc_ops.session.service import Sessions
 from mxc_ops.session.snapshots import Snapshot, snapshots
 from mxc_ops.session.starting import told_error
 from mxc_ops.session.states import admit
-from mxc_ops.session.supervisor_protocol import SUSPENDED
 from mxc_ops.sources import as_request
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ class Session:
 
     ::
 
-        with Session.open(Policy(containment="vm")) as session:
+        with Session.open("vm") as session:
             session.exec("echo hello > /tmp/greeting")
             print(session.exec("cat /tmp/greeting").stdout)
 
@@ -68,8 +66,25 @@ class Session:
         self._service = service
 
     @classmethod
-    def open(cls, policy: Policy, *, name: str = "", lease: Lease | None = None) -> Session:
-        """Provision and start. Raises what `mxc_ops.run` raises before a command starts."""
+    def open(
+        cls,
+        containment: str | Policy,
+        policy: Policy | None = None,
+        *,
+        name: str = "",
+        lease: Lease | None = None,
+    ) -> Session:
+        """Provision and start. Raises what `mxc_ops.run` raises before a command starts.
+
+        Parameters
+        ----------
+        containment: in which containment the policy, by default the one that grants nothing, is to hold; or
+            the policy itself, which says that too.
+        """
+        if isinstance(containment, Policy):
+            policy = containment
+        else:
+            policy = (policy or Policy()).replace(containment=containment)
         service = Sessions()
         if policy.containment in PREFIXES:
             begin(policy.containment)
@@ -333,7 +348,7 @@ class Session:
     def _running(self, *, even_suspended: bool = False) -> Entry:
         entry = self._entry = self._service.store.open(self.id)
         admit("exec", entry.shown, entry.id)
-        if not even_suspended and os.path.exists(f"{entry.record.run_folder}/{SUSPENDED}"):
+        if not even_suspended and entry.is_suspended:
             raise suspended(entry.id)
         entry.touch()
         return entry

@@ -64,6 +64,10 @@ def admit(phase: str, shown: Shown, identifier: str) -> None:
             raise already_stopped(identifier)
     elif shown is Shown.STALE:
         fix = f"mxc-ops session start {identifier}"
-        raise stale_id(identifier, "what ran in it is gone, its supervisor was killed", fix=fix)
+        raise stale_id(
+            identifier,
+            "what ran in it is gone: it, or its supervisor, ended by itself or was killed",
+            fix=fix,
+        )
     elif shown is not Shown.RUNNING:
         raise not_started(identifier)

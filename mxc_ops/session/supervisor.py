@@ -27,8 +27,9 @@ from mxc_ops.session.errors import unsupported_phase
 from mxc_ops.session.jobs import Jobs, command_of
 from mxc_ops.session.ports import ORDERS as PORT_ORDERS
 from mxc_ops.session.ports import Ports
+from mxc_ops.session.run_folder import SUSPENDED
 from mxc_ops.session.settling import settle, settled_told
-from mxc_ops.session.supervisor_protocol import SUSPENDED, Assignment
+from mxc_ops.session.supervisor_protocol import Assignment
 
 if TYPE_CHECKING:
     from mxc_ops.session.supervisor_protocol import LeaseTerms

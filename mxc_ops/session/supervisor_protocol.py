@@ -14,10 +14,7 @@ from mxc_ops.session.record import seconds
 if TYPE_CHECKING:
     from mxc_ops.session.entry import Entry
 
-__all__ = ["LEASE_PHASES", "SUSPENDED", "Assignment", "LeaseTerms"]
-
-SUSPENDED = "suspended"
-"""A file in the folder of sockets while everything in the sandbox stands still."""
+__all__ = ["LEASE_PHASES", "Assignment", "LeaseTerms"]
 
 LEASE_PHASES = {"idle": "lease-idle", "absolute": "lease-absolute"}
 """In the journal, which limit of its lease (`record.expired`) ended a sandbox."""

@@ -119,11 +119,11 @@ def test_without_the_agent_the_doctor_and_a_session_name_the_same_fix(backend: s
 
 
 def test_a_user_is_told_commands_that_take_roots_rights(somebody: Commands) -> None:
-    done = somebody.run(MXC_OPS, "doctor", "--backend", "lxc", "--feature", "network", "--json")
+    done = somebody.run(MXC_OPS, "doctor", "--backend", "lxc", "--json")
     found = {probe["identifier"]: probe for probe in json.loads(done.stdout)["probes"]}
-    rights, program, *rest = found["lxc.container"]["fix"].split()
+    rights, program, *rest = found["lxc.limits"]["fix"].split()
     assert (rights, Path(program).name) == ("sudo", "mxc-ops")
-    assert rest == ["doctor", "--backend", "lxc", "--feature", "network"]
+    assert rest == ["doctor", "--backend", "lxc"]
 
 
 @pytest.mark.parametrize(

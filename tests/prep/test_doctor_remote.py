@@ -194,7 +194,7 @@ def test_what_takes_roots_rights_there_is_asked_for_from_here(host: Sshd, tmp_pa
     """Not by our sudo, whose root has other keys, nor with that host's path of us."""
     path = inventory(tmp_path, {"one": host.data(USER, mxc_backends=["lxc"])})
     _, hosts = examined(path)
-    assert probes(hosts["one"])["lxc.container"]["fix"] == (
+    assert probes(hosts["one"])["lxc.limits"]["fix"] == (
         f"mxc-ops doctor --inventory {path} --limit one --ask-sudo-password --backend lxc"
     )
 
