@@ -25,7 +25,7 @@ _MOST_WORD = 64
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # Isolated from the caller's variables and folder; where we are imported from is the one thing it must know.
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
+    "import sys; sys.path[:0] = sys.argv[1].split(':');"
     " from mxc_ops.session.nursery import main; main(int(sys.argv[2]), sys.argv[3])"
 )
 _ALWAYS = (
@@ -45,7 +45,8 @@ class Nursery:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            argv = (sys.executable, "-I", "-c", _BOOT, _ROOT, str(theirs.fileno()), containment)
+            folders = ":".join((_ROOT, *(path for path in sys.path if path.startswith("/"))))
+            argv = (sys.executable, "-I", "-c", _BOOT, folders, str(theirs.fileno()), containment)
             self._child = process.spawn(argv, (null, null, null), (theirs.fileno(),))
         except BaseException:
             self._sock.close()

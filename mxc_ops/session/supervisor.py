@@ -43,6 +43,7 @@ _MOST_LINE = 1 << 20
 _PULSE_S = 5.0
 _CREDENTIALS = struct.Struct("3i")
 _T = TypeVar("_T")
+_Enforced = tuple[tuple[str, str], ...]
 
 
 def main(descriptors: Sequence[int]) -> None:
@@ -74,12 +75,12 @@ def _report(assignment: Assignment, message: dict[str, Any]) -> bool:
 
 
 async def _supervise(assignment: Assignment) -> None:
-    sandbox, imposed = await _start(assignment)
+    sandbox, imposed, enforced = await _start(assignment)
     ending = None
     try:
         relay = await sandbox.relay()
         relay.imposed = imposed
-        ending = await _Supervisor(assignment, sandbox, relay).serve()
+        ending = await _Supervisor(assignment, sandbox, relay, enforced).serve()
     finally:
         await sandbox.end()
     if ending is not None:
@@ -87,7 +88,7 @@ async def _supervise(assignment: Assignment) -> None:
         settle(*ending)
 
 
-async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
+async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand, _Enforced]:
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
@@ -100,14 +101,17 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand]:
         finally:
             for descriptor in () if assignment.copied is None else assignment.copied.fds.values():
                 os.close(descriptor)
-        return sandbox, backend.imposed(prepared.plan)
+        return sandbox, backend.imposed(prepared.plan), prepared.plan.enforced
 
 
 class _Supervisor:
-    def __init__(self, assignment: Assignment, sandbox: SessionSandbox, relay: Relay) -> None:
+    def __init__(
+        self, assignment: Assignment, sandbox: SessionSandbox, relay: Relay, enforced: _Enforced
+    ) -> None:
         self._assignment = assignment
         self._sandbox = sandbox
         self._relay = relay
+        self._enforced = enforced
         self._stopping = asyncio.Event()
         self._one_copy = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -264,7 +268,9 @@ class _Supervisor:
         assert self._jobs is not None  # made before anybody can ask
         name = order["do"]
         if name == "describe":
-            return {"pid": os.getpid(), "sandbox": self._sandbox.pid, "busy": self._relay.busy}
+            told = {"pid": os.getpid(), "sandbox": self._sandbox.pid, "busy": self._relay.busy}
+            enforced = [{"what": what, "mechanism": mechanism} for what, mechanism in self._enforced]
+            return {**told, "enforced": enforced}
         if name == "stop":
             settled = Settled() if order.get("discard") else await self._settle()
             self._stopping.set()

@@ -31,7 +31,14 @@ BY_LXC = [
     pytest.param((name, "lxc"), id=identifier, marks=pytest.mark.backend("lxc"))
     for name, identifier in (("root", "lxc"), ("user", "lxc-user"))
 ]
-"""Who calls, and in what: the parameters of the fixture `caller`."""
+BY_SESSION = [
+    pytest.param((name, "bubblewrap", "session"), id=identifier, marks=pytest.mark.backend("bubblewrap"))
+    for name, identifier in (("root", "session"), ("user", "session-user"))
+]
+"""Who calls, and in what: the parameters of the fixture `caller`.
+
+Attacks from inside a session are commands of one that was started for them.
+"""
 
 bubblewrap_alone = pytest.mark.parametrize("caller", BY_BUBBLEWRAP, indirect=True)
 """For tests of what LXC has not, or that show only that an attack works elsewhere."""
@@ -82,9 +89,12 @@ class Pending:
 class Caller:
     """Starts sandboxes, ours and bare ones, from one long-lived process in a mount namespace of its own."""
 
-    def __init__(self, name: str, user: User | None, containment: str = "bubblewrap") -> None:
+    def __init__(
+        self, name: str, user: User | None, containment: str = "bubblewrap", *, session: bool = False
+    ) -> None:
         self.name = name
         self.containment = containment
+        self.session = session
         self.uid = user.uid if user else 0
         self.gid = user.gid if user else 0
         self.python = user.python if user else sys.executable
@@ -96,6 +106,7 @@ class Caller:
             ),
             "CALLERS_SECRET": CALLERS_SECRET,
             "CONTAINMENT": containment,
+            **({"SESSION": "1"} if session else {}),
         }
         self._worker = subprocess.Popen(
             [

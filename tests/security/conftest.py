@@ -17,7 +17,7 @@ from backends.linux.uid_range import configured_range
 from tests.conftest import User
 from tests.images import image
 from tests.probe import build_probe
-from tests.security.callers import BY_BUBBLEWRAP, BY_LXC, Caller, remove_tree
+from tests.security.callers import BY_BUBBLEWRAP, BY_LXC, BY_SESSION, Caller, remove_tree
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +30,16 @@ def prepared_host() -> None:
         build_program(LAUNCHER)
 
 
-@pytest.fixture(scope="session", params=[*BY_BUBBLEWRAP, *BY_LXC])
+@pytest.fixture(scope="session", params=[*BY_BUBBLEWRAP, *BY_LXC, *BY_SESSION])
 def caller(request: pytest.FixtureRequest, prepared_host: None, as_user: User) -> Iterator[Caller]:
-    """Who makes the attack: every test runs as root and as a user without rights, and in a container."""
-    name, containment = request.param
+    """Who makes the attack: every test runs as root and as a user without rights, in a one-shot sandbox, a
+    container and a session."""
+    name, containment, *session = request.param
     if name == "root" and os.geteuid() != 0:
         pytest.skip("only root can attack as root")
     if containment == "lxc":
         image("base")
-    made = Caller(name, as_user if name == "user" else None, containment)
+    made = Caller(name, as_user if name == "user" else None, containment, session=bool(session))
     yield made
     made.close()
 

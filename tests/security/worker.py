@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from mxc_ops import Limits, MxcError, Policy, run
+from mxc_ops import Limits, MxcError, Policy, Session, run
 
 CONTAINMENT = os.environ["CONTAINMENT"]
 _answers = threading.Lock()
@@ -24,7 +24,12 @@ def sandbox(command: Any, policy: dict[str, Any], stdin: str = "") -> dict[str, 
     """One run through the project's Python API."""
     limits = Limits(**policy.pop("limits", {}))
     try:
-        result = run(Policy(containment=CONTAINMENT, **policy, limits=limits), command, input=stdin.encode())
+        asked = Policy(containment=CONTAINMENT, **policy, limits=limits)
+        if "SESSION" in os.environ:
+            with Session.open(asked) as session:
+                result = session.exec(command, input=stdin.encode())
+        else:
+            result = run(asked, command, input=stdin.encode())
     except MxcError as error:
         return {"error": error.code, "codes": [p.code for p in error.problems], "stderr": str(error)}
     return {
