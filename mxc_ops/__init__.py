@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from mxc_ops.sandbox import Sandbox
     from mxc_ops.session.record import Lease
     from mxc_ops.session.session import Session
+    from mxc_ops.session.session_async import AsyncSession
     from mxc_ops.spawned import Process
     from mxc_ops.warm import WarmPool
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncSession",
     "BackendUnavailable",
     "CommandFailed",
     "CommandKind",
@@ -96,6 +98,7 @@ _HOMES = {
     "mxc_ops.sandbox": ("Sandbox",),
     "mxc_ops.session.record": ("Lease",),
     "mxc_ops.session.session": ("Session",),
+    "mxc_ops.session.session_async": ("AsyncSession",),
     "mxc_ops.spawned": ("Process",),
     "mxc_ops.warm": ("WarmPool",),
     "mxc_ops.paths": ("private_tmp", "tool_paths", "user_profile_paths"),

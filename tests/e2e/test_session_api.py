@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from backends.errors import LaunchFailed, LifecycleError, PolicyRefused
-from mxc_ops import Outcome, Policy, SecretSource
+from mxc_ops import AsyncSession, Outcome, Policy, SecretSource
+from mxc_ops.session.entry import Entry
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.session import Session
 from tests.images import image
@@ -55,6 +56,49 @@ def test_a_command_has_its_own_environment_directory_input_and_timeout(session: 
     late = session.exec("sleep 300", policy=session.policy(timeout_s=0.3))
     assert (late.outcome, late.exit_code) == (Outcome.TIMED_OUT, 124)
     assert session.exec("kill -TERM $$").signal == signal.SIGTERM
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_async_twin(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("hello\n")
+
+    async def main() -> str:
+        async with await AsyncSession.open(kind, Policy(env={"A": "b"})) as session:
+            await session.put(str(tmp_path / "in"), "/tmp/in")
+            both = await asyncio.gather(session.exec("cat /tmp/in"), session.exec("echo $A"))
+            assert [result.stdout for result in both] == [b"hello\n", b"b\n"]
+            (fork,) = await session.fork()
+            assert (await fork.exec("cat /tmp/in")).stdout == b"hello\n"
+            await fork.close()
+            await session.stop()
+            await session.start()
+            assert (await session.exec("test -e /tmp/in")).exit_code == 1
+            other = await AsyncSession.attach(session.id)
+            await other.suspend()
+            await other.resume()
+            await other.exec("echo back > /tmp/out")
+            await other.get("/tmp/out", str(tmp_path / "out"))
+        return session.id
+
+    ended = asyncio.run(main())
+    assert (tmp_path / "out").read_text() == "back\n"
+    with pytest.raises(LifecycleError):
+        Session.attach(ended)
+
+
+def test_nothing_is_left_of_one_whose_opening_was_cancelled() -> None:
+    before = {entry.id for entry in Sessions().entries() if isinstance(entry, Entry)}
+
+    async def main() -> None:
+        opening = asyncio.ensure_future(AsyncSession.open("bubblewrap", name="cancelled-opening"))
+        await asyncio.sleep(0.005)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    asyncio.run(main())
+    after = [entry for entry in Sessions().entries() if isinstance(entry, Entry)]
+    assert [entry.record.name for entry in after if entry.id not in before].count("cancelled-opening") == 0
 
 
 def test_secrets_reach_a_command_that_nobody_waits_for(session: Session, tmp_path: Path) -> None:
