@@ -86,6 +86,24 @@ def test_private_files_are_copied_as_they_are_and_grants_are_shared(kind: str, g
 
 
 @as_root
+@pytest.mark.backend("lxc")
+def test_what_a_grant_shows_is_not_taken_for_private() -> None:
+    """Containers have a /var/tmp of their own, unless that of the host is granted with what it lies in."""
+    image("base")
+    theirs = Path("/var/tmp/mxc-ops-fork-test")
+    theirs.write_text("the host's\n")
+    try:
+        with Session.open(Policy(containment="lxc", read_only=[Path("/var")])) as original:
+            assert told(original, f"cat {theirs}; echo ours > /tmp/ours") == b"the host's\n"
+            forked = original.fork()
+            with forked.sessions[0] as copy:
+                assert forked.scope.copied == PRIVATE["bubblewrap"]
+                assert told(copy, f"cat {theirs} /tmp/ours") == b"the host's\nours\n"
+    finally:
+        theirs.unlink()
+
+
+@as_root
 def test_copies_of_copies_and_of_what_stands_still(kind: str) -> None:
     with Session.open(Policy(containment=kind)) as original:
         told(original, "echo kept > /tmp/kept")
