@@ -141,6 +141,30 @@ def test_a_copy_is_of_one_moment_and_its_original_goes_on(kind: str) -> None:
 
 @as_root
 @pytest.mark.backend("bubblewrap")
+def test_who_looks_as_if_it_had_ended_stands_still_as_well() -> None:
+    """Its first thread has, and the other one writes on."""
+    source = """
+import ctypes, itertools, os, threading
+def write():
+    for number in itertools.count():
+        for name in ("first", "second"):
+            with open("/tmp/.new", "w") as file: file.write(str(number))
+            os.rename("/tmp/.new", f"/tmp/{name}")
+threading.Thread(target=write).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with Session.open(Policy(containment="bubblewrap")) as original:
+        original.detach(["python3", "-c", source])
+        until(lambda: original.exec("test -s /tmp/second").exit_code == 0)
+        until(lambda: b"(zombie)" in original.exec("grep -h State /proc/[0-9]*/status").stdout)
+        for _ in range(5):
+            with original.fork().sessions[0] as copy:
+                first, second = int(told(copy, "cat /tmp/first")), int(told(copy, "cat /tmp/second"))
+                assert second <= first <= second + 1
+
+
+@as_root
+@pytest.mark.backend("bubblewrap")
 def test_what_a_sandbox_made_of_its_names_leads_a_copy_to_nothing_of_the_host() -> None:
     """The folder above a grant, the workload's there, is moved away, and another one is put in its place."""
     inside = Path("/tmp/mxc-ops-fork-test/grant")
