@@ -24,6 +24,7 @@ from backends.launched.private_files import pack
 from backends.launched.private_restore import restore
 from backends.launched.running import LaunchedRunning
 from backends.launched.standstill import Standstill, children
+from backends.pathnames import within
 from backends.qemu.off_loop import on_thread
 from backends.sessions import Copied, Scope, Settled
 
@@ -42,7 +43,9 @@ class AgentSandbox:
 
     def __init__(self, plan: LaunchedPlan, running: LaunchedRunning, agent: socket.socket) -> None:
         grants = [grant.path for grant in plan.grants]
-        self._private = tuple(path for path in plan.writable_trees if path not in grants)
+        self._private = tuple(
+            path for path in plan.writable_trees if not any(within(path, grant) for grant in grants)
+        )
         self._scope = Scope(self._private, tuple(grants), ("no process is copied",))
         self._running = running
         self._agent = agent

@@ -32,7 +32,6 @@ class Standstill:
         self._init = init
         self._namespace = 0
         self._stopped: set[int] = set()
-        self._left_alone: set[int] = set()
 
     def __enter__(self) -> Standstill:
         try:
@@ -54,19 +53,15 @@ class Standstill:
         self._go_on()
 
     def _is_still(self) -> bool:
-        """Stop whoever is not; whether everybody was. A process that is stopped starts no other."""
+        """Stop whoever is not; whether everybody was. A process that is stopped starts no other, but what
+        still moves may wake it: so all are looked at again."""
         still = True
         for pid in _below(self._init):
-            if pid in self._left_alone:
-                continue
             with suppress(ProcessLookupError):
-                if _state(pid) in _STILL:
-                    if pid not in self._stopped:
-                        self._left_alone.add(pid)
-                    continue
-                still = False
-                if pid not in self._stopped and self._signal(pid, signal.SIGSTOP):
-                    self._stopped.add(pid)
+                if not _is_at_rest(pid):
+                    still = False
+                    if self._signal(pid, signal.SIGSTOP):
+                        self._stopped.add(pid)
         return still
 
     def _go_on(self) -> None:
@@ -102,11 +97,17 @@ def _below(pid: int) -> Iterator[int]:
         waiting += children(one)
 
 
-def _state(pid: int) -> str:
+def _is_at_rest(pid: int) -> bool:
+    """By every thread: the first may have ended, as if all had. Raises `ProcessLookupError`."""
     try:
-        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+        threads = os.listdir(f"/proc/{pid}/task")
     except FileNotFoundError as error:
         raise ProcessLookupError(pid) from error
+    for thread in threads:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if _read(f"/proc/{pid}/task/{thread}/stat").rpartition(")")[2].split()[0] not in _STILL:
+                return False
+    return True
 
 
 def _namespace(pid: int) -> int:

@@ -60,13 +60,11 @@ def _received(sock: socket.socket, fds: list[int]) -> dict[str, Any]:
     heard = b""
     try:
         while not heard.endswith(b"\n") and len(heard) < _MOST_LINE:
-            piece, given, _, _ = socket.recv_fds(sock, 65536, _MOST_FDS)
+            piece, given, _, _ = socket.recv_fds(sock, 65536, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
             fds += given
             if not piece:
                 break
             heard += piece
-        for descriptor in fds:
-            os.set_inheritable(descriptor, False)
         return json.loads(heard)
     except (OSError, ValueError) as error:
         message = f"the sandbox's supervisor gave no copy: {error}"

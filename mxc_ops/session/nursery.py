@@ -23,10 +23,11 @@ __all__ = ["MOST_DESCRIPTORS", "Nursery", "begin", "main", "nursery"]
 MOST_DESCRIPTORS = 16
 _MOST_WORD = 64
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# Isolated from the caller's variables and folder; where we are imported from is the one thing it must know.
+# Isolated from the caller's variables and folder; where we, and what we need, are imported from it must know.
 _BOOT = (
-    "import sys; sys.path[:0] = sys.argv[1].split(':');"
-    " from mxc_ops.session.nursery import main; main(int(sys.argv[2]), sys.argv[3])"
+    "import sys; number, containment, root, *others = sys.argv[1:];"
+    " sys.path.insert(0, root); sys.path += others;"
+    " from mxc_ops.session.nursery import main; main(int(number), containment)"
 )
 _ALWAYS = (
     *(f"mxc_ops.config.{name}" for name in ("asked", "canonical", "losses", "redaction", "request")),
@@ -45,8 +46,8 @@ class Nursery:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            folders = ":".join((_ROOT, *(path for path in sys.path if path.startswith("/"))))
-            argv = (sys.executable, "-I", "-c", _BOOT, folders, str(theirs.fileno()), containment)
+            others = (path for path in sys.path if path.startswith("/"))
+            argv = (sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), containment, _ROOT, *others)
             self._child = process.spawn(argv, (null, null, null), (theirs.fileno(),))
         except BaseException:
             self._sock.close()

@@ -86,6 +86,24 @@ def test_private_files_are_copied_as_they_are_and_grants_are_shared(kind: str, g
 
 
 @as_root
+@pytest.mark.backend("lxc")
+def test_what_a_grant_shows_is_not_taken_for_private() -> None:
+    """Containers have a /var/tmp of their own, unless that of the host is granted with what it lies in."""
+    image("base")
+    theirs = Path("/var/tmp/mxc-ops-fork-test")
+    theirs.write_text("the host's\n")
+    try:
+        with Session.open(Policy(containment="lxc", read_only=[Path("/var")])) as original:
+            assert told(original, f"cat {theirs}; echo ours > /tmp/ours") == b"the host's\n"
+            forked = original.fork()
+            with forked.sessions[0] as copy:
+                assert forked.scope.copied == PRIVATE["bubblewrap"]
+                assert told(copy, f"cat {theirs} /tmp/ours") == b"the host's\nours\n"
+    finally:
+        theirs.unlink()
+
+
+@as_root
 def test_copies_of_copies_and_of_what_stands_still(kind: str) -> None:
     with Session.open(Policy(containment=kind)) as original:
         told(original, "echo kept > /tmp/kept")
@@ -119,6 +137,30 @@ def test_a_copy_is_of_one_moment_and_its_original_goes_on(kind: str) -> None:
         until(lambda: told(original, "cat /proc/uptime; cat /tmp/first") != before)
         assert original.job(running)["status"] is None
         assert original.job(halted)["status"] is None, "what had been stopped before stays so"
+
+
+@as_root
+@pytest.mark.backend("bubblewrap")
+def test_who_looks_as_if_it_had_ended_stands_still_as_well() -> None:
+    """Its first thread has, and the other one writes on."""
+    source = """
+import ctypes, itertools, os, threading
+def write():
+    for number in itertools.count():
+        for name in ("first", "second"):
+            with open("/tmp/.new", "w") as file: file.write(str(number))
+            os.rename("/tmp/.new", f"/tmp/{name}")
+threading.Thread(target=write).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with Session.open(Policy(containment="bubblewrap")) as original:
+        original.detach(["python3", "-c", source])
+        until(lambda: original.exec("test -s /tmp/second").exit_code == 0)
+        until(lambda: b"(zombie)" in original.exec("grep -h State /proc/[0-9]*/status").stdout)
+        for _ in range(5):
+            with original.fork().sessions[0] as copy:
+                first, second = int(told(copy, "cat /tmp/first")), int(told(copy, "cat /tmp/second"))
+                assert second <= first <= second + 1
 
 
 @as_root
