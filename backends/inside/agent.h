@@ -98,7 +98,7 @@ int outputs_next(struct piece *piece); /* 0: there is none now */
 /* agent_job.c: a request that lives for a while, and its leading process. */
 struct control_group {
     int fd; /* of its directory, -1: none */
-    char name[32];
+    char name[64]; /* below the root of groups */
 };
 
 /* What a job is to give to a spare of the zygote, once there is one. */

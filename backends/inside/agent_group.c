@@ -17,7 +17,11 @@ enum { MAX_GONE = 2 * AGENT_MAX_STREAMS };
 
 static int root = -1;
 static uint32_t made;
-static char gone[MAX_GONE][32]; /* to be removed when the last process has left them */
+static struct {
+    char name[32], *settings;
+    int fd;
+} limited = {.fd = -1}; /* the group with the limits, in which those of the programs under them are */
+static char gone[MAX_GONE][64]; /* to be removed when the last process has left them */
 static int gone_count;
 
 static int write_at(int folder, const char *file, const char *text)
@@ -75,26 +79,73 @@ void groups_open(void)
     root = open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
+static struct outcome make_at(int folder, const char *name, int *fd)
+{
+    if (mkdirat(folder, name, 0755) < 0 || (*fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+        return failed(AGENT_STEP_CGROUP, name);
+    return SUCCESS;
+}
+
+/* All settings of a request as one text, to be freed; NULL without memory. */
+static char *settings_of(const struct request *request)
+{
+    size_t length = 1;
+    for (uint32_t i = 0; i < request->count[AGENT_TAG_CGROUP]; i++)
+        length += strlen(request->cgroup[i]) + 1;
+    char *text = calloc(1, length);
+    for (uint32_t i = 0; text && i < request->count[AGENT_TAG_CGROUP]; i++)
+        strcat(strcat(text, request->cgroup[i]), "\n");
+    return text;
+}
+
+static void forget_limited(void)
+{
+    if (limited.fd >= 0)
+        close(limited.fd);
+    if (limited.settings)
+        unlinkat(root, limited.name, AT_REMOVEDIR); /* unless something is in it yet */
+    free(limited.settings);
+    limited.settings = NULL;
+    limited.fd = -1;
+}
+
+/* What asks for the same limits is under them together: a policy's hold for all of its sandbox, however many programs
+ * run there at once. */
+static struct outcome share_limits(const struct request *request)
+{
+    char *settings = settings_of(request);
+    if (!settings)
+        return failed(AGENT_STEP_CGROUP, "");
+    if (limited.settings && strcmp(limited.settings, settings) == 0) {
+        free(settings);
+        return SUCCESS;
+    }
+    forget_limited();
+    limited.settings = settings;
+    snprintf(limited.name, sizeof(limited.name), "limits-%u", ++made);
+    struct outcome outcome = make_at(root, limited.name, &limited.fd);
+    for (uint32_t i = 0; outcome.step == 0 && i < request->count[AGENT_TAG_CGROUP]; i++)
+        if (set_file(limited.fd, request->cgroup[i]) < 0)
+            outcome = failed(AGENT_STEP_CGROUP, request->cgroup[i]);
+    if (outcome.step)
+        forget_limited();
+    return outcome;
+}
+
 struct outcome group_make(struct control_group *group, const struct request *request)
 {
-    uint32_t count = request->count[AGENT_TAG_CGROUP];
-    if (count == 0)
+    if (request->count[AGENT_TAG_CGROUP] == 0)
         return SUCCESS;
     errno = ENOENT;
     if (root < 0)
         return failed(AGENT_STEP_CGROUP, GROUPS);
     if (made == 0)
         enable_controllers();
-    snprintf(group->name, sizeof(group->name), "exec-%u", ++made);
-    struct outcome outcome = SUCCESS;
-    if (mkdirat(root, group->name, 0755) < 0)
-        outcome = failed(AGENT_STEP_CGROUP, group->name);
-    else if ((group->fd = openat(root, group->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
-        outcome = failed(AGENT_STEP_CGROUP, group->name);
-    for (uint32_t i = 0; outcome.step == 0 && i < count; i++)
-        if (set_file(group->fd, request->cgroup[i]) < 0)
-            outcome = failed(AGENT_STEP_CGROUP, request->cgroup[i]);
-    return outcome;
+    struct outcome outcome = share_limits(request);
+    if (outcome.step)
+        return outcome;
+    snprintf(group->name, sizeof(group->name), "%s/exec-%u", limited.name, ++made);
+    return make_at(root, group->name, &group->fd);
 }
 
 static int counted(int folder, const char *file, const char *event)
@@ -111,8 +162,8 @@ uint32_t group_hits(const struct control_group *group)
 {
     if (group->fd < 0)
         return 0;
-    uint32_t hits = counted(group->fd, "memory.events", "oom_kill ") ? AGENT_ENDED_HIT_MEMORY : 0;
-    return hits | (counted(group->fd, "pids.events", "max ") ? AGENT_ENDED_HIT_PIDS : 0);
+    uint32_t hits = counted(group->fd, "../memory.events", "oom_kill ") ? AGENT_ENDED_HIT_MEMORY : 0;
+    return hits | (counted(group->fd, "../pids.events", "max ") ? AGENT_ENDED_HIT_PIDS : 0);
 }
 
 int group_enter(const struct control_group *group, pid_t pid)

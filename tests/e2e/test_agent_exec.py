@@ -225,9 +225,10 @@ def test_nothing_that_loses_its_parent_stays_a_zombie(agent: AgentClient) -> Non
 
 def test_a_program_of_a_control_group_is_in_it_and_takes_it_along() -> None:
     with private_agent("mount -t cgroup2 none /sys/fs/cgroup") as agent:
-        spec = shell("sleep 60 & cat /proc/self/cgroup", cgroup=(("cgroup.max.depth", "0"),))
-        assert b"/exec-1" in agent.run(spec).stdout
-        left = agent.run(shell("ls /sys/fs/cgroup; ps ax")).stdout
+        spec = shell("sleep 60 & cat /proc/self/cgroup", cgroup=(("cgroup.max.depth", "1"),))
+        assert b"/limits-1/exec-2\n" in agent.run(spec).stdout
+        assert b"/limits-1/exec-3\n" in agent.run(spec).stdout, "the same limits hold for both together"
+        left = agent.run(shell("ls /sys/fs/cgroup /sys/fs/cgroup/limits-*; ps ax")).stdout
         assert b"exec-" not in left
         assert b"sleep" not in left
         done = agent.run(shell("true", cgroup=(("no.such.file", "1"),)))

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backends.errors import LifecycleError
-from mxc_ops import Policy
+from mxc_ops import Limits, Policy
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.session import Session
 from tests.conftest import CHECKOUT
@@ -79,6 +79,19 @@ def test_one_process_drives_fifty_sessions(kind: str, soak: bool) -> None:
     finally:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(service.deprovision, [session.id for session in sessions]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_limits_hold_for_all_commands_together(kind: str) -> None:
+    """Each of them alone would fit."""
+    policy = Policy(containment=kind, limits=Limits(memory_mib=100))
+    with Session.open(policy) as session:
+        hungry = "(head -c 60M /dev/zero; sleep 3) | tail -c 60M | wc -c"
+        assert session.exec(hungry).stdout == b"62914560\n"
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(session.exec, [hungry] * 2))
+        assert [answer.stdout for answer in answers].count(b"62914560\n") < 2
+        assert session.exec("echo fine").stdout == b"fine\n", "what takes too much ends, and nothing else"
 
 
 @pytest.mark.parametrize("kind", KINDS)
