@@ -6,6 +6,7 @@ that says how far it came, and the next phase takes it from there.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ from mxc_ops.session.store import Store
 from mxc_ops.session.supervisor_protocol import LeaseTerms
 from mxc_ops.session.sweep import Swept, sweep
 from mxc_ops.session.transition import Transition
+from mxc_ops.sources import as_request
 
 __all__ = ["Sessions"]
 
@@ -69,6 +71,7 @@ class Sessions:
             raise unsupported_phase("provision", request.containment)
         prepare(apart_from_ports(request)).close()
         document = policy.as_config(_PLACEHOLDER)
+        as_request(json.dumps(document).encode())  # which is how each start takes it
         record = new_record(request.containment, document, request.document_hash, name=name, lease=lease)
         return self.store.create(record)
 
@@ -135,8 +138,6 @@ class Sessions:
             raise
 
     def _start(self, entry: Entry, copied: Copied | None) -> Entry:
-        import json
-
         terms = LeaseTerms.of(entry)
         with Transition(entry, "start") as moving:
             moving.admit()

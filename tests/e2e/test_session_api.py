@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backends.errors import LaunchFailed, LifecycleError, PolicyRefused
+from backends.errors import ConfigError, LaunchFailed, LifecycleError, PolicyRefused
 from mxc_ops import AsyncSession, Outcome, Policy, SecretSource
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.service import Sessions
@@ -99,6 +99,15 @@ def test_nothing_is_left_of_one_whose_opening_was_cancelled() -> None:
     asyncio.run(main())
     after = [entry for entry in Sessions().entries() if isinstance(entry, Entry)]
     assert [entry.record.name for entry in after if entry.id not in before].count("cancelled-opening") == 0
+
+
+def test_what_no_start_could_take_is_not_provisioned(tmp_path: Path) -> None:
+    odd = tmp_path / 'a "quoted" name'
+    odd.mkdir()
+    before = len(Sessions().entries())
+    with pytest.raises(ConfigError):
+        Sessions().provision(Policy(containment="bubblewrap", read_only=[odd]))
+    assert len(Sessions().entries()) == before
 
 
 def test_secrets_reach_a_command_that_nobody_waits_for(session: Session, tmp_path: Path) -> None:
