@@ -1,6 +1,6 @@
 """All checks, then all tests, then a table per backend; started by `./run-tests`.
 
-The suites run at the same time, which halves the wait on two cores; what they print comes one after another.
+The suites run at the same time, since most tests wait for something; what they print comes one after another.
 The last line is always ``N passed, N failed, N skipped``; a check (lint, format, types, preparing this host)
 counts as one test.
 """
@@ -45,9 +45,11 @@ CHECKS: Mapping[str, Sequence[str]] = {
         *(word for flag, names in _PACKAGES_FOR.items() for name in names for word in (flag, name)),
     ),
 }
-# pyinfra patches the process it is imported into, so its tests get a pytest of their own.
+# pyinfra patches the process it is imported into, so its tests get a pytest of their own. Unit tests start no
+# sandboxes that another test could take for its own.
 SUITES: Mapping[str, Sequence[str]] = {
-    "tests": ("tests", "--ignore=tests/prep"),
+    "tests": ("tests", "--ignore=tests/prep", "--ignore=tests/unit"),
+    "unit tests": ("tests/unit",),
     "tests of host preparation": ("tests/prep",),
 }
 _DEADLINE_S = 45 * 60
