@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from backends.agent.errors import GuestError
@@ -63,7 +63,10 @@ class AgentSandbox:
         try:
             return await Relay.open(self._agent, deadline_s=_AGENT_S)
         except GuestError as error:
-            await self.end()
+            with suppress(TimeoutError):  # it tells what is wrong, unless it is killed first
+                await asyncio.wait_for(self._left.wait(), _GIVEN_UP_S)
+            if not self._left.is_set():
+                await self.end()
             await self.gone()  # which raises what kept it from being set up
             raise LaunchFailed(Problem("agent_silent", "", f"the sandbox's agent: {error}")) from error
 

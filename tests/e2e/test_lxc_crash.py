@@ -18,6 +18,7 @@ import pytest
 
 from backends.launched.parts import STAGE
 from backends.linux.uid_range import RUN_DIRECTORY
+from mxc_ops.session.entry import process_start
 from tests.conftest import CHECKOUT, User
 from tests.images import image
 from tests.security.host import Process, processes, seen_in_mounts, wait_until
@@ -64,6 +65,8 @@ class Run:
             if place.user
             else subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, cwd=CHECKOUT)
         )
+        # A number alone may have been that of somebody who was killed in another test.
+        self.group_mark = f"mxc-ops-{self.child.pid}-{process_start(self.child.pid)}-"
 
     def below(self) -> list[Process]:
         """All that descends from it: launcher, lxc-start, process 1, workload."""
@@ -140,8 +143,8 @@ def is_free(uid: int) -> bool:
         return True
 
 
-def groups_of(pids: set[int]) -> list[str]:
-    marks = tuple(f"mxc-ops-{pid}-" for pid in pids)
+def groups_of(runs: list[Run]) -> list[str]:
+    marks = tuple(run.group_mark for run in runs)
     return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if Path(folder).name.startswith(marks)]
 
 
@@ -151,7 +154,6 @@ def kill(pid: int) -> None:
 
 
 def assert_nothing_is_left(runs: list[Run], place: Place, uids: set[int]) -> None:
-    pids = {run.child.pid for run in runs}
 
     def left() -> list[Process]:
         return [p for p in processes() if any(run.nap in word for run in runs for word in p.words)]
@@ -165,7 +167,7 @@ def assert_nothing_is_left(runs: list[Run], place: Place, uids: set[int]) -> Non
     backing = {file.read_text().strip() for file in Path("/sys/block").glob("loop*/loop/backing_file")}
     assert rootfs not in backing
     assert Run(place, SHORT).told() == "exited", "the next one runs"
-    wait_until(lambda: not groups_of(pids), f"control groups are left: {groups_of(pids)}")
+    wait_until(lambda: not groups_of(runs), f"control groups are left: {groups_of(runs)}")
 
 
 @pytest.mark.parametrize("whom", ["caller", "lxc-start", "process 1", "workload"])

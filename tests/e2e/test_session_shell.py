@@ -95,6 +95,7 @@ def test_a_login_shell_with_our_window_and_its_exit_code(window: Window) -> None
     assert shown[1:3] == ["/bin/sh vt100 /bin/sh /tmp", "31 101"]
     assert shown[3].startswith("/dev/pts/")
     assert termios.tcgetattr(window.slave) != window.before, "keys are for the sandbox meanwhile"
+    window.until(b"$ ")
     window.resize(50, 132)
     window.type("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.05; done; echo re''sized\n")
     window.until(b"\nresized\r\n")

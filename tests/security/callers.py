@@ -40,6 +40,9 @@ BY_SESSION = [
 Attacks from inside a session are commands of one that was started for them.
 """
 
+one_shot = pytest.mark.parametrize("caller", [*BY_BUBBLEWRAP, *BY_LXC], indirect=True)
+"""For tests of what happens while a sandbox is started, which is the same for a session, or besides it."""
+
 bubblewrap_alone = pytest.mark.parametrize("caller", BY_BUBBLEWRAP, indirect=True)
 """For tests of what LXC has not, or that show only that an attack works elsewhere."""
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.callers import Caller
+from tests.security.callers import Caller, one_shot
 from tests.security.host import wait_until, with_word
+
+pytestmark = one_shot
 
 LIMITS = {"pids": 64, "memory_mib": 200, "file_size_mib": 20, "tmp_mib": 20, "cpu_seconds": 30}
 BOMB = "boom() { boom | boom & }; while :; do boom; done"
