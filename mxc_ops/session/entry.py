@@ -119,7 +119,10 @@ class Entry:
         removed, or who started it was killed and others went on from there.
         """
         with self.folder() as folder, telling(self.path):
-            alive = open_file(ALIVE, folder, os.O_RDWR | os.O_CREAT)
+            try:
+                alive = open_file(ALIVE, folder, os.O_RDWR | os.O_CREAT)
+            except FileNotFoundError as error:  # the folder was just removed
+                raise stale_id(self.id) from error
             try:
                 if not lock(alive, _PROBES_S):
                     raise already_started(self.id)

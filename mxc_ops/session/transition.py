@@ -152,7 +152,10 @@ class Transition:
     def _enter(self) -> None:
         tail = self._entry.record.tail
         self._folder = open_entry(self._home, tail, self._entry.id)
-        self._lock = open_file(LOCK, self._folder, os.O_RDWR | os.O_CREAT)
+        try:
+            self._lock = open_file(LOCK, self._folder, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError as error:  # nothing can be made in a folder that was just removed
+            raise stale_id(self._entry.id) from error
         if not lock(self._lock, self._wait_s):
             raise busy(self._entry.id, self._wait_s)
         with closing(open_place(self._home.places.state)) as root:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from backends.errors import BackendUnavailable, LaunchFailed, LifecycleError, MxcError, PolicyRefused
 from backends.frozen import replace
+from mxc_ops.session import transition
 from mxc_ops.session.entry import Entry, process_start
 from mxc_ops.session.places import Place, Places, default_places
 from mxc_ops.session.record import SCHEMA_VERSION, State, moment, seconds
@@ -458,6 +459,23 @@ def test_a_start_has_the_next_number(store: Store, starts: int) -> None:
     entry = store.create(record())
     with pytest.raises(ValueError, match="number of its own"):
         save(entry, state=State.STARTING, starts=starts)
+
+
+def test_one_that_is_removed_while_it_is_opened_is_stale(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = store.create(record("gone"))
+    real = transition.open_entry
+
+    def opened(*arguments: Any) -> int:
+        monkeypatch.undo()  # removing opens it, too
+        folder = real(*arguments)
+        remove(store.open(entry.id))
+        return folder
+
+    monkeypatch.setattr(transition, "open_entry", opened)
+    with refused(LifecycleError, "stale_id"), Transition(entry, "stop"):
+        pass
 
 
 def test_in_the_middle_of_a_transition_nothing_is_stale(store: Store) -> None:
