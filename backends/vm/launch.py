@@ -12,10 +12,10 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from backends.base import Ended, Handles, Streams
 from backends.errors import LaunchFailed, Problem
 from backends.linux.duplicates import Duplicates
+from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
 from backends.vm.one_run import OneRun
 from backends.vm.plan import VmPlan
-from backends.vm.running import VmRunning
 
 __all__ = ["launch"]
 
@@ -25,7 +25,7 @@ _ABANDONED_DEADLINE_S = 20.0
 
 def launch(
     plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
-) -> VmRunning:
+) -> LoopRunning:
     """Return when the command runs.
 
     The first run of an image on a host makes its template first, which takes some seconds. Raises
@@ -44,7 +44,7 @@ def launch(
             submit(run.abandon()).result(_ABANDONED_DEADLINE_S)
         os.close(gone)
         raise
-    return VmRunning(run, end, gone)
+    return LoopRunning(run, end, gone)
 
 
 async def _whole(run: OneRun, started: Future[None], gone: int) -> Ended:

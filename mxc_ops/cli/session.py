@@ -14,7 +14,6 @@ from backends.errors import MxcError, Problem, UsageError
 from mxc_ops.cli import session_copies, session_copy, session_jobs, session_ports
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
-from mxc_ops.cli.session_told import described
 from mxc_ops.cli.text import conflict_text, printable
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
         raise errors[0]
     if options.json:
         told = [error.as_dict() for error in errors]
-        print_document({"sandboxes": [described(entry) for entry in done], "errors": told})
+        print_document({"sandboxes": [entry.as_dict() for entry in done], "errors": told})
     for error in () if options.json else errors:
         warn(str(error))
     return 1 if errors else 0
@@ -171,7 +170,7 @@ def _each(options: Namespace, phase: Callable[[str], Entry | None]) -> int:
 
 def _tell(entries: list[Entry], *, as_json: bool) -> None:
     if as_json:
-        print_document({"sandboxes": [described(entry) for entry in entries]})
+        print_document({"sandboxes": [entry.as_dict() for entry in entries]})
         return
     for entry in entries:
         print(entry.id)
@@ -186,7 +185,7 @@ def _list(options: Namespace) -> int:
     entries = [one for one in found if not isinstance(one, Unreadable)]
     if options.json:
         problems = [{"path": one.path, "reason": one.reason, "why": one.why} for one in broken]
-        print_document({"sandboxes": [described(entry) for entry in entries], "unreadable": problems})
+        print_document({"sandboxes": [entry.as_dict() for entry in entries], "unreadable": problems})
         return 0
     rows = [
         (

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from backends.errors import Problem, UsageError
 from mxc_ops.cli.output import complete, print_document
-from mxc_ops.cli.session_told import described
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def _fork(options: Namespace) -> int:
         raise UsageError(Problem("usage", "N", "at least one copy is made"))
     forked = Sessions().fork(options.id, options.count, options.snapshot)
     if options.json:
-        made = [described(entry) for entry in forked.entries]
+        made = [entry.as_dict() for entry in forked.entries]
         print_document({"sandboxes": made, **forked.scope.as_dict()})
         return 0
     for entry in forked.entries:

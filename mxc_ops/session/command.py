@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import time
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from backends.base import Ended, Handles, Outcome, SandboxRequest, Streams, Usag
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.inside.agent_protocol import GuestCommand, Step
 from backends.launched.parts import SHELL
+from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
 from backends.virtual_machine import CommandKind
 from backends.vm.terminal import follow_size, make_transparent, window_size
@@ -33,7 +33,6 @@ __all__ = ["CommandPlan", "NoHandles", "SessionCommands"]
 
 _CONNECT_S = 10.0
 _START_S = 30.0
-_ABANDONED_S = 5.0
 _FIRST_FREE = 3
 
 
@@ -76,7 +75,7 @@ class SessionCommands:
         handles: Handles,  # noqa: ARG002 - the sandbox has its files
         streams: Streams,
         secrets: tuple[tuple[str, str], ...] = (),
-    ) -> SessionRunning:
+    ) -> LoopRunning:
         """Return when the command runs.
 
         Raises `LifecycleError` (``not_started``) when the sandbox has ended, `LaunchFailed`, `PolicyRefused`.
@@ -89,7 +88,7 @@ class SessionCommands:
             end.cancel()
             os.close(run.gone)
             raise
-        return SessionRunning(run, end)
+        return LoopRunning(run, end, run.gone)
 
 
 class _Command:
@@ -98,6 +97,7 @@ class _Command:
     def __init__(self, plan: CommandPlan, streams: Streams, secrets: tuple[tuple[str, str], ...]) -> None:
         self.started: Future[None] = Future()
         self.pid = 0
+        self.wrapping_up = False
         self._plan = plan
         self._secrets = secrets
         self._process: GuestProcess | None = None
@@ -128,6 +128,9 @@ class _Command:
     async def signal(self, number: int) -> None:
         if self._process is not None:
             self._process.signal(number)
+
+    async def expire(self, number: int) -> None:
+        await self.signal(number)
 
     async def kill(self) -> None:
         self._killed = True
@@ -198,52 +201,6 @@ class _Command:
         if self._killed and ended_by is not None:
             outcome = Outcome.KILLED
         return Ended(outcome, code if ended_by is None else 128 + ended_by, ended_by, usage, (), warnings=())
-
-
-class SessionRunning:
-    """See `backends.base.Running`; its command is all that it ends."""
-
-    def __init__(self, command: _Command, end: Future[Ended]) -> None:
-        self._command = command
-        self._end = end
-        self._owner = os.getpid()
-
-    @property
-    def pid(self) -> int:
-        """The command's, as it is inside."""
-        return self._command.pid
-
-    @property
-    def pidfd(self) -> int:
-        return self._command.gone
-
-    @property
-    def wrapping_up(self) -> bool:
-        return False
-
-    def signal(self, signal_number: int) -> None:
-        submit(self._command.signal(signal_number))
-
-    def expire(self, signal_number: int) -> None:
-        self.signal(signal_number)
-
-    def kill(self) -> None:
-        submit(self._command.kill())
-
-    def wait(self, timeout_s: float | None = None) -> Ended | None:
-        """See `backends.base.Running.wait`. Raises `LaunchFailed` when the sandbox ended first."""
-        poller = select.poll()
-        poller.register(self._command.gone, select.POLLIN)
-        if not poller.poll(None if timeout_s is None else max(0.0, timeout_s * 1000)):
-            return None
-        return self._end.result()
-
-    def __del__(self) -> None:
-        if os.getpid() == self._owner and not self._end.done():
-            self.kill()
-            with suppress(MxcError):
-                self.wait(_ABANDONED_S)
-        os.close(self._command.gone)
 
 
 def _lost(entry: Entry, error: GuestError) -> LaunchFailed:

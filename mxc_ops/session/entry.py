@@ -83,6 +83,18 @@ class Entry:
         """What people are told of it: `shown`, or ``suspended``."""
         return "suspended" if self.is_suspended else self.shown.value
 
+    def as_dict(self) -> dict[str, Any]:
+        """What is told of it wherever one is told of; JSON-safe."""
+        record = self.record
+        return {
+            "id": record.id,
+            "name": record.name,
+            "containment": record.containment,
+            "state": self.state,
+            "created": record.created,
+            "lastUsed": self.last_used,
+        }
+
     @property
     def last_used(self) -> str:
         """When it was used last, a `record.moment`."""

@@ -202,12 +202,7 @@ class Sessions:
         journal = entry.journal()
         lease = record.lease or Lease()
         told: dict[str, Any] = {
-            "id": record.id,
-            "name": record.name,
-            "containment": record.containment,
-            "state": entry.state,
-            "created": record.created,
-            "lastUsed": entry.last_used,
+            **entry.as_dict(),
             "starts": record.starts,
             "origin": record.origin,
             "documentHash": record.document_hash,

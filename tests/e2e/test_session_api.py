@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from mxc_ops import AsyncSession, Outcome, Policy, SecretSource
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.session import Session
+from tests.e2e.sessions import until
 from tests.images import image
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers are started by root alone")
@@ -34,13 +34,6 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
         image("base")
     with Session.open(Policy(containment=request.param)) as session:
         yield session
-
-
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_what_one_command_leaves_the_next_one_finds(session: Session) -> None:

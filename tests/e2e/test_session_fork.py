@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backends.errors import LaunchFailed
 from mxc_ops import Policy, Session
 from tests.e2e.commands import Commands
+from tests.e2e.sessions import told, until
 from tests.images import image
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="containers are started by root alone")
@@ -47,19 +46,6 @@ def kind(request: pytest.FixtureRequest) -> str:
 def granted(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o777)
     yield tmp_path
-
-
-def told(session: Session, line: str) -> bytes:
-    result = session.exec(line)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @as_root

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backends.errors import LaunchFailed, MxcError, PolicyRefused
 from mxc_ops import Policy, Session, run
 from tests.e2e.commands import Commands
+from tests.e2e.sessions import until
 from tests.images import image
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="containers are started by root alone")
@@ -53,13 +52,6 @@ def port(session: Session) -> Iterator[int]:
     until(lambda: asked(opened, b"1\n") == b"y")
     yield opened
     session.close_port(opened)
-
-
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def asked(port: int, sent: bytes) -> bytes:

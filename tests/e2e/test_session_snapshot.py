@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from backends.errors import ConfigError, LaunchFailed, LifecycleError, MxcError,
 from mxc_ops import Policy, Session
 from mxc_ops.session.service import Sessions
 from tests.e2e.commands import Commands
+from tests.e2e.sessions import told, until
 from tests.images import image
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="containers are started by root alone")
@@ -31,19 +31,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     if request.param != "bubblewrap":
         image("base")
     return request.param
-
-
-def told(session: Session, line: str) -> bytes:
-    result = session.exec(line)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def refused(kind: type[MxcError], call: Callable[[], object]) -> str:

@@ -127,7 +127,7 @@ async def test_nothing_of_a_hostile_archive_lands_anywhere(place: Path, attack: 
     destination = place if into == "existing" else place / "new"
     async with taken(attack + END if attack else b"") as (_, connect):
         with pytest.raises(LaunchFailed) as caught:
-            await asyncio.to_thread(get, connect, "/work/thing", str(destination))
+            await asyncio.to_thread(get, connect, "/inside/thing", str(destination))
     assert caught.value.problems[0].code == "archive_refused"
     assert list(place.iterdir()) == []
     assert untouched(place)
@@ -139,10 +139,10 @@ async def test_nothing_of_a_hostile_archive_lands_anywhere(place: Path, attack: 
 async def test_what_is_refused_is_named(place: Path, name: str) -> None:
     async with taken(ATTACKS[name] + END) as (_, connect):
         with pytest.raises(LaunchFailed) as caught:
-            await asyncio.to_thread(get, connect, "/work/thing", str(place))
+            await asyncio.to_thread(get, connect, "/inside/thing", str(place))
     refused = {"through a link": "l/evil", "hard link to outside": "./h", "sparse": "./s"}.get(name, name)
     assert f"{refused}'" in caught.value.problems[0].message
-    assert "/work/thing" in caught.value.problems[0].message
+    assert "/inside/thing" in caught.value.problems[0].message
 
 
 @in_loop

@@ -16,9 +16,9 @@ import pytest
 
 from backends.base import Ended, Outcome, Streams, Usage
 from backends.errors import LaunchFailed
+from backends.qemu import loop_running
 from backends.qemu.loop_thread import submit
 from backends.vm import launch as launching
-from backends.vm import running
 from backends.vm.plan import VmPlan
 from tests.unit.machines import NoHandles
 
@@ -74,7 +74,7 @@ def test_the_end_of_a_run_that_was_given_up_is_told_to_nobody_else(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it is told on was closed, and its number is another's by then."""
-    monkeypatch.setattr(running, "_ABANDONED_DEADLINE_S", 0.05)
+    monkeypatch.setattr(loop_running, "_ABANDONED_DEADLINE_S", 0.05)
     machine = started()
     run, number = SlowRun.last, machine.pidfd
     del machine
