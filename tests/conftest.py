@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import compileall
+import fcntl
+import gc
 import os
 import pwd
 import shutil
@@ -30,6 +32,12 @@ _SCRIPTS = {"mxc-ops": "mxc_ops.cli", "mxc-exec": "mxc_ops.cli.exec_compat"}
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "backend(name): the test runs something in this containment")
     config.addinivalue_line("markers", "soak: runs only under MXC_SOAK=1 (./run-tests --soak)")
+
+
+def pytest_collection_finish() -> None:
+    """What there is now stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -147,7 +155,9 @@ def as_user() -> Iterator[User]:
         uid, gid = os.getuid(), os.getgid()
         if os.geteuid() == 0:
             uid = gid = UNPRIVILEGED_UID
-            _make_account(uid)
+            with Path(tempfile.gettempdir(), "mxc-ops-tests.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # other suites want one at the same time
+                _make_account(uid)
             os.chown(home, uid, gid)
         environment = {
             "HOME": str(home),

@@ -46,9 +46,15 @@ CHECKS: Mapping[str, Sequence[str]] = {
     ),
 }
 # pyinfra patches the process it is imported into, so its tests get a pytest of their own. Unit tests start no
-# sandboxes that another test could take for its own.
+# sandboxes that another test could take for its own; attacks know theirs by words that no other test uses;
+# what builds images or machines from nothing is done with them, so that all take about the same time.
+_FROM_NOTHING = ("tests/e2e/test_image_build.py", "tests/e2e/test_fresh_machine.py")
 SUITES: Mapping[str, Sequence[str]] = {
-    "tests": ("tests", "--ignore=tests/prep", "--ignore=tests/unit"),
+    "tests": (
+        "tests",
+        *(f"--ignore={path}" for path in ("tests/prep", "tests/unit", "tests/security", *_FROM_NOTHING)),
+    ),
+    "attacks, and what is built from nothing": (*_FROM_NOTHING, "tests/security"),
     "unit tests": ("tests/unit",),
     "tests of host preparation": ("tests/prep",),
 }

@@ -48,7 +48,7 @@ OF_HOSTS: Mapping[int, FrameRule] = {
         FrameRule(Kind.INPUT_END, 0),
         FrameRule(Kind.CREDIT, 4, _CHANNEL, shortest=4),
         FrameRule(Kind.RESIZE, 4, shortest=4),
-        FrameRule(Kind.SIGNAL, 4, shortest=4),
+        FrameRule(Kind.SIGNAL, 4, frozenset({0, int(Flag.LAST)}), shortest=4),
         FrameRule(Kind.REPORT, 0),
         FrameRule(Kind.OUTPUT_CLOSED, 0, _CHANNEL),
     )

@@ -95,10 +95,11 @@ class Link:
     def begin(self, stream: Stream, kind: Kind, message: bytes) -> int:
         """Send the request that opens a stream. Its number; 0 is the first one, which is the greeting's.
 
-        Raises `GuestLost`, `GuestRefused` while 1024 others are open, `ValueError` for more than 8 MiB.
+        Raises `GuestLost`, `GuestRefused` while 1024 others are open (but for a PING, which takes no place),
+        `ValueError` for more than 8 MiB.
         """
         self.check()
-        if len(self._streams) >= MAX_STREAMS:
+        if len(self._streams) >= MAX_STREAMS and kind is not Kind.PING:
             raise GuestRefused(kind.name, GuestFailed(Step.STREAMS, 0, f"{MAX_STREAMS} are open already"))
         number = self._next_stream
         if number > _LAST_STREAM:

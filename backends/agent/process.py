@@ -13,7 +13,7 @@ from backends.agent.link import Deadline, Link
 from backends.agent.pumps import Outlet, Sink, Source
 from backends.agent.streams import Outcome, OutputCredit, unexpected, unwrap
 from backends.inside import agent_codec as codec
-from backends.inside.agent_protocol import Channel, GuestEnded, Kind
+from backends.inside.agent_protocol import Channel, Flag, GuestEnded, Kind
 
 __all__ = ["GuestProcess"]
 
@@ -70,10 +70,13 @@ class GuestProcess:
         await deadline.settle(self._flushed)
         return unwrap(ended, "EXEC")
 
-    def signal(self, number: int) -> None:
-        """To the program's session. Not after its end."""
+    def signal(self, number: int, *, last: bool = False) -> None:
+        """To the program and all that it has started. Not after its end.
+
+        With `last` its time is up: what it leaves behind when it ends is killed, too.
+        """
         if not self.exited.done():
-            self._link.send(Kind.SIGNAL, self.stream, codec.number(number))
+            self._link.send(Kind.SIGNAL, self.stream, codec.number(number), Flag.LAST if last else 0)
 
     def resize(self, rows: int, columns: int) -> None:
         """The new size of its terminal."""

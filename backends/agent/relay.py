@@ -105,15 +105,19 @@ class Relay:
     async def hush(self) -> None:
         """Have nothing on its way on the link, until `speak`. What clients say meanwhile waits.
 
-        Raises `GuestLost`, `GuestSilent`, `TimeoutError` when the agent does not come to rest.
+        Raises `GuestLost`, `GuestSilent`, `TimeoutError` when the agent does not come to rest: it speaks.
         """
         self._held = []
-        async with asyncio.timeout(_HUSH_S):
-            while True:
-                heard = self._heard
-                await ask_ping(self.link)
-                if heard == self._heard:
-                    return
+        try:
+            async with asyncio.timeout(_HUSH_S):
+                while True:
+                    heard = self._heard
+                    await ask_ping(self.link)
+                    if heard == self._heard:
+                        return
+        except BaseException:
+            self.speak()
+            raise
 
     def speak(self) -> None:
         held, self._held = self._held or [], None

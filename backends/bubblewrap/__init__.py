@@ -71,11 +71,11 @@ class BubblewrapBackend:
 
         return await start_agent(plan, handles, launch, copied, "bubblewrap")
 
-    def imposed(self, plan: BubblewrapPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
+    def imposed(self, plan: BubblewrapPlan) -> GuestCommand:
         """See `backends.sessions.KeepsSessions`."""
-        from backends.launched.sandbox import IMPOSED
+        from backends.launched.sandbox import imposed
 
-        return IMPOSED
+        return imposed(plan)
 
 
 BACKEND = BubblewrapBackend()

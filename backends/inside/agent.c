@@ -148,7 +148,8 @@ static void take_for_job(const struct frame *frame)
             ioctl(job->terminal, TIOCSWINSZ, &window);
         break;
     default:
-        job_signal(job, (int)number_in(frame));
+        job->expired |= (frame->flags & AGENT_FLAG_LAST) != 0;
+        job_signal(job, job->expired && job->exited ? SIGKILL : (int)number_in(frame));
         break;
     }
 }
@@ -182,19 +183,19 @@ void dispatch(const struct frame *frame)
         break;
     default:
         if (frame->kind == AGENT_SIGNAL && (frame->flags & AGENT_FLAG_EVERY))
-            signal_every((int)number_in(frame));
+            signal_everybody((int)number_in(frame));
         else
             take_for_job(frame);
         break;
     }
 }
 
+/* Some at a time: whoever sends us signals without end must not keep us from hearing the host. */
 static void children_ready(struct watch *watch, uint32_t events)
 {
-    struct signalfd_siginfo info;
+    struct signalfd_siginfo infos[64];
     (void)events;
-    while (read(watch->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        ;
+    (void)!read(watch->fd, infos, sizeof(infos));
     jobs_reap();
 }
 

@@ -108,11 +108,16 @@ struct handover {
     int streams[3];
 };
 
+/* Whether anything is still there of what was killed; a kill is done when it is LEFT_NOTHING. */
+enum left { LEFT_NOTHING, LEFT_UNSEEN, LEFT_SOMETHING };
+
 struct job {
     struct job *next;
     uint32_t stream, kind;
+    uint64_t mark;
     pid_t pid;
     int exited, started, reported, timed_out;
+    int expired; /* what it leaves behind is killed */
     int status;
     struct outcome outcome;
     struct watch report; /* the pipe on which the child tells its outcome, and whose end tells that it started */
@@ -122,6 +127,8 @@ struct job {
     struct control_group group;
     struct handover handover;
     int64_t linger_at, timeout_at; /* in ms, 0: not set */
+    enum left left; /* by a kill */
+    int64_t dying_ms; /* so long ago it was killed, as far as we ran meanwhile */
     struct agent_timeout timeout;
     uint64_t user_us, system_us, max_rss_kib;
 };
@@ -139,7 +146,8 @@ int64_t jobs_deadline(void); /* in ms from now, -1: none */
 void jobs_reset(void);
 int job_watch_report(struct job *job, int fd);
 
-void job_signal(struct job *job, int number);
+void job_signal(struct job *job, int number); /* may end a job whose program has not begun */
+int signal_everybody(int number); /* how many are still there */
 
 /* agent_group.c: control groups of their own. */
 void groups_open(void); /* once, while the names of the system are what they are */
@@ -147,6 +155,7 @@ struct outcome group_make(struct control_group *group, const struct request *req
 uint32_t group_hits(const struct control_group *group); /* as flags of AGENT_ENDED */
 int group_enter(const struct control_group *group, pid_t pid); /* if there is one */
 int group_signal(const struct control_group *group, int number); /* -1: there is none */
+int group_is_populated(const struct control_group *group);
 void group_remove(struct control_group *group);
 void groups_sweep(void);
 
@@ -169,20 +178,34 @@ void restore_limits(void);
 int keep_only(int descriptor); /* and the standard streams */
 
 /* Returns only on failure. `fds`: its standard streams. */
-struct outcome become_program(const struct request *request, const int fds[3], int report);
+struct outcome become_program(const struct request *request, uint64_t mark, const int fds[3], int report);
 
 /* agent_port.c: the end of such a child, or why there is no way; `report` is closed when there is one. */
 struct outcome pass_port(uint16_t port, int report);
 
+/* agent_mark.c: what a job has started carries its mark. */
+struct mark {
+    uint64_t locks, time;
+};
+
+void marks_open(void);
+void marks_check(void); /* somebody may have taken them from us */
+int marks_are_touched(const struct request *request); /* by the limits that it asks for */
+uint64_t mark_new(void); /* its number, from 1 on */
+int mark_put(pid_t pid, uint64_t number); /* process 0: ourselves; -1 with errno */
+int mark_read(pid_t pid, struct mark *mark); /* -1 with errno */
+int mark_may_be(const struct mark *mark, uint64_t number);
+
 /* agent_processes.c */
 struct process {
-    pid_t session;
     int kernel, zombie;
 };
 
+int process_read(pid_t pid, const char *file, char *text, size_t room); /* of its folder in /proc; -1 with errno */
 int process_look(pid_t pid, struct process *process);
-void signal_session(pid_t session, int number);
-void signal_every(int number);
+/* NULL: all. How many there are; for a kill, and with number 0, the dead count. */
+int signal_processes(const struct job *job, int number);
+void kill_the_dying(void); /* the jobs of which something is left */
 int is_anybody_there(void); /* besides ourselves, the zygote and the kernel's */
 int count_processes(void);
 

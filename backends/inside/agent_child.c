@@ -42,6 +42,7 @@ static void empty_bounding_set(void)
 void child_prepare(void)
 {
     empty_bounding_set();
+    marks_open();
     getrlimit(RLIMIT_NOFILE, &files);
     rlim_t most = files.rlim_max > MAX_FILES ? files.rlim_max : MAX_FILES;
     if (files.rlim_cur < MAX_FILES && set_limit(RLIMIT_NOFILE, MAX_FILES, most) < 0)
@@ -86,7 +87,7 @@ static int become_user(const struct request *request)
     return request->count[AGENT_TAG_PRIVILEGED] ? 0 : (int)syscall(SYS_capset, &head, none);
 }
 
-struct outcome become_program(const struct request *request, const int fds[3], int report)
+struct outcome become_program(const struct request *request, uint64_t mark, const int fds[3], int report)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -97,6 +98,8 @@ struct outcome become_program(const struct request *request, const int fds[3], i
         return outcome;
     umask(request->umask & 0777);
     restore_limits();
+    if (mark_put(0, mark) < 0)
+        return failed(AGENT_STEP_RLIMIT, "");
     for (uint32_t i = 0; i < request->count[AGENT_TAG_RLIMIT]; i++) {
         const struct agent_rlimit *limit = &request->rlimits[i];
         if (set_limit(limit->resource, limit->soft, limit->hard) < 0)

@@ -18,7 +18,7 @@ static const struct rule {
     [AGENT_INPUT_END] = {1, 1, 0, 0, 0},
     [AGENT_CREDIT] = {1, 1, AGENT_STDOUT | AGENT_STDERR, 4, 4},
     [AGENT_RESIZE] = {1, 1, 0, sizeof(struct agent_size), sizeof(struct agent_size)},
-    [AGENT_SIGNAL] = {1, 0, AGENT_FLAG_EVERY, 4, 4},
+    [AGENT_SIGNAL] = {1, 0, AGENT_FLAG_EVERY | AGENT_FLAG_LAST, 4, 4},
     [AGENT_PUT] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
     [AGENT_GET] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
     [AGENT_MOUNT] = {1, 1, AGENT_FLAG_MORE, 0, ANY},

@@ -187,6 +187,11 @@ int group_signal(const struct control_group *group, int number)
     return 0;
 }
 
+int group_is_populated(const struct control_group *group)
+{
+    return group->fd >= 0 && counted(group->fd, "cgroup.events", "populated ");
+}
+
 static int remove_now(const char *name)
 {
     return unlinkat(root, name, AT_REMOVEDIR) == 0 || errno != EBUSY;

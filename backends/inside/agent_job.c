@@ -7,12 +7,19 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent.h"
 
 struct job *jobs;
 static int anything_ran; /* over this connection, and may still be there */
+static int more_ended;   /* than were reaped */
+static int64_t kill_at;  /* not before this is looked again for what is left of the killed */
+
+enum { MAX_REAPED = 64 }; /* at once: who forks without end must not keep us from hearing the host */
+enum { DIES_MS = 10000, LONGEST_MS = 500 }; /* what was killed has this long to be gone; we may have stood still */
+enum { REAPS_MS = 20, EVERYBODY_MS = 2000 };
 
 struct job *job_find(uint32_t stream)
 {
@@ -37,6 +44,7 @@ struct job *job_new(uint32_t stream, uint32_t kind)
         link_broken("no memory");
     job->stream = stream;
     job->kind = kind;
+    job->mark = mark_new();
     job->terminal = job->group.fd = job->report.fd = job->input.watch.fd = -1;
     for (int channel = 0; channel < CHANNELS; channel++)
         job->outputs[channel].watch.fd = -1;
@@ -83,7 +91,7 @@ static void take_silence(struct job *job)
 /* Answer the request if there is nothing more to come. */
 void job_settle(struct job *job)
 {
-    if (!job->exited || job->report.fd >= 0)
+    if (!job->exited || job->left || job->report.fd >= 0)
         return;
     int is_exec = job->kind == AGENT_EXEC;
     if (!is_exec && !job->reported)
@@ -149,21 +157,27 @@ static uint64_t microseconds(struct timeval time)
 static struct job *job_of_process(pid_t pid)
 {
     for (struct job *job = jobs; job; job = job->next)
-        if (job->pid == pid)
+        if (job->pid == pid && !job->exited)
             return job;
-    struct process process;
-    if (process_look(pid, &process) == 0 && process.session > 0)
+    struct mark mark;
+    if (mark_read(pid, &mark) == 0)
         for (struct job *job = jobs; job; job = job->next)
-            if (job->pid == process.session)
+            if (mark_may_be(&mark, job->mark))
                 return job;
     return NULL;
 }
 
-/* Every process without a parent is ours. It is looked at before it is reaped: then it still has its session. */
+/* Every process without a parent is ours. It is looked at before it is reaped: then it still has its mark. */
 void jobs_reap(void)
 {
     siginfo_t info = {0};
+    int count = 0;
+    more_ended = 0;
     while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0) {
+        if (count++ == MAX_REAPED) {
+            more_ended = 1;
+            break;
+        }
         pid_t pid = info.si_pid;
         info.si_pid = 0;
         struct job *job = job_of_process(pid);
@@ -181,31 +195,102 @@ void jobs_reap(void)
             job->exited = 1;
             job->status = status;
             job->linger_at = now_ms() + LINGER_MS;
+            if (job->expired)
+                job_signal(job, SIGKILL);
             job_settle(job);
         }
     }
     groups_sweep();
 }
 
+/* One that waits for the zygote has nothing that could be killed, and is not to begin. */
+static void give_up(struct job *job)
+{
+    errno = EINTR;
+    struct outcome outcome = failed(AGENT_STEP_ZYGOTE, "");
+    link_send_outcome(job->stream, &outcome);
+    job_free(job);
+}
+
 void job_signal(struct job *job, int number)
 {
-    if (job->pid == 0)
+    int grouped = group_signal(&job->group, number) == 0;
+    if (number != SIGKILL) {
+        if (job->pid && !grouped)
+            signal_processes(job, number);
+    } else if (job->pid == 0) {
+        give_up(job);
+    } else if (!job->left) {
+        job->dying_ms = 0;
+        job->left = LEFT_UNSEEN;
+        kill_at = 0;
+    }
+}
+
+static int is_any_left(void)
+{
+    for (struct job *job = jobs; job; job = job->next)
+        if (job->left)
+            return 1;
+    return 0;
+}
+
+static void reap_all(void)
+{
+    int64_t begun = now_ms();
+    do
+        jobs_reap();
+    while (more_ended && now_ms() < begun + REAPS_MS);
+}
+
+/* Again and again until nothing is found of any of them; between two passes there is time for others. Whom a kill does
+ * not end (who is traced, or stuck in the kernel, or faster than we are) must not hide behind us. */
+static void kill_on(void)
+{
+    static int64_t last;
+    int64_t begun = now_ms();
+    if (!is_any_left() || begun < kill_at)
         return;
-    if (group_signal(&job->group, number) < 0)
-        signal_session(job->pid, number);
+    reap_all();
+    kill_the_dying();
+    int64_t now = now_ms(), since = now - last < LONGEST_MS ? now - last : LONGEST_MS;
+    last = now;
+    kill_at = now + 1 + 2 * (now - begun);
+    for (struct job *job = jobs, *next; job; job = next) {
+        next = job->next;
+        if (job->left && (job->dying_ms += since) > DIES_MS)
+            link_broken("something that was killed has not ended");
+        if (!job->left)
+            job_settle(job);
+    }
+}
+
+int signal_everybody(int number)
+{
+    const struct timespec moment = {0, 500000};
+    int64_t give_up_at = now_ms() + EVERYBODY_MS;
+    int count = signal_processes(NULL, number);
+    while (number == SIGKILL && count > 0 && now_ms() < give_up_at) {
+        nanosleep(&moment, NULL);
+        reap_all();
+        count = signal_processes(NULL, number);
+    }
+    return count;
 }
 
 static void time_out(struct job *job)
 {
     job_signal(job, job->timed_out ? SIGKILL : (int)job->timeout.signal);
     job->timeout_at = job->timed_out ? 0 : now_ms() + job->timeout.grace_ms;
-    job->timed_out = 1;
+    job->timed_out = job->expired = 1;
 }
 
 void jobs_tick(void)
 {
     int64_t now = now_ms();
     zygote_tick(now);
+    if (more_ended)
+        jobs_reap();
     for (struct job *job = jobs; job; job = job->next) {
         if (job->timeout_at && now >= job->timeout_at && !job->exited)
             time_out(job);
@@ -215,15 +300,19 @@ void jobs_tick(void)
                 output_linger(&job->outputs[channel]);
         }
     }
+    kill_on();
 }
 
 int64_t jobs_deadline(void)
 {
+    if (more_ended)
+        return 0;
     int64_t now = now_ms(), next = zygote_deadline() ? zygote_deadline() - now : -1;
     next = zygote_deadline() && next < 0 ? 0 : next;
     for (struct job *job = jobs; job; job = job->next) {
-        int64_t times[] = {job->linger_at, job->exited ? 0 : job->timeout_at};
-        for (size_t i = 0; i < 2; i++)
+        int64_t times[] = {job->linger_at, job->exited ? 0 : job->timeout_at,
+                           job->left ? (kill_at > now ? kill_at : now) : 0};
+        for (size_t i = 0; i < sizeof(times) / sizeof(*times); i++)
             if (times[i] && (next < 0 || times[i] - now < next))
                 next = times[i] > now ? times[i] - now : 0;
     }
@@ -233,9 +322,8 @@ int64_t jobs_deadline(void)
 /* Whatever runs here was started over the connection that is gone. */
 void jobs_reset(void)
 {
-    if (anything_ran)
-        signal_every(SIGKILL);
-    anything_ran = 0;
     while (jobs)
         job_free(jobs);
+    if (anything_ran)
+        anything_ran = signal_everybody(SIGKILL) > 0;
 }

@@ -79,6 +79,7 @@ class Kind(IntEnum):
 class Flag(IntFlag):
     MORE = 1
     EVERY = 2
+    LAST = 4
 
 
 class Channel(IntEnum):

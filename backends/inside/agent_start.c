@@ -102,7 +102,7 @@ static struct outcome start_program(struct job *job, const struct request *reque
     if (outcome.step == 0) {
         job->pid = fork_into(&job->group);
         if (job->pid == 0) {
-            outcome = become_program(request, fds, ends[1]);
+            outcome = become_program(request, job->mark, fds, ends[1]);
             (void)!write(ends[1], &outcome, sizeof(outcome));
             _exit(127);
         }
@@ -122,8 +122,11 @@ void start_exec(uint32_t stream, char *message, size_t size)
 {
     struct request request;
     struct job *job = job_new(stream, AGENT_EXEC);
+    marks_check();
     struct outcome outcome = SUCCESS;
     errno = request_parse(AGENT_EXEC, message, size, &request);
+    if (errno == 0 && marks_are_touched(&request))
+        errno = EINVAL;
     if (errno)
         outcome = failed(AGENT_STEP_MESSAGE, "");
     else

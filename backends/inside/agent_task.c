@@ -6,13 +6,16 @@
 
 #include "agent.h"
 
-static _Noreturn void work(uint32_t kind, const struct request *request, int stream, int report)
+static _Noreturn void work(const struct job *job, const struct request *request, int stream, int report)
 {
+    uint32_t kind = job->kind;
     int streams = kind == AGENT_GET ? STDOUT_FILENO : STDIN_FILENO;
     struct outcome outcome = SUCCESS;
     setsid();
     if ((stream >= 0 && dup2(stream, streams) < 0) || keep_only(report) < 0)
         outcome = failed(AGENT_STEP_PIPES, "");
+    else if (mark_put(0, job->mark) < 0)
+        outcome = failed(AGENT_STEP_RLIMIT, "");
     else if (kind == AGENT_PUT)
         outcome = unpack(request);
     else if (kind == AGENT_GET)
@@ -51,7 +54,7 @@ static struct outcome start(struct job *job, const struct request *request)
     if (outcome.step == 0 && pipe2(ends, O_CLOEXEC) == 0) {
         job->pid = fork();
         if (job->pid == 0)
-            work(job->kind, request, theirs, ends[1]);
+            work(job, request, theirs, ends[1]);
         if (job->pid < 0)
             outcome = failed(AGENT_STEP_FORK, "");
         close(ends[1]);
@@ -68,6 +71,7 @@ void start_task(uint32_t kind, uint32_t stream, char *message, size_t size)
 {
     struct request request = {0};
     struct job *job = job_new(stream, kind);
+    marks_check();
     if (kind == AGENT_HIDE)
         zygote_doubt();
     errno = kind == AGENT_SYNC ? 0 : request_parse(kind, message, size, &request);

@@ -51,7 +51,8 @@ enum agent_kind {
 
 enum agent_flag {
     AGENT_FLAG_MORE = 1, /* EXEC, PUT, GET, MOUNT, HIDE: the message goes on in the next frame of its stream */
-    AGENT_FLAG_EVERY = 2 /* SIGNAL: every process but the agent and the zygote, not just those of the stream */
+    AGENT_FLAG_EVERY = 2, /* SIGNAL: every process but the agent and the zygote, not just those of the stream */
+    AGENT_FLAG_LAST = 4 /* SIGNAL: the time of the stream's program is up; what it leaves behind is killed */
 };
 
 /* In `flags` of OUTPUT, OUTPUT_END, CREDIT and OUTPUT_CLOSED. A GET's only one is STDOUT. */

@@ -208,6 +208,8 @@ static void hand_over(struct job *job)
     struct outcome outcome = SUCCESS;
     if (group_enter(&job->group, job->pid) < 0)
         outcome = failed(AGENT_STEP_CGROUP, job->group.name);
+    else if (mark_put(job->pid, job->mark) < 0)
+        outcome = failed(AGENT_STEP_RLIMIT, "");
     else if (send_with(spare, "R", fds, 4) < 0 || job_watch_report(job, spare) < 0)
         outcome = failed(AGENT_STEP_ZYGOTE, "");
     zygote_forget(handover);

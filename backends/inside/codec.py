@@ -57,6 +57,7 @@ _TAG_CALLER = 26
 _TAG_GUARD = 27
 _TAG_GIVE = 28
 _TAG_USER = 29
+_TAG_UNSTOPPED = 30
 
 _MOUNT_READ_ONLY = 1
 _MOUNT_IDMAPPED = 2
@@ -170,6 +171,8 @@ def _inside_records(spec: InsideSpec) -> list[bytes]:
         records.append(_number(_TAG_CALLER, spec.caller))
     if spec.tty:
         records.append(_record(_TAG_TTY, b""))
+    if spec.unstopped:
+        records.append(_record(_TAG_UNSTOPPED, b""))
     if spec.user is not None:
         records.append(_record(_TAG_USER, _U32.pack(spec.user[0]) + _U32.pack(spec.user[1])))
     records += [_number(_TAG_UMASK, spec.umask), _text(_TAG_CWD, spec.cwd)]

@@ -18,6 +18,10 @@
 /* A name renamed away by the host makes no event; this often they are all looked at, in ms. */
 enum { GUARD_INTERVAL = 100 };
 
+/* Signals and ends that are taken before guards, host and caller are looked at again: whoever makes them without end
+ * must not keep us from that. */
+enum { BATCH = 64 };
+
 struct init {
     struct guards guards;
     int control, caller, signals, error_fd;
@@ -25,6 +29,8 @@ struct init {
     unsigned int abi;
     int status;
     int ended;
+    int unstopped; /* whoever stops the workload is undone: it serves the host */
+    int more;      /* may have ended than were taken */
 };
 
 static struct failure keep_only_named(const struct spec *spec)
@@ -84,23 +90,26 @@ static struct failure let_go(struct spec *spec)
 
 static void reap(struct init *init)
 {
-    int status;
-    pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-        if (pid == init->workload) {
+    int status, count = 0, options = init->unstopped ? WNOHANG | WUNTRACED : WNOHANG;
+    pid_t pid = 0;
+    while (count++ < BATCH && (pid = waitpid(-1, &status, options)) > 0)
+        if (pid == init->workload && WIFSTOPPED(status))
+            kill(pid, SIGCONT);
+        else if (pid == init->workload) {
             init->status = status;
             init->ended = 1;
         }
+    init->more = pid > 0;
 }
 
 /* Signals that come from outside (no sender in our namespace) are for everybody inside. */
-static void take_signals(struct init *init)
+static void take_signals(const struct init *init)
 {
-    struct signalfd_siginfo info;
-    while (read(init->signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        if (info.ssi_signo != SIGCHLD && info.ssi_code <= 0 && info.ssi_pid == 0)
-            kill(-1, (int)info.ssi_signo);
-    reap(init);
+    struct signalfd_siginfo infos[BATCH];
+    ssize_t got = read(init->signals, infos, sizeof(infos));
+    for (ssize_t i = 0; i < got / (ssize_t)sizeof(*infos); i++)
+        if (infos[i].ssi_signo != SIGCHLD && infos[i].ssi_code <= 0 && infos[i].ssi_pid == 0)
+            kill(-1, (int)infos[i].ssi_signo);
 }
 
 /* The host's end closed means that the host's process is gone: nothing may outlive it. */
@@ -163,7 +172,8 @@ static int watch(struct init *init)
                                   {init->error_fd, POLLIN, 0},
                                   {init->caller, POLLIN, 0},
                                   {init->guards.mounts, POLLPRI, 0}};
-        if ((poll(events, 5, init->guards.count ? GUARD_INTERVAL : -1) < 0 && errno != EINTR) || events[3].revents)
+        int wait = init->more ? 0 : init->guards.count ? GUARD_INTERVAL : -1;
+        if ((poll(events, 5, wait) < 0 && errno != EINTR) || events[3].revents)
             return EXIT_SETUP_FAILED; /* the caller has ended: nothing may outlive it */
         struct failure lost = check_guards(&init->guards);
         if (lost.step) {
@@ -174,6 +184,8 @@ static int watch(struct init *init)
             take_message(init);
         if (events[0].revents)
             take_signals(init);
+        if (events[0].revents || init->more)
+            reap(init);
         if (events[2].revents) {
             struct failure failure = take_start(init);
             if (failure.step) {
@@ -195,7 +207,9 @@ static void take_every_signal(void)
 
 int run_inside(struct spec *spec)
 {
-    struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}, .abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0};
+    struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}};
+    init.abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0;
+    init.unstopped = spec->count[TAG_UNSTOPPED] > 0;
     take_every_signal();
     errno = ECHILD;
     struct failure failure = getpid() == 1 ? NO_FAILURE : FAILED(STEP_NOT_INIT, 0);

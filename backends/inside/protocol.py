@@ -200,8 +200,9 @@ class InsideSpec:
     `caller` is a pidfd: when that process ends, so does the sandbox. `user` (uid, gid, as they are inside) is
     whom process 1 becomes first of all, and with it the workload; None: they are whom it was started as.
     `hold` are descriptors kept open until the end and never seen by the workload; `give` are handed to it
-    under the same numbers. `stderr` becomes its descriptor 2 (None: 2 as it is). With `tty`, descriptor 0
-    becomes its controlling terminal. `rlimits` are (resource, soft, hard); `seccomp` is a BPF program.
+    under the same numbers. With `unstopped`, process 1 has it go on whenever somebody stops it. `stderr`
+    becomes its descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal.
+    `rlimits` are (resource, soft, hard); `seccomp` is a BPF program.
     ``argv[0]`` without a slash is looked up in the PATH of `env`, whose entries are (name, value), given
     exactly as they are. `masks` are (O_PATH descriptor, path) of every denied object: unless that is what is
     masked at the path, the workload is not started. `guards` are paths whose covering mounts must stay: when
@@ -224,6 +225,7 @@ class InsideSpec:
     masks: tuple[tuple[int, str], ...] = ()
     guards: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
+    unstopped: bool = False
 
 
 @frozen

@@ -48,6 +48,7 @@ static const struct rule {
     [TAG_MASK] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_mask), MAX_MASKS, 0},
     [TAG_GUARD] = {IN_INSIDE, SHAPE_TEXT, 0, MAX_GUARDS, 0},
     [TAG_USER] = {IN_INSIDE, SHAPE_FIXED, 8, 1, 0},
+    [TAG_UNSTOPPED] = {IN_INSIDE, SHAPE_FIXED, 0, 1, 0},
 };
 
 enum { MAX_FILTER = 4096 * 8 };

@@ -70,6 +70,7 @@ AGENT = Program(
         "agent_job.c",
         "agent_link.c",
         "agent_loop.c",
+        "agent_mark.c",
         "agent_mount.c",
         "agent_pack.c",
         "agent_piece.c",

@@ -40,6 +40,7 @@ enum wire_tag {
     TAG_GUARD = 27,
     TAG_GIVE = 28,
     TAG_USER = 29,
+    TAG_UNSTOPPED = 30,
     TAG_COUNT
 };
 

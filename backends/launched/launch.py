@@ -11,7 +11,6 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from collections.abc import Callable
 from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from resource import RLIM_INFINITY, RLIMIT_CPU, getrlimit
 from stat import S_IFMT, S_ISFIFO
 
 from backends import process
@@ -22,7 +21,7 @@ from backends.inside.codec import encode, spec_memfd
 from backends.inside.protocol import IdMap, InsideSpec, OutsideSpec, StageMount, StageRoot, UserNamespace
 from backends.launched.parts import STAGE, LaunchedPlan, PlannedGrant
 from backends.launched.running import Explain, LaunchedRunning
-from backends.linux import landlock, seccomp
+from backends.linux import landlock, limits, seccomp
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
 from backends.linux.child_descriptors import ChildDescriptors
 from backends.linux.uid_range import RUN_DIRECTORY, Lease, UidRange, lease
@@ -83,7 +82,8 @@ def launch(
     explain: turns the launcher's report, or that program's last words, into an error.
     uids: the ranges to take one uid of each from, for this sandbox alone; where the identity is of a range,
         the first is the workload's.
-    give: descriptors that the workload gets under their own numbers; they stay the caller's.
+    give: descriptors that the workload gets under their own numbers, to serve us by: nobody may stop it then.
+        They stay the caller's.
     becomes: (uid, gid) inside that process 1 drops to; None: the launcher drops to the identity outside.
 
     Raises `LaunchFailed` when the host refuses what was planned, `BackendUnavailable` when no uid is free.
@@ -223,24 +223,15 @@ class _Launch:
             caller=child_only.add(os.pidfd_open(os.getpid())),
             tty=self._streams.tty,
             give=self._give,
+            unstopped=bool(self._give),
             hold=tuple(taken.lock for taken in self._leases),
-            rlimits=tuple(_rlimit(number, value) for number, value in plan.limits.rlimits),
+            rlimits=tuple(limits.hold(number, value) for number, value in plan.limits.rlimits),
             landlock=landlock.rules(plan.landlock_abi, readable=("/",), writable=plan.writable_trees),
             seccomp=seccomp.program(plan.seccomp),
             guards=tuple(guard.path for guard in plan.guards),
             masks=tuple((self._handles.fileno(mask.slot), mask.path) for mask in plan.masks),
             user=becomes,
         )
-
-
-def _rlimit(number: int, value: int) -> tuple[int, int, int]:
-    """(number, soft, hard). Where our own hard limit is lower, it holds already, and cannot be raised.
-
-    At its hard limit of CPU time a process is killed; at the soft one it gets SIGXCPU, which tells.
-    """
-    soft, hard = value, value + 1 if number == RLIMIT_CPU else value
-    ours = getrlimit(number)[1]
-    return (number, soft, hard) if ours == RLIM_INFINITY else (number, min(soft, ours), min(hard, ours))
 
 
 def _stage_mount(grant: PlannedGrant, fd: int, ids: tuple[int, int]) -> StageMount:

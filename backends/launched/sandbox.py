@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from backends.agent.errors import GuestError
+from backends.agent.connection import ask_ping
+from backends.agent.errors import GuestError, GuestLost, GuestSilent
 from backends.agent.relay import Relay
 from backends.base import Handles, Streams
 from backends.errors import LaunchFailed, Problem
@@ -19,18 +20,23 @@ from backends.guest_etc import INSIDE_ID
 from backends.guest_files.beneath import open_beneath
 from backends.inside.agent_protocol import GuestCommand
 from backends.launched.agent_program import require_agent
+from backends.launched.mark_room import require_mark_room
 from backends.launched.parts import LaunchedPlan
 from backends.launched.private_files import pack
 from backends.launched.private_restore import restore
 from backends.launched.running import LaunchedRunning
 from backends.launched.standstill import Standstill, children
+from backends.linux.limits import LimitPlan, of_commands, with_agent
 from backends.pathnames import within
 from backends.qemu.off_loop import on_thread
 from backends.sessions import Copied, Scope, Settled
 
-__all__ = ["IMPOSED", "AgentSandbox", "start_agent"]
+__all__ = ["AgentSandbox", "imposed", "start_agent"]
 
 _AGENT_S = 15.0
+_LOOK_S = 1.0
+_ANSWER_S = 5.0
+_ANSWER_OF_SHARE_S = 0.5
 _END_S = 5.0
 _GIVEN_UP_S = 2.0
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -48,8 +54,10 @@ class AgentSandbox:
         )
         self._scope = Scope(self._private, tuple(grants), ("no process is copied",))
         self._running = running
+        self._answers_in_s = _answers_in_s(plan.limits)
         self._agent = agent
         self._relay: Relay | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
         asyncio.get_running_loop().add_reader(running.pidfd, self._ended)
 
@@ -58,8 +66,12 @@ class AgentSandbox:
         return self._running.pid
 
     async def relay(self) -> Relay:
-        if self._relay is not None:
-            return self._relay
+        if self._relay is None:
+            self._relay = await self._open()
+            self._watch = asyncio.create_task(self._watch_agent(self._relay))
+        return self._relay
+
+    async def _open(self) -> Relay:
         try:
             return await Relay.open(self._agent, deadline_s=_AGENT_S)
         except GuestError as error:
@@ -75,14 +87,31 @@ class AgentSandbox:
         ended = self._running.wait(_GIVEN_UP_S)
         return "it left without a word" if ended is None else f"its agent {ended.outcome.value}"
 
+    async def _watch_agent(self, relay: Relay) -> None:
+        """The agent is what ends commands, and has no more rights than they: a sandbox in which something
+        holds it up is ended instead."""
+        with suppress(GuestLost):  # then all of it ends
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                if not relay.busy:
+                    continue
+                try:
+                    await ask_ping(relay.link, deadline_s=self._answers_in_s)
+                except GuestSilent as silent:
+                    relay.link.lose(f"something in the sandbox holds it up: {silent}")
+
     async def suspend(self, relay: Relay) -> None:
         relay.signal_everything(signal.SIGSTOP)
 
     async def resume(self, relay: Relay) -> None:
         relay.signal_everything(signal.SIGCONT)
 
-    async def copy(self, relay: Relay) -> Copied:  # noqa: ARG002 - the agent stands still as well
-        file, sockets = await on_thread(self._packed, drop=lambda packed: os.close(packed[0]))
+    async def copy(self, relay: Relay) -> Copied:
+        await relay.hush()
+        try:
+            file, sockets = await on_thread(self._packed, drop=lambda packed: os.close(packed[0]))
+        finally:
+            relay.speak()
         notes = (
             (*self._scope.notes, f"sockets that are not copied: {sockets}") if sockets else self._scope.notes
         )
@@ -90,17 +119,17 @@ class AgentSandbox:
 
     async def restore(self, copied: Copied) -> None:
         """Give it the private files of a copy, before anybody is served. Raises what `relay` does."""
-        self._relay = await self.relay()
+        relay = await self.relay()
         try:
             await on_thread(lambda: self._restored(copied.fds["private"]))
         except BaseException:
-            self._relay.close()
+            relay.close()
             await self.end()
             raise
 
     def _packed(self) -> tuple[int, int]:
         init = next(children(self._running.pid))
-        with self._trees(init) as (trees, user), Standstill(init):
+        with self._trees(init) as (trees, user), Standstill(init, next(children(init))):
             return pack(trees, user[0])
 
     def _restored(self, file: int) -> None:
@@ -123,17 +152,22 @@ class AgentSandbox:
         return Settled()
 
     async def end(self) -> None:
-        for _ in range(2):  # the second time is for a process 1 that does not obey
+        if self._watch is not None:
+            self._watch.cancel()
+        while not self._left.is_set():  # all but the first time are for a process 1 that does not obey
             self._running.kill()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), _END_S)
-            except TimeoutError:
-                continue
-            return
 
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._running.pidfd)
         self._left.set()
+
+
+def _answers_in_s(limits: LimitPlan) -> float:
+    """An agent has its turn among all that runs there, of the share of the processors that they have."""
+    share = next((limit.value for limit in limits.outcomes if limit.name == "cpus"), 1.0)
+    return max(_ANSWER_S, _ANSWER_OF_SHARE_S / share)
 
 
 def _host_ids(pid: int) -> tuple[int, int]:
@@ -154,8 +188,10 @@ async def start_agent(
     copied: whose private files it has; the descriptors stay the caller's.
     backend: its name, for the fix.
 
-    Raises what `launch` raises, `BackendUnavailable` without the agent.
+    Raises what `launch` raises, `BackendUnavailable` without the agent, `LaunchFailed` where our own limits
+    are too low for it.
     """
+    require_mark_room()
     program = require_agent(backend)
     ours, theirs = socket.socketpair()
     # Executed through its descriptor: no path of it is needed, or visible, inside, and no rule is in its way.
@@ -165,7 +201,8 @@ async def start_agent(
         with open(program, "rb") as file:
             os.write(agent, file.read())
         argv = (f"/proc/self/fd/{agent}", str(theirs.fileno()))
-        alone = replace(plan, argv=argv, environment=(), secret_names=(), cwd="/", tty=False)
+        limits = with_agent(plan.limits)
+        alone = replace(plan, argv=argv, environment=(), secret_names=(), cwd="/", tty=False, limits=limits)
         running = launch(alone, handles, Streams(null, null, null), (), (agent, theirs.fileno()))
     except BaseException:
         ours.close()
@@ -180,5 +217,7 @@ async def start_agent(
     return sandbox
 
 
-IMPOSED = GuestCommand((), user=(INSIDE_ID, INSIDE_ID))
-"""On each command: the agent is under the sandbox's restrictions itself, and so is all that it starts."""
+def imposed(plan: LaunchedPlan) -> GuestCommand:
+    """On each command: the agent is under the sandbox's restrictions itself, and so is all that it starts,
+    but for the limits that are each command's own."""
+    return GuestCommand((), user=(INSIDE_ID, INSIDE_ID), rlimits=of_commands(plan.limits))

@@ -1,4 +1,4 @@
-"""Everything in a sandbox stands still for a moment, all but its process 1 (effectful, blocking).
+"""Everything in a sandbox but its process 1 and its agent stands still for a moment (effectful, blocking).
 
 By SIGSTOP, for a control group that freezes is not to be had everywhere. Processes that had been stopped
 before stay so afterwards; a parent that asks for it is told that its children were stopped, and go on.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 
@@ -17,19 +17,23 @@ from backends.errors import LaunchFailed, Problem
 
 __all__ = ["Standstill", "children"]
 
-_STILL = "TtZX"
+_STILL = frozenset("TtZX")
+_WAITS = "D"
 _DEADLINE_S = 5.0
 _MOMENT_S = 0.001
+_LONGEST_PAUSE_S = 0.05
 
 
 class Standstill:
-    """``with Standstill(pid):`` nothing but process 1 of that sandbox, whose pid on the host it is, moves.
+    """``with Standstill(init, agent):`` nothing but those two moves, whose pids on the host they are.
 
-    Entering raises `LaunchFailed` (retryable) when something does not come to rest; nothing is stopped then.
+    The agent must have nothing to do meanwhile. Entering raises `LaunchFailed` (retryable) when something
+    does not come to rest; nothing is stopped then.
     """
 
-    def __init__(self, init: int) -> None:
+    def __init__(self, init: int, agent: int) -> None:
         self._init = init
+        self._agent = agent
         self._namespace = 0
         self._stopped: set[int] = set()
 
@@ -37,35 +41,47 @@ class Standstill:
         try:
             self._namespace = _namespace(self._init)
             deadline = time.monotonic() + _DEADLINE_S
-            while not self._is_still():
+            pause_s = _MOMENT_S
+            before = None
+            while (still := self._still()) is None or still != before:
+                before = still
                 if time.monotonic() > deadline:
                     message = "the sandbox's processes do not come to rest"
                     raise LaunchFailed(Problem("never_still", "", message), retryable=True)
-                time.sleep(_MOMENT_S)
+                time.sleep(pause_s)
+                pause_s = min(1.25 * pause_s, _LONGEST_PAUSE_S)
         except BaseException:
-            self._go_on()
+            self._go_on(self._stopped)
             raise
         return self
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
-        self._go_on()
+        self._go_on(self._stopped)
 
-    def _is_still(self) -> bool:
-        """Stop whoever is not; whether everybody was. A process that is stopped starts no other, but what
-        still moves may wake it: so all are looked at again."""
+    def _still(self) -> frozenset[int] | None:
+        """Stop whoever moves; who is there, if nobody did. A process that is stopped starts no other, but
+        what still moves may wake it, or start one where we have looked already: so all are looked at again.
+        """
+        seen = frozenset(pid for pid in _below(self._init) if pid != self._agent)
         still = True
-        for pid in _below(self._init):
+        for pid in seen:
             with suppress(ProcessLookupError):
-                if not _is_at_rest(pid):
-                    still = False
-                    if self._signal(pid, signal.SIGSTOP):
-                        self._stopped.add(pid)
-        return still
+                states = _states(pid)
+                if states <= _STILL:
+                    continue
+                still = False
+                if pid in self._stopped and _WAITS in states:
+                    # Perhaps for a vfork of its own, whose other half must come to its exec first.
+                    self._go_on(self._stopped.intersection(children(pid)))
+                elif self._signal(pid, signal.SIGSTOP):
+                    self._stopped.add(pid)
+        return seen if still else None
 
-    def _go_on(self) -> None:
-        for pid in self._stopped:
+    def _go_on(self, stopped: Iterable[int]) -> None:
+        for pid in frozenset(stopped):
+            self._stopped.discard(pid)
             with suppress(ProcessLookupError):
                 self._signal(pid, signal.SIGCONT)
 
@@ -97,23 +113,24 @@ def _below(pid: int) -> Iterator[int]:
         waiting += children(one)
 
 
-def _is_at_rest(pid: int) -> bool:
-    """By every thread: the first may have ended, as if all had. Raises `ProcessLookupError`."""
+def _states(pid: int) -> set[str]:
+    """Of its threads: the first may have ended, as if all had. Raises `ProcessLookupError`."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except FileNotFoundError as error:
         raise ProcessLookupError(pid) from error
+    states: set[str] = set()
     for thread in threads:
         with suppress(FileNotFoundError, ProcessLookupError):
-            if _read(f"/proc/{pid}/task/{thread}/stat").rpartition(")")[2].split()[0] not in _STILL:
-                return False
-    return True
+            states.add(_read(f"/proc/{pid}/task/{thread}/stat").rpartition(")")[2].split()[0])
+    return states
 
 
 def _namespace(pid: int) -> int:
+    """Raises `ProcessLookupError`: one that ends just then may not be looked at, says the kernel."""
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise ProcessLookupError(pid) from error
 
 

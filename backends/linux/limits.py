@@ -21,6 +21,7 @@ DEFAULT_TMP_MIB = 256
 LEAST_CPUS = 0.01  # the scheduler gives no less than 1 ms in 100
 _MOST = 2**40
 _POINTER = "/mxcOps/limits"
+_OF_COMMANDS = (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 
 
 @frozen
@@ -90,6 +91,37 @@ def plan_limits(limits: Limits, cgroups: CgroupFacts, overhead_processes: int) -
     )
     return LimitPlan(
         tuple(sorted(rlimits.items())), settings, tmp_mib * MIB, tuple(outcomes), tuple(warnings)
+    )
+
+
+def with_agent(plan: LimitPlan) -> LimitPlan:
+    """The plan for a sandbox whose commands an agent starts: it is no process of theirs, and what it would
+    use up itself (`of_commands`) binds them alone."""
+    rlimits = tuple(
+        (number, value + 1 if number == resource.RLIMIT_NPROC else value)
+        for number, value in plan.rlimits
+        if number not in _OF_COMMANDS
+    )
+    groups = {controller: dict(files) for controller, files in plan.cgroup.items()}
+    if "pids" in groups:
+        groups["pids"] = {name: str(int(most) + 1) for name, most in groups["pids"].items()}
+    return replace(plan, rlimits=rlimits, cgroup=groups)
+
+
+def of_commands(plan: LimitPlan) -> tuple[tuple[int, int, int], ...]:
+    """(resource, soft, hard) for each command that an agent starts under `with_agent`."""
+    return tuple(hold(number, value) for number, value in plan.rlimits if number in _OF_COMMANDS)
+
+
+def hold(number: int, value: int) -> tuple[int, int, int]:
+    """(resource, soft, hard). Where our own hard limit is lower, it holds already, and cannot be raised.
+
+    At its hard limit of CPU time a process is killed; at the soft one it gets SIGXCPU, which tells.
+    """
+    soft, hard = value, value + 1 if number == resource.RLIMIT_CPU else value
+    ours = resource.getrlimit(number)[1]
+    return (
+        (number, soft, hard) if ours == resource.RLIM_INFINITY else (number, min(soft, ours), min(hard, ours))
     )
 
 

@@ -69,11 +69,11 @@ class LxcBackend:
 
         return await start_agent(plan, handles, launch, copied, "lxc")
 
-    def imposed(self, plan: LxcPlan) -> GuestCommand:  # noqa: ARG002 - the same whatever the plan
+    def imposed(self, plan: LxcPlan) -> GuestCommand:
         """See `backends.sessions.KeepsSessions`."""
-        from backends.launched.sandbox import IMPOSED
+        from backends.launched.sandbox import imposed
 
-        return IMPOSED
+        return imposed(plan)
 
 
 BACKEND = LxcBackend()

@@ -52,9 +52,11 @@ class Clone:
         """What copies of it, as it is now, start from; it stands still until `thaw`.
 
         With nothing on its way on the agent's channel. Memory that is not in a file of its own becomes part
-        of the state. Raises `LaunchFailed`.
+        of the state, which is one of standing still then. Raises `LaunchFailed`.
         """
         own = self.memory >= 0
+        if not own:  # what QEMU saves while the guest writes to it was seen to be torn
+            await self.guest.machine.execute("stop")
         if self._saved is None:  # QEMU does it once for as long as it stands still, and nothing changes then
             self._saved = await saved_state(self.guest.machine, with_memory=not own)
         memory = await on_thread(lambda: sealed_copy(self.memory), drop=os.close) if own else -1

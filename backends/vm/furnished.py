@@ -39,7 +39,7 @@ __all__ = ["FurnishedMachine", "Original"]
 class Original:
     """A machine as it was: memory and devices, its disk of grants (-1: none), its agent's conversation.
 
-    It `stood` still when it was copied, or it ran.
+    It `stood` still when it was copied, or it ran: so does what goes on from it at first.
     """
 
     source: StoredTemplate
@@ -154,7 +154,7 @@ class FurnishedMachine:
             if go_on:
                 await self._clone.thaw()
         disk = fcntl(self._disk, F_DUPFD_CLOEXEC, 3) if self._disk >= 0 else -1
-        return Original(source, disk, conversation, stood=not go_on)
+        return Original(source, disk, conversation, stood=not go_on or source.memory < 0)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan

@@ -86,7 +86,7 @@ class VmSandbox:
             "open": list(talk.open_streams),
             "welcome": welcome,
             "scope": _scope(self._plan).as_dict(),
-            "stood": stands,
+            "stood": original.stood,
             "template": self._plan.template.key,
         }
         return Copied(fds, said)

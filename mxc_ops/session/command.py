@@ -15,7 +15,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from typing import Any
 
 from backends.agent.connection import GuestConnection
-from backends.agent.errors import GuestError, GuestRefused
+from backends.agent.errors import GuestError, GuestLost, GuestRefused
 from backends.agent.process import GuestProcess
 from backends.base import Ended, Handles, Outcome, SandboxRequest, Streams, Usage
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
@@ -130,7 +130,8 @@ class _Command:
             self._process.signal(number)
 
     async def expire(self, number: int) -> None:
-        await self.signal(number)
+        if self._process is not None:
+            self._process.signal(number, last=True)
 
     async def kill(self) -> None:
         self._killed = True
@@ -166,6 +167,8 @@ class _Command:
             )
         except GuestRefused as error:
             raise _refused(self._plan.request, error) from error
+        except GuestLost as error:
+            raise _lost(self._plan.entry, error) from error
         except (GuestError, ValueError) as error:
             raise LaunchFailed(Problem("command_not_started", "", str(error))) from error
         self.pid = process.pid

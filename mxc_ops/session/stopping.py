@@ -88,13 +88,24 @@ def _await_end(entry: Entry) -> None:
     """
     if _released(entry, _ENDS_S):
         return
-    if (holder := entry.supervisor()) is not None:
-        with suppress(ProcessLookupError):
-            os.kill(holder[0], signal.SIGKILL)
+    _kill_supervisor(entry)
     if not _released(entry, _KILL_S):
         raise LaunchFailed(
             Problem("supervisor_stays", "", f"the supervisor of {entry.id} does not end"), retryable=True
         )
+
+
+def _kill_supervisor(entry: Entry) -> None:
+    """Held before it is looked at once more: its number may be another's by now."""
+    if (holder := entry.supervisor()) is None:
+        return
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(holder[0])
+        try:
+            if entry.supervisor() == holder:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)
 
 
 def _released(entry: Entry, wait_s: float) -> bool:

@@ -16,11 +16,11 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backends.agent.errors import GuestError, GuestRefused
+from backends.agent.errors import GuestError, GuestLost, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
-from backends.sessions import KeepsSessions, SessionSandbox, Settled
+from backends.sessions import Copied, KeepsSessions, SessionSandbox, Settled
 from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
@@ -222,8 +222,7 @@ class _Supervisor:
         """Whoever connects there gets what copies start from: one JSON line, the descriptors with it."""
         with sock:
             try:
-                async with self._one_copy:
-                    copied = await self._sandbox.copy(self._relay)
+                copied = await self._copied()
             except MxcError as error:
                 sock.sendall(
                     json.dumps({"error": {"class": type(error).__name__, **error.as_dict()}}).encode() + b"\n"
@@ -237,6 +236,18 @@ class _Supervisor:
             finally:
                 for descriptor in copied.fds.values():
                     os.close(descriptor)
+
+    async def _copied(self) -> Copied:
+        try:
+            async with self._one_copy:
+                return await self._sandbox.copy(self._relay)
+        except GuestLost as error:
+            raise LaunchFailed(
+                Problem("sandbox_ended", "", f"it ended while it was copied: {error}")
+            ) from error
+        except (GuestError, TimeoutError) as error:
+            message = "the sandbox does not come to rest: its agent has something to do all the time"
+            raise LaunchFailed(Problem("never_still", "", message), retryable=True) from error
 
     async def _answer(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
@@ -275,12 +286,15 @@ class _Supervisor:
             self._stopping.set()
             return settled_told(settled)
         if name == "suspend":
-            await self._sandbox.suspend(self._relay)
-            os.close(os.open(SUSPENDED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._folder))
+            async with self._one_copy:
+                await self._sandbox.suspend(self._relay)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+                os.close(os.open(SUSPENDED, flags, 0o600, dir_fd=self._folder))
             return {}
         if name == "resume":
-            await self._sandbox.resume(self._relay)
-            self._no_longer_suspended()
+            async with self._one_copy:
+                await self._sandbox.resume(self._relay)
+                self._no_longer_suspended()
             return {}
         if name == "run":
             return await self._jobs.start(command_of(order))

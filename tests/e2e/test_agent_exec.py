@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import struct
 import time
@@ -25,6 +26,7 @@ from backends.inside.agent_protocol import (
 from tests.unit.agent_client import PATH, AgentClient, private_agent
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an agent is root in its namespaces")
+RLIMIT_LOCKS = 10  # which Python has no name for
 WITHOUT_MKDIR = {"x86_64": 83, "aarch64": 34}
 
 
@@ -92,6 +94,8 @@ def test_the_filter_is_the_last_thing_that_is_set(agent: AgentClient) -> None:
         (GuestCommand(("/etc/passwd",), PATH), Step.EXEC, 13),
         (GuestCommand(("true",), PATH, cwd="/no/such"), Step.CWD, 2),
         (GuestCommand(("true",), PATH, rlimits=((99, 1, 1),)), Step.RLIMIT, 22),
+        (GuestCommand(("true",), PATH, rlimits=((RLIMIT_LOCKS, 1, 1),)), Step.MESSAGE, 22),
+        (GuestCommand(("true",), PATH, rlimits=((resource.RLIMIT_RTTIME, 1, 1),)), Step.MESSAGE, 22),
         (GuestCommand(("true",), PATH, seccomp=bytes(8)), Step.SECCOMP, 22),
         (GuestCommand(("x",), PATH, zygote="print(1)"), Step.ZYGOTE, 2),
     ],
@@ -216,6 +220,18 @@ def test_time_runs_out_with_a_warning_first(agent: AgentClient) -> None:
     deaf = agent.run(shell("trap '' TERM; while :; do sleep 0.1; done", timeout=(200, 200, 15)))
     assert deaf.exit_code == -signal.SIGKILL
     assert agent.run(shell("true", timeout=(20_000, 1, 15))).ended is not None
+
+
+def test_a_time_that_is_up_after_the_end_kills_what_was_left_behind(agent: AgentClient) -> None:
+    """The end is not told before all output is out, and nobody has taken that yet."""
+    line = "(trap '' TERM; head -c 400000 /dev/zero; exec sleep 63.5) & sleep 0.1"
+    stream = agent.start(shell(line, no_input=True))
+    pid = agent_codec.read_number(agent.wait_for(stream, Kind.STARTED).payload)
+    while agent.run(shell(f"test -e /proc/{pid}")).exit_code == 0:
+        time.sleep(0.02)
+    agent.send(Kind.SIGNAL, stream, agent_codec.number(signal.SIGTERM), Flag.LAST)
+    assert agent.finish(stream).exit_code == 0
+    assert b"63.5" not in agent.run(shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
 
 
 def test_nothing_that_loses_its_parent_stays_a_zombie(agent: AgentClient) -> None:

@@ -104,10 +104,11 @@ async def test_what_a_client_runs_ends_with_it_and_nothing_else_does() -> None:
                 stdin=None, stdout=len, stderr=len,
             )  # fmt: skip
         await going.close()
+        programs = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
         async with asyncio.timeout(DEADLINE_S):
-            while b"300" in await said(staying, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"):
+            while b"sleep 300" in await said(staying, programs):
                 await asyncio.sleep(0.02)
-        assert b"301" in await said(staying, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        assert b"sleep 301" in await said(staying, programs)
         assert not idle.is_set()
         await staying.close()
         await asyncio.wait_for(idle.wait(), DEADLINE_S)

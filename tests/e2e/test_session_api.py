@@ -270,6 +270,18 @@ def test_copies_of_a_running_machine_go_on_where_it_was() -> None:
                 copy.close()
 
 
+@pytest.mark.backend("vm")
+def test_copies_of_a_busy_copy_are_whole(soak: bool) -> None:
+    """Its memory is in no file: of copies that were saved while it ran, half ended in a kernel panic."""
+    image("base")
+    with Session.open(Policy(containment="vm")) as original:
+        original.detach(["sh", "-c", "while :; do echo tick >> /tmp/ticks; ls /usr >/dev/null; done"])
+        with original.fork().sessions[0] as copy:
+            for _ in range(20 if soak else 3):
+                with copy.fork().sessions[0] as deeper:
+                    assert deeper.exec("echo whole").stdout == b"whole\n"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_states_and_what_they_take(kind: str, tmp_path: Path) -> None:
     service = Sessions()

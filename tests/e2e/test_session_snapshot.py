@@ -85,6 +85,17 @@ def test_what_was_kept_is_there_again(kind: str, tmp_path: Path) -> None:
 
 
 @as_root
+@pytest.mark.backend("bubblewrap")
+def test_shells_that_start_commands_come_to_rest() -> None:
+    """One that is stopped in the middle of a start keeps whoever started it from standing still."""
+    with Session.open("bubblewrap") as session:
+        for _ in range(3):
+            session.detach(["sh", "-c", "while :; do /bin/true; done"])
+        for _ in range(10 * KILLS):
+            session.remove_snapshot(session.snapshot().name)
+
+
+@as_root
 @pytest.mark.backend("vm")
 def test_what_runs_in_a_machine_goes_on_where_it_was_also_from_standing_still() -> None:
     image("base")

@@ -71,6 +71,8 @@ mkdir -p /run/packages
 mount --bind "$packages" /run/packages
 echo 'deb [trusted=yes] file:/run/packages ./' > /etc/apt/sources.list
 rm -f /var/lib/man-db/auto-update
+for name in 20packagekit 50appstream 70debconf; do rm -f "/etc/apt/apt.conf.d/$name"; done
+sed -i '/ man-db/d' /var/lib/dpkg/triggers/File
 dpkg --purge --force-depends bubblewrap musl-tools >/dev/null 2>&1
 rm -f /etc/sysctl.d/zz-mxc-ops-* /etc/apparmor.d/mxc-ops-*
 for name in reboot shutdown; do printf '#!/bin/sh\necho "$0" >> /run/restarted\n' > "/usr/sbin/$name"; done

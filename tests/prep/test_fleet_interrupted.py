@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.backend("bubblewrap"), pytest.mark.skipif(bool(missing
 HOSTS = ["web-1", "web-2"]
 CHANGES = 4 * len(HOSTS)
 LONGEST_CHANGE_S = 0.5
-KILLS, SOAK_KILLS = 3, 30
+KILLS, SOAK_KILLS = 3, 15
 STANDS = r"""
 dpkg-query -W -f '${db:Status-Status} ${binary:Package}\n'
 find /etc /usr /var/lib -xdev \

@@ -232,7 +232,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         {"containment": "seatbelt", "macos_sandbox": {}},
     ),
     Difference(
-        ("0.7.0-alpha", "0.8.0-alpha"),
+        ("0.6.0-alpha", "0.7.0-alpha", "0.8.0-alpha"),
         "refuse",
         "duplicate_key",
         "/(appContainer|macos_sandbox)",

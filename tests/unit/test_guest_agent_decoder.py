@@ -76,6 +76,7 @@ CHANNELS, MORE_OR_NOT = {1, 2}, {0, int(Flag.MORE)}
 ALLOWED = {
     **dict.fromkeys((Kind.OUTPUT, Kind.OUTPUT_END, Kind.CREDIT, Kind.OUTPUT_CLOSED), CHANNELS),
     **dict.fromkeys((Kind.EXEC, Kind.PUT, Kind.GET), MORE_OR_NOT),
+    Kind.SIGNAL: {0, int(Flag.LAST)},
 }
 
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/capability.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -9,11 +10,75 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "probe.h"
 
 static long send_signal(char **w) { return answer(kill(atoi(w[0]), w[1] ? atoi(w[1]) : 0)); }
+
+/* For so many seconds, as fast as three of us can: signals that queue up, and that say they come from outside. Many
+ * others are there to pass them on to, if anybody believes that. */
+static long flood(char **w)
+{
+    time_t end = time(NULL) + (w[1] ? atoi(w[1]) : 0);
+    siginfo_t info = {.si_code = SI_QUEUE};
+    pid_t target = atoi(w[0]);
+    int is_child = 0;
+    signal(SIGRTMIN + 5, SIG_IGN);
+    for (int i = 0; i < 200 && !is_child; i++)
+        if (fork() == 0) {
+            is_child = i < 2;
+            while (!is_child)
+                pause();
+        }
+    while (time(NULL) < end)
+        for (int i = 0; i < 1000; i++)
+            syscall(SYS_rt_sigqueueinfo, target, SIGRTMIN + 5, &info);
+    if (is_child)
+        _exit(0);
+    return 0;
+}
+
+static void *nap(void *seconds)
+{
+    sleep((unsigned int)atoi(seconds));
+    return NULL;
+}
+
+/* The first thread of a process ends, and the process looks as if it had. */
+static long lose_first_thread(char **w)
+{
+    pthread_t other;
+    if (pthread_create(&other, NULL, nap, w[0]) != 0)
+        return -EAGAIN;
+    syscall(SYS_exit, 0);
+    return 0;
+}
+
+/* Whoever looks for it finds a dead one: each forks the next and ends at once. */
+static long chain(char **w)
+{
+    time_t end = time(NULL) + atoi(w[0]);
+    if (fork() > 0)
+        for (;;)
+            pause();
+    setsid();
+    signal(SIGTERM, SIG_IGN);
+    while (time(NULL) < end)
+        if (fork() > 0)
+            _exit(0);
+    _exit(0);
+}
+
+/* The end of what is traced is told to nobody else before its tracer knows. */
+static long hide_end(char **w)
+{
+    long result = answer(ptrace(PTRACE_SEIZE, atoi(w[0]), NULL, NULL));
+    sleep((unsigned int)atoi(w[1]));
+    return result;
+}
+
 static long trace(char **w) { return answer(ptrace(PTRACE_SEIZE, atoi(w[0]), NULL, NULL)); }
 
 /* Address 0 is never mapped: EFAULT means that the right to look was given. */
@@ -29,6 +94,13 @@ static long limit_other(char **w)
 {
     struct rlimit limit;
     return answer(prlimit(atoi(w[0]), RLIMIT_NOFILE, NULL, &limit));
+}
+
+/* What it opens next is one too many. */
+static long starve_other(char **w)
+{
+    struct rlimit limit = {3, 3};
+    return answer(prlimit(atoi(w[0]), RLIMIT_NOFILE, &limit, NULL));
 }
 
 static long schedule_other(char **w) { return answer(setpriority(PRIO_PROCESS, (id_t)atoi(w[0]), 19)); }
@@ -48,6 +120,6 @@ static long raise_ambient(char **w)
 }
 
 const struct attempt process_attempts[] = {
-    {"kill", send_signal}, {"trace", trace}, {"read-memory", read_memory}, {"prlimit", limit_other},
-    {"setpriority", schedule_other}, {"capset", raise_capabilities}, {"ambient", raise_ambient}, {NULL, NULL},
+    {"kill", send_signal}, {"flood", flood}, {"starve", starve_other}, {"trace", trace}, {"read-memory", read_memory}, {"prlimit", limit_other},
+    {"lose-first-thread", lose_first_thread}, {"hide-end", hide_end}, {"chain", chain}, {"setpriority", schedule_other}, {"capset", raise_capabilities}, {"ambient", raise_ambient}, {NULL, NULL},
 };
