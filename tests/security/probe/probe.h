@@ -3,6 +3,7 @@
 #define PROBE_H
 
 #define MAX_WORDS 4
+#define AGAIN "probe-again"
 
 struct attempt {
     const char *name;

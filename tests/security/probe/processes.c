@@ -4,11 +4,13 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -71,6 +73,33 @@ static long chain(char **w)
     _exit(0);
 }
 
+static void *start_again(void *seconds)
+{
+    char word[32];
+    snprintf(word, sizeof(word), "switch-threads=%s", (char *)seconds);
+    execl("/proc/self/exe", AGAIN, word, NULL);
+    _exit(1);
+}
+
+/* While a thread that is not the first executes a program, its process has, for a moment, no thread to look at. */
+static long switch_threads(char **w)
+{
+    struct itimerval left;
+    pthread_t other;
+    getitimer(ITIMER_REAL, &left);
+    if (left.it_value.tv_sec == 0 && left.it_value.tv_usec == 0) {
+        if (fork() > 0)
+            for (;;)
+                pause();
+        setsid();
+        alarm((unsigned int)atoi(w[0]));
+    }
+    if (pthread_create(&other, NULL, start_again, w[0]) != 0)
+        return -EAGAIN;
+    for (;;)
+        pause();
+}
+
 /* The end of what is traced is told to nobody else before its tracer knows. */
 static long hide_end(char **w)
 {
@@ -120,6 +149,8 @@ static long raise_ambient(char **w)
 }
 
 const struct attempt process_attempts[] = {
-    {"kill", send_signal}, {"flood", flood}, {"starve", starve_other}, {"trace", trace}, {"read-memory", read_memory}, {"prlimit", limit_other},
-    {"lose-first-thread", lose_first_thread}, {"hide-end", hide_end}, {"chain", chain}, {"setpriority", schedule_other}, {"capset", raise_capabilities}, {"ambient", raise_ambient}, {NULL, NULL},
+    {"kill", send_signal}, {"flood", flood}, {"starve", starve_other}, {"trace", trace}, {"read-memory", read_memory},
+    {"prlimit", limit_other}, {"lose-first-thread", lose_first_thread}, {"hide-end", hide_end}, {"chain", chain},
+    {"switch-threads", switch_threads}, {"setpriority", schedule_other}, {"capset", raise_capabilities},
+    {"ambient", raise_ambient}, {NULL, NULL},
 };
