@@ -31,7 +31,7 @@ _BIN = CHECKOUT / ".venv" / "bin"
 # Of these only the packages: tests make their bridges, images and daemons in namespaces of their own.
 _PACKAGES_FOR = {
     "--backend": ("bubblewrap", "lxc", "microvm", "vm"),
-    "--feature": ("network", "rootless", "build"),
+    "--feature": ("network", "rootless", "build", "libvirt"),
 }
 CHECKS: Mapping[str, Sequence[str]] = {
     "lint": (f"{_BIN}/ruff", "check", "."),

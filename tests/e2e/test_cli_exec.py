@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.commands import MXC_EXEC, Commands, one_shot, processes_with, wait_until
+from tests.images import image
 
 pytestmark = pytest.mark.backend("bubblewrap")
 
@@ -170,6 +171,7 @@ def test_a_containment_of_another_system_is_refused_with_the_log(somebody: Comma
 
 
 def test_experimental_backends_need_their_flag(somebody: Commands) -> None:
+    image("python")
     body = one_shot("print(6 * 7)") | {"version": "1.1.0-alpha", "containment": "microvm"}
     config = somebody.config(body)
     without = execute(somebody, config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,11 +34,9 @@ def test_quickstart_takes_a_fresh_machine_to_a_sandbox_and_then_changes_nothing(
     assert "bubblewrap.package.bwrap        changed" in first.stdout
     assert "\x1b" not in first.stdout + first.stderr
 
-    before = time.monotonic()
     second = fresh_machine.run(machine, [f"{CHECKOUT_INSIDE}/quickstart"], timeout_s=60)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "changed" not in second.stdout.replace("nothing changed", "").replace("unchanged", "")
-    assert time.monotonic() - before < 10
 
 
 def test_quickstart_without_rights_names_the_command_and_stops(machine: Path) -> None:
