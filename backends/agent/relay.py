@@ -93,10 +93,6 @@ class Relay:
             client.lose()
         self.link.lose("it was closed from here")
 
-    def signal_everything(self, number: int) -> None:
-        """To every process but the agent's own."""
-        self.link.send(Kind.SIGNAL, 0, codec.number(number), Flag.EVERY)
-
     def restricted(self, kind: Kind, message: bytes) -> bytes:
         if kind is not Kind.EXEC or self.imposed is None:
             return message

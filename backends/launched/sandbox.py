@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -59,6 +58,7 @@ class AgentSandbox:
         self._relay: Relay | None = None
         self._watch: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
+        self._suspended: Standstill | None = None
         asyncio.get_running_loop().add_reader(running.pidfd, self._ended)
 
     @property
@@ -101,17 +101,29 @@ class AgentSandbox:
                     relay.link.lose(f"something in the sandbox holds it up: {silent}")
 
     async def suspend(self, relay: Relay) -> None:
-        relay.signal_everything(signal.SIGSTOP)
+        if self._suspended is None:
+            await relay.hush()
+            try:
+                self._suspended = await on_thread(lambda: self._standstill().enter(), drop=Standstill.leave)
+            except BaseException:
+                relay.speak()
+                raise
 
     async def resume(self, relay: Relay) -> None:
-        relay.signal_everything(signal.SIGCONT)
+        if self._suspended is not None:
+            self._suspended.leave()
+            self._suspended = None
+            relay.speak()
 
     async def copy(self, relay: Relay) -> Copied:
-        await relay.hush()
+        stands = self._suspended is not None
+        if not stands:
+            await relay.hush()
         try:
             file, sockets = await on_thread(self._packed, drop=lambda packed: os.close(packed[0]))
         finally:
-            relay.speak()
+            if not stands:
+                relay.speak()
         notes = (
             (*self._scope.notes, f"sockets that are not copied: {sockets}") if sockets else self._scope.notes
         )
@@ -128,9 +140,13 @@ class AgentSandbox:
             raise
 
     def _packed(self) -> tuple[int, int]:
-        init = next(children(self._running.pid))
-        with self._trees(init) as (trees, user), Standstill(init, next(children(init))):
+        """While it is suspended, everything stands still already: then there is nobody else to stop."""
+        with self._trees(next(children(self._running.pid))) as (trees, user), self._standstill():
             return pack(trees, user[0])
+
+    def _standstill(self) -> Standstill:
+        init = next(children(self._running.pid))
+        return Standstill(init, next(children(init)))
 
     def _restored(self, file: int) -> None:
         with self._trees(next(children(self._running.pid))) as (trees, user):

@@ -1,4 +1,4 @@
-"""Everything in a sandbox but its process 1 and its agent stands still for a moment (effectful, blocking).
+"""Everything in a sandbox but its process 1 and its agent stands still for a while (effectful, blocking).
 
 By SIGSTOP, for a control group that freezes is not to be had everywhere. Processes that had been stopped
 before stay so afterwards; a parent that asks for it is told that its children were stopped, and go on.
@@ -27,8 +27,7 @@ _LONGEST_PAUSE_S = 0.05
 class Standstill:
     """``with Standstill(init, agent):`` nothing but those two moves, whose pids on the host they are.
 
-    The agent must have nothing to do meanwhile. Entering raises `LaunchFailed` (retryable) when something
-    does not come to rest; nothing is stopped then.
+    The agent must start nothing meanwhile.
     """
 
     def __init__(self, init: int, agent: int) -> None:
@@ -37,7 +36,8 @@ class Standstill:
         self._namespace = 0
         self._stopped: set[int] = set()
 
-    def __enter__(self) -> Standstill:
+    def enter(self) -> Standstill:
+        """Raises `LaunchFailed` (retryable) when something does not come to rest; nothing is stopped then."""
         try:
             self._namespace = _namespace(self._init)
             deadline = time.monotonic() + _DEADLINE_S
@@ -55,10 +55,16 @@ class Standstill:
             raise
         return self
 
+    def leave(self) -> None:
+        self._go_on(self._stopped)
+
+    def __enter__(self) -> Standstill:
+        return self.enter()
+
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
-        self._go_on(self._stopped)
+        self.leave()
 
     def _still(self) -> frozenset[int] | None:
         """Stop whoever moves; who is there, if nobody did. A process that is stopped starts no other, but

@@ -339,7 +339,7 @@ class Session:
 
     def suspend(self) -> None:
         """Have everything in it stand still; twice is once. Stopped so, it can be stopped, or resumed."""
-        self._ask("suspend")
+        self._ask("suspend", even_suspended=True)
 
     def resume(self) -> None:
         """What was suspended goes on; a virtual machine's clock is set."""

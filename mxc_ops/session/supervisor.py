@@ -12,8 +12,8 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backends.agent.errors import GuestError, GuestLost, GuestRefused
@@ -238,16 +238,21 @@ class _Supervisor:
                     os.close(descriptor)
 
     async def _copied(self) -> Copied:
-        try:
-            async with self._one_copy:
-                return await self._sandbox.copy(self._relay)
-        except GuestLost as error:
-            raise LaunchFailed(
-                Problem("sandbox_ended", "", f"it ended while it was copied: {error}")
-            ) from error
-        except (GuestError, TimeoutError) as error:
-            message = "the sandbox does not come to rest: its agent has something to do all the time"
-            raise LaunchFailed(Problem("never_still", "", message), retryable=True) from error
+        async with self._standing_still():
+            return await self._sandbox.copy(self._relay)
+
+    @asynccontextmanager
+    async def _standing_still(self) -> AsyncGenerator[None]:
+        """For what needs that, one at a time."""
+        async with self._one_copy:
+            try:
+                yield
+            except GuestLost as error:
+                message = f"it ended while it was to stand still: {error}"
+                raise LaunchFailed(Problem("sandbox_ended", "", message)) from error
+            except (GuestError, TimeoutError) as error:
+                message = "the sandbox does not come to rest: its agent has something to do all the time"
+                raise LaunchFailed(Problem("never_still", "", message), retryable=True) from error
 
     async def _answer(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
@@ -286,7 +291,7 @@ class _Supervisor:
             self._stopping.set()
             return settled_told(settled)
         if name == "suspend":
-            async with self._one_copy:
+            async with self._standing_still():
                 await self._sandbox.suspend(self._relay)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
                 os.close(os.open(SUSPENDED, flags, 0o600, dir_fd=self._folder))
