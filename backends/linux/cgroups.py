@@ -1,15 +1,15 @@
 """One control group per sandbox, by cgroup v2 or v1, whichever this host gives us.
 
 Groups live below the group we are in ourselves (v1), so that no enclosing limit is escaped, or beside it
-where v2 forbids processes in inner groups. They carry their owner's pid and start time in their name: what a
-killed owner left behind is empty, and the next start removes it.
+where v2 forbids processes in inner groups. They carry their owner's pid namespace, pid and start time in their
+name: what a killed owner left behind is empty, and the next start, or `sweep_groups`, removes it.
 Kernel documentation: admin-guide/cgroup-v2.rst, cgroup-v1/{memory,pids}.rst, scheduler/sched-bwc.rst.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 
@@ -135,7 +135,7 @@ class SandboxCgroup:
         _remove_left()
         self._directories: dict[str, str] = {}
         self._version = facts.version
-        name = f"{_FOLDER}-{os.getpid()}-{_start_time(os.getpid())}-{next(_sequence)}"
+        name = f"{_FOLDER}-{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}-{next(_sequence)}"
         try:
             for controller, files in settings.items():
                 parent = facts.parents[controller]
@@ -240,13 +240,46 @@ _swept: set[str] = set()
 
 def _sweep_once(parent: str) -> None:
     """Remove the empty groups of owners that are dead, once per process and directory."""
-    if parent in _swept:
-        return
-    _swept.add(parent)
-    for name in os.listdir(parent):
-        if not name.startswith(f"{_FOLDER}-") or name.count("-") != _FOLDER.count("-") + 3:
-            continue
-        _, pid, started, _ = name.rsplit("-", 3)
-        if pid.isdigit() and _start_time(int(pid)) != started:
+    if parent not in _swept:
+        _swept.add(parent)
+        _sweep(parent, os.listdir(parent))
+
+
+def sweep_groups(proc: str = "/proc/self") -> list[str]:
+    """Remove what killed owners left anywhere in the hierarchies that we see: the paths of those groups.
+
+    Parameters
+    ----------
+    proc: the process directory whose ``mountinfo`` is read.
+    """
+    try:
+        mounts = _cgroup_mounts(_read(f"{proc}/mountinfo"))
+    except OSError:
+        return []
+    swept: list[str] = []
+    for point in sorted({mounts[name][0] for name in ("", *CONTROLLERS) if name in mounts}):
+        for parent, names, _ in os.walk(point):
+            swept += _sweep(parent, names)
+    return swept
+
+
+def _sweep(parent: str, names: Iterable[str]) -> list[str]:
+    swept: list[str] = []
+    for name in names:
+        if _owner_is_dead(name):
             with suppress(OSError):
                 os.rmdir(f"{parent}/{name}")
+                swept.append(f"{parent}/{name}")
+    return swept
+
+
+def _owner_is_dead(name: str) -> bool:
+    """A pid means something in its own pid namespace only: who is of another one is taken to live."""
+    if not name.startswith(f"{_FOLDER}-") or name.count("-") != _FOLDER.count("-") + 4:
+        return False
+    _, namespace, pid, started, _ = name.rsplit("-", 4)
+    return namespace == str(_namespace()) and pid.isdigit() and _start_time(int(pid)) != started
+
+
+def _namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino

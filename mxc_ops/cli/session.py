@@ -216,10 +216,12 @@ def _gc(options: Namespace) -> int:
     swept = Sessions().gc(force=options.force)
     if options.json:
         kept = [{"path": path, "why": why} for path, why in swept.kept]
-        print_document({"removed": list(swept.removed), "kept": kept})
+        print_document({"removed": list(swept.removed), "kept": kept, "warnings": list(swept.warnings)})
         return 0
     for path in swept.removed:
         print(f"removed {printable(path)}")
     for path, why in swept.kept:
         warn(f"{printable(path)} {printable(why)}")
+    for text in swept.warnings:
+        warn(printable(text))
     return 0

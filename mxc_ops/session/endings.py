@@ -9,7 +9,9 @@ from mxc_ops.session.record import State
 from mxc_ops.session.states import Shown
 from mxc_ops.session.supervisor_protocol import LEASE_PHASES
 
-__all__ = ["how_it_ended"]
+__all__ = ["REBOOTED", "how_it_ended"]
+
+REBOOTED = "rebooted"
 
 _BY_PHASE = {
     **{"stop": "stopped", "gc": "crashed", "start": "failed to start"},
@@ -33,5 +35,8 @@ def how_it_ended(state: State, shown: Shown, journal: Sequence[Mapping[str, Any]
     if shown is not Shown.PROVISIONED:
         return ""
     if state is not State.PROVISIONED:
-        return "rebooted"
-    return _BY_PHASE.get(str(journal[-1].get("phase")), "") if journal else ""
+        return REBOOTED
+    if not journal:
+        return ""
+    last = journal[-1]
+    return str(last.get("ended") or _BY_PHASE.get(str(last.get("phase")), ""))

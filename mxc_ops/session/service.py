@@ -19,7 +19,7 @@ from backends.sessions import Copied, Settled
 from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.policy_builder import Policy
 from mxc_ops.session.control import Control
-from mxc_ops.session.endings import how_it_ended
+from mxc_ops.session.endings import REBOOTED, how_it_ended
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import stale_id
 from mxc_ops.session.forking import Forked, taken_copy
@@ -220,38 +220,49 @@ class Sessions:
     def gc(self, *, force: bool = False) -> Swept:
         """Put right what killed processes left: sandboxes that are stale are provisioned again.
 
-        Those that are older than their lease allows are removed.
+        Those that are older than their lease allows are removed; what was being copied back is ended.
         """
+        from backends.linux.cgroups import sweep_groups
+        from backends.vm.copying_back import recovered_warnings
+
         removed: list[str] = []
+        kept: list[tuple[str, str]] = []
         for entry in self.store.entries():
             if not isinstance(entry, Entry):
                 continue
-            with suppress(MxcError):
-                removed += self._drop_unfinished(entry)
-            over = expired(entry.record, entry.last_used, time.time()) == "absolute"
-            if over or entry.needs_reclaim:
-                with suppress(MxcError), Transition(entry, "gc", wait_s=0.0) as moving:
-                    if over:
-                        if moving.shown is not Shown.PROVISIONED:
-                            stop(entry, moving, discard=False)
-                        moving.remove()
-                        removed.append(entry.path)
-                    else:
-                        self._reclaim(moving)
+            try:
+                removed += self._put_right(entry)
+            except MxcError as error:
+                is_gone = isinstance(error, LifecycleError) and error.code == "stale_id"
+                if not (is_gone or error.retryable):  # else somebody is at work on it, or was
+                    kept.append((entry.path, f"could not be put right: {error}"))
         swept = sweep(self.store.home, force=force)
-        return replace(swept, removed=(*removed, *swept.removed))
+        removed += (*sweep_groups(), *swept.removed)
+        return Swept(tuple(removed), (*kept, *swept.kept), recovered_warnings())
 
-    def _drop_unfinished(self, entry: Entry) -> list[str]:
-        if not has_unfinished(entry):
+    def _put_right(self, entry: Entry) -> list[str]:
+        """The paths that were removed."""
+        removed: list[str] = []
+        over = expired(entry.record, entry.last_used, time.time()) == "absolute"
+        unfinished = has_unfinished(entry)
+        if not (over or unfinished or entry.needs_reclaim):
             return []
-        with Transition(entry, "gc", wait_s=0.0):
-            return drop_unfinished(entry)
+        with Transition(entry, "gc", wait_s=0.0) as moving:
+            if unfinished:
+                removed += drop_unfinished(entry)
+            if not over:
+                self._reclaim(moving)
+                return removed
+            if moving.shown is not Shown.PROVISIONED:
+                stop(entry, moving, discard=False)
+            moving.remove()
+            return [*removed, entry.path]
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""
-        ended = moving.shown in (Shown.STALE, Shown.PROVISIONED)
-        if ended and moving.record.state is not State.PROVISIONED:
-            settle(moving, what_is_lost(moving.record))
+        if moving.record.state is not State.PROVISIONED and moving.shown in (Shown.STALE, Shown.PROVISIONED):
+            ended = REBOOTED if moving.shown is Shown.PROVISIONED else ""
+            settle(moving, what_is_lost(moving.record), ended=ended)
 
 
 def _lease_over(identifier: str) -> LifecycleError:

@@ -19,11 +19,14 @@ __all__ = ["settle", "settled_from", "settled_told"]
 _MOST_NOTED = 100
 
 
-def settle(moving: Transition, settled: Settled | None = None) -> None:
-    """Provisioned again; the journal has what became of copies. Raises what `Transition.save` raises."""
+def settle(moving: Transition, settled: Settled | None = None, *, ended: str = "") -> None:
+    """Provisioned again; the journal has what became of copies, and how it `ended` if the phase does not say.
+
+    Raises what `Transition.save` raises.
+    """
     moving.remove_run_folder()
     record = replace(moving.record, state=State.PROVISIONED, supervisor_pid=0, run_folder="")
-    moving.save(record, _noted(settled or Settled()))
+    moving.save(record, {**_noted(settled or Settled()), **({"ended": ended} if ended else {})})
 
 
 def settled_told(settled: Settled) -> dict[str, Any]:

@@ -34,10 +34,14 @@ _WAIT_S = 0.05
 
 @frozen
 class Swept:
-    """Paths that were removed, and those that were not, each with the end of a sentence that says why."""
+    """Paths that were removed, and those that were not, each with the end of a sentence that says why.
+
+    `warnings`: what became of grants that were being copied back when that was killed.
+    """
 
     removed: tuple[str, ...]
     kept: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
 
 
 class _Notes:

@@ -66,7 +66,7 @@ class Run:
             else subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, cwd=CHECKOUT)
         )
         # A number alone may have been that of somebody who was killed in another test.
-        self.group_mark = f"mxc-ops-{self.child.pid}-{process_start(self.child.pid)}-"
+        self.group_mark = f"-{self.child.pid}-{process_start(self.child.pid)}-"
 
     def below(self) -> list[Process]:
         """All that descends from it: launcher, lxc-start, process 1, workload."""
@@ -145,7 +145,11 @@ def is_free(uid: int) -> bool:
 
 def groups_of(runs: list[Run]) -> list[str]:
     marks = tuple(run.group_mark for run in runs)
-    return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if Path(folder).name.startswith(marks)]
+    return [
+        folder
+        for folder, _, _ in os.walk("/sys/fs/cgroup")
+        if any(mark in Path(folder).name for mark in marks)
+    ]
 
 
 def kill(pid: int) -> None:

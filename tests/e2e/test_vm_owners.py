@@ -148,7 +148,7 @@ def is_free(uid: int) -> bool:
 
 
 def groups_of(owner: Owner) -> list[Path]:
-    return list(Path("/sys/fs/cgroup").rglob(f"mxc-ops-{owner.process.pid}-*"))
+    return list(Path("/sys/fs/cgroup").rglob(f"mxc-ops-*-{owner.process.pid}-*-*"))
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:

@@ -168,7 +168,7 @@ def test_empty_control_groups_go_at_the_next_start(caller: Caller, place: Path) 
     child.kill()
     child.wait(20)
     assert_gone(nap)
-    mark = f"mxc-ops-{child.pid}-"
+    mark = f"-{child.pid}-"
     fresh = _by_command_line(caller, place, again := new_nap())
     wait_for_process(again)
     fresh.terminate()

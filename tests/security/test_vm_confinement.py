@@ -164,7 +164,9 @@ def test_qemu_is_under_limits_of_its_own(engine: Engine) -> None:
     async def main() -> None:
         async with qemu(engine) as pid:
             groups = Path(f"/proc/{pid}/cgroup").read_text()
-            assert groups.count(f"mxc-ops-{os.getpid()}-") == len(engine.confinement.limits.cgroup)
+            assert groups.count(f"mxc-ops-{Path('/proc/self/ns/pid').stat().st_ino}-{os.getpid()}-") == len(
+                engine.confinement.limits.cgroup
+            )
             assert re.search(r"Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text())
 
     drive(main())

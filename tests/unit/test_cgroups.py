@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.linux.cgroups import NO_CGROUPS, SandboxCgroup, limit_settings, observe_cgroups
+from backends.linux.cgroups import NO_CGROUPS, SandboxCgroup, limit_settings, observe_cgroups, sweep_groups
+
+NAMESPACE = Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _proc(folder: Path, membership: str, mounts: str) -> str:
@@ -53,7 +55,7 @@ def test_what_a_dead_owner_left_behind_goes_at_the_next_start() -> None:
     facts = observe_cgroups()
     if "pids" not in facts.parents:
         pytest.skip("this caller may make no control groups")
-    stale = Path(facts.parents["pids"]) / "mxc-ops-4194999-1-0"
+    stale = Path(facts.parents["pids"]) / f"mxc-ops-{NAMESPACE}-4194999-1-0"
     stale.mkdir()
     program = (
         "from backends.linux.cgroups import SandboxCgroup, observe_cgroups, limit_settings as s\n"
@@ -64,6 +66,30 @@ def test_what_a_dead_owner_left_behind_goes_at_the_next_start() -> None:
     assert not stale.exists()
 
 
+def test_it_is_found_wherever_it_is_and_what_others_have_stays() -> None:
+    facts = observe_cgroups()
+    if "pids" not in facts.parents:
+        pytest.skip("this caller may make no control groups")
+    below = Path(facts.parents["pids"]) / f"mxc-ops-test-{os.getpid()}"
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    names = {
+        "dead": f"mxc-ops-{NAMESPACE}-4194999-1-0",
+        "alive": f"mxc-ops-{NAMESPACE}-{os.getpid()}-{started}-9",
+        "of another pid namespace": "mxc-ops-1-4194999-1-0",
+        "not ours": "mxc-ops-",
+    }
+    for name in names.values():
+        (below / "deep" / name).mkdir(parents=True)
+    try:
+        assert str(below / "deep" / names.pop("dead")) in sweep_groups()
+        assert {path.name for path in (below / "deep").iterdir() if path.is_dir()} == set(names.values())
+    finally:
+        for name in names.values():
+            (below / "deep" / name).rmdir()
+        (below / "deep").rmdir()
+        below.rmdir()
+
+
 def test_a_group_with_a_dying_process_in_it_goes_at_the_next_chance() -> None:
     facts = observe_cgroups()
     if "pids" not in facts.parents:
@@ -71,7 +97,7 @@ def test_a_group_with_a_dying_process_in_it_goes_at_the_next_chance() -> None:
     settings = limit_settings(facts.version, None, 9, None)
     before = set(Path(facts.parents["pids"]).iterdir())
     group = SandboxCgroup(facts, settings)
-    (folder,) = set(Path(facts.parents["pids"]).glob(f"mxc-ops-{os.getpid()}-*")) - before
+    (folder,) = set(Path(facts.parents["pids"]).glob(f"mxc-ops-{NAMESPACE}-{os.getpid()}-*")) - before
     with subprocess.Popen(["sleep", "60"]) as dying:
         (folder / "cgroup.procs").write_text(str(dying.pid))
         group.remove()
