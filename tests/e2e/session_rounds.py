@@ -26,21 +26,37 @@ from mxc_ops.session.service import Sessions
 from mxc_ops.session.session import Session
 from mxc_ops.session.states import Shown
 
-PHASES = ("start", "exec", "detach", "put", "fork", "suspend", "stop", "deprovision")
+PHASES = (
+    *(
+        "provision",
+        "start",
+        "exec",
+        "detach",
+        "put",
+        "get",
+        "fork",
+        "snapshot",
+        "suspend",
+        "stop",
+        "deprovision",
+    ),
+)
 VICTIMS = ("caller", "supervisor", "sandbox", "inside", "nursery", "everybody")
-LONGEST_S = {"start": 0.6, "fork": 1.0}
+LONGEST_S = {"start": 0.6, "fork": 1.0, "snapshot": 0.5}
 CALL = """
 import sys
-from mxc_ops import MxcError
+from mxc_ops import MxcError, Policy
 from mxc_ops.session.session import Session
 from mxc_ops.session.service import Sessions
-phase, one, folder = sys.argv[1:]
+phase, one, folder, backend, mark = sys.argv[1:]
 print("ready", flush=True)
 try:
     if phase == "fork":
         Sessions().fork(one, 1)
     elif phase == "start":
         Sessions().start(one)
+    elif phase == "provision":
+        Sessions().provision(Policy(containment=backend, env={"MARK": mark}))
     else:
         session = Session.attach(one)
         if phase == "exec":
@@ -49,6 +65,10 @@ try:
             session.detach(["/bin/sleep", "300"])
         elif phase == "put":
             session.put(folder, "/tmp/there")
+        elif phase == "get":
+            session.get("/etc/passwd", f"{folder}/got")
+        elif phase == "snapshot":
+            session.snapshot()
         elif phase == "suspend":
             session.suspend(); session.resume()
         elif phase == "stop":
@@ -64,7 +84,7 @@ CODES = {
     *("backend_error sandbox_ended", "backend_error supervisor_lost", "backend_error command_not_started"),
     *("backend_error order_failed", "already_started already_started", "already_stopped already_stopped"),
     *("backend_error launch_failed", "backend_error qemu_ended", "backend_error agent_silent"),
-    *("backend_error setup_lxc", "backend_error guest_failed", "unsupported_phase unsupported_phase"),
+    *("backend_error setup_lxc", "backend_error guest_failed"),
     *("backend_error setup_bubblewrap", "backend_error copy_failed", "backend_error guest_silent"),
 }
 
@@ -81,8 +101,9 @@ def main(backend: str, rounds: int, seed: str, folder: Path) -> None:
     one = service.start(service.provision(policy).id).id
     for number in range(rounds):
         phase, victim = chance.choice(PHASES), chance.choice(VICTIMS)
-        seen[_round(service, one, phase, victim, chance, folder)] += 1
+        seen[_round(service, one, phase, victim, chance, (str(folder), backend, mark))] += 1
         tails |= {entry.record.tail for entry in _entries(service, mark)}
+        _end_others(service, mark, {one, neighbour.id})
         one = _usable(service, one, policy, forced=number % 4 == 3)
         if neighbour.job(ticking)["status"] is not None or neighbour.exec("cat /tmp/tick").exit_code:
             raise RuntimeError(f"round {number}: the neighbour was touched")
@@ -99,16 +120,36 @@ def _entries(service: Sessions, mark: str) -> list[Entry]:
     return [entry for entry in entries if mark in json.dumps(dict(entry.record.document))]
 
 
-def _round(service: Sessions, one: str, phase: str, victim: str, chance: random.Random, folder: Path) -> str:
+def _end_others(service: Sessions, mark: str, but: set[str]) -> None:
+    """What was provisioned or copied runs commands, or does not run; what was kept can be removed."""
+    for one in but:
+        with suppress(LifecycleError):
+            for kept in Session.attach(one).snapshots():
+                Session.attach(one).remove_snapshot(kept.name)
+    for entry in _entries(service, mark):
+        if entry.id in but:
+            continue
+        if entry.shown is Shown.RUNNING:
+            with suppress(LifecycleError, LaunchFailed):  # it is just ending
+                if Session.attach(entry.id).exec("true").exit_code:
+                    raise RuntimeError(f"{entry.id} runs nothing")
+        service.deprovision(entry.id, discard=True)
+
+
+def _round(
+    service: Sessions, one: str, phase: str, victim: str, chance: random.Random, words: tuple[str, ...]
+) -> str:
     """What the caller answered."""
     if phase == "start" and service.store.open(one).shown is Shown.RUNNING:
         service.stop(one)
+    Path(words[0], "got").unlink(missing_ok=True)
     caller = subprocess.Popen(
-        [sys.executable, "-c", CALL, phase, one, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CALL, phase, one, *words], stdout=subprocess.PIPE, text=True
     )
     assert caller.stdout is not None
     caller.stdout.readline()
-    time.sleep(chance.random() * LONGEST_S.get(phase, 0.2))
+    # Most phases take some milliseconds, some a hundred times as long.
+    time.sleep(LONGEST_S.get(phase, 0.2) * 100 ** -chance.random())
     for pid in _victims(service, one, victim, caller.pid, chance):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
