@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from backends.linux.id_ranges import ID_FILES, overlaps
 from backends.linux.subordinate_ids import ranges_of
@@ -30,6 +31,9 @@ _SCRIPTS = {"mxc-ops": "mxc_ops.cli", "mxc-exec": "mxc_ops.cli.exec_compat"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes depends on what else runs on this machine.
+    settings.register_profile("mxc-ops", deadline=None)
+    settings.load_profile("mxc-ops")
     config.addinivalue_line("markers", "backend(name): the test runs something in this containment")
     config.addinivalue_line("markers", "soak: runs only under MXC_SOAK=1 (./run-tests --soak)")
 

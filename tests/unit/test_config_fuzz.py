@@ -112,7 +112,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.binary(max_size=60)
     | st.dictionaries(st.sampled_from(_NAMES), _JSON, max_size=6).map(

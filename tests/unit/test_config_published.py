@@ -49,7 +49,6 @@ def test_verdicts_agree_with_the_published_schema(name: str, shared_dir: Path, s
 
     @settings(
         max_examples=2000 if soak else 200,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

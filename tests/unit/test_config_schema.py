@@ -45,7 +45,6 @@ def test_our_schema_and_the_contract_check_agree(version: str, soak: bool) -> No
 
     @settings(
         max_examples=1000 if soak else 100,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
@@ -84,7 +83,7 @@ def test_each_schema_is_a_closed_2020_12_schema_with_an_id_of_our_own(
         },
     ),
 )
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 def test_the_schema_with_our_extension_takes_what_the_default_takes(
     version: str, pids: int, args: bool, shell: bool, vm: dict[str, Any]
 ) -> None:

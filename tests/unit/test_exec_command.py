@@ -20,7 +20,7 @@ def changed(body: object, *command: str) -> Any:
     return json.loads(with_command(json.dumps(body).encode(), command))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(_ARGUMENT, min_size=1, max_size=5))
 def test_a_shell_takes_the_line_apart_into_the_arguments(arguments: list[str]) -> None:
     line = f"printf '%s\\0' {shell_line(arguments)}"

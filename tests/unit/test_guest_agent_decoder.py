@@ -6,7 +6,7 @@ import itertools
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.agent.decoder import MAX_SMALL, OF_AGENTS, OF_HOSTS, FrameDecoder, FrameRule, ProtocolBreach
@@ -50,7 +50,6 @@ def feed(decoder: FrameDecoder, data: bytes, cuts: list[int]) -> list[Frame]:
     return frames
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(OUTPUT, END, SMALL), max_size=12), st.lists(st.integers(100, 300_000), min_size=1))
 def test_frames_are_the_same_however_the_bytes_come(frames: list[Frame], cuts: list[int]) -> None:
     decoder = FrameDecoder()
@@ -58,7 +57,6 @@ def test_frames_are_the_same_however_the_bytes_come(frames: list[Frame], cuts: l
     assert (decoder.partial, decoder.frames) == (0, len(frames))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400), st.lists(st.integers(1, 50), min_size=1))
 def test_any_bytes_are_frames_or_a_breach_or_half_a_frame(data: bytes, cuts: list[int]) -> None:
     decoder = FrameDecoder()

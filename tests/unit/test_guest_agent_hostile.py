@@ -215,7 +215,7 @@ def wire(frames: list[Sent]) -> bytes:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=300), FRAMES.map(wire)), st.booleans())
 def test_whatever_comes_is_an_answer_or_the_end(data: bytes, start: bool) -> None:
     """Every request comes to an end, with a result or with an error of the tree, once the guest is gone."""

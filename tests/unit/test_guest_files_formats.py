@@ -24,7 +24,7 @@ times = st.integers(-(1 << 40) * 10**9, (1 << 40) * 10**9)
 LIMITS = StreamLimits(1 << 30, 1 << 30, 1000, 1 << 20)
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(
     names, targets, times, st.integers(0, 0o777), st.binary(max_size=2000), st.sampled_from(["f", "l", "d"])
 )
@@ -57,7 +57,7 @@ def test_what_is_written_is_read_again(
     assert info.linkname == member.target
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(st.binary(max_size=4096))
 def test_bytes_that_mean_nothing_are_refused_and_nothing_worse(content: bytes) -> None:
     from backends.guest_files.tar_reader import ArchiveRefused
@@ -69,7 +69,7 @@ def test_bytes_that_mean_nothing_are_refused_and_nothing_worse(content: bytes) -
         assert str(refused)
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(st.data())
 def test_a_damaged_archive_is_read_or_refused_and_nothing_worse(data: st.DataObject) -> None:
     from backends.guest_files.tar_reader import ArchiveRefused
@@ -97,7 +97,7 @@ def test_a_damaged_archive_is_read_or_refused_and_nothing_worse(data: st.DataObj
         assert str(refused)
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(st.sets(names, max_size=60))
 def test_the_size_of_a_directory_is_known_before_its_content(children: set[bytes]) -> None:
     everything = sorted({*children, b".", b".."})

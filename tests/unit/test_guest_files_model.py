@@ -95,7 +95,7 @@ class Model:
         return theirs
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(edits, edits, edits)
 def test_each_path_is_as_who_alone_changed_it_left_it_and_nothing_is_lost(
     before: list[tuple[str, File | Link | int | None]],

@@ -56,7 +56,7 @@ def mounts_of(plan: FilesPlan) -> list[GuestMount]:
     return [step for step in plan.guest_steps if isinstance(step, GuestMount)]
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies)
 def test_every_path_has_the_access_the_rules_give_it(policy: dict[str, Access]) -> None:
     paths = [there(place, access) for place, access in policy.items()]
@@ -78,7 +78,7 @@ def test_what_the_guest_has_is_hidden_before_anything_is_put_or_mounted() -> Non
     assert plan_of([there("/g", DENIED)]).guest_steps == (GuestHide(("/g",)),)
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies)
 def test_each_mount_finds_its_place_and_all_that_is_made_has_its_parents(policy: dict[str, Access]) -> None:
     plan = plan_of([there(place, access) for place, access in policy.items()])

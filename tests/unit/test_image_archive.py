@@ -310,7 +310,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_change_of_one_value_makes_the_index_break_its_reader(exported: Path, data: st.DataObject) -> None:
     index = json.loads(members(exported)[0][1])

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.errors import PrepFailed
@@ -22,7 +22,6 @@ LINKS = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(LINKS, PATHS)
 def test_whatever_the_links_nothing_is_made_outside(links: dict[str, str], path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

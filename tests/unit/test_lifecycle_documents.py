@@ -83,7 +83,7 @@ _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 _HEX = st.text("0123456789abcdef", min_size=31, max_size=33)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.builds("{}:{}".format, st.sampled_from(["bwrap", "lxc", "vm", "iso", ""]), _HEX | _TEXT) | _TEXT)
 def test_no_text_gets_further_than_an_id(text: str) -> None:
     try:

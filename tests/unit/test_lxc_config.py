@@ -186,7 +186,7 @@ def hosts(draw: st.DrawFn) -> list[HostPath]:
     return found
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(hosts())
 def test_every_path_has_the_access_the_rules_give_it(paths: list[HostPath]) -> None:
     view = resolve_filesystem(paths, (), (*OWN_PATHS, *SYSTEM_PATHS))
@@ -198,7 +198,7 @@ def test_every_path_has_the_access_the_rules_give_it(paths: list[HostPath]) -> N
         assert container.access(place) is expected(place, paths, []), place
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(hosts())
 def test_in_a_mask_there_is_only_the_way_to_what_is_granted(paths: list[HostPath]) -> None:
     view = resolve_filesystem(paths, (), (*OWN_PATHS, *SYSTEM_PATHS))
@@ -222,7 +222,7 @@ letters = st.characters(codec="utf-8", exclude_characters="/\0") | st.sampled_fr
 names = st.text(letters, min_size=1, max_size=12).filter(lambda name: name not in (".", ".."))
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(st.lists(names, min_size=1, max_size=3), st.sampled_from(list(Effect)))
 def test_any_name_comes_through_the_config(parts: list[str], effect: Effect) -> None:
     path = "/" + "/".join(parts)

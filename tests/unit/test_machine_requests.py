@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import SandboxRequest
@@ -163,7 +163,6 @@ def test_arguments_are_no_line_and_no_source(kind: str) -> None:
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=4) | IMAGES)
-@settings(deadline=None)
 def test_the_schema_takes_the_names_that_the_rules_take(name: str) -> None:
     schema = schema_for("1.1.0-alpha", with_extension=True)["$defs"]["MxcOpsVm"]["properties"]["image"]
     in_schema = re.search(schema["pattern"].replace("$", r"\Z"), name) is not None
@@ -182,7 +181,6 @@ def test_what_is_said_comes_back_from_what_is_made_of_it(containment: str, vm: V
 
 
 @given(containment=CONTAINMENTS, vm=st.none() | MACHINES)
-@settings(deadline=None)
 def test_a_policy_and_the_document_it_writes_ask_for_the_same_machine(
     containment: str, vm: VirtualMachine | None
 ) -> None:

@@ -70,7 +70,7 @@ def mounted(place: str, view: FilesystemView, baseline: Sequence[str]) -> Access
     return access
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies, aliases, baselines)
 def test_every_path_has_the_access_the_rules_give_it(
     policy: list[tuple[str, Access]], alias: list[tuple[str, str]], baseline: list[str]
@@ -81,7 +81,7 @@ def test_every_path_has_the_access_the_rules_give_it(
         assert mounted(place, view, baseline) is expected(place, paths, baseline), place
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies, aliases, baselines)
 def test_no_step_undoes_an_earlier_one_and_masks_let_pass_what_is_below(
     policy: list[tuple[str, Access]], alias: list[tuple[str, str]], baseline: list[str]
@@ -97,7 +97,7 @@ def test_no_step_undoes_an_earlier_one_and_masks_let_pass_what_is_below(
             assert mask.traversable is bool(below)
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies, st.permutations(range(7)))
 def test_the_order_in_which_paths_are_written_does_not_matter(
     policy: list[tuple[str, Access]], order: list[int]
@@ -108,7 +108,7 @@ def test_the_order_in_which_paths_are_written_does_not_matter(
     assert steps[0] == steps[1]
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies, aliases, places)
 def test_a_missing_denied_path_is_refused_exactly_where_it_could_be_created(
     policy: list[tuple[str, Access]], alias: list[tuple[str, str]], place: str
@@ -124,7 +124,7 @@ def test_a_missing_denied_path_is_refused_exactly_where_it_could_be_created(
         assert not creatable
 
 
-@settings(max_examples=_EXAMPLES, deadline=None)
+@settings(max_examples=_EXAMPLES)
 @given(policies, places, places)
 def test_a_link_is_made_exactly_where_no_tree_shows_it(
     policy: list[tuple[str, Access]], link: str, target: str

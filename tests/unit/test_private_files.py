@@ -70,7 +70,7 @@ def seen(top: Path) -> dict[str, object]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="closed folders are looked into")
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(STEPS)
 def test_what_is_packed_is_made_again(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
