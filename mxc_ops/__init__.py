@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ConfigError,
         CopyBackFailed,
         LaunchFailed,
+        LifecycleError,
         MxcError,
         PolicyLost,
         PolicyRefused,
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     from mxc_ops.session.record import Lease
     from mxc_ops.session.session import Session
     from mxc_ops.session.session_async import AsyncSession
+    from mxc_ops.session.spawned_async import AsyncProcess
     from mxc_ops.spawned import Process
     from mxc_ops.warm import WarmPool
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncProcess",
     "AsyncSession",
     "BackendUnavailable",
     "CommandFailed",
@@ -50,6 +53,7 @@ __all__ = [
     "CopyBackFailed",
     "LaunchFailed",
     "Lease",
+    "LifecycleError",
     "LimitOutcome",
     "Limits",
     "MxcError",
@@ -86,7 +90,7 @@ _HOMES = {
     "backends.base": ("LimitOutcome", "Limits", "Outcome", "SecretSource", "Stdin", "StdinMode", "Usage"),
     "backends.errors": (
         *("BackendUnavailable", "ConfigError", "LaunchFailed", "MxcError", "PolicyLost", "PolicyRefused"),
-        *("CopyBackFailed", "PrepFailed"),
+        *("CopyBackFailed", "LifecycleError", "PrepFailed"),
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
     "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
@@ -99,6 +103,7 @@ _HOMES = {
     "mxc_ops.session.record": ("Lease",),
     "mxc_ops.session.session": ("Session",),
     "mxc_ops.session.session_async": ("AsyncSession",),
+    "mxc_ops.session.spawned_async": ("AsyncProcess",),
     "mxc_ops.spawned": ("Process",),
     "mxc_ops.warm": ("WarmPool",),
     "mxc_ops.paths": ("private_tmp", "tool_paths", "user_profile_paths"),

@@ -11,9 +11,9 @@ from typing import Any
 from backends.errors import LaunchFailed, Problem
 from mxc_ops.session.starting import told_error
 
-__all__ = ["Control", "connect"]
+__all__ = ["MOST_LINE", "Control", "answered", "connect", "encoded", "supervisor_lost"]
 
-_MOST_LINE = 8 << 20
+MOST_LINE = 8 << 20
 _ANSWER_S = 30.0
 
 
@@ -56,26 +56,39 @@ class Control:
         """
         self._sock.settimeout(timeout_s)
         try:
-            self._sock.sendall(json.dumps({"do": do, **order}).encode() + b"\n")
+            self._sock.sendall(encoded(do, order))
             answer: Mapping[str, Any] = {"working": True}
             while "working" in answer:
                 answer = json.loads(self._line())
         except (OSError, ValueError) as error:
-            raise LaunchFailed(
-                Problem("supervisor_lost", "", f"the sandbox's supervisor does not answer: {error}"),
-                retryable=True,
-            ) from error
-        if "error" in answer:
-            raise told_error(answer["error"])
-        if "failed" in answer:
-            raise LaunchFailed(Problem("order_failed", "", str(answer["failed"])))
-        return answer
+            raise supervisor_lost(error) from error
+        return answered(answer)
 
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:
             piece = self._sock.recv(65536)
-            if not piece or len(self._buffer) > _MOST_LINE:
+            if not piece or len(self._buffer) > MOST_LINE:
                 raise ConnectionResetError("it hung up")
             self._buffer += piece
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+
+def encoded(do: str, order: Mapping[str, Any]) -> bytes:
+    """The line that asks for it."""
+    return json.dumps({"do": do, **order}).encode() + b"\n"
+
+
+def answered(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises what the supervisor raised."""
+    if "error" in answer:
+        raise told_error(answer["error"])
+    if "failed" in answer:
+        raise LaunchFailed(Problem("order_failed", "", str(answer["failed"])))
+    return answer
+
+
+def supervisor_lost(error: Exception) -> LaunchFailed:
+    """What to raise when it hangs up, or is silent."""
+    message = f"the sandbox's supervisor does not answer: {error}"
+    return LaunchFailed(Problem("supervisor_lost", "", message), retryable=True)

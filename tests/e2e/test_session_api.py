@@ -59,7 +59,7 @@ def test_the_async_twin(kind: str, tmp_path: Path) -> None:
             await session.put(str(tmp_path / "in"), "/tmp/in")
             both = await asyncio.gather(session.exec("cat /tmp/in"), session.exec("echo $A"))
             assert [result.stdout for result in both] == [b"hello\n", b"b\n"]
-            (fork,) = await session.fork()
+            (fork,) = (await session.fork()).sessions
             assert (await fork.exec("cat /tmp/in")).stdout == b"hello\n"
             await fork.close()
             await session.stop()
