@@ -83,7 +83,7 @@ def _dispatch(options: ExecOptions) -> int:
 
 
 def _delete(name: str | None) -> int:
-    """Containers that outlive a run belong to LXC, which mxc-ops does not drive: there is none to delete."""
+    """No container of ours outlives its run, and its names are ours: there is none to delete."""
     if name is None:
         return _complain("Error: --containername is required with --delete")
     print(f"Container '{printable(name)}' does not exist.")

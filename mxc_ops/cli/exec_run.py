@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_BACKEND = 255  # upstream's -1, as a shell sees it
 
-_STARTING = {"bubblewrap": "Bubblewrap: spawning bwrap"}
+_STARTING = {"bubblewrap": "Bubblewrap: spawning bwrap", "lxc": "LXC: starting the container"}
 
 # Behind upstream's --experimental on Linux, in every release (config-schema.md §2).
 _EXPERIMENTAL = frozenset({"hyperlight", "microvm"})

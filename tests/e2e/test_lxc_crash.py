@@ -83,7 +83,8 @@ class Run:
             return bool(found) or self.child.poll() is not None
 
         wait_until(look, f"there was no {name}")
-        return found[0] if found else 0
+        assert found, f"it has ended before there was a {name}: {self.told()}"
+        return found[0]
 
     def told(self) -> str:
         out, _ = self.child.communicate(timeout=20)
