@@ -170,6 +170,15 @@ class Relay:
         self._target = close_once(self._target)
 
 
+class Keys(Relay):
+    """What is typed at a terminal, as long as there is somebody for whom."""
+
+    __slots__ = ()
+
+    def drain(self) -> None:
+        """Nobody reads any more: what is typed from now on is for the caller's shell."""
+
+
 def read_ready(fd: int) -> bytes | None:
     """What can be read now: None when nothing is there yet, empty at the end of the stream."""
     try:

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from backends.base import SandboxRequest, StdinMode, Streams
-from mxc_ops.channels import Capture, Channel, Feeder, Reader, Relay, close_once
+from mxc_ops.channels import Capture, Channel, Feeder, Keys, Reader, Relay, close_once
 from mxc_ops.ends import Ends, Wiring, descriptor, open_input
 
 _END_OF_FILE = b"\x04"  # the VEOF character of a fresh terminal
@@ -104,7 +104,7 @@ def _input(master: int, request: SandboxRequest, ends: Ends, content: bytes | No
     os.set_blocking(target, False)
     given = open_input(request, ends)
     try:
-        return Relay(_nonblocking_twin(given, os.O_RDONLY), target, at_end=_END_OF_FILE)
+        return Keys(_nonblocking_twin(given, os.O_RDONLY), target, at_end=_END_OF_FILE)
     finally:
         os.close(given)
 

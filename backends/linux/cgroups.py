@@ -1,8 +1,8 @@
 """One control group per sandbox, by cgroup v2 or v1, whichever this host gives us.
 
 Groups live below the group we are in ourselves (v1), so that no enclosing limit is escaped, or beside it
-where v2 forbids processes in inner groups. They carry their owner's pid namespace, pid and start time in their
-name: what a killed owner left behind is empty, and the next start, or `sweep_groups`, removes it.
+where v2 forbids processes in inner groups. They carry their owner's pid namespace, pid and start time in
+their name: what a killed owner left behind is empty, and the next start, or `sweep_groups`, removes it.
 Kernel documentation: admin-guide/cgroup-v2.rst, cgroup-v1/{memory,pids}.rst, scheduler/sched-bwc.rst.
 """
 

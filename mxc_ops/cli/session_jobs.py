@@ -79,7 +79,7 @@ def _exec(options: Namespace) -> int:
         return _detach(options) if options.detach else _attached(options, options.command)
     except MxcError as error:
         report_error(error, as_json=False)
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_REFUSED
+        return EXIT_USAGE if isinstance(error, (ConfigError, UsageError)) else EXIT_REFUSED
 
 
 def _shell(options: Namespace) -> int:
@@ -158,7 +158,11 @@ def _since(job: Mapping[str, Any]) -> str:
 
 
 def _wait(options: Namespace) -> int:
-    job = _session(options).wait(options.job)
+    try:
+        job = _session(options).wait(options.job)
+    except MxcError as error:
+        report_error(error, as_json=options.json)
+        return EXIT_REFUSED
     if options.json:
         print_document(job)
     if job["lost"]:
@@ -191,8 +195,9 @@ def _copy(data: bytes, target: int) -> None:
 
 def _kill(options: Namespace) -> int:
     name = options.signal.removeprefix("SIG")
+    numbers = {str(int(number)): int(number) for number in (0, *signals.valid_signals())}
     try:
-        number = int(name) if name.isdigit() else signals.Signals[f"SIG{name}"].value
+        number = numbers[name] if name.isdigit() else signals.Signals[f"SIG{name}"].value
     except KeyError:
         raise UsageError(Problem("usage", "--signal", f"no signal is called {options.signal!r}")) from None
     job = _session(options).kill(options.job, number)

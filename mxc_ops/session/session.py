@@ -10,10 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from backends.base import SandboxRequest
-from backends.errors import LaunchFailed, Problem
+from backends.errors import ConfigError, LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.sessions import Scope
-from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
 from mxc_ops.policy.environment import SECRETS_POINTER, read_secrets
@@ -136,7 +135,7 @@ class Session:
         Raises `LifecycleError` (``not_started``, ``stale_id``), `LaunchFailed`, `PolicyRefused`.
         """
         with self.prepared(command, policy) as prepared:
-            return prepared.run(_ends(ends))
+            return prepared.run(Ends(**ends))
 
     async def aexec(
         self,
@@ -148,7 +147,7 @@ class Session:
         """The same without blocking the event loop; cancelling kills the command."""
         from mxc_ops.one_shot_async import arun_prepared
 
-        return await arun_prepared(lambda: self.prepared(command, policy), _ends(ends))
+        return await arun_prepared(lambda: self.prepared(command, policy), Ends(**ends))
 
     def spawn(
         self,
@@ -272,6 +271,9 @@ class Session:
         return self._ask("wait", job=number, timeout_s=None)
 
     def kill(self, number: int, signal_number: int) -> dict[str, Any]:
+        """Reaches all that it has started; 0 sends none. Raises `ConfigError` for what is no signal."""
+        if signal_number not in (0, *signal.valid_signals()):
+            raise ConfigError(Problem("no_such_signal", "", f"{signal_number} is no signal"))
         self.job(number)
         return self._ask("kill", job=number, signal=signal_number)
 
@@ -384,15 +386,3 @@ class Forks:
 def _no_job(identifier: str, number: int) -> Problem:
     message = f"{identifier} has no detached command {number}"
     return Problem("no_such_job", "JOB", message, fix=f"mxc-ops session ps {identifier}")
-
-
-def _ends(given: StreamArguments) -> Ends:
-    return Ends(
-        given.get("input"),
-        given.get("stdin"),
-        given.get("stdout"),
-        given.get("stderr"),
-        given.get("on_stdout"),
-        given.get("on_stderr"),
-        given.get("max_output_bytes", DEFAULT_CAP_BYTES),
-    )

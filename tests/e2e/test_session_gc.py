@@ -1,4 +1,4 @@
-"""What `session gc` finds beside the store: control groups of killed supervisors, copies that were on their way."""
+"""What `session gc` finds beside the store: control groups, and copies that were on their way back."""
 
 from __future__ import annotations
 
