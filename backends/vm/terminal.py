@@ -34,12 +34,11 @@ async def follow_size(terminal: int, process: GuestProcess) -> None:
     """Tell the guest when our terminal's size changes; until cancelled.
 
     The signal for it goes to the terminal's foreground process group, and a terminal that is nobody's
-    controlling one has none: looking is the only way. Ends with the terminal, whose other end may be closed
-    while the command goes on.
+    controlling one has none: looking is the only way. The first look is told, too: it may have changed since
+    the command was asked for. Ends with the terminal, whose other end may be closed before the command ends.
     """
-    known = window_size(terminal)
+    known: tuple[int, int] | None = None
     while True:
-        await asyncio.sleep(_POLL_S)
         try:
             size = window_size(terminal)
         except OSError:
@@ -47,3 +46,4 @@ async def follow_size(terminal: int, process: GuestProcess) -> None:
         if size != known:
             process.resize(*size)
             known = size
+        await asyncio.sleep(_POLL_S)

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -219,10 +220,14 @@ class Session:
 
         `env` is added to the sandbox's own.
         """
-        policy = Policy.from_config(dict(self._entry.record.document))
-        if "env" in changes and policy.env is not None:
-            changes["env"] = {**policy.env, **changes["env"]}
-        return policy.replace(**changes)
+        own = self._own_policy
+        if "env" in changes and own.env is not None:
+            changes["env"] = {**own.env, **changes["env"]}
+        return own.replace(**changes)
+
+    @cached_property
+    def _own_policy(self) -> Policy:
+        return Policy.from_config(dict(self.document))
 
     def prepared(
         self, command: str | Sequence[str] | None, policy: Policy | SandboxRequest | None = None
@@ -232,7 +237,7 @@ class Session:
         `policy` may be the whole request; `command` is None then.
         """
         entry = self._running()
-        request = as_request(policy or self.policy(), command)
+        request = as_request(policy or self._own_policy, command)
         backend: Any = SessionCommands()
         return Prepared(backend, request, None, CommandPlan(entry, request), NoHandles(), request.warnings)
 

@@ -154,10 +154,9 @@ def test_no_place_of_the_system_can_be_written_to(contained: Containment, probe:
 
 
 def test_no_network(contained: Containment) -> None:
-    result = run(
-        contained.policy(), "cat /proc/net/route | tail -n +2; ls /sys/class/net 2>/dev/null | grep -v lo"
-    )
-    assert not [line for line in result.stdout.decode().splitlines() if "00000000\t0" in line]
+    cards = run(contained.policy(), "tail -n +3 /proc/net/dev | cut -d: -f1").stdout.split()
+    assert cards == [b"lo"] or contained.name == "vm", "a machine has a card that leads nowhere"
+    assert run(contained.policy(), "tail -n +2 /proc/net/route").stdout == b""
     with pytest.raises(PolicyRefused) as caught:
         run(contained.document("true", network={"egress": {"default": "allow"}}))
     assert caught.value.problems[0].path == "/network/egress/default"

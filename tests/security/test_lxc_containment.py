@@ -229,6 +229,9 @@ def test_the_hosts_side_of_a_container_is_not_there(caller: Caller, path: str) -
 def test_nothing_of_the_host_is_mounted_but_devices_and_what_was_granted(caller: Caller, place: Path) -> None:
     table = caller.run("cat /proc/self/mountinfo", read_only=[place]).stdout
     mounts = {line.split()[4]: line.partition(" - ")[2].split()[0] for line in table.splitlines()}
+    assert [line.split()[5].split(",")[0] for line in table.splitlines() if line.split()[4] == "/sys"] == [
+        "ro"
+    ]
     granted = next(
         mount.filesystem
         for mount in reversed(read_mountinfo())
