@@ -46,7 +46,7 @@ class Relay:
 
     `link.lost` is done, with the reason, when the agent has gone. `when_idle` is called whenever the last of
     all streams has ended, `when_left` whenever a client has gone. Every command is under the restrictions of
-    `imposed`, whatever its client says. While it is `refusing`, nothing new is begun for anybody.
+    `imposed`, whatever its client says. While it is `refusing`, which says why, nothing new is begun.
     """
 
     def __init__(self, link: Link, welcome: Welcome) -> None:
@@ -58,7 +58,7 @@ class Relay:
         self._held: list[Callable[[], object]] | None = None
         self._heard = 0
         self.imposed: GuestCommand | None = None
-        self.refusing = False
+        self.refusing = ""
         self._clients: set[_Client] = set()
         self._open = 0
 
@@ -347,7 +347,8 @@ class _Client:
             return
         del self._messages[number]
         if self._relay.refusing:
-            self.send(Kind.FAILED, number, codec.failed(GuestFailed(Step.STREAMS, 0, "it is being stopped")))
+            failed = GuestFailed(Step.STREAMS, 0, self._relay.refusing)
+            self.send(Kind.FAILED, number, codec.failed(failed))
             return
         stream = _Forwarded(self._relay, self, kind, number)
         try:

@@ -37,6 +37,7 @@ _LOOK_S = 1.0
 _ANSWER_S = 5.0
 _ANSWER_OF_SHARE_S = 0.5
 _END_S = 5.0
+_AGAIN_S = 0.5
 _GIVEN_UP_S = 2.0
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 Plan = TypeVar("Plan", bound=LaunchedPlan)
@@ -58,7 +59,7 @@ class AgentSandbox:
         self._relay: Relay | None = None
         self._watch: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
-        self._suspended: Standstill | None = None
+        self._suspended: tuple[Standstill, asyncio.Task[None]] | None = None
         asyncio.get_running_loop().add_reader(running.pidfd, self._ended)
 
     @property
@@ -101,19 +102,24 @@ class AgentSandbox:
                     relay.link.lose(f"something in the sandbox holds it up: {silent}")
 
     async def suspend(self, relay: Relay) -> None:
-        if self._suspended is None:
-            await relay.hush()
-            try:
-                self._suspended = await on_thread(lambda: self._standstill().enter(), drop=Standstill.leave)
-            except BaseException:
-                relay.speak()
-                raise
+        if self._suspended is not None:
+            return
+        await relay.hush()
+        try:
+            still = await on_thread(lambda: self._standstill().enter(), drop=Standstill.leave)
+            relay.refusing = "it is suspended"
+        finally:
+            relay.speak()  # commands may be ended meanwhile, by their timeouts and by whoever has gone
+        self._suspended = still, asyncio.create_task(_keep_still(still))
 
     async def resume(self, relay: Relay) -> None:
         if self._suspended is not None:
-            self._suspended.leave()
+            still, keeping = self._suspended
+            keeping.cancel()
+            await asyncio.wait({keeping})
+            await on_thread(still.leave)
             self._suspended = None
-            relay.speak()
+            relay.refusing = ""
 
     async def copy(self, relay: Relay) -> Copied:
         stands = self._suspended is not None
@@ -141,15 +147,15 @@ class AgentSandbox:
 
     def _packed(self) -> tuple[int, int]:
         """While it is suspended, everything stands still already: then there is nobody else to stop."""
-        with self._trees(next(children(self._running.pid))) as (trees, user), self._standstill():
+        with self._trees(_first_child(self._running.pid)) as (trees, user), self._standstill():
             return pack(trees, user[0])
 
     def _standstill(self) -> Standstill:
-        init = next(children(self._running.pid))
-        return Standstill(init, next(children(init)))
+        init = _first_child(self._running.pid)
+        return Standstill(init, _first_child(init))
 
     def _restored(self, file: int) -> None:
-        with self._trees(next(children(self._running.pid))) as (trees, user):
+        with self._trees(_first_child(self._running.pid)) as (trees, user):
             restore(file, trees, user)
 
     @contextmanager
@@ -159,7 +165,7 @@ class AgentSandbox:
         trees: list[tuple[str, int]] = []
         try:
             trees.extend((path, open_beneath(root, path[1:])) for path in self._private)
-            yield trees, _host_ids(next(children(init)))
+            yield trees, _host_ids(_first_child(init))
         finally:
             for descriptor in (root, *(folder for _, folder in trees)):
                 os.close(descriptor)
@@ -168,8 +174,9 @@ class AgentSandbox:
         return Settled()
 
     async def end(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._suspended and self._suspended[1]):
+            if task is not None:
+                task.cancel()
         while not self._left.is_set():  # all but the first time are for a process 1 that does not obey
             self._running.kill()
             with suppress(TimeoutError):
@@ -178,6 +185,20 @@ class AgentSandbox:
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._running.pidfd)
         self._left.set()
+
+
+async def _keep_still(still: Standstill) -> None:
+    """Until it is cancelled."""
+    while True:
+        await asyncio.sleep(_AGAIN_S)
+        await on_thread(still.again)
+
+
+def _first_child(pid: int) -> int:
+    """Raises `ProcessLookupError`."""
+    for child in children(pid):
+        return child
+    raise ProcessLookupError(pid)
 
 
 def _answers_in_s(limits: LimitPlan) -> float:

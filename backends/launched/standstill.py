@@ -6,6 +6,7 @@ before stay so afterwards; a parent that asks for it is told that its children w
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -40,23 +41,31 @@ class Standstill:
         """Raises `LaunchFailed` (retryable) when something does not come to rest; nothing is stopped then."""
         try:
             self._namespace = _namespace(self._init)
-            deadline = time.monotonic() + _DEADLINE_S
-            pause_s = _MOMENT_S
-            before = None
-            while (still := self._still()) is None or still != before:
-                before = still
-                if time.monotonic() > deadline:
-                    message = "the sandbox's processes do not come to rest"
-                    raise LaunchFailed(Problem("never_still", "", message), retryable=True)
-                time.sleep(pause_s)
-                pause_s = min(1.25 * pause_s, _LONGEST_PAUSE_S)
+            self._come_to_rest()
         except BaseException:
             self._go_on(self._stopped)
             raise
         return self
 
+    def again(self) -> None:
+        """Stop whoever moves once more: a program may have set itself an alarm that wakes it."""
+        with suppress(LaunchFailed, ProcessLookupError):  # whoever does not rest now may do so next time
+            self._come_to_rest()
+
     def leave(self) -> None:
         self._go_on(self._stopped)
+
+    def _come_to_rest(self) -> None:
+        deadline = time.monotonic() + _DEADLINE_S
+        pause_s = _MOMENT_S
+        before = None
+        while (still := self._still()) is None or still != before:
+            before = still
+            if time.monotonic() > deadline:
+                message = "the sandbox's processes do not come to rest"
+                raise LaunchFailed(Problem("never_still", "", message), retryable=True)
+            time.sleep(pause_s)
+            pause_s = min(1.25 * pause_s, _LONGEST_PAUSE_S)
 
     def __enter__(self) -> Standstill:
         return self.enter()
@@ -86,14 +95,21 @@ class Standstill:
         return seen if still else None
 
     def _go_on(self, stopped: Iterable[int]) -> None:
+        """Raises `OSError` when somebody could not be woken; may be called again then."""
+        failed: OSError | None = None
         for pid in frozenset(stopped):
-            self._stopped.discard(pid)
-            with suppress(ProcessLookupError):
-                self._signal(pid, signal.SIGCONT)
+            try:
+                with suppress(ProcessLookupError):
+                    self._signal(pid, signal.SIGCONT)
+                self._stopped.discard(pid)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _signal(self, pid: int, number: int) -> bool:
         """False when the number is another process's by now."""
-        held = os.pidfd_open(pid)
+        held = _held(pid)
         try:
             if _namespace(pid) != self._namespace:
                 return False
@@ -101,6 +117,16 @@ class Standstill:
             return True
         finally:
             os.close(held)
+
+
+def _held(pid: int) -> int:
+    """Raises `ProcessLookupError`, also for a number that is a thread's by now."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            raise ProcessLookupError(pid) from error
+        raise
 
 
 def children(pid: int) -> Iterator[int]:

@@ -227,12 +227,12 @@ def _counter(file: str, key: str) -> int:
     return 0
 
 
-def _start_time(pid: int) -> str | None:
-    """Start time in clock ticks since boot: with the pid, an identity (proc(5), stat, field 22)."""
-    try:
-        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
-    except OSError:
-        return None
+def _start_time(pid: int) -> str:
+    """Start time in clock ticks since boot: with the pid, an identity (proc(5), stat, field 22).
+
+    Raises `OSError`.
+    """
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
 
 
 _swept: set[str] = set()
@@ -278,7 +278,14 @@ def _owner_is_dead(name: str) -> bool:
     if not name.startswith(f"{_FOLDER}-") or name.count("-") != _FOLDER.count("-") + 4:
         return False
     _, namespace, pid, started, _ = name.rsplit("-", 4)
-    return namespace == str(_namespace()) and pid.isdigit() and _start_time(int(pid)) != started
+    if namespace != str(_namespace()) or not pid.isdigit():
+        return False
+    try:
+        return _start_time(int(pid)) != started
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False  # who cannot be looked at may live
 
 
 def _namespace() -> int:

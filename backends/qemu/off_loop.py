@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 __all__ = ["off_loop", "on_thread"]
 
@@ -22,16 +23,24 @@ async def on_thread(
 
     Parameters
     ----------
-    drop: what to do with an answer that nobody takes, because we were cancelled meanwhile.
+    drop: what to do, on such a thread as well, with an answer that nobody takes, because we were cancelled
+        meanwhile.
     """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task})
+        await _outlast(task)
         if drop is not None and task.exception() is None:
-            drop(task.result())
+            await _outlast(asyncio.ensure_future(asyncio.to_thread(drop, task.result())))
         raise
+
+
+async def _outlast(task: asyncio.Future[Any]) -> None:
+    """Wait for its end, however often we are cancelled meanwhile."""
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
 
 
 async def off_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

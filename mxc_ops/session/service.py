@@ -49,6 +49,7 @@ __all__ = ["Sessions"]
 
 _PLACEHOLDER = "true"
 _AT_ONCE = 4
+_AT_WORK = frozenset({"busy", "stale_id", "already_started"})
 
 
 class Sessions:
@@ -225,38 +226,37 @@ class Sessions:
         from backends.linux.cgroups import sweep_groups
         from backends.vm.copying_back import recovered_warnings
 
+        warnings = recovered_warnings()
         removed: list[str] = []
         kept: list[tuple[str, str]] = []
         for entry in self.store.entries():
             if not isinstance(entry, Entry):
                 continue
             try:
-                removed += self._put_right(entry)
+                self._put_right(entry, removed)
             except MxcError as error:
-                is_gone = isinstance(error, LifecycleError) and error.code == "stale_id"
-                if not (is_gone or error.retryable):  # else somebody is at work on it, or was
+                if error.problems[0].code not in _AT_WORK:
                     kept.append((entry.path, f"could not be put right: {error}"))
         swept = sweep(self.store.home, force=force)
         removed += (*sweep_groups(), *swept.removed)
-        return Swept(tuple(removed), (*kept, *swept.kept), recovered_warnings())
+        return Swept(tuple(removed), (*kept, *swept.kept), warnings)
 
-    def _put_right(self, entry: Entry) -> list[str]:
-        """The paths that were removed."""
-        removed: list[str] = []
+    def _put_right(self, entry: Entry, removed: list[str]) -> None:
+        """`removed` gets the paths that were."""
         over = expired(entry.record, entry.last_used, time.time()) == "absolute"
         unfinished = has_unfinished(entry)
         if not (over or unfinished or entry.needs_reclaim):
-            return []
+            return
         with Transition(entry, "gc", wait_s=0.0) as moving:
             if unfinished:
                 removed += drop_unfinished(entry)
             if not over:
                 self._reclaim(moving)
-                return removed
+                return
             if moving.shown is not Shown.PROVISIONED:
                 stop(entry, moving, discard=False)
             moving.remove()
-            return [*removed, entry.path]
+            removed.append(entry.path)
 
     def _reclaim(self, moving: Transition) -> None:
         """What ended without being ended: its processes are gone with its supervisor, its folder is not."""

@@ -328,7 +328,7 @@ class Session:
         (``port_not_allowed``) for a sandbox whose policy has no `host_loopback`, `LaunchFailed`
         (``port_taken``), `LifecycleError` (``not_started``, ``stale_id``).
         """
-        return self._ask_port("open-port", host=host, inside=inside)["opened"]
+        return self._ask_port("open-port", even_suspended=False, host=host, inside=inside)["opened"]
 
     def ports(self) -> list[dict[str, Any]]:
         """Those that are open, the oldest first: ``host``, ``inside``, ``connections``, ``lastFailure``."""
@@ -338,8 +338,8 @@ class Session:
         """Its connections are cut. Raises `LaunchFailed` (``no_such_port``)."""
         self._ask_port("close-port", host=host)
 
-    def _ask_port(self, do: str, **order: Any) -> dict[str, Any]:
-        answer = self._ask(do, even_suspended=True, **order)
+    def _ask_port(self, do: str, *, even_suspended: bool = True, **order: Any) -> dict[str, Any]:
+        answer = self._ask(do, even_suspended=even_suspended, **order)
         if "problem" in answer:
             raise told_error(answer["problem"])
         return answer

@@ -28,7 +28,8 @@ class AsyncProcess:
     """The twin of `mxc_ops.Process`, made by `start`; a context manager that leaves nothing running.
 
     Its streams are asyncio's, and end with the command. What nobody asked for is collected by `wait`.
-    Cancelling `wait` kills the command, and so does leaving the block.
+    Cancelling `wait` kills the command, and so does leaving the block. One that is neither waited for nor
+    left runs on.
     """
 
     def __init__(self, process: _Watched) -> None:
@@ -88,8 +89,9 @@ class AsyncProcess:
                         reading[self._reading(name)] = name
                         yield name, chunk
         finally:
-            for task in reading:
+            for task, name in reading.items():  # left before the end: what is written from now on fails
                 task.cancel()
+                self._outputs[name].close()
         await asyncio.wait({self._gone})
 
     async def wait(self) -> Result:

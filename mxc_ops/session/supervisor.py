@@ -166,11 +166,11 @@ class _Supervisor:
     async def _settle(self) -> Settled:
         """Raises `CopyBackFailed`; then commands may be run again."""
         async with self._one_copy:
-            self._relay.refusing = True
+            self._relay.refusing = "it is being stopped"
             try:
                 return await self._sandbox.settle(self._relay)
             except BaseException:
-                self._relay.refusing = False
+                self._relay.refusing = ""
                 self._no_longer_suspended()
                 raise
 
@@ -247,7 +247,7 @@ class _Supervisor:
         async with self._one_copy:
             try:
                 yield
-            except GuestLost as error:
+            except (GuestLost, ProcessLookupError, FileNotFoundError) as error:
                 message = f"it ended while it was to stand still: {error}"
                 raise LaunchFailed(Problem("sandbox_ended", "", message)) from error
             except (GuestError, TimeoutError) as error:
@@ -294,7 +294,11 @@ class _Supervisor:
             async with self._standing_still():
                 await self._sandbox.suspend(self._relay)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-                os.close(os.open(SUSPENDED, flags, 0o600, dir_fd=self._folder))
+                try:
+                    os.close(os.open(SUSPENDED, flags, 0o600, dir_fd=self._folder))
+                except BaseException:
+                    await self._sandbox.resume(self._relay)
+                    raise
             return {}
         if name == "resume":
             async with self._one_copy:

@@ -227,6 +227,17 @@ def test_chunks_arrive_with_their_streams_name_while_the_command_runs(kept: Sess
     within(kept, use)
 
 
+def test_who_stops_reading_chunks_takes_no_more_of_them(kept: Session) -> None:
+    async def use(session: AsyncSession) -> None:
+        async with await session.spawn("exec yes") as process:
+            async for _, chunk in process.chunks():
+                assert chunk.startswith(b"y\n")
+                break
+            assert (await process.wait()).signal == signal.SIGPIPE
+
+    within(kept, use)
+
+
 def test_descriptors_that_were_handed_over_are_no_pipes(kept: Session, tmp_path: Path) -> None:
     async def use(session: AsyncSession) -> None:
         with (tmp_path / "out").open("wb") as file:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from backends.errors import LifecycleError
-from mxc_ops import Policy, Session
+from mxc_ops import Outcome, Policy, Session
 from mxc_ops.session.service import Sessions
 from tests.e2e.sessions import until
 from tests.images import image
@@ -91,6 +94,30 @@ def test_nothing_escapes_it_by_forking_or_waking_others(kind: str, loop: str, gr
         until(lambda: ticks.stat().st_size > before)
 
 
+@pytest.mark.parametrize("kind", _LAUNCHED)
+def test_who_is_woken_by_an_alarm_is_stopped_again(kind: str, probe: Path) -> None:
+    with opened(kind, read_only=[probe.parent]) as session:
+        session.detach([str(probe), "wake-by-alarm"])
+        pid = Sessions().inspect(session.id)["supervisor"]["sandbox"]
+
+        def states() -> set[str]:
+            """Of the one that is woken: its father only waits for it."""
+            found: set[str] = set()
+            for one in descendants(pid):
+                with suppress(OSError):
+                    words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+                    if b"wake-by-alarm" in Path(f"/proc/{one}/cmdline").read_bytes() and int(words[11]) > 0:
+                        found.add(words[0])
+            return found
+
+        until(lambda: states() == {"R"})
+        session.suspend()
+        for _ in range(2):
+            until(lambda: states() == {"T"})
+            until(lambda: states() == {"R"})
+        until(lambda: states() == {"T"})
+
+
 @pytest.fixture(params=_LAUNCHED)
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     with opened(request.param) as session:
@@ -106,12 +133,27 @@ def test_what_had_stopped_itself_stays_so(session: Session) -> None:
     assert session.exec(state).stdout == b"T\n"
 
 
-def test_the_end_of_a_commands_time_is_held_while_suspended(session: Session) -> None:
-    job = session.detach(["sleep", "600"], timeout_s=1)["job"]
+def test_a_command_ends_at_its_timeout_all_the_same(session: Session) -> None:
+    with ThreadPoolExecutor() as pool:
+        late = pool.submit(session.exec, "sleep 600", policy=session.policy(timeout_s=1, grace_s=0.2))
+        detached = session.detach(["sleep", "600"], timeout_s=1)["job"]
+        until(lambda: b"sleep" in session.exec("cat /proc/[0-9]*/comm").stdout)
+        session.suspend()
+        assert late.result().outcome is Outcome.TIMED_OUT
+        session.resume()
+        assert session.wait(detached)["timedOut"]
+
+
+def test_and_with_who_is_attached_to_it(session: Session) -> None:
+    source = "import sys; from mxc_ops import Session; Session.attach(sys.argv[1]).exec('sleep 600')"
+    attached = subprocess.Popen([sys.executable, "-c", source, session.id])
+    until(lambda: b"sleep" in session.exec("cat /proc/[0-9]*/comm").stdout)
     session.suspend()
-    time.sleep(1.5)
+    attached.kill()
+    attached.wait()
+    until(lambda: not Sessions().inspect(session.id)["supervisor"]["busy"])
     session.resume()
-    assert session.wait(job)["timedOut"]
+    assert b"sleep" not in session.exec("cat /proc/[0-9]*/comm").stdout
 
 
 def test_what_is_suspended_can_be_stopped_and_started_again(session: Session) -> None:

@@ -100,6 +100,22 @@ static long switch_threads(char **w)
         pause();
 }
 
+static void awake(int number) { (void)number; }
+
+/* The kernel wakes it again and again, whoever stops it: but only who takes the signal. */
+static long wake_by_alarm(char **w)
+{
+    (void)w;
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGCONT};
+    struct itimerspec each_second = {{1, 0}, {1, 0}};
+    signal(SIGCONT, awake);
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0 || timer_settime(timer, 0, &each_second, NULL) < 0)
+        return -errno;
+    for (;;)
+        ;
+}
+
 /* The end of what is traced is told to nobody else before its tracer knows. */
 static long hide_end(char **w)
 {
@@ -151,6 +167,6 @@ static long raise_ambient(char **w)
 const struct attempt process_attempts[] = {
     {"kill", send_signal}, {"flood", flood}, {"starve", starve_other}, {"trace", trace}, {"read-memory", read_memory},
     {"prlimit", limit_other}, {"lose-first-thread", lose_first_thread}, {"hide-end", hide_end}, {"chain", chain},
-    {"switch-threads", switch_threads}, {"setpriority", schedule_other}, {"capset", raise_capabilities},
+    {"switch-threads", switch_threads}, {"wake-by-alarm", wake_by_alarm}, {"setpriority", schedule_other}, {"capset", raise_capabilities},
     {"ambient", raise_ambient}, {NULL, NULL},
 };
