@@ -159,9 +159,15 @@ class LaunchedRunning:
 
     def _read_messages(self) -> list[Message]:
         messages: list[Message] = []
-        with suppress(BlockingIOError, ConnectionResetError):
+        try:
             while data := self._control.recv(MESSAGE_BYTES, MSG_DONTWAIT):
                 messages.append(decode_message(data))
+        except ConnectionResetError:
+            pass
+        except BlockingIOError:  # somebody has the other end, although what started the sandbox has gone
+            from backends.launched.orphans import end_orphans
+
+            end_orphans()
         return messages
 
     def _read_diagnostics(self) -> str:

@@ -223,11 +223,12 @@ class Sessions:
 
         Those that are older than their lease allows are removed; what was being copied back is ended.
         """
+        from backends.launched.orphans import end_orphans
         from backends.linux.cgroups import sweep_groups
         from backends.vm.copying_back import recovered_warnings
 
         warnings = recovered_warnings()
-        removed: list[str] = []
+        removed = end_orphans()
         kept: list[tuple[str, str]] = []
         for entry in self.store.entries():
             if not isinstance(entry, Entry):
