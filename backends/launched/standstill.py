@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -20,6 +20,7 @@ __all__ = ["Standstill", "children"]
 
 _STILL = frozenset("TtZX")
 _WAITS = "D"
+_TOGETHER = 64
 _DEADLINE_S = 5.0
 _MOMENT_S = 0.001
 _LONGEST_PAUSE_S = 0.05
@@ -49,7 +50,7 @@ class Standstill:
 
     def again(self) -> None:
         """Stop whoever moves once more: a program may have set itself an alarm that wakes it."""
-        with suppress(LaunchFailed, ProcessLookupError):  # whoever does not rest now may do so next time
+        with suppress(LaunchFailed, OSError):  # what cannot be done now may be done next time
             self._come_to_rest()
 
     def leave(self) -> None:
@@ -81,6 +82,7 @@ class Standstill:
         """
         seen = frozenset(pid for pid in _below(self._init) if pid != self._agent)
         still = True
+        moving: set[int] = set()
         for pid in seen:
             with suppress(ProcessLookupError):
                 states = _states(pid)
@@ -90,9 +92,33 @@ class Standstill:
                 if pid in self._stopped and _WAITS in states:
                     # Perhaps for a vfork of its own, whose other half must come to its exec first.
                     self._go_on(self._stopped.intersection(children(pid)))
-                elif self._signal(pid, signal.SIGSTOP):
-                    self._stopped.add(pid)
+                else:
+                    moving.add(pid)
+        if moving:
+            self._stop([*moving, *(seen & self._stopped - moving)])
         return seen if still else None
+
+    def _stop(self, pids: Sequence[int]) -> None:
+        """Together, and whom we had stopped as well: who moves a little longer may wake the others."""
+        for first in range(0, len(pids), _TOGETHER):
+            held: dict[int, int] = {}
+            try:
+                for pid in pids[first : first + _TOGETHER]:
+                    with suppress(ProcessLookupError):
+                        held[pid] = _held(pid)
+                ours = {pid for pid in held if self._is_inside(pid)}
+                for pid in (*ours, *ours):
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(held[pid], signal.SIGSTOP)
+                self._stopped |= ours
+            finally:
+                for descriptor in held.values():
+                    os.close(descriptor)
+
+    def _is_inside(self, pid: int) -> bool:
+        with suppress(ProcessLookupError):
+            return _namespace(pid) == self._namespace
+        return False
 
     def _go_on(self, stopped: Iterable[int]) -> None:
         """Raises `OSError` when somebody could not be woken; may be called again then."""
@@ -100,21 +126,19 @@ class Standstill:
         for pid in frozenset(stopped):
             try:
                 with suppress(ProcessLookupError):
-                    self._signal(pid, signal.SIGCONT)
+                    self._wake(pid)
                 self._stopped.discard(pid)
             except OSError as error:
                 failed = error
         if failed is not None:
             raise failed
 
-    def _signal(self, pid: int, number: int) -> bool:
-        """False when the number is another process's by now."""
+    def _wake(self, pid: int) -> None:
+        """Unless the number is another process's by now."""
         held = _held(pid)
         try:
-            if _namespace(pid) != self._namespace:
-                return False
-            signal.pidfd_send_signal(held, number)
-            return True
+            if self._is_inside(pid):
+                signal.pidfd_send_signal(held, signal.SIGCONT)
         finally:
             os.close(held)
 
