@@ -22,6 +22,7 @@ from backends.inside.agent_protocol import (
     GuestHide,
     GuestIdentity,
     GuestMount,
+    GuestNetwork,
     GuestReport,
     Kind,
     Welcome,
@@ -82,6 +83,10 @@ class GuestConnection:
     async def identify(self, identity: GuestIdentity, *, deadline_s: float = ANSWER_S) -> None:
         """Make it another machine than its template: random numbers, clock, names."""
         await self._do(Kind.IDENTITY, codec.identity(identity), deadline_s)
+
+    async def bring_up(self, card: GuestNetwork, *, deadline_s: float = ANSWER_S) -> None:
+        """Give the machine's card its addresses and routes."""
+        await self._do(Kind.NETWORK, codec.network(card), deadline_s)
 
     async def mount(self, mount: GuestMount, *, deadline_s: float = ANSWER_S) -> None:
         await self._do(Kind.MOUNT, codec.mount(mount), deadline_s)

@@ -166,6 +166,11 @@ void dispatch(const struct frame *frame)
         outcome = link_is_socket() ? failed(AGENT_STEP_CLOCK, "") : take_identity(frame->payload, frame->length);
         link_send_outcome(frame->stream, &outcome);
         break;
+    case AGENT_NETWORK:
+        errno = EPERM; /* a sandbox's network is made by its host, and not its own */
+        outcome = link_is_socket() ? failed(AGENT_STEP_NETWORK, "") : take_network(frame->payload, frame->length);
+        link_send_outcome(frame->stream, &outcome);
+        break;
     case AGENT_REPORT:
         send_report(frame->stream);
         break;

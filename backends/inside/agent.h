@@ -225,6 +225,8 @@ void zygote_doubt(void); /* its interpreter may be hidden from now on */
 int identity_make_files(void); /* before the root of the programs is in its place; -1 with errno */
 int identity_show_files(void); /* in it */
 struct outcome take_identity(const char *payload, size_t length);
+int identity_set_resolver(const char *text); /* -1 with errno */
+struct outcome take_network(const char *payload, size_t length); /* agent_network.c */
 void send_report(uint32_t stream);
 
 /* agent_boot.c: everything before the connection, as process 1 of a virtual machine; the port's descriptor. */

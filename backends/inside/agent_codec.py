@@ -21,12 +21,14 @@ from backends.inside.agent_protocol import (
     GuestHide,
     GuestIdentity,
     GuestMount,
+    GuestNetwork,
     GuestReport,
     Kind,
     Step,
     Tag,
     Welcome,
 )
+from backends.network.environment import is_proxy_variable
 
 HEADER = struct.Struct("<IHHI")
 _RECORD = struct.Struct("<II")
@@ -34,6 +36,7 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _HELLO = struct.Struct("<II")
 _WELCOME = struct.Struct("<IIQI")
+_NETWORK = struct.Struct("<II")
 _IDENTITY = struct.Struct("<Q64s32s6s")
 _USER = struct.Struct("<II")
 _RLIMIT = struct.Struct("<IQQ")
@@ -87,6 +90,16 @@ def identity(new: GuestIdentity) -> bytes:
     return fixed + new.hostname.encode()
 
 
+def network(card: GuestNetwork) -> bytes:
+    """Raises ValueError for a text with NUL."""
+    none = ("", 0, "")
+    (address, prefix, gateway), (address6, prefix6, gateway6) = card.ipv4 or none, card.ipv6 or none
+    words = (address, gateway, address6, gateway6, card.resolv_conf.rstrip("\n"))
+    if any("\0" in word for word in words):
+        raise ValueError("a text for the agent holds a NUL character")
+    return _NETWORK.pack(prefix, prefix6) + b"".join(word.encode() + b"\0" for word in words)
+
+
 def command(spec: GuestCommand) -> bytes:
     """Raises ValueError for a string with NUL."""
     records = [_text(Tag.ARG, word) for word in spec.args]
@@ -108,7 +121,8 @@ def command(spec: GuestCommand) -> bytes:
 def impose(message: bytes, imposed: GuestCommand) -> bytes:
     """A command's message under somebody else's restrictions.
 
-    Whom it runs as, its limits, its control group and its filter are those of `imposed`; the rest is kept.
+    Whom it runs as, its limits, its control group and its filter are those of `imposed`, and, where that has
+    variables, which tell of a proxy, what it is told of that; the rest is kept.
 
     Raises ValueError for a message that is none.
     """
@@ -121,10 +135,16 @@ def impose(message: bytes, imposed: GuestCommand) -> bytes:
         end = offset + _RECORD.size + length
         if end > len(message):
             raise ValueError("a record is cut short")
-        if tag not in _IMPOSED:
+        if tag not in _IMPOSED and not (imposed.env and _is_of_proxy(tag, message[offset:end])):
             kept.append(message[offset:end])
         offset = end
+    kept += [_text(Tag.ENV, f"{name}={value}") for name, value in imposed.env]
     return b"".join(kept) + b"".join(_restrictions(imposed))
+
+
+def _is_of_proxy(tag: int, record: bytes) -> bool:
+    """Whether it is a variable that would tell of another proxy, or of a way around it."""
+    return tag == Tag.ENV and is_proxy_variable(record[_RECORD.size :].partition(b"=")[0].decode("latin-1"))
 
 
 _IMPOSED = (Tag.USER, Tag.RLIMIT, Tag.SECCOMP, Tag.CGROUP, Tag.PRIVILEGED)

@@ -13,6 +13,7 @@ static const struct rule {
     [AGENT_HELLO] = {1, 0, 0, sizeof(struct agent_hello), sizeof(struct agent_hello)},
     [AGENT_PING] = {1, 0, 0, 0, 64},
     [AGENT_IDENTITY] = {1, 0, 0, sizeof(struct agent_identity), sizeof(struct agent_identity) + 64},
+    [AGENT_NETWORK] = {1, 0, 0, sizeof(struct agent_network) + 5, sizeof(struct agent_network) + 4096},
     [AGENT_EXEC] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
     [AGENT_INPUT] = {1, 1, 0, 0, ANY},
     [AGENT_INPUT_END] = {1, 1, 0, 0, 0},

@@ -24,13 +24,14 @@
 static struct file {
     const char *source, *target;
     int fd;
-} hostname = {"/hostname", "/etc/hostname", -1}, machine_id = {"/machine-id", "/etc/machine-id", -1};
+} hostname = {"/hostname", "/etc/hostname", -1}, machine_id = {"/machine-id", "/etc/machine-id", -1},
+  resolver = {"/resolv.conf", "/etc/resolv.conf", -1};
 static int random_device = -1, cards = -1;
 
 int identity_make_files(void)
 {
-    struct file *files[] = {&hostname, &machine_id};
-    for (size_t i = 0; i < 2; i++)
+    struct file *files[] = {&hostname, &machine_id, &resolver};
+    for (size_t i = 0; i < 3; i++)
         if ((files[i]->fd = open(files[i]->source, O_RDWR | O_CREAT | O_CLOEXEC, 0644)) < 0)
             return -1;
     return 0;
@@ -54,7 +55,9 @@ int identity_show_files(void)
     mkdir("/etc", 0755);
     random_device = open("/dev/urandom", O_RDWR | O_CLOEXEC);
     cards = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    return random_device < 0 || cards < 0 || show(&hostname) < 0 ? -1 : show(&machine_id);
+    if (random_device < 0 || cards < 0 || show(&hostname) < 0 || show(&resolver) < 0)
+        return -1;
+    return show(&machine_id);
 }
 
 static struct outcome reseed(const unsigned char *random)
@@ -78,6 +81,11 @@ static int fill(const struct file *file, const char *text, size_t length)
     return put == (ssize_t)length + 1 ? ftruncate(file->fd, put) : -1;
 }
 
+int identity_set_resolver(const char *text)
+{
+    return fill(&resolver, text, strlen(text));
+}
+
 static struct outcome set_clock(uint64_t realtime_ns)
 {
     struct timespec now = {(time_t)(realtime_ns / 1000000000u), (long)(realtime_ns % 1000000000u)};
@@ -99,8 +107,12 @@ static struct outcome set_mac(const unsigned char mac[6])
     struct ifreq card = {.ifr_name = CARD};
     if (memcmp(mac, none, sizeof(none)) == 0)
         return SUCCESS;
-    if (ioctl(cards, SIOCGIFFLAGS, &card) < 0)
+    if (ioctl(cards, SIOCGIFHWADDR, &card) < 0)
         return SUCCESS; /* a machine without a card has nothing to be told apart by */
+    if (memcmp(card.ifr_hwaddr.sa_data, mac, sizeof(none)) == 0)
+        return SUCCESS; /* to take it down would take its routes */
+    if (ioctl(cards, SIOCGIFFLAGS, &card) < 0)
+        return failed(AGENT_STEP_MAC, CARD);
     short flags = card.ifr_flags;
     card.ifr_flags = (short)(flags & ~IFF_UP);
     int failures = (flags & IFF_UP) && ioctl(cards, SIOCSIFFLAGS, &card) < 0;

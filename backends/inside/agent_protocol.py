@@ -8,8 +8,8 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
 - ``HELLO`` may come at any time, between frames: everything of the connection before is dropped and its
   programs are killed. That is how a restored clone starts. The agent answers ``WELCOME``.
   Frames that come before that are of the connection before.
-- ``PING`` → ``PONG``; ``IDENTITY``, ``MOUNT``, ``HIDE``, ``SYNC`` → ``DONE``; ``REPORT`` → ``REPORTED``; each
-  may end in ``FAILED`` instead. ``POWER_OFF`` has no answer but the end of the machine.
+- ``PING`` → ``PONG``; ``IDENTITY``, ``NETWORK``, ``MOUNT``, ``HIDE``, ``SYNC`` → ``DONE``; ``REPORT`` →
+  ``REPORTED``; each may end in ``FAILED`` instead. ``POWER_OFF`` has no answer but the end of the machine.
 - ``EXEC`` → ``STARTED``, ``OUTPUT`` …, ``OUTPUT_END`` per channel, ``ENDED``; or ``FAILED``, and nothing ran.
 - ``PUT`` takes a tar archive as ``INPUT`` …, ``INPUT_END`` → ``DONE``; ``GET`` answers one as ``OUTPUT`` …,
   ``OUTPUT_END``, ``DONE``.
@@ -35,7 +35,7 @@ from enum import IntEnum, IntFlag
 from backends.frozen import frozen
 
 MAGIC = 0x4158434D  # "MCXA"
-VERSION = 1
+VERSION = 2
 MAX_PAYLOAD = 65536
 MAX_MESSAGE = 8 << 20
 WINDOW = 262144
@@ -63,6 +63,7 @@ class Kind(IntEnum):
     POWER_OFF = 15
     OUTPUT_CLOSED = 16
     HIDE = 17
+    NETWORK = 18
     WELCOME = 128
     PONG = 129
     STARTED = 130
@@ -151,6 +152,7 @@ class Step(IntEnum):
     MAC = 25
     HIDE = 26
     CONNECT = 27
+    NETWORK = 28
 
 
 class EndedFlag(IntFlag):
@@ -172,6 +174,18 @@ class GuestIdentity:
     machine_id: str
     mac: bytes
     hostname: str
+
+
+@frozen
+class GuestNetwork:
+    """A machine's one card. Each family is an address, the length of its prefix, and a gateway there, or None.
+
+    `resolv_conf` is the content of the file.
+    """
+
+    ipv4: tuple[str, int, str] | None
+    ipv6: tuple[str, int, str] | None
+    resolv_conf: str
 
 
 @frozen

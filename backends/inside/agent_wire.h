@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #define AGENT_MAGIC 0x4158434Du
-#define AGENT_VERSION 1u
+#define AGENT_VERSION 2u
 
 enum {
     AGENT_MAX_PAYLOAD = 65536, /* of one frame */
@@ -35,6 +35,7 @@ enum agent_kind {
     AGENT_POWER_OFF = 15,
     AGENT_OUTPUT_CLOSED = 16,
     AGENT_HIDE = 17,
+    AGENT_NETWORK = 18,
     /* from the agent */
     AGENT_WELCOME = 128,
     AGENT_PONG = 129,
@@ -120,7 +121,8 @@ enum agent_step {
     AGENT_STEP_MACHINE_ID = 24,
     AGENT_STEP_MAC = 25,
     AGENT_STEP_HIDE = 26,
-    AGENT_STEP_CONNECT = 27
+    AGENT_STEP_CONNECT = 27,
+    AGENT_STEP_NETWORK = 28
 };
 
 enum agent_ended_flag {
@@ -155,6 +157,11 @@ struct agent_identity {
     unsigned char random[AGENT_RANDOM_BYTES];
     char machine_id[32];
     unsigned char mac[6];
+} __attribute__((packed));
+
+/* Followed by texts, each with its end: address and gateway of IPv4, of IPv6 ("": none of that), resolv.conf. */
+struct agent_network {
+    uint32_t prefix, prefix6;
 } __attribute__((packed));
 
 struct agent_user {

@@ -58,6 +58,8 @@ _TAG_GUARD = 27
 _TAG_GIVE = 28
 _TAG_USER = 29
 _TAG_UNSTOPPED = 30
+_TAG_IN_USERS = 31
+_TAG_IN_NETWORK = 32
 
 _MOUNT_READ_ONLY = 1
 _MOUNT_IDMAPPED = 2
@@ -144,6 +146,10 @@ def _outside_records(spec: OutsideSpec) -> list[bytes]:
     records += [_record(_TAG_MOUNT, _mount(mount)) for mount in spec.mounts]
     if spec.identity is not None:
         records.append(_record(_TAG_IDENTITY, _U32.pack(spec.identity[0]) + _U32.pack(spec.identity[1])))
+    if spec.in_users is not None:
+        records.append(_number(_TAG_IN_USERS, spec.in_users))
+    if spec.in_network is not None:
+        records.append(_number(_TAG_IN_NETWORK, spec.in_network))
     records += [_number(_TAG_KEEP, fd) for fd in spec.keep]
     records += [_text(_TAG_ARG, argument) for argument in spec.argv]
     return records

@@ -1,4 +1,5 @@
 /* The launcher: `launcher outside FD` on the host, `launcher inside FD` as process 1 of the sandbox. See protocol.py.
+ * `launcher gate FD`: see gate.h.
  * `launcher unpack IMAGE FOLDER` (descriptors) and `launcher remove FOLDER NAME`: as root of a user namespace. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#include "gate.h"
 #include "launcher.h"
 
 #ifndef MXC_KEY
@@ -61,11 +63,13 @@ int main(int argc, char **argv)
         return outside(fd);
     if (fd >= 0 && strcmp(argv[1], "inside") == 0)
         return inside(fd);
+    if (fd >= 0 && strcmp(argv[1], "gate") == 0)
+        return run_gate(fd);
     int second = argc == 4 ? parse_fd(argv[2]) : -1;
     if (second >= 0 && strcmp(argv[1], "unpack") == 0)
         return told(unpack_image(second, parse_fd(argv[3])));
     if (second >= 0 && strcmp(argv[1], "remove") == 0)
         return told(remove_tree(second, argv[3]));
-    fputs("usage: launcher (outside|inside) FD | unpack IMAGE FOLDER | remove FOLDER NAME | --version\n", stderr);
+    fputs("usage: launcher (outside|inside|gate) FD | unpack IMAGE FOLDER | remove FOLDER NAME | --version\n", stderr);
     return EXIT_SETUP_FAILED;
 }

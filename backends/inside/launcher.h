@@ -31,8 +31,9 @@ int map_mount(const char *place, int users); /* the ids of a mount, from now on;
 
 /* users.c: a user namespace with these ids, as a descriptor; -1 with errno. */
 int make_id_maps(const struct wire_ids *ids, uint32_t count);
-/* … one of the caller's own, entered; and becoming its root. */
+/* … one of the caller's own, entered, with ids that were granted or without; and becoming its root. */
 struct failure enter_users(const struct spec *spec);
+struct failure enter_own_users(const struct spec *spec);
 struct failure become_root_of_users(void);
 
 /* stage_root.c: a container's root, at STAGE/root; `image`: what is below, or -1 for the image file of the spec. */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -46,6 +47,23 @@ static struct failure keep_only_named(struct spec *spec)
     return keep_descriptors(keep, count, 0);
 }
 
+/* Where the sandbox's network is there already, what that belongs to is, too. */
+static struct failure join_users(const struct spec *spec)
+{
+    if (spec->in_users >= 0 && setns(spec->in_users, CLONE_NEWUSER) < 0)
+        return FAILED(STEP_NETWORK, 0);
+    if (spec->in_users < 0 && spec->count[TAG_USERS])
+        return enter_users(spec);
+    return NO_FAILURE;
+}
+
+static struct failure join_network(const struct spec *spec)
+{
+    if (spec->in_network >= 0 && setns(spec->in_network, CLONE_NEWNET) < 0)
+        return FAILED(STEP_NETWORK, 1);
+    return NO_FAILURE;
+}
+
 struct failure run_outside(struct spec *spec)
 {
     struct failure failure = parent_is_there(spec);
@@ -55,8 +73,10 @@ struct failure run_outside(struct spec *spec)
     setsid(); /* a terminal's signals are the caller's to forward; fails only for a leader, which is as good */
     failure = join_cgroups(spec);
     volunteer_for_oom();
-    if (!failure.step && spec->count[TAG_USERS])
-        failure = enter_users(spec);
+    if (!failure.step)
+        failure = join_users(spec);
+    if (!failure.step)
+        failure = join_network(spec);
     if (!failure.step && spec->stage)
         failure = build_stage(spec);
     else if (!failure.step && spec->count[TAG_USERS])

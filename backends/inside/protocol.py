@@ -1,8 +1,8 @@
 """What the host and the launcher say to each other: the specs it reads, the messages on its control socket.
 
-The launcher is one static program with two modes. *Outside* it runs on the host, joins control groups, makes
-the stage of mounts, drops to the sandbox's identity and becomes bubblewrap. *Inside* it is process 1 of the
-sandbox: it starts the workload under the last restrictions, reaps, forwards signals and reports the end.
+The launcher is one static program with several modes. *Outside* it runs on the host, joins control groups,
+makes the stage of mounts, drops to the sandbox's identity and becomes bubblewrap. *Inside* it is process 1 of
+the sandbox: it starts the workload under the last restrictions, reaps, forwards signals and reports the end.
 
 A spec is a header and tagged records, little-endian, handed over in a sealed memfd so that it shows up in no
 command line and no environment. The control socket is a ``SOCK_SEQPACKET`` pair; every message has one size.
@@ -50,6 +50,7 @@ class Step(IntEnum):
     ROOT_ENTRY = 20
     HIDE = 21
     USERS = 22
+    NETWORK = 23
     NOT_INIT = 32
     FORK = 33
     SESSION = 34
@@ -154,7 +155,8 @@ class OutsideSpec:
     of the control socket, kept open for the inside. `cgroups` are descriptors, open for writing, of
     ``cgroup.procs`` or ``tasks`` files. `stage` (for root only) is an existing directory that a private tmpfs
     is mounted on; with `users` it may be one to be made below ``/run``. `identity` is the host (uid, gid) to
-    drop to. Only 0, 1, 2, `control` and `keep` survive.
+    drop to. `in_network` is a namespace to go into, and `in_users` the one that this belongs to, where it is
+    not the host's; `users` is then what that one was made with. Only 0, 1, 2, `control` and `keep` survive.
     """
 
     parent_pid: int
@@ -166,6 +168,8 @@ class OutsideSpec:
     root: StageRoot | None = None
     mounts: tuple[StageMount, ...] = ()
     identity: tuple[int, int] | None = None
+    in_users: int | None = None
+    in_network: int | None = None
     keep: tuple[int, ...] = ()
 
 

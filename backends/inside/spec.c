@@ -49,6 +49,8 @@ static const struct rule {
     [TAG_GUARD] = {IN_INSIDE, SHAPE_TEXT, 0, MAX_GUARDS, 0},
     [TAG_USER] = {IN_INSIDE, SHAPE_FIXED, 8, 1, 0},
     [TAG_UNSTOPPED] = {IN_INSIDE, SHAPE_FIXED, 0, 1, 0},
+    [TAG_IN_USERS] = {IN_OUTSIDE, SHAPE_FIXED, 4, 1, 0},
+    [TAG_IN_NETWORK] = {IN_OUTSIDE, SHAPE_FIXED, 4, 1, 0},
 };
 
 enum { MAX_FILTER = 4096 * 8 };
@@ -213,6 +215,10 @@ static int take_outside(struct spec *spec, uint32_t tag, uint32_t index, char *p
     case TAG_HIDDEN:
         spec->hidden[index] = payload;
         return 0;
+    case TAG_IN_USERS:
+        return read_fd(payload, &spec->in_users);
+    case TAG_IN_NETWORK:
+        return read_fd(payload, &spec->in_network);
     default:
         return 0;
     }
@@ -274,6 +280,7 @@ int spec_parse(char *buffer, size_t size, enum wire_mode mode, struct spec *spec
 {
     memset(spec, 0, sizeof(*spec));
     *spec = (struct spec){.buffer = buffer, .size = size, .mode = mode, .control = -1, .stderr_fd = -1, .caller = -1};
+    spec->in_users = spec->in_network = -1;
     int error = check_header(spec);
     if (!error)
         error = count_records(spec);

@@ -46,6 +46,7 @@ struct spec {
     int keep[MAX_KEEP];
     struct wire_ids users[MAX_IDS];
     char *mappers[2]; /* newuidmap, newgidmap */
+    int in_users, in_network; /* namespaces that are there already, or -1 */
     struct wire_root root;
     struct stage_entry *entries;
     char **hidden;

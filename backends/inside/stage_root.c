@@ -256,6 +256,16 @@ static int keep_locks_here(void)
     return mount("locks", place, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=256k");
 }
 
+/* The kernel lets it be mounted only by whoever owns the network: so not by the container. */
+static int mount_sysfs(int stage)
+{
+    if (mkdirat(stage, "sys", 0555) < 0)
+        return -1;
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d/sys", stage);
+    return mount("sysfs", path, "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+}
+
 struct failure build_root(const struct spec *spec, int stage, int image)
 {
     int root = -1;
@@ -275,5 +285,7 @@ struct failure build_root(const struct spec *spec, int stage, int image)
         failure = FAILED(STEP_ROOT_OVERLAY, 2);
     if (!failure.step && keep_locks_here() < 0)
         failure = FAILED(STEP_ROOT_OVERLAY, 3);
+    if (!failure.step && spec->in_network >= 0 && mount_sysfs(stage) < 0)
+        failure = FAILED(STEP_ROOT_OVERLAY, 4);
     return failure;
 }

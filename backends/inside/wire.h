@@ -41,6 +41,8 @@ enum wire_tag {
     TAG_GIVE = 28,
     TAG_USER = 29,
     TAG_UNSTOPPED = 30,
+    TAG_IN_USERS = 31,
+    TAG_IN_NETWORK = 32,
     TAG_COUNT
 };
 
@@ -67,6 +69,7 @@ enum wire_step {
     STEP_ROOT_ENTRY = 20,
     STEP_HIDE = 21,
     STEP_USERS = 22,
+    STEP_NETWORK = 23,
     STEP_NOT_INIT = 32,
     STEP_FORK = 33,
     STEP_SESSION = 34,
@@ -139,6 +142,52 @@ struct wire_landlock_path {
 struct wire_mask {
     uint32_t fd;
 } __attribute__((packed));
+
+/* What a gate is asked to do, one after another (see gate.py): the numbers, then as text the words of it, each with its
+ * NUL. Descriptors come with the message. */
+enum gate_op {
+    GATE_ENTER = 1,    /* parent's pid, flags, ids: struct wire_ids of that many, then the mappers → namespaces */
+    GATE_PAIR = 2,     /* a link from inside to the host: the names of its ends */
+    GATE_LINK = 3,     /* flags, mtu: name, what it is attached to */
+    GATE_ADDRESS = 4,  /* length of the prefix: name, address */
+    GATE_ROUTE = 5,    /* length of the prefix, flags: destination, gateway, name */
+    GATE_SETTING = 6,  /* name below /proc/sys, value */
+    GATE_SOCKET = 7,   /* family, type → socket */
+    GATE_LISTEN = 8,   /* type, port, backlog: address → socket */
+    GATE_TAP = 9,      /* name → a machine's end of it */
+    GATE_LOG = 10,     /* MiB that it may take, 0: any: messages of netlink that ask for it; where it goes */
+    GATE_RUN = 11,     /* ms: argv; input and output → exit status */
+    GATE_HELPER = 12,  /* argv, in which "@network" stands for the namespace; output */
+    GATE_AWAIT = 13,   /* ms, flags: the link that the helper makes */
+    GATE_SERVE = 14    /* a socket on which sockets are asked for */
+};
+
+enum gate_enter_flag { GATE_USERS = 1, GATE_MAPPERS = 2, GATE_HELPS = 4 };
+enum gate_link_flag { GATE_ON_HOST = 1, GATE_ALONE = 2 }; /* alone: what is attached beside it is out of its reach */
+enum gate_route_flag { GATE_LOCAL = 1 };
+enum gate_await_flag { GATE_IPV4 = 1, GATE_IPV6 = 2 };
+enum { GATE_MESSAGE = 65536, GATE_DESCRIPTORS = 2 };
+
+struct wire_step_asked {
+    uint32_t op, numbers[3];
+};
+
+struct wire_step_done {
+    uint32_t op;
+    int32_t error;
+    uint32_t value;
+};
+
+/* Before what was logged at once. */
+struct wire_logged {
+    uint64_t realtime_ns;
+    uint32_t length;
+} __attribute__((packed));
+
+/* On the socket of GATE_SERVE; the answer is an errno, with a descriptor if that is 0. */
+struct wire_socket {
+    uint32_t family, type;
+};
 
 /* One size for every message, both ways. `value`: step, wait status or signal number. */
 struct wire_message {

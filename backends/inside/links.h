@@ -1,0 +1,22 @@
+/* rtnetlink(7), in the namespace of the socket `links`: of the launcher and of the agent. Addresses are texts; "" is
+ * none. All but open_links() answer 0 or an errno. */
+#ifndef MXC_LINKS_H
+#define MXC_LINKS_H
+
+#include <stdint.h>
+
+int open_links(void); /* -1 with errno */
+
+/* A veth pair: `outside` goes to the namespace of that descriptor. */
+int add_pair(int links, const char *inside, const char *outside, int outside_namespace);
+
+/* Up, attached to a bridge if one is named; `mtu` 0 leaves that as it is. `alone`: what else is attached to the
+ * bridge, and alone too, is out of its reach. */
+int set_link(int links, const char *name, const char *attached_to, uint32_t mtu, int alone);
+
+int add_address(int links, const char *name, const char *address, uint32_t prefix);
+
+/* `local`: whatever is sent there arrives here. */
+int add_route(int links, const char *destination, uint32_t prefix, const char *gateway, const char *name, int local);
+
+#endif

@@ -1,0 +1,174 @@
+"""A gate as it runs: started, asked step by step, ended by closing it (effectful)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from select import poll
+
+from backends import process
+from backends.errors import LaunchFailed, Problem
+from backends.inside.codec import spec_memfd
+from backends.network.steps import (
+    ANSWER_BYTES,
+    Await,
+    Enter,
+    Helper,
+    Run,
+    Step,
+    decode_answer,
+    encode_step,
+)
+
+__all__ = ["Asked", "Gate"]
+
+_END_S = 5.0
+_INT = struct.Struct("i")
+_MOST_DESCRIPTORS = 2
+_MOST_WORDS = 4000
+
+Asked = tuple[Step, tuple[int, ...]]
+"""A step, and the descriptors that come with it."""
+
+
+class Gate:
+    """The process beside a sandbox that owns its network namespace.
+
+    Parameters
+    ----------
+    launcher: absolute path of our program.
+
+    `users` and `network` are the namespaces, once they were entered. Closing the gate ends it, its helper and
+    its programs; the namespaces live on for as long as somebody else is in them.
+    """
+
+    def __init__(self, launcher: str) -> None:
+        self.users: int | None = None
+        self.network = -1
+        self._owner = os.getpid()
+        self._control, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            argv = (launcher, "gate", str(theirs.fileno()))
+            self._child = process.spawn(argv, (null, null, null), (theirs.fileno(),))
+        except OSError:
+            self._control.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(null)
+
+    def do(self, steps: Sequence[Asked]) -> list[int]:
+        """Have it take these steps, in order; answers the descriptors that they made, which are the caller's.
+
+        Raises `LaunchFailed` for the first that fails; what those after it made is closed.
+        """
+        for step, descriptors in steps:
+            self._send(encode_step(step), descriptors)
+        made: list[int] = []
+        failure: LaunchFailed | None = None
+        for step, descriptors in steps:
+            try:
+                made += self._take(step, descriptors)
+            except LaunchFailed as error:
+                failure = failure or error
+        if failure is not None:
+            _close(made)
+            raise failure
+        return made
+
+    def enter(self, step: Enter) -> None:
+        """Its first step. Raises `LaunchFailed`."""
+        found = self.do([(step, ())])
+        self.network = found[0]
+        self.users = found[1] if len(found) > 1 else None
+
+    def run(self, argv: tuple[str, ...], text: str, deadline_ms: int) -> str:
+        """Run a program of the host's in the namespace, with `text` as its input; its output.
+
+        Raises `LaunchFailed` unless it exits with 0.
+        """
+        given = spec_memfd(text.encode())
+        output = os.memfd_create("output", os.MFD_CLOEXEC)
+        try:
+            self.do([(Run(argv, deadline_ms), (given, output))])
+            return _read_whole(output)
+        finally:
+            _close((given, output))
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._control.fileno() < 0:
+            return
+        self._control.close()
+        _close(one for one in (self.network, self.users) if one is not None and one >= 0)
+        self.network, self.users = -1, None
+        if os.getpid() != self._owner:
+            return
+        waiting = poll()
+        waiting.register(self._child.pidfd)
+        waiting.poll(_END_S * 1000)
+        process.reap(self._child)
+        os.close(self._child.pidfd)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):  # it may not have been started
+            self.close()
+
+    def _send(self, message: bytes, descriptors: tuple[int, ...]) -> None:
+        rights = b"".join(_INT.pack(one) for one in descriptors)
+        ancillary = [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else []
+        try:
+            self._control.sendmsg([message], ancillary)
+        except OSError as error:
+            raise _failed("its process has ended", f"{error}") from error
+
+    def _take(self, step: Step, descriptors: tuple[int, ...]) -> list[int]:
+        room = CMSG_SPACE(_MOST_DESCRIPTORS * _INT.size)
+        data, ancillary, _, _ = self._control.recvmsg(ANSWER_BYTES, room)
+        found = [number for _, _, rights in ancillary for (number,) in _INT.iter_unpack(rights)]
+        for one in found:
+            os.set_inheritable(one, False)
+        if not data:
+            raise _failed("its process has ended", _said(step, descriptors))
+        answer = decode_answer(data)
+        if answer.error:
+            raise _failed(_title(step), os.strerror(answer.error), _said(step, descriptors))
+        if isinstance(step, Run) and answer.value:
+            raise _failed(_title(step), f"it exited with {answer.value}", _said(step, descriptors))
+        return found
+
+
+def _title(step: Step) -> str:
+    return step.argv[0] if isinstance(step, Run | Helper) else type(step).__name__.lower()
+
+
+def _said(step: Step, descriptors: tuple[int, ...]) -> str:
+    """What a program wrote before it failed."""
+    if not isinstance(step, Run | Await | Helper) or not descriptors:
+        return ""
+    return _read_whole(descriptors[-1])[-_MOST_WORDS:].strip()
+
+
+def _read_whole(fd: int) -> str:
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
+
+
+def _failed(what: str, *why: str) -> LaunchFailed:
+    said = ": ".join(part for part in (what, *why) if part)
+    return LaunchFailed(
+        Problem(
+            "network_not_made",
+            "/network",
+            f"the sandbox's network could not be made as the policy wants it, so nothing was started: {said}",
+            fix="mxc-ops doctor --feature network tells what this host lacks",
+        )
+    )
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for one in descriptors:
+        os.close(one)
