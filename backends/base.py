@@ -14,11 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
+from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import Image, System, VirtualMachine
+
+if TYPE_CHECKING:
+    from backends.network.outcome import NetworkOutcome
 
 
 class Access(Enum):
@@ -69,8 +73,7 @@ class Environment:
 class Limits:
     """What the workload may use at most; `None` is "not asked for".
 
-    `best_effort` names the limits (by their document spelling, e.g. ``memoryMib``) that may go unenforced
-    when no mechanism of the host holds them.
+    `best_effort` names those that may go unenforced, by their document spelling (``memoryMib``).
     """
 
     memory_mib: int | None = None
@@ -85,10 +88,7 @@ class Limits:
 
 @frozen
 class Timeout:
-    """Wall-clock deadline. After `after_ms` the signal is sent, `grace_ms` later everything is killed.
-
-    ``after_ms == 0`` means no deadline.
-    """
+    """Wall-clock deadline. After `after_ms` (0: none) the signal is sent, `grace_ms` later all is killed."""
 
     after_ms: int = 0
     grace_ms: int = 0
@@ -126,6 +126,7 @@ class SandboxRequest:
     cwd: str | None = None
     environment: Environment = Environment()
     grants: tuple[Grant, ...] = ()
+    network: NetworkPolicy = NO_NETWORK
     asked: tuple[Asked, ...] = ()
     limits: Limits = Limits()
     timeout: Timeout = Timeout()
@@ -310,6 +311,7 @@ class Ended:
     timings: tuple[tuple[str, float], ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     warnings: tuple[str, ...] = ()
+    network: NetworkOutcome | None = None
 
 
 @frozen
@@ -351,10 +353,8 @@ class Running(Protocol):
 
     @property
     def wrapping_up(self) -> bool:
-        """Whether the command has ended by itself, and what it left is being brought to where it belongs.
-
-        No deadline of the command counts any more then.
-        """
+        """Whether the command has ended by itself, and what it left is being brought to where it belongs: no
+        deadline counts any more then."""
         ...
 
     def signal(self, signal_number: int) -> None:

@@ -9,10 +9,10 @@ from backends.features import Capabilities, Feature, Support
 __all__ = ["one_shot_capabilities"]
 
 _SUPPORT: Mapping[Feature, Support] = {
-    Feature.EGRESS: Support.REFUSED,
-    Feature.INGRESS: Support.REFUSED,
-    Feature.HOST_LOOPBACK: Support.REFUSED,
-    Feature.NETWORK_PROXY: Support.REFUSED,
+    Feature.EGRESS: Support.GIVEN,
+    Feature.INGRESS: Support.GIVEN,
+    Feature.HOST_LOOPBACK: Support.GIVEN,
+    Feature.NETWORK_PROXY: Support.GIVEN,
     Feature.UI: Support.NEVER_GIVEN,
     Feature.CLIPBOARD: Support.NEVER_GIVEN,
     Feature.INPUT_INJECTION: Support.NEVER_GIVEN,
@@ -36,21 +36,17 @@ _LIMITS = frozenset(("memoryMib", "pids", "cpus", "cpuSeconds", "fileSizeMib", "
 def one_shot_capabilities(
     containment: str,
     *,
-    no_network: str,
     no_display: str,
     no_clipboard: str,
     not_kept: str,
     policy_ends: str,
     no_meaning: str,
 ) -> Capabilities:
-    """The capabilities of a containment that runs one command on Linux, without a network, and ends.
+    """The capabilities of a containment that runs one command on Linux and ends.
 
     The other parameters are its own reasons, each for what its name says.
     """
     own = {
-        **dict.fromkeys(
-            (Feature.EGRESS, Feature.INGRESS, Feature.HOST_LOOPBACK, Feature.NETWORK_PROXY), no_network
-        ),
         **dict.fromkeys((Feature.UI, Feature.INPUT_INJECTION), no_display),
         Feature.CLIPBOARD: no_clipboard,
         Feature.KEEP_CONTAINER: not_kept,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
+    from mxc_ops.policy.network_builder import network
     from mxc_ops.policy_builder import Policy
     from mxc_ops.provenance import Provenance
     from mxc_ops.result import CommandFailed, Result
@@ -79,6 +80,7 @@ __all__ = [
     "VirtualMachine",
     "WarmPool",
     "arun",
+    "network",
     "prepare",
     "private_tmp",
     "run",
@@ -96,6 +98,7 @@ _HOMES = {
     "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
+    "mxc_ops.policy.network_builder": ("network",),
     "mxc_ops.policy_builder": ("Policy",),
     "mxc_ops.provenance": ("Provenance",),
     "mxc_ops.result": ("CommandFailed", "Result"),

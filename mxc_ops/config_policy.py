@@ -11,6 +11,7 @@ from backends.virtual_machine import System
 from mxc_ops.policy import machine
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
 from mxc_ops.policy.host_loopback import apart_from_ports, asks_for_ports
+from mxc_ops.policy.network_document import extension_parts, network_section, runtime_config
 from mxc_ops.sources import as_request
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "timeout_signal": timeout.signal,
         "cwd": request.cwd or "/",
         "seccomp": request.seccomp,
+        "network": request.network,
         "host_loopback": asks_for_ports(request),
         "stdin": request.stdin,
         "tty": request.tty,
@@ -70,7 +72,8 @@ def config_from_policy(policy: Policy, shell: str | None, args: tuple[str, ...])
                 }
             ),
             "lxc": _system(policy),
-            "network": {"ingress": {"hostLoopback": "allow"}} if policy.host_loopback else {},
+            "network": network_section(policy.network, host_loopback=policy.host_loopback),
+            "runtimeConfig": runtime_config(policy.network),
             "mxcOps": extension,
         }
     )
@@ -119,6 +122,7 @@ def _extension(policy: Policy) -> dict[str, Any]:
             "optionalPaths": [os.fspath(path) for path in policy.optional],
             "env": secrets,
             "vm": _machine(policy),
+            **extension_parts(policy.network),
         }
     )
 

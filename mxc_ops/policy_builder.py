@@ -21,9 +21,11 @@ from backends.base import (
 )
 from backends.features import Asked, Feature
 from backends.frozen import replace
+from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import System, VirtualMachine
 from mxc_ops import policy_checks
 from mxc_ops.policy import machine
+from mxc_ops.policy.network_checks import asked_of, network_warnings
 from mxc_ops.policy.system import wanted_system
 
 Path = str | os.PathLike[str]
@@ -43,8 +45,10 @@ class Policy:
     timeout_s: seconds until `timeout_signal` is sent, `grace_s` later all is killed; None waits for ever.
     cwd: absolute path inside the sandbox.
     seccomp: profile of allowed system calls: ``default``, ``strict`` or ``debug``.
-    network: None, the only value there is: sandboxes have no network.
-    host_loopback: whether `Session.port` may open ways from the host's loopback into the sandbox.
+    network: what `network` answers, as in ``network(allow=["example.test"], publish=["8080:80"])``; by
+        default nothing is reachable.
+    host_loopback: whether `Session.port` may open ways from the host's loopback into the sandbox, besides
+        the ports that `network` names.
     stdin: what the workload reads: `Stdin()` is what the caller passes to `run`.
     tty: whether the workload gets a terminal.
     user, group: host ids to run as, when the caller is root and wants to name them.
@@ -55,7 +59,8 @@ class Policy:
         image ``base`` has.
     name: free text that names the sandbox in logs.
 
-    Raises `ConfigError` with every malformed argument at once; `PolicyRefused` for a network.
+    Raises `ConfigError` with every malformed argument at once; `PolicyRefused` for a network that contradicts
+    itself.
     """
 
     read_only: Sequence[Path] = ()
@@ -69,7 +74,7 @@ class Policy:
     timeout_signal: str = "TERM"
     cwd: Path = "/"
     seccomp: str = "default"
-    network: None = None
+    network: NetworkPolicy = NO_NETWORK
     host_loopback: bool = False
     stdin: Stdin = field(default_factory=Stdin)
     tty: bool = False
@@ -98,7 +103,7 @@ class Policy:
         source: a dict, a path, bytes, or a loaded `Document`, as for `run`.
 
         Raises `ConfigError` for a malformed document, `PolicyRefused` when it asks for what a `Policy` cannot
-        say (a network, the settings of another backend).
+        say (the settings of another backend).
         """
         from mxc_ops.config_policy import policy_arguments
 
@@ -162,8 +167,10 @@ class Policy:
             cwd=os.fspath(self.cwd),
             environment=self._environment(),
             grants=grants,
+            network=self.network,
             asked=(
                 *(Asked(Feature.BACKEND_SECTION, name, value) for name, value in foreign),
+                *asked_of(self.network),
                 *((Asked(Feature.HOST_LOOPBACK, "host_loopback", "True"),) if self.host_loopback else ()),
             ),
             limits=self.limits,
@@ -177,7 +184,7 @@ class Policy:
             if self.system is not None
             else System(),
             container_id=self.name,
-            warnings=warnings,
+            warnings=(*warnings, *network_warnings(self.network)),
             pointers=_POINTERS,
         )
 
@@ -218,6 +225,7 @@ _POINTERS: Mapping[str, str] = {
     "image": "vm.image_name",
     "limits": "limits",
     "machine": "vm.machine",
+    "network": "network",
     "seccomp": "seccomp",
     "secrets": "env",
     "shell": "command",

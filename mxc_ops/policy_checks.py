@@ -9,11 +9,13 @@ from typing import Any, cast
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.network.policy import NetworkPolicy
 from backends.virtual_machine import CommandKind, System, VirtualMachine
 from mxc_ops.policy import machine
 from mxc_ops.policy.command import MAX_STRING_BYTES, check_command, too_long
 from mxc_ops.policy.features import LIMIT_FIELDS
 from mxc_ops.policy.limit_ranges import LIMIT_RANGES
+from mxc_ops.policy.network_checks import contradictions
 from mxc_ops.policy.system import BOTH, faults, wanted_system
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL")
@@ -26,17 +28,20 @@ MAX_ID = 4294967293
 def check(given: Mapping[str, Any]) -> None:
     """Check a policy's arguments, by name.
 
-    Raises `PolicyRefused` for a network, `ConfigError` with everything else that is wrong.
+    Raises `ConfigError` with everything that is malformed, `PolicyRefused` for a network that contradicts
+    itself.
     """
-    if given["network"] is not None:
-        message = "sandboxes have no network: nothing in this version can enforce rules for one"
-        fix = "leave network out"
-        raise PolicyRefused(Problem("network_refused", "network", message, expected="None", fix=fix))
     problems = [*_paths(given), *_environment(given["env"]), *_limits(given["limits"])]
     problems += [*_times(given), *_choices(given), *_ids(given), *_stdin(given["stdin"])]
     problems += [*_machine(given["vm"]), *_system(given["system"])]
+    network = given["network"]
+    if not isinstance(network, NetworkPolicy):
+        expected = 'mxc_ops.network(...), as network(allow=["example.test"])'
+        problems.append(_problem("network", "not what network(...) answers", expected))
     if problems:
         raise ConfigError(problems)
+    if refusals := list(contradictions(network)):
+        raise PolicyRefused(refusals)
 
 
 def split_command(

@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Protocol(Enum):
-    """`ANY` with ports is TCP and UDP, without ports everything. `ICMP` is ICMPv6 where addresses are IPv6."""
+    """`ANY` with ports is TCP and UDP, without them everything. `ICMP` is ICMPv6 where addresses are IPv6."""
 
     ANY = "any"
     TCP = "tcp"
@@ -151,8 +151,13 @@ class NetworkPolicy:
 
     @property
     def needs_uplink(self) -> bool:
-        """Whether packets themselves may leave, not only what the proxy carries."""
-        return self.egress_allowed or bool(self.allow)
+        """Whether packets themselves may leave, now or later, not only what the proxy carries."""
+        return self.egress_allowed or bool(self.allow or self.ceiling.allow)
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether our filtering proxy is needed, now or later."""
+        return bool(self.names or self.denied_names or self.ceiling.names)
 
     @property
     def is_isolated(self) -> bool:

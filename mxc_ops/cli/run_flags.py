@@ -13,11 +13,21 @@ from mxc_ops.policy.machine import FIELDS
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
+    from backends.network.policy import NetworkPolicy
     from backends.virtual_machine import System
     from mxc_ops.policy_builder import Policy
 
 _LIMITS = ("memory", "pids", "cpus", "cpu_seconds", "file_size", "open_files", "tmp")
 _LIMIT_FIELDS = {"memory": "memory_mib", "file_size": "file_size_mib", "tmp": "tmp_mib"}
+
+_NETWORK_FLAGS = {
+    "network.default": "--net",
+    "network.allow": "--allow-net",
+    "network.deny": "--deny-net",
+    "network.publish": "--publish",
+    "network.reach_host": "--reach-host",
+    "network.proxy": "--proxy",
+}
 
 # Argument of `Policy` → the flag that the user wrote, for error messages.
 _FLAGS = {
@@ -35,6 +45,7 @@ _FLAGS = {
     "system": "--distribution",
     "system.distribution": "--distribution",
     "system.release": "--release",
+    **_NETWORK_FLAGS,
     "/process/cwd": "--cwd",
     "/containment": "--backend",
     **FLAGS,
@@ -48,6 +59,12 @@ _FIELDS = {
     "a path of read_only or read_write": "a path of --ro or --rw",
     "mxcOps.limits.bestEffort": "--best-effort",
     "remove system": "remove --distribution and --release",
+    'network(allow=["*"], deny=[…])': "--allow-net '*' and --deny-net, without --net all",
+    'network(allow=[…]) without default="allow"': "--allow-net without --net all",
+    'network(publish=["8080:80"])': "--publish 8080:80",
+    "network.egress.default 'deny'": "no --net all",
+    "network.egress.default": "--net all",
+    "leave out proxy, or allow and deny": "leave out --proxy, or --allow-net and --deny-net",
     **{f"mxcOps.vm.{field}: ": f"{FLAGS[f'vm.{argument}']} " for field, argument in FIELDS.items()},
     **{f"mxcOps.vm.{field}": FLAGS[f"vm.{argument}"] for field, argument in FIELDS.items()},
     **{argument: flag for argument, flag in FLAGS.items() if "." in argument},
@@ -80,6 +97,7 @@ def add_policy_flags(parser: ArgumentParser) -> None:
     add("--open-files", type=int, metavar="N", help="open descriptors of each process")
     add("--tmp", type=int, metavar="MIB", help="size of the private /tmp in MiB")
     add("--best-effort", action="store_true", help="run even where nothing here can hold a limit")
+    _add_network_flags(parser)
     add("--seccomp", metavar="PROFILE", help="default, strict or debug")
     add("--cwd", metavar="DIR", help="working directory inside")
     add("--tty", action="store_true", help="give the command a terminal")
@@ -94,6 +112,19 @@ def add_policy_flags(parser: ArgumentParser) -> None:
     )
     add("--release", metavar="R", help="that system's release, as bookworm")
     add_machine_flags(parser)
+
+
+def _add_network_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("network of a command after --; by default there is none").add_argument
+    add("--net", choices=("none", "all"), help="all: whatever --deny-net does not name")
+    for flag, shape, what in (
+        ("--allow-net", "SPEC", "HOST-OR-CIDR[:PORT[-PORT]][/tcp|/udp|/icmp]; * and *.NAME are hosts, too"),
+        ("--deny-net", "SPEC", "the same; goes before --allow-net"),
+        ("--publish", "PORTS", "[HOSTADDR:]HOST:SANDBOX[/udp]: a port of the sandbox that the host gets"),
+        ("--reach-host", "PORTS", "PORT[:SANDBOXPORT][/udp]: a port of the host's loopback, inside"),
+    ):
+        add(flag, action="append", metavar=shape, help=what)
+    add("--proxy", metavar="URL", help="a proxy on the host's loopback; nothing else is reachable then")
 
 
 def given_flags(options: Namespace) -> list[str]:
@@ -121,6 +152,7 @@ def policy_from_flags(options: Namespace) -> Policy:
         "read_only": options.ro,
         "read_write": options.rw,
         "denied": options.deny,
+        "network": _network(options),
         "optional": options.optional,
         "env": _environment(options),
         "limits": _limits(options),
@@ -188,6 +220,21 @@ def _argument(path: str) -> str:
     if section == "/mxcOps/vm" and field in FIELDS:
         return f"vm.{FIELDS[field]}"
     return path
+
+
+def _network(options: Namespace) -> NetworkPolicy | None:
+    """None when no flag speaks of it."""
+    said: dict[str, Any] = {
+        name.partition(".")[2]: getattr(options, flag[2:].replace("-", "_"))
+        for name, flag in _NETWORK_FLAGS.items()
+        if flag != "--net"
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    if not given and options.net is None:
+        return None
+    from mxc_ops.policy.network_builder import network
+
+    return network(default="allow" if options.net == "all" else "deny", **given)
 
 
 def _environment(options: Namespace) -> dict[str, str | SecretSource] | None:

@@ -13,6 +13,8 @@ from backends.features import Asked, Feature
 from mxc_ops.config.losses import Severity, origin_of
 from mxc_ops.config.redaction import redacted
 from mxc_ops.policy import machine
+from mxc_ops.policy.host_loopback import feature_of
+from mxc_ops.policy.port_mappings import read_mapping
 
 __all__ = ["asked_features"]
 
@@ -82,6 +84,8 @@ def _current(canonical: Mapping[str, Any], containment: str) -> Iterator[tuple[F
     proxy = canonical.get("runtimeConfig", {}).get("networkProxy")
     if proxy is not None:
         yield Feature.NETWORK_PROXY, "/runtimeConfig/networkProxy", proxy
+    if extension := canonical.get("mxcOps"):
+        yield from _extension(extension)
     for section, field, asking, feature in _SWITCHES:
         if section in canonical and canonical[section].get(field) == asking:
             yield feature, f"/{section}/{field}", asking
@@ -105,6 +109,18 @@ def _network(network: Mapping[str, Any]) -> Iterator[tuple[Feature, str, Any]]:
         yield Feature.INGRESS, "/network/ingress/default", "allow"
     if ingress.get("hostLoopback") == "allow":
         yield Feature.HOST_LOOPBACK, "/network/ingress/hostLoopback", "allow"
+
+
+def _extension(extension: Mapping[str, Any]) -> Iterator[tuple[Feature, str, Any]]:
+    """Names, what may be opened later, and mapped ports."""
+    network: Mapping[str, Any] = extension.get("network", {})
+    for index, entry in enumerate(network.get("names", ())):
+        yield Feature.EGRESS, f"/mxcOps/network/names/{index}", entry
+    if ceiling := network.get("ceiling"):
+        yield Feature.EGRESS, "/mxcOps/network/ceiling", ceiling
+    for index, entry in enumerate(extension.get("portMappings", ())):
+        feature = feature_of(read_mapping(entry, "", ""))
+        yield feature, f"/mxcOps/portMappings/{index}", entry
 
 
 def _lost(canonical: Mapping[str, Any], found: list[Asked]) -> Iterator[Asked]:

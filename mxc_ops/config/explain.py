@@ -20,8 +20,11 @@ Path = tuple[str | int, ...]
 
 _REPLACEMENTS: Mapping[tuple[str, str], str] = {
     ("Network", "defaultPolicy"): "use network.egress.default ('allow' or 'deny')",
-    ("Network", "allowedHosts"): "use network.egress.allow with addresses; names need a proxy",
-    ("Network", "blockedHosts"): "use network.egress.deny with addresses",
+    ("Network", "allowedHosts"): "use network.egress.allow with addresses, mxcOps.network.names with names",
+    (
+        "Network",
+        "blockedHosts",
+    ): "use network.egress.deny with addresses, mxcOps.network.deniedNames with names",
     ("Network", "allowLocalNetwork"): "use network.ingress.default ('allow' or 'deny')",
     ("Network", "enforcementMode"): "remove it: enforcement is implied",
     ("Network", "proxy"): "use runtimeConfig.networkProxy",

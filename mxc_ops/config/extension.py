@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from backends.errors import Problem
-from mxc_ops.config import wording
+from mxc_ops.config import extension_network, wording
 from mxc_ops.config.models.kinds import (
     FLAG,
     TEXT,
@@ -66,7 +66,10 @@ SHAPES: dict[str, Shape] = {
             )
         ),
         "vm": section("MxcOpsVm"),
+        "network": section("MxcOpsNetwork"),
+        "portMappings": list_of(section("MxcOpsPortMapping")),
     },
+    **extension_network.SHAPES,
     "MxcOpsLimits": {
         **{name: _limit(name) for name in LIMITS},
         "bestEffort": either("true, false or an array of limit names", FLAG, list_of(choice(*LIMITS))),
@@ -106,6 +109,7 @@ def check(extension: dict[str, Any], body: Mapping[str, Any]) -> Iterator[Proble
     yield from _check_machine(extension.get("vm") or {}, bool(args))
     yield from _check_paths(extension, body)
     yield from _check_secrets(extension, process)
+    yield from extension_network.check(extension)
 
 
 def _check_machine(vm: dict[str, Any], has_args: bool) -> Iterator[Problem]:

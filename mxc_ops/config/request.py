@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
-from backends.errors import ConfigError, Problem
-from backends.registry import resolve_intent
+from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.network.policy import NO_NETWORK, NetworkPolicy
+from backends.registry import available, resolve_intent
 from backends.virtual_machine import CommandKind, System, VirtualMachine
 from mxc_ops.config.asked import asked_features
 from mxc_ops.config.canonical import canonicalise, policy_hash
@@ -35,6 +36,7 @@ POINTERS: Mapping[str, str] = {
     "signal": "/mxcOps/timeout/signal",
     "grants": "/filesystem",
     "limits": "/mxcOps/limits",
+    "network": "/network",
     "stdin": "/mxcOps/stdin",
     "tty": "/mxcOps/tty",
     "seccomp": "/mxcOps/seccomp",
@@ -64,8 +66,8 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     platform: as `sys.platform`; decides what ``process`` and an omitted containment mean.
 
     `warnings` of the request start with the document's own. Raises `ConfigError` for a lifecycle document,
-    for bad environment entries and for a command that is too long, `UnsupportedContainment` for a containment
-    that no version of MXC knows.
+    for bad environment entries and for a command that is too long, `PolicyRefused` for a network that
+    contradicts itself, `UnsupportedContainment` for a containment that no version of MXC knows.
     """
     if document.kind is not RequestKind.ONE_SHOT:
         raise _lifecycle(document.kind)
@@ -83,6 +85,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     check_command(shell, args, POINTERS["shell"], POINTERS["args"], vm.command if vm else None)
     optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
     grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
+    network, network_warnings = _network(document, canonical, containment)
     user: int | None = ours.get("user")
     return SandboxRequest(
         containment=containment,
@@ -91,6 +94,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         cwd=process.get("cwd", "/"),
         environment=environment,
         grants=grants,
+        network=network,
         asked=asked_features(canonical, document.body, containment),
         limits=_limits(ours.get("limits", {})),
         timeout=_timeout(process, ours.get("timeout", {})),
@@ -103,7 +107,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         system=_system(containment, canonical),
         container_id=canonical.get("containerId", ""),
         document_hash=policy_hash(canonical),
-        warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings),
+        warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings, *network_warnings),
         pointers=POINTERS,
     )
 
@@ -126,6 +130,42 @@ def _grants(
         for index, path in enumerate(filesystem.get(field, ())):
             may_be_missing = access is not Access.DENIED and bool(optional) and spelling(path) in optional
             yield Grant(path, access, f"/filesystem/{field}/{index}", may_be_missing)
+
+
+def _network(
+    document: Document, canonical: Mapping[str, Any], containment: str
+) -> tuple[NetworkPolicy, tuple[str, ...]]:
+    """The policy and what to warn of. Of a containment without a backend here no network is looked at."""
+    written: Mapping[str, Any] = document.body.get("network") or {}
+    if not _says_more_than_none(canonical, written) or containment not in available():
+        return NO_NETWORK, ()
+    from mxc_ops.policy.network import network_policy
+    from mxc_ops.policy.network_checks import network_warnings
+    from mxc_ops.policy.network_legacy import legacy_problems, legacy_warnings
+
+    problems = list(legacy_problems(written, containment))
+    policy = NO_NETWORK
+    try:
+        policy = network_policy(canonical)
+    except PolicyRefused as refused:
+        known = {problem.path for problem in problems}
+        problems.extend(problem for problem in refused.problems if problem.path not in known)
+    if problems:
+        raise PolicyRefused(problems)
+    return policy, (*legacy_warnings(written), *network_warnings(policy))
+
+
+def _says_more_than_none(canonical: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
+    """Whether there is anything to be read: most documents have no network, or a default of deny alone."""
+    egress: Mapping[str, Any] = canonical.get("network", {}).get("egress", {})
+    ours: Mapping[str, Any] = canonical.get("mxcOps", {})
+    return (
+        egress.get("default") == "allow"
+        or any(egress.get(field) for field in ("allow", "deny"))
+        or any(ours.get(field) for field in ("network", "portMappings"))
+        or any(written.get(field) for field in ("allowedHosts", "blockedHosts", "proxy"))
+        or bool(canonical.get("runtimeConfig"))
+    )
 
 
 def _limits(limits: Mapping[str, Any]) -> Limits:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import Problem
 from mxc_ops.config import wording
 from mxc_ops.config.reading import process_container, section
-from mxc_ops.config.versions import Governing
+from mxc_ops.policy.network_values import proxy_address, read_network
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
+
+    from mxc_ops.config.versions import Governing
 
     Network = IPv4Network | IPv6Network
 
@@ -52,7 +54,7 @@ def check_network(body: Body, governing: Governing) -> Iterator[Problem]:
     if egress:
         for name in ("allow", "deny"):
             for index, rule in enumerate(egress.get(name) or ()):
-                yield from _check_rule(rule, f"/network/egress/{name}/{index}")
+                yield from check_rule(rule, f"/network/egress/{name}/{index}")
 
 
 def _check_too_new(body: Body, governing: Governing) -> Iterator[Problem]:
@@ -80,20 +82,21 @@ def _dotted(pointer: str) -> str:
     return pointer[1:].replace("/", ".")
 
 
-def _check_rule(rule: dict[str, Any], pointer: str) -> Iterator[Problem]:
+def check_rule(rule: dict[str, Any], pointer: str) -> Iterator[Problem]:
+    """What is wrong with a well-shaped rule of `egress.allow`, `egress.deny` or a ceiling."""
     for index, peer in enumerate(rule.get("to") or ()):
         yield from _check_peer(peer, f"{pointer}/to/{index}")
     for index, port in enumerate(rule.get("ports") or ()):
-        yield from _check_port(port, f"{pointer}/ports/{index}")
+        yield from check_port_range(port, f"{pointer}/ports/{index}")
 
 
 def _check_peer(peer: dict[str, Any], pointer: str) -> Iterator[Problem]:
-    network = _network(peer["cidr"])
+    network = read_network(peer["cidr"])
     if isinstance(network, Problem):
         yield _at(network, f"{pointer}/cidr")
     for index, text in enumerate(peer.get("except") or ()):
         here = f"{pointer}/except/{index}"
-        carved = _network(text)
+        carved = read_network(text)
         if isinstance(carved, Problem):
             yield _at(carved, here)
         elif not isinstance(network, Problem) and not _contains(network, carved):
@@ -117,36 +120,8 @@ def _at(problem: Problem, pointer: str) -> Problem:
     return Problem(problem.code, pointer, problem.message, expected=problem.expected, fix=problem.fix)
 
 
-def _network(text: str) -> Network | Problem:
-    """The network that `text` names (a bare address is a network of one), or what is wrong with it."""
-    from ipaddress import ip_network
-
-    expected = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
-    address, slash, length = text.partition("/")
-    plain_length = not slash or (
-        length.isascii() and length.isdigit() and (length == "0" or length[0] != "0")
-    )
-    message = f"{wording.shown(text)} is not an IP network"
-    if not plain_length or "%" in address:
-        return Problem("invalid_value", "", message, expected=expected)
-    try:
-        return ip_network(text)
-    except ValueError:
-        pass
-    try:
-        whole = ip_network(text, strict=False)
-    except ValueError:
-        return Problem("invalid_value", "", f"{message} (names are for a proxy)", expected=expected)
-    return Problem(
-        "invalid_value",
-        "",
-        f"{wording.shown(text)} has bits set in its host part",
-        expected=expected,
-        fix=f"write {whole}, or {address} for the one address",
-    )
-
-
-def _check_port(port: dict[str, Any], pointer: str) -> Iterator[Problem]:
+def check_port_range(port: dict[str, Any], pointer: str) -> Iterator[Problem]:
+    """What is wrong with a well-shaped entry of `ports`."""
     first, last = port.get("port"), port.get("endPort")
     if port.get("protocol") == "icmp" and (first is not None or last is not None):
         yield Problem(
@@ -188,9 +163,9 @@ def _check_legacy_proxy(proxy: dict[str, Any]) -> Iterator[Problem]:
             expected="'localhost' (a port), 'url' or 'builtinTestServer'",
         )
     if url is not None:
-        why, _host = proxy_address(url)
-        if why:
-            yield Problem("invalid_value", "/network/proxy/url", why, expected="http://HOST:PORT")
+        address = proxy_address(url)
+        if isinstance(address, str):
+            yield Problem("invalid_value", "/network/proxy/url", address, expected="http://HOST:PORT")
 
 
 def check_runtime_proxy(body: Body, governing: Governing) -> Iterator[Problem]:
@@ -211,10 +186,10 @@ def check_runtime_proxy(body: Body, governing: Governing) -> Iterator[Problem]:
             yield Problem("missing_field", "/runtimeConfig/networkProxy", "allowedProxyPeer needs a proxy")
         return
     pointer = "/runtimeConfig/networkProxy"
-    why, host = proxy_address(proxy)
-    if why:
-        yield Problem("invalid_value", pointer, why, expected=_PROXY_EXAMPLE)
-    elif host not in _LOOPBACK and not _may_use_remote_proxy(body, governing):
+    address = proxy_address(proxy)
+    if isinstance(address, str):
+        yield Problem("invalid_value", pointer, address, expected=_PROXY_EXAMPLE)
+    elif address.host not in _LOOPBACK and not _may_use_remote_proxy(body, governing):
         yield Problem(
             "invalid_value",
             pointer,
@@ -257,23 +232,3 @@ def _check_container_proxy(ingress: dict[str, Any], peer: bool) -> Iterator[Prob
             f"{why} needs hostLoopback '{wanted}'",
             expected=f"'{wanted}'",
         )
-
-
-def proxy_address(url: str) -> tuple[str, str]:
-    """What is wrong with a proxy's address ("" when nothing is), and its host: lower case, no brackets."""
-    from urllib.parse import urlsplit
-
-    if any(character <= " " or character in "\\\x7f" for character in url):
-        return "the address contains a blank, a backslash or a control character", ""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return "the address cannot be read", ""
-    if parts.scheme not in ("http", "https"):
-        return "the address must use the scheme http or https", ""
-    if not host:
-        return "the address must include a host", ""
-    if not port:
-        return "the address must include a port", ""
-    return "", host

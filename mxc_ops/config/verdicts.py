@@ -77,7 +77,7 @@ def _rules_stamp() -> bytes:
     """Changes whenever the rules do: in a checkout they change without a new version."""
     package = os.path.dirname(__file__)  # noqa: PTH120 - pathlib takes longer than the whole look-up
     stamps: list[str] = []
-    for directory in (package, f"{package}/models"):
+    for directory in (package, f"{package}/models", f"{package}/../policy"):
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name.endswith(".py"):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from backends.base import Environment, SecretSource
+from backends.base import Environment, SandboxRequest, SecretSource
 from backends.errors import ConfigError, Problem
+from backends.network.environment import is_proxy_variable, uses_proxy
 from mxc_ops.policy.command import MAX_STRING_BYTES, too_long
 
-__all__ = ["DEFAULT_ENVIRONMENT", "SECRETS_POINTER", "SecretValues", "read_secrets", "resolve_environment"]
+__all__ = [
+    "DEFAULT_ENVIRONMENT",
+    "SECRETS_POINTER",
+    "SecretValues",
+    "proxy_secrets",
+    "read_secrets",
+    "resolve_environment",
+]
 
 DEFAULT_ENVIRONMENT = (
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -107,6 +115,29 @@ def _shown(name: str) -> str:
 # --- secrets ---------------------------------------------------------------------------------------
 
 
+def proxy_secrets(request: SandboxRequest) -> Iterator[Problem]:
+    """Secrets in the variables that say where the sandbox's proxy is, while it has one: no plan knows their
+    values, so none could be taken out (policy-semantics.md §3.3)."""
+    if not (request.environment.secrets and uses_proxy(request.network)):
+        return
+    pointer = request.pointers.get("secrets", SECRETS_POINTER)
+    for name, _source in request.environment.secrets:
+        if is_proxy_variable(name):
+            yield Problem(
+                "proxy_variable_taken",
+                _place(pointer, name),
+                f"{_shown(name)} says where the sandbox's proxy is, and is set by mxc-ops",
+                fix="remove it: the sandbox's proxy is the only one that can be reached",
+            )
+
+
+def _place(pointer: str, name: str) -> str:
+    """Where the caller named a secret: below a JSON pointer, or an argument of `Policy`."""
+    from mxc_ops.config import wording
+
+    return f"{pointer}[{name!r}]" if pointer.isidentifier() else pointer + wording.pointer((name,))
+
+
 def read_secrets(environment: Environment, pointer: str = SECRETS_POINTER) -> SecretValues:
     """Read the values of `environment.secrets`, each to the end of its file or descriptor.
 
@@ -118,16 +149,15 @@ def read_secrets(environment: Environment, pointer: str = SECRETS_POINTER) -> Se
     ended within 10 s, holding a NUL, or too long for the kernel; `PolicyRefused` when the rights of the user
     behind sudo cannot be taken on.
     """
-    from mxc_ops.config import wording
-
     values: list[tuple[str, str]] = []
     problems: list[Problem] = []
     for name, source in environment.secrets:
         try:
             values.append((name, _value(name, source)))
         except _Unreadable as failure:
-            place = f"{pointer}[{name!r}]" if pointer.isidentifier() else pointer + wording.pointer((name,))
-            problems.append(Problem("secret_unreadable", place, str(failure), fix=failure.fix))
+            problems.append(
+                Problem("secret_unreadable", _place(pointer, name), str(failure), fix=failure.fix)
+            )
     if problems:
         raise ConfigError(problems)
     return SecretValues(values)

@@ -9,6 +9,8 @@ from backends.base import Limits, SandboxRequest
 from backends.errors import PolicyRefused, Problem
 from backends.features import Asked, Capabilities, Feature, Support
 from mxc_ops.policy import machine
+from mxc_ops.policy.environment import proxy_secrets
+from mxc_ops.policy.host_loopback import unused_opening
 
 __all__ = ["LIMIT_FIELDS", "check_features"]
 
@@ -26,23 +28,15 @@ LIMIT_FIELDS: Mapping[str, str] = {
 _LIMITS_POINTER = "/mxcOps/limits"
 
 _DESKTOPS = ("processcontainer", "seatbelt")
+_OURS = ("bubblewrap", "lxc", "microvm", "vm")
 
-# Which containments upstream gives a feature in: policy-semantics.md §3.5 (network), §4 (user interface);
-# config-schema.md §3.2 (lifecycle), cli-sdk.md §5 (telemetry).
+# Which containments give a feature, upstream or here: policy-semantics.md §3.5 (network), §4 (user
+# interface); config-schema.md §3.2 (lifecycle), cli-sdk.md §5 (telemetry).
 _COULD: Mapping[Feature, tuple[str, ...]] = {
-    Feature.EGRESS: (
-        "bubblewrap",
-        "lxc",
-        "seatbelt",
-        "processcontainer",
-        "wslc",
-        "microvm",
-        "hyperlight",
-        "isolation_session",
-    ),
-    Feature.INGRESS: _DESKTOPS,
-    Feature.HOST_LOOPBACK: _DESKTOPS,
-    Feature.NETWORK_PROXY: ("bubblewrap", "lxc", "seatbelt", "processcontainer", "wslc"),
+    Feature.EGRESS: (*_OURS, "seatbelt", "processcontainer", "wslc", "hyperlight", "isolation_session"),
+    Feature.INGRESS: (*_OURS, *_DESKTOPS),
+    Feature.HOST_LOOPBACK: (*_OURS, *_DESKTOPS),
+    Feature.NETWORK_PROXY: (*_OURS, "seatbelt", "processcontainer", "wslc"),
     Feature.UI: _DESKTOPS,
     Feature.CLIPBOARD: _DESKTOPS,
     Feature.INPUT_INJECTION: _DESKTOPS,
@@ -83,6 +77,9 @@ def check_features(request: SandboxRequest, capabilities: Capabilities) -> tuple
             problems.append(_refusal(asked, capabilities))
         elif support is Support.NEVER_GIVEN:
             warnings.append(_warning(asked, capabilities))
+        elif (unused := unused_opening(asked, request.network)) is not None:
+            problems.append(unused)
+    problems.extend(proxy_secrets(request))
     for name in asked_limits(request.limits):
         if name in capabilities.limits:
             continue

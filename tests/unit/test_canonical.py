@@ -122,11 +122,35 @@ def test_a_default_of_block_is_a_default_of_deny() -> None:
     assert canonical["origins"]["/network/egress/default"] == "/network/defaultPolicy"
 
 
-def test_allowed_addresses_become_rules_and_names_are_kept_aside() -> None:
+def test_allowed_addresses_become_rules_and_names_names_on_every_port() -> None:
     canonical = canonical_network(allowedHosts=["api.example.com", "10.1.2.3", "192.0.2.0/24"])
     rules = [{"to": [{"cidr": "10.1.2.3/32"}]}, {"to": [{"cidr": "192.0.2.0/24"}]}]
     assert canonical["network"] == {"egress": {"default": "deny", "allow": rules}}
     assert canonical["origins"]["/network/egress/allow/1"] == "/network/allowedHosts/2"
+    everywhere = [{"port": 1, "endPort": 65535}]
+    assert canonical["mxcOps"]["network"] == {"names": [{"name": "api.example.com", "ports": everywhere}]}
+    assert canonical["origins"]["/mxcOps/network/names/0"] == "/network/allowedHosts/0"
+    assert "legacy" not in canonical
+
+
+def test_names_come_after_those_that_the_document_has_in_our_own_field() -> None:
+    own = {"name": "a.test", "ports": [443]}
+    document = loaded(
+        version="0.7.0-alpha",
+        network={"allowedHosts": ["b.test"]},
+        mxcOps={"network": {"names": [own]}, "tty": False},
+    )
+    canonical = canonicalise(document)
+    assert [entry["name"] for entry in canonical["mxcOps"]["network"]["names"]] == ["a.test", "b.test"]
+    assert canonical["origins"]["/mxcOps/network/names/1"] == "/network/allowedHosts/0"
+    assert document.body["mxcOps"]["network"] == {"names": [own]}
+
+
+@pytest.mark.parametrize("containment", ["processcontainer", "seatbelt", "wslc", "hyperlight"])
+def test_names_are_kept_aside_for_containments_that_do_not_know_our_field(containment: str) -> None:
+    network = {"allowedHosts": ["api.example.com", "10.1.2.3"]}
+    canonical = canonicalise(loaded(version="0.9.0-dev", containment=containment, network=network))
+    assert "mxcOps" not in canonical
     assert legacy_pointers(canonical, "lossy") == {"/network/allowedHosts/0"}
 
 
@@ -142,10 +166,52 @@ def test_a_blocked_address_with_host_bits_blocks_the_whole_network() -> None:
     assert canonical["network"] == {"egress": {"default": "allow", "deny": rules}}
 
 
-def test_a_blocked_name_closes_all_outbound_traffic() -> None:
+def test_a_blocked_name_closes_direct_traffic_and_leaves_names_to_the_proxy() -> None:
     canonical = canonical_network(defaultPolicy="allow", blockedHosts=["evil.example.com"])
     assert canonical["network"] == {"egress": {"default": "deny"}}
-    assert legacy_pointers(canonical, "lossy") == {"/network/defaultPolicy", "/network/blockedHosts/0"}
+    assert canonical["mxcOps"]["network"] == {
+        "names": [{"name": "*", "ports": [{"port": 1, "endPort": 65535}]}],
+        "deniedNames": [{"name": "evil.example.com"}],
+    }
+    assert legacy_pointers(canonical, "lossy") == {"/network/defaultPolicy"}
+
+
+@pytest.mark.parametrize(
+    ("containment", "blocked"), [("seatbelt", "evil.example.com"), ("bubblewrap", "*.example.com")]
+)
+def test_a_blocked_name_that_nothing_can_hold_closes_all_outbound_traffic(
+    containment: str, blocked: str
+) -> None:
+    network = {"defaultPolicy": "allow", "blockedHosts": [blocked]}
+    own = {"network": {"names": [{"name": "*"}]}}
+    canonical = canonicalise(
+        loaded(version="0.8.0-alpha", containment=containment, network=network, mxcOps=own)
+    )
+    assert canonical["network"] == {"egress": {"default": "deny"}}
+    assert canonical["mxcOps"] == {}
+    assert legacy_pointers(canonical, "lossy") == {
+        "/network/defaultPolicy",
+        "/network/blockedHosts/0",
+        "/mxcOps/network",
+    }
+
+
+def test_local_network_opens_what_the_mapped_ports_need() -> None:
+    loopback = {"direction": "toSandbox", "hostPort": 8080, "sandboxPort": 80}
+    other = {"hostAddress": "192.0.2.1", **loopback}
+    for mappings, opened in (
+        ([loopback], {"hostLoopback"}),
+        ([loopback, other], {"hostLoopback", "default"}),
+    ):
+        document = loaded(
+            version="0.7.0-alpha", network={"allowLocalNetwork": True}, mxcOps={"portMappings": mappings}
+        )
+        canonical = canonicalise(document)
+        assert canonical["network"]["ingress"] == dict.fromkeys(opened, "allow")
+        assert "legacy" not in canonical
+        assert {canonical["origins"][f"/network/ingress/{field}"] for field in opened} == {
+            "/network/allowLocalNetwork"
+        }
 
 
 def test_local_network_opens_inbound_traffic_but_not_the_hosts_loopback() -> None:
@@ -255,8 +321,8 @@ def test_the_hash_differs_when_a_grant_or_an_environment_value_differs() -> None
 
 
 def test_what_got_lost_counts_in_the_hash() -> None:
-    one = loaded(version="0.7.0-alpha", network={"allowedHosts": ["a.example"]})
-    other = loaded(version="0.7.0-alpha", network={"allowedHosts": ["b.example"]})
+    one = loaded(version="0.7.0-alpha", network={"allowedHosts": ["*.a.example"]})
+    other = loaded(version="0.7.0-alpha", network={"allowedHosts": ["*.b.example"]})
     assert policy_hash(canonicalise(one)) != policy_hash(canonicalise(other))
 
 
@@ -265,7 +331,11 @@ def test_the_hot_path_imports_no_pydantic() -> None:
         "import sys\nfrom mxc_ops.config.request import build_request\n"
         "from mxc_ops.config.document import Document, RequestKind\n"
         "build_request(Document(None, None, RequestKind.ONE_SHOT, {'process': {'commandLine': 'true'}}))\n"
-        "print([name for name in ('pydantic', 'ipaddress', 'hashlib', 'asyncio') if name in sys.modules])"
+        "denied = {'egress': {'default': 'deny'}, 'ingress': {'default': 'deny', 'hostLoopback': 'deny'}}\n"
+        "body = {'process': {'commandLine': 'true'}, 'network': denied}\n"
+        "build_request(Document('1.0.0', '1.0.0', RequestKind.ONE_SHOT, body))\n"
+        "heavy = ('pydantic', 'ipaddress', 'hashlib', 'asyncio', 'mxc_ops.policy.network')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

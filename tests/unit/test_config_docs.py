@@ -10,6 +10,7 @@ import pytest
 
 from mxc_ops.config.extension import SHAPES
 from mxc_ops.config.loader import load
+from mxc_ops.config.request import build_request
 from mxc_ops.policy.machine import COMMANDS, VM_RANGES
 
 
@@ -20,9 +21,15 @@ def _first_column(text: str) -> set[str]:
 
 def test_every_field_has_its_row(checkout: Path) -> None:
     page = (checkout / "docs/config.md").read_text()
-    ours, _, of_vm = page.partition("`vm` has these fields")
+    ours, _, rest = page.partition("`vm` has these fields")
+    of_vm, _, rest = rest.partition("`network` has these fields")
+    of_network, _, rest = rest.partition("Each entry of `names`")
+    of_name, _, of_mapping = rest.partition("Each entry of `portMappings`")
     assert _first_column(ours) == SHAPES["MxcOps"].keys()
     assert _first_column(of_vm) == SHAPES["MxcOpsVm"].keys()
+    assert _first_column(of_network) == SHAPES["MxcOpsNetwork"].keys()
+    assert _first_column(of_name) == SHAPES["MxcOpsName"].keys()
+    assert _first_column(of_mapping) == SHAPES["MxcOpsPortMapping"].keys()
     limits = next(line for line in ours.splitlines() if line.startswith("| `limits`"))
     assert set(re.findall(r"`(\w+)`", limits)) == {"limits", *SHAPES["MxcOpsLimits"]}
 
@@ -43,3 +50,12 @@ def test_the_page_about_machines_speaks_of_every_kind_of_command_and_its_config_
     assert all(f"`{kind}`" in row for kind in COMMANDS)
     config = json.loads(re.findall(r"^```json\n(\{.*?)^```", page, re.MULTILINE | re.DOTALL)[0])
     assert load(json.dumps(config).encode()).warnings == ()
+
+
+def test_the_example_of_a_network_holds(checkout: Path) -> None:
+    page = (checkout / "docs/config.md").read_text()
+    examples = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 1
+    network = build_request(load(examples[0].encode()), platform="linux").network
+    assert [rule.pattern for rule in network.names] == ["*.example.test"]
+    assert (len(network.allow), len(network.mappings)) == (1, 2)

@@ -36,6 +36,29 @@ FULL: dict[str, Any] = {
         "machine": "q35",
         "command": "shell",
     },
+    "network": {
+        "names": [
+            {
+                "name": "*.example.test",
+                "ports": [80, {"port": 8000, "endPort": 8010}],
+                "methods": ["GET", "HEAD"],
+                "addresses": ["10.0.0.0/8", "fd00::1", "100.64.0.0/10"],
+                "inspect": "http",
+            },
+            {"name": "*", "inspect": "none"},
+        ],
+        "deniedNames": [{"name": "a.test."}],
+        "ceiling": {
+            "egress": [{"to": [{"cidr": "192.0.2.0/24", "except": ["192.0.2.7"]}], "ports": [{"port": 1}]}],
+            "names": [{"name": "b.test", "ports": [80], "methods": ["GET"]}],
+        },
+    },
+    "portMappings": [
+        {"direction": "toSandbox", "hostPort": 8080, "sandboxPort": 80},
+        {"direction": "toSandbox", "hostAddress": "127.0.0.2", "hostPort": 8080, "sandboxPort": 80},
+        {"direction": "toSandbox", "protocol": "udp", "hostPort": 8080, "sandboxPort": 80},
+        {"direction": "toHost", "hostAddress": "::1", "hostPort": 8080, "sandboxPort": 5432},
+    ],
 }
 GRANTS = {"readonlyPaths": ["/a"], "readwritePaths": ["/b"]}
 
@@ -70,7 +93,129 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"env": {"A": {"fd": 2}}}, "invalid_value", "/env/A"),
     ({"env": {"A": "plain"}}, "invalid_value", "/env/A"),
     ({"env": {"A": {"file": "secret"}}}, "relative_path", "/env/A/file"),
-    ({"network": {}}, "unknown_field", "/network"),
+    ({"netwrok": {}}, "unknown_field", "/netwrok"),
+    ({"network": {"name": []}}, "unknown_field", "/network/name"),
+    ({"network": {"names": ["a.test"]}}, "wrong_type", "/network/names/0"),
+    ({"network": {"names": [{"ports": [1]}]}}, "missing_field", "/network/names/0/name"),
+    *[
+        ({"network": {"names": [{"name": name}]}}, "invalid_value", "/network/names/0/name")
+        for name in (
+            *(" ", "https://a.test", "a.test:443", "a.test/x", "192.0.2.1", "::1", "10.0.0.0/8", "1.2.3"),
+            *("a..b", "-a.test", "a-.test", "a.*.test", "**", "*.", "*a.test", "ä.test", "a b", "0x7f.0x1"),
+            *(
+                "a" * 64,
+                ".".join(["a" * 60] * 5),
+                "a.test..",
+                "127.1",
+                "user@a.test",
+                "\u212a.test",
+                "[::1]",
+                "%61.test",
+            ),
+        )
+    ],
+    ({"network": {"names": [{"name": "a", "ports": []}]}}, "empty_value", "/network/names/0/ports"),
+    ({"network": {"names": [{"name": "a", "ports": [0]}]}}, "invalid_value", "/network/names/0/ports/0"),
+    (
+        {"network": {"names": [{"name": "a", "ports": [{"port": 2, "endPort": 1}]}]}},
+        "out_of_range",
+        "/network/names/0/ports/0/endPort",
+    ),
+    (
+        {"network": {"names": [{"name": "a", "ports": [80], "methods": ["get"]}]}},
+        "invalid_value",
+        "/network/names/0/methods/0",
+    ),
+    *[
+        ({"network": {"names": [{"name": "a", "methods": ["GET"], **rest}]}}, "conflicting_fields", where)
+        for where in ("/network/names/0/methods",)
+        for rest in ({}, {"ports": [80, 443]}, {"ports": [80], "inspect": "none"}, {"inspect": "tls"})
+    ],
+    *[
+        (
+            {"network": {"names": [{"name": "a", "addresses": [cidr]}]}},
+            "invalid_value",
+            "/network/names/0/addresses/0",
+        )
+        for cidr in (
+            *("8.8.8.0/24", "0.0.0.0/0", "::/0", "10.0.0.0/7", "127.0.0.1", "::1", "::ffff:127.0.0.1"),
+            *(
+                "224.0.0.0/4",
+                "0.0.0.0",
+                "169.254.169.254",
+                "fe80::/64",
+                "10.0.0.1/8",
+                "a.test",
+                "2001:4860::/32",
+            ),
+        )
+    ],
+    (
+        {"network": {"deniedNames": [{"name": "*.test.example:1"}]}},
+        "invalid_value",
+        "/network/deniedNames/0/name",
+    ),
+    (
+        {"network": {"ceiling": {"egress": [{"to": [{"cidr": "10.0.0.1/8"}]}]}}},
+        "invalid_value",
+        "/network/ceiling/egress/0/to/0/cidr",
+    ),
+    (
+        {"network": {"ceiling": {"names": [{"name": "http://a"}]}}},
+        "invalid_value",
+        "/network/ceiling/names/0/name",
+    ),
+    (
+        {"network": {"deniedNames": [{"name": "a.test", "ports": [443]}]}},
+        "unknown_field",
+        "/network/deniedNames/0/ports",
+    ),
+    ({"portMappings": [{"hostPort": 1, "sandboxPort": 1}]}, "missing_field", "/portMappings/0/direction"),
+    (
+        {"portMappings": [{"direction": "toSandbox", "hostPort": 0, "sandboxPort": 1}]},
+        "out_of_range",
+        "/portMappings/0/hostPort",
+    ),
+    *[
+        (
+            {
+                "portMappings": [
+                    {"direction": direction, "hostAddress": address, "hostPort": 1, "sandboxPort": 1}
+                ]
+            },
+            "invalid_value",
+            "/portMappings/0/hostAddress",
+        )
+        for direction, addresses in (
+            ("toSandbox", ("0.0.0.0", "::", "::ffff:0.0.0.0", "localhost", "fe80::1%eth0", "10.0.0.0/8")),
+            ("toHost", ("192.0.2.1", "::ffff:192.0.2.1", "0.0.0.0", "fd00::1")),
+        )
+        for address in addresses
+    ],
+    (
+        {"portMappings": [{"direction": "toSandbox", "hostPort": n, "sandboxPort": n} for n in range(1, 66)]},
+        "out_of_range",
+        "/portMappings",
+    ),
+    *[
+        (
+            {
+                "portMappings": [
+                    {"hostAddress": "127.0.0.1", "hostPort": 1, "sandboxPort": 1, **one}
+                    for one in (first, second)
+                ]
+            },
+            "duplicate_value",
+            f"/portMappings/{at}",
+        )
+        for first, second, at in (
+            ({"direction": "toSandbox"}, {"direction": "toSandbox", "sandboxPort": 2}, 1),
+            ({"direction": "toSandbox"}, {"direction": "toSandbox", "hostAddress": "::ffff:127.0.0.1"}, 1),
+            ({"direction": "toHost"}, {"direction": "toHost", "hostPort": 2}, 1),
+            ({"direction": "toHost"}, {"direction": "toSandbox", "hostPort": 2}, 1),
+            ({"direction": "toSandbox", "hostPort": 2}, {"direction": "toHost"}, 0),
+        )
+    ],
 ]
 
 

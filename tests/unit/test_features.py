@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from backends import registry
-from backends.base import Limits, SandboxRequest
+from backends.base import Environment, Limits, SandboxRequest, SecretSource
 from backends.errors import PolicyRefused, Problem
 from backends.features import Asked, Capabilities, Feature, Support
+from backends.frozen import replace
+from backends.network.policy import Direction, NetworkPolicy, PortMapping, Protocol, ProxyEndpoint
 from mxc_ops.policy.features import check_features
+from mxc_ops.policy.host_loopback import apart_from_ports
 
 EGRESS = Asked(Feature.EGRESS, "/network/defaultPolicy", "allow")
 UI = Asked(Feature.UI, "/ui/disable", "false")
@@ -72,11 +75,59 @@ def test_a_foreign_section_is_answered_with_the_containment_it_belongs_to() -> N
 
 
 def test_nobody_is_sent_to_a_containment_that_refuses_it_here_too() -> None:
-    for containment in ("bubblewrap", "lxc", "vm"):
-        capabilities = registry.get(containment).capabilities
-        (problem,) = refusals(SandboxRequest(containment, asked=(EGRESS,)), capabilities)
-        assert "seatbelt" in problem.fix
-        assert not [name for name in registry.available() if name in problem.fix]
+    kept = Asked(Feature.KEEP_CONTAINER, "/lifecycle/destroyOnExit", "false")
+    (problem,) = refusals(SandboxRequest("bubblewrap", asked=(kept,)), backend())
+    assert problem.fix.endswith("use a containment that can give it: processcontainer")
+
+
+@pytest.mark.parametrize("containment", registry.available())
+@pytest.mark.parametrize(
+    "feature", [Feature.EGRESS, Feature.INGRESS, Feature.HOST_LOOPBACK, Feature.NETWORK_PROXY]
+)
+def test_who_cannot_give_a_network_is_sent_to_those_who_can(containment: str, feature: Feature) -> None:
+    assert registry.get(containment).capabilities.support[feature] is Support.GIVEN
+    asked = Asked(feature, "/network", "allow")
+    other = Capabilities("hyperlight", {}, {}, frozenset(), interactive_tty=False)
+    (problem,) = refusals(SandboxRequest("hyperlight", asked=(asked,)), other)
+    assert containment in problem.fix
+
+
+def test_a_way_that_no_named_port_uses_is_refused_with_what_to_write() -> None:
+    loopback = Asked(Feature.HOST_LOOPBACK, "/network/ingress/hostLoopback", "allow")
+    lan = Asked(Feature.INGRESS, "/network/ingress/default", "allow")
+    given = backend(support={Feature.HOST_LOOPBACK: Support.GIVEN, Feature.INGRESS: Support.GIVEN})
+    request = SandboxRequest("bubblewrap", asked=(loopback, lan))
+    first, second = refusals(request, given)
+    assert {first.code, second.code} == {"allow_without_mapping"}
+    assert '"mxcOps": {"portMappings": [{"direction": "toSandbox", "hostPort"' in first.fix
+    assert '"hostAddress": "192.0.2.10"' in second.fix
+    (left,) = refusals(apart_from_ports(request), given)
+    assert left.path == "/network/ingress/default", "a session opens ports of the loopback later"
+    port = PortMapping("", "", Direction.TO_SANDBOX, Protocol.TCP, "127.0.0.1", 8080, 80)
+    mapped = replace(request, network=NetworkPolicy(mappings=(port,)))
+    assert [each.path for each in refusals(mapped, given)] == ["/network/ingress/default"]
+    both = replace(request, network=NetworkPolicy(mappings=(port, replace(port, host_address="192.0.2.1"))))
+    assert check_features(both, given) == ()
+
+
+def test_the_fix_for_a_mere_acknowledgement_is_to_leave_it() -> None:
+    asked = Asked(Feature.INGRESS, "/network/allowLocalNetwork", "true")
+    given = backend(support={Feature.INGRESS: Support.GIVEN})
+    (problem,) = refusals(SandboxRequest("bubblewrap", asked=(asked,)), given)
+    assert problem.fix.startswith("set network.allowLocalNetwork to false")
+    assert "portMappings" in problem.fix
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "no_proxy", "All_Proxy"])
+def test_a_secret_does_not_name_another_proxy(name: str) -> None:
+    request = SandboxRequest(
+        "bubblewrap",
+        environment=Environment(secrets=((name, SecretSource(fd=3)), ("TOKEN", SecretSource(fd=4)))),
+        network=NetworkPolicy(proxy=ProxyEndpoint("", "http", "127.0.0.1", 3128)),
+    )
+    (problem,) = refusals(request, backend())
+    assert (problem.code, problem.path) == ("proxy_variable_taken", f"/mxcOps/env/{name}")
+    assert check_features(replace(request, network=NetworkPolicy()), backend()) == ()
 
 
 def test_all_refusals_come_at_once() -> None:

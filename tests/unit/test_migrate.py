@@ -15,7 +15,9 @@ from backends.errors import ConfigError
 from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.loader import load
 from mxc_ops.config.migrate import TARGETS, Severity, migrate
+from mxc_ops.config.request import build_request
 from tests.unit.documents import FILESYSTEMS, LEGACY_NETWORKS, loaded, ranged_bodies, reloaded
+from tests.unit.networks import without_pointers
 
 
 def losses(document: Document, to: str = "1.1.0-alpha") -> dict[str, str]:
@@ -177,6 +179,31 @@ def test_an_exec_request_keeps_its_command_and_loses_what_meant_nothing() -> Non
     assert losses(document, "1.0.0") == {"/correlationVector": "lossy"}
 
 
+def test_names_keep_their_meaning_in_our_own_field() -> None:
+    network = {"allowedHosts": ["Api.Example.com.", "192.0.2.7"], "blockedHosts": ["192.0.2.0/28"]}
+    document = loaded(version="0.7.0-alpha", containment="lxc", network=network)
+    body = migrate(document, "1.0.0").body
+    assert losses(document, "1.0.0") == {}
+    everywhere = [{"port": 1, "endPort": 65535}]
+    assert body["mxcOps"] == {"network": {"names": [{"name": "api.example.com", "ports": everywhere}]}}
+    assert without_pointers(build_request(reloaded(body)).network) == without_pointers(
+        build_request(document).network
+    )
+
+
+def test_the_network_of_a_command_in_a_foreign_sandbox_gets_no_field_of_ours() -> None:
+    network = {"allowedHosts": ["a.test"]}
+    document = loaded(
+        version="0.9.0-dev",
+        phase="exec",
+        sandboxId="wslc:0",
+        process={"commandLine": "true"},
+        network=network,
+    )
+    assert "mxcOps" not in migrate(document, "1.0.0").body
+    assert losses(document, "1.0.0") == {"/network/allowedHosts/0": "lossy"}
+
+
 # --- upstream's own documents ----------------------------------------------------------------------
 
 
@@ -224,12 +251,20 @@ def network_of(text: str, *, strict: bool) -> Any:
 def legacy_reaches(network: dict[str, Any], address: str) -> bool:
     """Whether the legacy form surely permits direct traffic: a blocked name may have any address."""
     target = ip_address(address)
-    blocked = [network_of(host, strict=False) for host in network.get("blockedHosts") or ()]
-    if any(block is None or target in block for block in blocked):
+    hosts: list[str] = network.get("blockedHosts") or []
+    blocked = [network_of(host, strict=False) for host in hosts]
+    if any(block is not None and target in block for block in blocked):
         return False
     allowed = [network_of(host, strict=True) for host in network.get("allowedHosts") or ()]
     listed = any(target in allow for allow in allowed if allow is not None)
-    return listed or network.get("defaultPolicy") == "allow"
+    return None not in blocked and (listed or network.get("defaultPolicy") == "allow")
+
+
+def reaches_by_name(body: dict[str, Any], name: str) -> bool:
+    """Whether the filtering proxy takes connections to a host that is called so."""
+    said: dict[str, Any] = body.get("mxcOps", {}).get("network", {})
+    named = {field: {entry["name"] for entry in said.get(field, ())} for field in ("names", "deniedNames")}
+    return name not in named["deniedNames"] and bool({name, "*"} & named["names"])
 
 
 def directional_reaches(body: dict[str, Any], address: str) -> bool:
@@ -252,6 +287,11 @@ def test_the_network_never_gets_wider(network: dict[str, Any], containment: str 
     ingress = body.get("network", {}).get("ingress", {})
     assert ingress.get("default") != "allow" or network.get("allowLocalNetwork")
     assert "hostLoopback" not in ingress
+    for name in ("api.example.com", "localhost", "other.example"):
+        if reaches_by_name(body, name):
+            assert name not in network.get("blockedHosts", ())
+            assert network.get("defaultPolicy") == "allow" or name in network.get("allowedHosts", ())
+            assert not network.get("proxy")
     endpoint = body.get("runtimeConfig", {}).get("networkProxy")
     if endpoint is not None:
         assert network.get("proxy")

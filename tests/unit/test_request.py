@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 
 from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
-from backends.errors import ConfigError, UnsupportedContainment
+from backends.errors import ConfigError, PolicyRefused, UnsupportedContainment
 from backends.features import Feature
+from mxc_ops.config.asked import asked_features
+from mxc_ops.config.canonical import canonicalise
 from mxc_ops.config.document import Document, RequestKind
 from mxc_ops.config.request import build_request
 from tests.unit.documents import loaded, look_up, ranged_bodies
@@ -212,6 +214,33 @@ def test_directional_openings_are_asked_for_one_by_one() -> None:
     assert found[0][2] == '{"to": [{"cidr": "192.0.2.0/24"}]}'
 
 
+def test_names_later_openings_and_mapped_ports_are_asked_for_one_by_one() -> None:
+    port = {"hostPort": 1, "sandboxPort": 1}
+    found = asked(
+        version="1.0.0",
+        network={"ingress": {"default": "allow", "hostLoopback": "allow"}},
+        mxcOps={
+            "network": {
+                "names": [{"name": "a.test"}],
+                "deniedNames": [{"name": "b.test"}],
+                "ceiling": {"names": [{"name": "c.test"}]},
+            },
+            "portMappings": [
+                {"direction": "toSandbox", **port},
+                {"direction": "toSandbox", "hostAddress": "192.0.2.1", **port},
+                {"direction": "toHost", "hostPort": 1, "sandboxPort": 2},
+            ],
+        },
+    )
+    assert [(feature, pointer) for feature, pointer, _ in found[2:]] == [
+        (Feature.EGRESS, "/mxcOps/network/names/0"),
+        (Feature.EGRESS, "/mxcOps/network/ceiling"),
+        (Feature.HOST_LOOPBACK, "/mxcOps/portMappings/0"),
+        (Feature.INGRESS, "/mxcOps/portMappings/1"),
+        (Feature.HOST_LOOPBACK, "/mxcOps/portMappings/2"),
+    ]
+
+
 def test_legacy_openings_are_asked_for_in_the_users_own_spelling() -> None:
     network = {"allowedHosts": ["10.0.0.0/8", "api.example.com"], "allowLocalNetwork": True}
     assert asked(version="0.6.0-alpha", network=network) == [
@@ -238,8 +267,13 @@ def test_an_open_default_with_a_blocked_name_is_still_an_opening() -> None:
     ],
 )
 def test_a_proxy_is_asked_for_without_its_credentials(proxy: dict[str, Any], place: str, value: str) -> None:
-    found = asked(version="0.7.0-alpha", network={"proxy": proxy})
-    assert found == [(Feature.NETWORK_PROXY, f"/network/proxy/{place}", value)]
+    document = loaded(version="0.7.0-alpha", network={"proxy": proxy})
+    (found,) = asked_features(canonicalise(document), document.body, "bubblewrap")
+    assert (found.feature, found.pointer, found.value) == (
+        Feature.NETWORK_PROXY,
+        f"/network/proxy/{place}",
+        value,
+    )
 
 
 def test_the_section_of_another_backend_is_asked_for_by_its_old_name_too() -> None:
@@ -266,8 +300,14 @@ def test_control_characters_in_an_asked_value_are_escaped_and_long_values_cut() 
 
 
 @given(ranged_bodies())
-def test_every_document_that_loads_makes_a_request(body: dict[str, Any]) -> None:
-    built = build_request(Document(None, None, RequestKind.ONE_SHOT, body), platform="linux")
+def test_every_document_that_loads_makes_a_request_or_names_what_cannot_be_held(body: dict[str, Any]) -> None:
+    try:
+        built = build_request(Document(None, None, RequestKind.ONE_SHOT, body), platform="linux")
+    except PolicyRefused as refused:
+        for problem in refused.problems:
+            assert problem.path.startswith("/network/")
+            look_up(body, problem.path)
+        return
     assert built.document_hash.startswith("sha256:")
     for each in built.asked:
         look_up(body, each.pointer)

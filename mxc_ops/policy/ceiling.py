@@ -1,0 +1,93 @@
+"""Whether what an owner wants to open later lies within what the policy lets them (pure).
+
+A rule lies within a ceiling when one of the ceiling's rules has all of it: the question is never answered by
+putting several together, so it may be refused where they would do, and never the other way round.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from backends.network.policy import Ceiling, Inspection, NameRule, Peer, Ports, Protocol, Rule
+
+__all__ = ["within_ceiling"]
+
+_STRICTNESS = {Inspection.NONE: 0, Inspection.HTTP: 1, Inspection.TLS: 1}
+_WITH_PORTS = (Protocol.TCP, Protocol.UDP)
+
+
+def within_ceiling(rule: Rule | NameRule, ceiling: Ceiling) -> bool:
+    """Whether the ceiling lets it be opened."""
+    if isinstance(rule, NameRule):
+        return any(_name_within(rule, one) for one in ceiling.names)
+    return any(_rule_within(rule, one) for one in ceiling.allow)
+
+
+def _name_within(rule: NameRule, outer: NameRule) -> bool:
+    return (
+        _pattern_within(rule.pattern, outer.pattern)
+        and all(any(a[0] <= b[0] and b[1] <= a[1] for a in outer.ports) for b in rule.ports)
+        and (not outer.methods or (bool(rule.methods) and {*rule.methods} <= {*outer.methods}))
+        and all(any(_network_within(b, a) for a in outer.addresses) for b in rule.addresses)
+        and _inspected_as_much(rule, outer)
+    )
+
+
+def _pattern_within(inner: str, outer: str) -> bool:
+    if outer in ("*", inner):
+        return True
+    return outer.startswith("*.") and inner.endswith(outer[1:])
+
+
+def _inspected_as_much(rule: NameRule, outer: NameRule) -> bool:
+    if rule.inspection is None or rule.inspection is outer.inspection:
+        return rule.inspection is outer.inspection or outer.inspection is Inspection.NONE
+    if outer.inspection is None:
+        return _STRICTNESS[rule.inspection] > 0
+    return _STRICTNESS[rule.inspection] > _STRICTNESS[outer.inspection]
+
+
+def _rule_within(rule: Rule, outer: Rule) -> bool:
+    peers = not outer.to or (bool(rule.to) and all(_peer_within(peer, outer.to) for peer in rule.to))
+    ports = not outer.ports or (
+        bool(rule.ports) and all(_ports_within(one, outer.ports) for one in rule.ports)
+    )
+    return peers and ports
+
+
+def _peer_within(peer: Peer, outer: tuple[Peer, ...]) -> bool:
+    return any(
+        _network_within(peer.cidr, one.cidr)
+        and all(
+            not _overlap(peer.cidr, hole) or any(_network_within(hole, own) for own in peer.excepted)
+            for hole in one.excepted
+        )
+        for one in outer
+    )
+
+
+def _ports_within(ports: Ports, outer: tuple[Ports, ...]) -> bool:
+    wanted = _WITH_PORTS if ports.protocol is Protocol.ANY and ports.first is not None else (ports.protocol,)
+    return all(any(_entry_within(protocol, ports, one) for one in outer) for protocol in wanted)
+
+
+def _entry_within(protocol: Protocol, ports: Ports, outer: Ports) -> bool:
+    if outer.first is None:
+        return outer.protocol in (Protocol.ANY, protocol)
+    same = outer.protocol is protocol or (outer.protocol is Protocol.ANY and protocol in _WITH_PORTS)
+    if not same or ports.first is None:
+        return False
+    last, outer_last = ports.last or ports.first, outer.last or outer.first
+    return outer.first <= ports.first and last <= outer_last
+
+
+def _network_within(inner: str, outer: str) -> bool:
+    one, other = ip_network(inner), ip_network(outer)
+    if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
+        return one.subnet_of(other)
+    return isinstance(one, IPv6Network) and isinstance(other, IPv6Network) and one.subnet_of(other)
+
+
+def _overlap(one: str, other: str) -> bool:
+    first, second = ip_network(one), ip_network(other)
+    return first.version == second.version and first.overlaps(second)
