@@ -106,6 +106,7 @@ class Prepared:
             enforced=self.plan.enforced,
             timings=ended.timings,
             conflicts=ended.conflicts,
+            network=ended.network,
             warnings=(*self.warnings, *ended.warnings),
             origin=Origin(self.request.document_hash, self.plan),
             stdout=stdout.getvalue(),

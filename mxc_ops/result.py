@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.base import Conflict, LimitOutcome, Outcome, Usage
 from backends.errors import MxcError, Problem
 from backends.frozen import frozen
 from mxc_ops.provenance import Origin, Provenance, trace
+
+if TYPE_CHECKING:
+    from backends.network.outcome import NetworkOutcome
 
 RESULT_SCHEMA_VERSION = 1
 TIMED_OUT_EXIT_CODE = 124
@@ -40,6 +44,7 @@ class Result:
     timings: what happened on the way and when, in ms since the start, in order; what there is to tell depends
         on the containment, and of most there is nothing.
     conflicts: files of read-write grants that host and sandbox both changed, where files are copied.
+    network: every decision about a network that the policy gives; None where it gives none.
     """
 
     exit_code: int
@@ -56,6 +61,7 @@ class Result:
     stderr_dropped_bytes: int = 0
     timings: tuple[tuple[str, float], ...] = ()
     conflicts: tuple[Conflict, ...] = ()
+    network: NetworkOutcome | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,6 +82,11 @@ class Result:
     @property
     def limits_hit(self) -> tuple[str, ...]:
         return tuple(limit.name for limit in self.limits if limit.hit)
+
+    @property
+    def denials(self) -> tuple[Mapping[str, Any], ...]:
+        """What was denied of the network: each destination, or name, and rule once, with a ``count``."""
+        return () if self.network is None else self.network.denials
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -129,6 +140,8 @@ class Result:
                 {"path": conflict.path, "keptAs": conflict.kept_as, "pointer": conflict.pointer}
                 for conflict in self.conflicts
             ],
+            "denials": list(self.denials),
+            "network": None if self.network is None else self.network.as_dict(),
             "warnings": list(self.warnings),
             "provenance": {
                 "documentHash": provenance.document_hash,

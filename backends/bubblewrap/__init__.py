@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 CAPABILITIES = one_shot_capabilities(
     "bubblewrap",
-    no_network="bubblewrap sandboxes have no network in this version",
     no_display="no display server is reachable from a bubblewrap sandbox",
     no_clipboard="no clipboard is reachable from a bubblewrap sandbox",
     not_kept="a one-shot bubblewrap sandbox always ends with its command",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
 from backends.linux.cgroups import NO_CGROUPS, CgroupFacts
 from backends.linux.uid_range import UidRange
+
+if TYPE_CHECKING:
+    from backends.network.facts import NetworkFacts
 
 FIX = "mxc-ops prep host --backend bubblewrap --yes"
 
@@ -79,7 +83,8 @@ class BubblewrapFacts:
     """Everything a plan is made from besides the request and the filesystem view.
 
     `caller` is the (uid, gid) that we run as; `uid_range` is None on hosts that prep has not seen, and unused
-    unless the caller is root. `seccomp` maps profile names to the hash of their filter.
+    unless the caller is root. `seccomp` maps profile names to the hash of their filter. `network` is there
+    where the request has one.
     """
 
     helper: Helper
@@ -91,6 +96,7 @@ class BubblewrapFacts:
     uid_range: UidRange | None = None
     cgroups: CgroupFacts = NO_CGROUPS
     seccomp: Mapping[str, str] | None = None
+    network: NetworkFacts | None = None
 
     @property
     def baseline_trees(self) -> tuple[str, ...]:

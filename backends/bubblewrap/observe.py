@@ -18,6 +18,7 @@ from backends.linux import landlock, seccomp
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.objects import calling_user, observe_paths
 from backends.linux.uid_range import configured_range
+from backends.network.for_plans import observe_for
 
 
 def observe(request: SandboxRequest) -> Observed:
@@ -47,6 +48,7 @@ def observe(request: SandboxRequest) -> Observed:
         seccomp={request.seccomp: seccomp.profile_hash(request.seccomp)}
         if request.seccomp in seccomp.PROFILES
         else dict.fromkeys(seccomp.PROFILES, ""),
+        network=observe_for(request.network, root=root),
     )
     paths, handles = observe_paths(request.grants, calling_user(), visible_trees=facts.baseline_trees)
     return Observed(facts, paths, handles)

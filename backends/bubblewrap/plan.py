@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout, ViewEntry
 from backends.bubblewrap.facts import FIX, OWN_LINKS, BubblewrapFacts
 from backends.frozen import frozen
-from backends.guest_etc import ETC_FILES, HOSTNAME, INSIDE_ID
+from backends.guest_etc import HOSTNAME, INSIDE_ID
 from backends.launched.identity import Identity, choose_identity
 from backends.launched.parts import (
     MASKS,
@@ -22,7 +23,11 @@ from backends.launched.parts import (
     plan_masks,
 )
 from backends.linux.limits import LimitPlan, plan_limits
+from backends.network import for_plans
 from backends.plan_parts import limits_as_list, timeout_as_dict
+
+if TYPE_CHECKING:
+    from backends.network.plan import NetworkPlan
 
 OVERHEAD_PROCESSES = 2  # bwrap's monitor and our init share the sandbox's control group
 
@@ -63,6 +68,7 @@ class BubblewrapPlan:
     seccomp_hash: str
     landlock_abi: int
     writable_trees: tuple[str, ...]
+    network: NetworkPlan | None
     tty: bool
     timeout: Timeout
     enforced: tuple[tuple[str, str], ...]
@@ -90,6 +96,7 @@ class BubblewrapPlan:
             "limits": limits_as_list(self.limits.outcomes),
             "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
             "landlockAbi": self.landlock_abi,
+            "network": for_plans.as_dict(self.network),
             "tty": self.tty,
             "timeout": timeout_as_dict(self.timeout),
             "enforced": dict(self.enforced),
@@ -109,11 +116,13 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
     limits = plan_limits(request.limits, facts.cgroups, OVERHEAD_PROCESSES)
     grants = tuple(plan_grants(view.entries, identity))
     masks = [entry for entry in view.entries if entry.effect in MASKS]
-    files = [PlannedFile(f"@file:{path}", content) for path, content in ETC_FILES.items()]
+    network = for_plans.plan_for(request.network, facts.network, root=facts.caller[0] == 0)
+    etc = for_plans.etc_files(network)
+    files = [PlannedFile(f"@file:{path}", content) for path, content in etc.items()]
     files += [PlannedFile(f"@mask:{entry.path}", "") for entry in masks if entry.effect is Effect.MASK_FILE]
     options = (
-        *_isolation(),
-        *_baseline(facts),
+        *_isolation(has_network=network is not None),
+        *_baseline(facts, etc),
         *_private(limits.tmp_bytes),
         *_policy(view.entries, grants, identity),
         *_read_only_remounts(masks),
@@ -131,7 +140,7 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         identity=identity,
         argv=request.args if request.args else (*SHELL, request.shell or ""),
         cwd=request.cwd or "/",
-        environment=request.environment.entries,
+        environment=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=False),
         secret_names=tuple(name for name, _ in request.environment.secrets),
         limits=limits,
         cgroup_parents=facts.cgroups.parents,
@@ -140,32 +149,35 @@ def make_plan(request: SandboxRequest, facts: BubblewrapFacts, view: FilesystemV
         seccomp_hash=(facts.seccomp or {}).get(request.seccomp, ""),
         landlock_abi=facts.landlock_abi,
         writable_trees=("/tmp", "/dev/shm", *(grant.path for grant in grants if grant.writable)),  # noqa: S108
+        network=network,
         tty=request.tty,
         timeout=request.timeout,
-        enforced=tuple(_enforced(view, facts, identity, request)),
+        enforced=tuple(_enforced(view, facts, identity, request, network)),
         decisions=view.decisions,
         warnings=(*view.warnings, *limits.warnings, *_landlock_warning(facts)),
         pointers=request.pointers,
     )
 
 
-def _isolation() -> tuple[str, ...]:
+def _isolation(*, has_network: bool) -> tuple[str, ...]:
+    """A sandbox with a network is started in its namespace, which belongs to somebody else."""
     return (
-        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
+        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
+        *(() if has_network else ("--unshare-net",)),
         *("--unshare-cgroup-try", "--disable-userns"),
         *("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", HOSTNAME),
         *("--new-session", "--as-pid-1", "--cap-drop", "ALL"),
     )
 
 
-def _baseline(facts: BubblewrapFacts) -> Iterator[str]:
+def _baseline(facts: BubblewrapFacts, etc: Iterable[str]) -> Iterator[str]:
     yield from ("--dir", "/usr", "--dir", "/etc")  # written out, for bubblewrap makes implied parents 0700
     for entry in facts.baseline:
         if entry.target:
             yield from ("--symlink", entry.target, entry.path)
         else:
             yield from ("--ro-bind", entry.path, entry.path)
-    for path in ETC_FILES:
+    for path in etc:
         yield from ("--perms", "0444", "--file", f"@file:{path}", path)
 
 
@@ -205,7 +217,11 @@ def _read_only_remounts(masks: Iterable[ViewEntry]) -> Iterator[str]:
 
 
 def _enforced(
-    view: FilesystemView, facts: BubblewrapFacts, identity: Identity, request: SandboxRequest
+    view: FilesystemView,
+    facts: BubblewrapFacts,
+    identity: Identity,
+    request: SandboxRequest,
+    network: NetworkPlan | None,
 ) -> Iterator[tuple[str, str]]:
     yield "filesystem", "mount namespace" + (" and Landlock" if facts.landlock_abi else "")
     if any(entry.effect in MASKS for entry in view.entries):
@@ -214,7 +230,7 @@ def _enforced(
         size = request.limits.file_size_mib
         held = f"each file at most {size} MiB (RLIMIT_FSIZE)" if size else "no limit asked for"
         yield "disk in read-write grants", f"{held}; the total is not held"
-    yield "network", "empty network namespace"
+    yield from for_plans.how_held(network, "empty network namespace")
     yield "ui", "no display, bus or clipboard socket is reachable"
     yield "system calls", f"seccomp allow-list, profile {request.seccomp}"
     yield "privileges", "no capabilities, no_new_privs, no nested user namespaces"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_IFMT, S_ISFIFO
+from typing import TYPE_CHECKING
 
 from backends import process
 from backends.base import Handles, Streams
@@ -24,7 +25,11 @@ from backends.launched.running import Explain, LaunchedRunning
 from backends.linux import landlock, limits, seccomp
 from backends.linux.cgroups import CgroupFacts, SandboxCgroup
 from backends.linux.child_descriptors import ChildDescriptors
-from backends.linux.uid_range import RUN_DIRECTORY, Lease, UidRange, lease
+from backends.linux.numbers import RUN_DIRECTORY
+from backends.linux.uid_range import Lease, UidRange, lease
+
+if TYPE_CHECKING:
+    from backends.network.opening import Network
 
 __all__ = ["Arranged", "Arrangement", "launch"]
 
@@ -49,13 +54,11 @@ class Arranged:
 class Arrangement:
     """How the namespaces are made: the program, and, for a container, the root that it is given.
 
-    `users` is what all of it is made in, for a caller who is not root. With `takes_terminal`, the workload's
-    terminal is in the stage as well, after the grants.
+    With `takes_terminal`, the workload's terminal is in the stage as well, after the grants.
     """
 
     argv: tuple[str, ...]
     root: StageRoot | None = None
-    users: UserNamespace | None = None
     takes_terminal: bool = False
 
 
@@ -68,6 +71,7 @@ def launch(
     explain: Explain,
     *,
     uids: tuple[UidRange, ...] = (),
+    users: UserNamespace | None = None,
     becomes: tuple[int, int] | None = None,
     give: tuple[int, ...] = (),
 ) -> LaunchedRunning:
@@ -82,6 +86,8 @@ def launch(
     explain: turns the launcher's report, or that program's last words, into an error.
     uids: the ranges to take one uid of each from, for this sandbox alone; where the identity is of a range,
         the first is the workload's.
+    users: what the sandbox is made in, for a caller who is not root and has it made by us; its network
+        belongs to that, too.
     give: descriptors that the workload gets under their own numbers, to serve us by: nobody may stop it then.
         They stay the caller's.
     becomes: (uid, gid) inside that process 1 drops to; None: the launcher drops to the identity outside.
@@ -90,7 +96,7 @@ def launch(
     """
     started = _Launch(plan, handles, streams, secrets, give)
     try:
-        return started.start(arrange, explain, uids, becomes)
+        return started.start(arrange, explain, uids, users, becomes)
     except BaseException as error:
         started.give_back()
         if isinstance(error, OSError | ValueError):
@@ -122,20 +128,28 @@ class _Launch:
         self._group: SandboxCgroup | None = None
         self._control: socket | None = None
         self._diagnostics = self._diagnostics_end = -1
+        self._network: Network | None = None
+        self._users: UserNamespace | None = None
 
     def start(
         self,
         arrange: Callable[[Arranged], Arrangement],
         explain: Explain,
         uids: tuple[UidRange, ...],
+        users: UserNamespace | None,
         becomes: tuple[int, int] | None,
     ) -> LaunchedRunning:
         plan, streams = self._plan, self._streams
+        self._users = users
         for choice in uids:
             self._leases.append(lease(choice))
         if plan.limits.cgroup:
             facts = CgroupFacts(plan.cgroup_version, plan.cgroup_parents)
             self._group = SandboxCgroup(facts, plan.limits.cgroup)
+        if plan.network is not None:
+            from backends.network.opening import open_network
+
+            self._network = open_network(plan.network, plan.launcher, users)
         self._control, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
         control = self._child_only.add(theirs.detach())
         self._diagnostics, self._diagnostics_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -145,9 +159,17 @@ class _Launch:
         argv = (plan.launcher, "outside", str(self._child_only.add(spec_memfd(encode(outside)))))
         keep = {*self._child_only.fds, *(taken.lock for taken in self._leases)}
         keep |= {self._handles.fileno(part.slot) for part in (*plan.grants, *plan.masks)} | {*self._give}
+        keep |= set(self._namespaces())
         child = process.spawn(argv, (streams.stdin, streams.stdout, self._diagnostics_end), sorted(keep))
         return LaunchedRunning(
-            plan.limits.outcomes, explain, child, self._control, self._diagnostics, self._group, self._leases
+            plan.limits.outcomes,
+            explain,
+            child,
+            self._control,
+            self._diagnostics,
+            self._group,
+            self._leases,
+            self._network,
         )
 
     def give_back(self) -> None:
@@ -159,11 +181,20 @@ class _Launch:
             os.close(taken.lock)
         if self._group is not None:
             self._group.remove()
+        if self._network is not None:
+            self._network.close()
 
     def close_child_only(self) -> None:
         if self._diagnostics_end >= 0:
             os.close(self._diagnostics_end)
         self._child_only.close()
+
+    def _namespaces(self) -> list[int]:
+        """Those that are there before the sandbox is."""
+        if self._network is None:
+            return []
+        users = self._network.users
+        return [self._network.namespace, *(() if users is None else (users,))]
 
     def _host_ids(self) -> tuple[int, int]:
         identity = self._plan.identity
@@ -191,7 +222,7 @@ class _Launch:
         arrangement = arrange(Arranged(child_only, words, tuple(places), tuple(self._leases)))
         if arrangement.takes_terminal:
             mounts.append(_terminal(self._streams.stdin))
-        if arrangement.users is None and (mounts or arrangement.root is not None):
+        if self._users is None and (mounts or arrangement.root is not None):
             _make_stage_directory()
         cgroups = [child_only.add(fd) for fd in self._group.open_join_fds()] if self._group else []
         keep = {fd for fd in child_only.fds if fd not in cgroups} | {taken.lock for taken in self._leases}
@@ -204,10 +235,12 @@ class _Launch:
             argv=arrangement.argv,
             cgroups=tuple(cgroups),
             stage=STAGE if mounts or arrangement.root is not None else "",
-            users=arrangement.users,
+            users=self._users,
             root=arrangement.root,
             mounts=tuple(mounts),
             identity=ids if plan.identity.staged and becomes is None else None,
+            in_users=self._network.users if self._network else None,
+            in_network=self._network.namespace if self._network else None,
             keep=tuple(sorted(keep - {control})),
         )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from backends.base import Effect, SandboxRequest, Timeout, ViewEntry
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.launched.identity import Identity
 from backends.linux.limits import LimitPlan
-from backends.linux.uid_range import RUN_DIRECTORY
+from backends.linux.numbers import RUN_DIRECTORY
 from backends.pathnames import within
+
+if TYPE_CHECKING:
+    from backends.network.plan import NetworkPlan
 
 __all__ = [
     "MASKS",
@@ -101,6 +104,8 @@ class LaunchedPlan(Protocol):
     def landlock_abi(self) -> int: ...
     @property
     def writable_trees(self) -> tuple[str, ...]: ...
+    @property
+    def network(self) -> NetworkPlan | None: ...
     @property
     def tty(self) -> bool: ...
     @property

@@ -10,16 +10,21 @@ from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from signal import SIGKILL
+from typing import TYPE_CHECKING
 
 from backends import process
 from backends.base import Ended, LimitOutcome, Outcome, Usage
 from backends.errors import MxcError
+from backends.frozen import replace
 from backends.inside.codec import decode_message
 from backends.inside.codec import signal_message as encode_signal
 from backends.inside.protocol import MESSAGE_BYTES, EndedMessage, Failed, Message, Started
 from backends.linux.cgroups import SandboxCgroup
 from backends.linux.limits import mark_hits
 from backends.linux.uid_range import Lease
+
+if TYPE_CHECKING:
+    from backends.network.opening import Network
 
 _MAX_DIAGNOSTICS = 65536
 _ABANDONED_DEADLINE_S = 2.0
@@ -46,6 +51,7 @@ class LaunchedRunning:
         diagnostics: int,
         group: SandboxCgroup | None,
         leases: Sequence[Lease],
+        network: Network | None = None,
     ) -> None:
         self._outcomes = outcomes
         self._explain = explain
@@ -54,6 +60,7 @@ class LaunchedRunning:
         self._diagnostics = diagnostics
         self._group = group
         self._leases = tuple(leases)
+        self._network = network
         self._lock = allocate_lock()
         self._owner = os.getpid()
         self._started_at = time.monotonic()
@@ -68,6 +75,11 @@ class LaunchedRunning:
     @property
     def pidfd(self) -> int:
         return self._child.pidfd
+
+    @property
+    def network(self) -> Network | None:
+        """That it was started in, until it has ended."""
+        return self._network
 
     @property
     def wrapping_up(self) -> bool:
@@ -134,6 +146,7 @@ class LaunchedRunning:
         wall_ms = (time.monotonic() - self._started_at) * 1000
         diagnostics = self._read_diagnostics()
         hits = self._group.read_hits() if self._group is not None else {}
+        network = self._network.finish() if self._network is not None else None
         self._release()
         end = next((message for message in messages if isinstance(message, EndedMessage)), None)
         started = any(isinstance(message, Started) for message in messages)
@@ -141,7 +154,7 @@ class LaunchedRunning:
         if failed is not None or (not started and not self._killed):
             self._failure = self._explain(failed, status, diagnostics)
         else:
-            self._ended = self._describe(end, wall_ms, hits)
+            self._ended = replace(self._describe(end, wall_ms, hits), network=network)
 
     def _describe(self, end: EndedMessage | None, wall_ms: float, hits: dict[str, bool]) -> Ended:
         if end is None:
@@ -184,3 +197,5 @@ class LaunchedRunning:
             os.close(lease.lock)
         if self._group is not None:
             self._group.remove()
+        if self._network is not None:
+            self._network.close()

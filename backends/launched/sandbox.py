@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from backends.agent.connection import ask_ping
 from backends.agent.errors import GuestError, GuestLost, GuestSilent
@@ -26,9 +26,13 @@ from backends.launched.private_restore import restore
 from backends.launched.running import LaunchedRunning
 from backends.launched.standstill import Standstill, children
 from backends.linux.limits import LimitPlan, of_commands, with_agent
+from backends.network.for_plans import kept, proxy_variables
 from backends.pathnames import within
 from backends.qemu.off_loop import on_thread
 from backends.sessions import Copied, Scope, Settled
+
+if TYPE_CHECKING:
+    from backends.network.opening import Network
 
 __all__ = ["AgentSandbox", "imposed", "start_agent"]
 
@@ -65,6 +69,10 @@ class AgentSandbox:
     @property
     def pid(self) -> int:
         return self._running.pid
+
+    @property
+    def network(self) -> Network | None:
+        return self._running.network
 
     async def relay(self) -> Relay:
         if self._relay is None:
@@ -240,6 +248,7 @@ async def start_agent(
         argv = (f"/proc/self/fd/{agent}", str(theirs.fileno()))
         limits = with_agent(plan.limits)
         alone = replace(plan, argv=argv, environment=(), secret_names=(), cwd="/", tty=False, limits=limits)
+        alone = replace(alone, network=kept(plan.network))
         running = launch(alone, handles, Streams(null, null, null), (), (agent, theirs.fileno()))
     except BaseException:
         ours.close()
@@ -256,5 +265,6 @@ async def start_agent(
 
 def imposed(plan: LaunchedPlan) -> GuestCommand:
     """On each command: the agent is under the sandbox's restrictions itself, and so is all that it starts,
-    but for the limits that are each command's own."""
-    return GuestCommand((), user=(INSIDE_ID, INSIDE_ID), rlimits=of_commands(plan.limits))
+    but for the limits that are each command's own, and for the variables of a proxy."""
+    env = proxy_variables(plan.network, plan.environment)
+    return GuestCommand((), env=env, user=(INSIDE_ID, INSIDE_ID), rlimits=of_commands(plan.limits))

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-from backends.linux.uid_range import RUN_DIRECTORY
+from backends.linux.numbers import RUN_DIRECTORY
 
 __all__ = ["cached"]
 

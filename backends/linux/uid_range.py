@@ -1,22 +1,18 @@
 """Host uids of our own for workloads started by root: one per concurrent sandbox.
 
 Sharing a uid would let one sandbox use up another's per-uid limits and signal it (spec: upstream-gaps.md P3).
-`mxc-ops prep host` records the range; a flock on a file per uid marks it as taken for as long as anybody,
-here or inside the sandbox, holds the descriptor.
+`mxc-ops prep host` records the range.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 
 from backends.errors import BackendUnavailable, ConfigError, Problem
 from backends.frozen import frozen
+from backends.linux.numbers import take
 
 HOST_FILE = "/etc/mxc-ops/host.json"
-RUN_DIRECTORY = "/run/mxc-ops"
-_LOCKS = f"{RUN_DIRECTORY}/uids"
 _FIX = "mxc-ops prep host --backend bubblewrap --yes"
 
 
@@ -56,26 +52,14 @@ def configured_range(host_file: str = HOST_FILE) -> UidRange | None:
     return found
 
 
-_next_offset = os.getpid()
-
-
 def lease(uids: UidRange) -> Lease:
     """Take a uid that no running sandbox of this host has.
 
     Raises `BackendUnavailable` (retryable) when all are taken.
     """
-    global _next_offset  # noqa: PLW0603 - only a hint where to look first
-    os.makedirs(_LOCKS, mode=0o700, exist_ok=True)
-    for _ in range(uids.count):
-        _next_offset += 1
-        uid = uids.first + _next_offset % uids.count
-        lock = os.open(f"{_LOCKS}/{uid}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        return Lease(uid, lock)
+    taken = take("uids", uids.first, uids.count)
+    if taken is not None:
+        return Lease(taken.number, taken.lock)
     problem = Problem(
         "uid_range_exhausted",
         "",

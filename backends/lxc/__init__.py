@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 CAPABILITIES = one_shot_capabilities(
     "lxc",
-    no_network="LXC containers have no network in this version",
     no_display="no display server is reachable from an LXC container",
     no_clipboard="no clipboard is reachable from an LXC container",
     not_kept="a one-shot LXC container always ends with its command",

@@ -5,7 +5,7 @@ Keys: lxc.container.conf(5). Which ids are taken, and what starts process 1, is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
 from backends.base import Effect, ObjectKind, ViewEntry
@@ -32,7 +32,9 @@ class Mounts:
     entries: tuple[StageEntry, ...]
 
 
-def config_lines(mounts: Mounts, *, apparmor: str, denied: Sequence[str] = ()) -> tuple[str, ...]:
+def config_lines(
+    mounts: Mounts, *, apparmor: str, denied: Sequence[str] = (), has_network: bool = False
+) -> tuple[str, ...]:
     """The config, but for `late_lines`.
 
     Parameters
@@ -40,16 +42,24 @@ def config_lines(mounts: Mounts, *, apparmor: str, denied: Sequence[str] = ()) -
     apparmor: a profile's name, "" where the kernel has none.
     denied: names of which the container sees nothing. The kernel tells as much in the container's /sys as in
         the host's, and has not all of it there: where a part is denied, there is none.
+    has_network: LXC is started in the container's network, which stays somebody else's: so the kernel lets
+        the container mount no /sys of its own, and it is given one.
     """
-    tells = "" if any(within(name, "/sys") for name in denied) else " sys:ro"
+    tells = not any(within(name, "/sys") for name in denied)
+    network = (
+        ("lxc.namespace.keep = net",) if has_network else ("lxc.net.0.type = empty", "lxc.net.0.flags = up")
+    )
+    given = (_line(f"{STAGE}/sys", "/sys", "rbind,create=dir"),) if has_network and tells else ()
+    own = " sys:ro" if tells and not has_network else ""
     return (
         f"lxc.uts.name = {HOSTNAME}",
         f"lxc.rootfs.path = dir:{STAGE}/root",
         f"lxc.apparmor.profile = {apparmor or 'unconfined'}",
         f"lxc.cap.keep = {_CAPABILITIES}",
         "lxc.no_new_privs = 1",
-        *("lxc.net.0.type = empty", "lxc.net.0.flags = up"),
-        *("lxc.autodev = 1", f"lxc.mount.auto = proc:mixed{tells}"),
+        *network,
+        *("lxc.autodev = 1", f"lxc.mount.auto = proc:mixed{own}"),
+        *given,
         *("lxc.tty.max = 0", "lxc.pty.max = 256", "lxc.console.path = none"),
         *(_line(f"{STAGE}/{name}", place, "bind,create=dir") for place, name in _PRIVATE.items()),
         *mounts.lines,
@@ -78,10 +88,15 @@ def writable_trees(denied: Sequence[str]) -> tuple[str, ...]:
     return (*_PRIVATE, *(() if _is_hidden(_VAR_TMP, denied) else (_VAR_TMP,)))
 
 
-def plan_mounts(entries: Sequence[ViewEntry], denied: Sequence[str]) -> Mounts:
-    """What is mounted where, in the order of the view; of `denied` names the image shows nothing."""
+def plan_mounts(
+    entries: Sequence[ViewEntry], denied: Sequence[str], etc: Mapping[str, str] = ETC_FILES
+) -> Mounts:
+    """What is mounted where, in the order of the view; of `denied` names the image shows nothing.
+
+    `etc`: the files that the container has of its own, with their contents.
+    """
     collected = _Collected()
-    made = [StageEntry(f"root{path}", S_IFREG | 0o444, content) for path, content in ETC_FILES.items()]
+    made = [StageEntry(f"root{path}", S_IFREG | 0o444, content) for path, content in etc.items()]
     made.append(StageEntry(f"root{_VAR_TMP}", S_IFDIR | 0o1777))
     collected.entries += [entry for entry in made if not _is_hidden(entry.path.removeprefix("root"), denied)]
     for entry in entries:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from backends.frozen import frozen
 from backends.guest_files.reserved import OWN_PATHS, SYSTEM_PATHS
 from backends.inside.protocol import UserNamespace
 from backends.linux.cgroups import NO_CGROUPS, CgroupFacts
 from backends.linux.uid_range import UidRange
+
+if TYPE_CHECKING:
+    from backends.network.facts import NetworkFacts
 
 __all__ = ["FIX", "LxcFacts"]
 
@@ -21,7 +25,7 @@ class LxcFacts:
 
     `apparmor` is the profile that a container gets, "" for none; `apparmor_on`: the kernel would take one.
     `caller` is the (uid, gid) that we run as, `users` the namespace of one who is not root, `seccomp` maps
-    profile names to the hash of their filter.
+    profile names to the hash of their filter. `network` is there where the request has one.
     """
 
     starter: str
@@ -36,6 +40,7 @@ class LxcFacts:
     users: UserNamespace | None = None
     cgroups: CgroupFacts = NO_CGROUPS
     seccomp: Mapping[str, str] | None = None
+    network: NetworkFacts | None = None
 
     @property
     def baseline_trees(self) -> tuple[str, ...]:

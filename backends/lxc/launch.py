@@ -43,6 +43,7 @@ def launch(
         partial(_arrange, plan),
         partial(explain, plan),
         uids=uids,
+        users=plan.users,
         becomes=(INSIDE_ID, INSIDE_ID),
         give=give,
     )
@@ -75,7 +76,6 @@ def _arrange(plan: LxcPlan, there: Arranged) -> Arrangement:
             hidden=plan.hidden,
             entries=plan.entries,
         ),
-        users=plan.users,
         takes_terminal=plan.tty,
     )
 

@@ -15,6 +15,7 @@ from backends.linux.uid_range import configured_range
 from backends.lxc import apparmor
 from backends.lxc.facts import FIX, LxcFacts
 from backends.lxc.users import own_namespace
+from backends.network.for_plans import observe_for
 
 __all__ = ["find_starter", "observe", "version_of"]
 
@@ -49,6 +50,7 @@ def observe(request: SandboxRequest) -> Observed:
         seccomp={request.seccomp: seccomp.profile_hash(request.seccomp)}
         if request.seccomp in seccomp.PROFILES
         else dict.fromkeys(seccomp.PROFILES, ""),
+        network=observe_for(request.network, root=os.geteuid() == 0),
     )
     paths, handles = observe_paths(request.grants, calling_user(), visible_trees=())
     return Observed(facts, paths, handles)

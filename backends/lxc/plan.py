@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from backends.base import Effect, FilesystemView, SandboxRequest, Timeout
 from backends.errors import BackendUnavailable, ConfigError, PolicyRefused, Problem
@@ -27,8 +28,12 @@ from backends.linux.uid_range import UidRange
 from backends.lxc import apparmor
 from backends.lxc.config import config_lines, plan_mounts, writable_trees
 from backends.lxc.facts import FIX, LxcFacts
+from backends.network import for_plans
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.virtual_machine import Image
+
+if TYPE_CHECKING:
+    from backends.network.plan import NetworkPlan
 
 __all__ = ["LxcPlan", "make_plan"]
 
@@ -68,6 +73,7 @@ class LxcPlan:
     seccomp_hash: str
     landlock_abi: int
     writable_trees: tuple[str, ...]
+    network: NetworkPlan | None
     tty: bool
     timeout: Timeout
     enforced: tuple[tuple[str, str], ...]
@@ -101,6 +107,7 @@ class LxcPlan:
             "limits": limits_as_list(self.limits.outcomes),
             "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
             "landlockAbi": self.landlock_abi,
+            "network": for_plans.as_dict(self.network),
             "tty": self.tty,
             "timeout": timeout_as_dict(self.timeout),
             "enforced": dict(self.enforced),
@@ -132,14 +139,17 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
     image, uid_range = _image(request), _uid_range(facts)
     limits = plan_limits(request.limits, facts.cgroups, _OVERHEAD_PROCESSES)
     grants = tuple(plan_grants(view.entries, identity))
-    mounts = plan_mounts(view.entries, view.denied)
+    network = for_plans.plan_for(request.network, facts.network, root=facts.caller[0] == 0)
+    mounts = plan_mounts(view.entries, view.denied, for_plans.etc_files(network))
     return LxcPlan(
         starter=facts.starter,
         version=facts.version,
         launcher=facts.launcher,
         launcher_key=facts.launcher_key,
         image=image,
-        config=config_lines(mounts, apparmor=facts.apparmor, denied=view.denied),
+        config=config_lines(
+            mounts, apparmor=facts.apparmor, denied=view.denied, has_network=network is not None
+        ),
         entries=mounts.entries,
         hidden=view.denied,
         grants=grants,
@@ -150,7 +160,7 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         users=facts.users,
         argv=request.args if request.args else (*SHELL, request.shell or ""),
         cwd=request.cwd or "/",
-        environment=request.environment.entries,
+        environment=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=True),
         secret_names=tuple(name for name, _ in request.environment.secrets),
         limits=limits,
         cgroup_parents=facts.cgroups.parents,
@@ -159,9 +169,10 @@ def make_plan(request: SandboxRequest, facts: LxcFacts, view: FilesystemView) ->
         seccomp_hash=(facts.seccomp or {}).get(request.seccomp, ""),
         landlock_abi=facts.landlock_abi,
         writable_trees=(*writable_trees(view.denied), *(grant.path for grant in grants if grant.writable)),
+        network=network,
         tty=request.tty,
         timeout=request.timeout,
-        enforced=tuple(_enforced(view, facts, identity, request)),
+        enforced=tuple(_enforced(view, facts, identity, request, network)),
         decisions=view.decisions,
         warnings=(*view.warnings, *limits.warnings, *_warnings(facts)),
         pointers=request.pointers,
@@ -193,7 +204,11 @@ def _uid_range(facts: LxcFacts) -> UidRange | None:
 
 
 def _enforced(
-    view: FilesystemView, facts: LxcFacts, identity: Identity, request: SandboxRequest
+    view: FilesystemView,
+    facts: LxcFacts,
+    identity: Identity,
+    request: SandboxRequest,
+    network: NetworkPlan | None,
 ) -> Iterator[tuple[str, str]]:
     yield "filesystem", "mount namespace" + (" and Landlock" if facts.landlock_abi else "")
     if any(entry.effect in MASKS for entry in view.entries):
@@ -204,7 +219,9 @@ def _enforced(
         size = request.limits.file_size_mib
         held = f"each file at most {size} MiB (RLIMIT_FSIZE)" if size else "no limit asked for"
         yield "disk in read-write grants", f"{held}; the total is not held"
-    yield "network", "a network namespace of its own without any interface but loopback"
+    yield from for_plans.how_held(
+        network, "a network namespace of its own without any interface but loopback"
+    )
     yield "ui", "no display, bus or clipboard socket is reachable"
     yield "system calls", f"seccomp allow-list, profile {request.seccomp}"
     whose = "nobody's" if facts.users is None else "the caller's and a granted one"

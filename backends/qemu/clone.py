@@ -12,7 +12,7 @@ from backends.frozen import replace
 from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest
-from backends.qemu.machine import Machine
+from backends.qemu.machine import Machine, Part
 from backends.qemu.memory_file import copy_data, sealed_copy, sparse_file
 from backends.qemu.off_loop import on_thread
 from backends.qemu.parts import hold_image, open_parts
@@ -83,6 +83,7 @@ async def restore(
     own_memory: bool = False,
     conversation: Conversation | None = None,
     stood: bool = False,
+    tap: int | None = None,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
@@ -94,6 +95,7 @@ async def restore(
         made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
     stood: the original stood still; its copy is told to go on.
+    tap: where its network card leads; None: nowhere.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
@@ -107,13 +109,15 @@ async def restore(
         image = hold_image(plan.image)
         own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
         disk = own if grants is None else grants
-        machine = plan.clone
+        machine = replace(plan.clone, tap=tap is not None)
         if own_memory:
             memory = sparse_file("machine-memory", machine.memory_mib * MIB)
             machine = replace(machine, memory_shared=True)
             if template.memory >= 0:
                 filled = asyncio.create_task(on_thread(lambda: copy_data(template.memory, memory)))
         fds = {"memory": memory if own_memory else template.memory, "grants": disk}
+        if tap is not None:
+            fds[Part.NETWORK.value] = tap
         running = await _restore(plan, machine, template, confinement, timings, fds, filled)
         if stood:
             await _go_on(running)

@@ -44,16 +44,23 @@ async def keep_parked(plan: TemplatePlan, confinement: Confinement, size: int) -
 
 
 async def take_clone(
-    plan: TemplatePlan, confinement: Confinement, timings: Timings, *, grants: int | None, used_bytes: int
+    plan: TemplatePlan,
+    confinement: Confinement,
+    timings: Timings,
+    *,
+    grants: int | None,
+    used_bytes: int,
+    tap: int | None = None,
 ) -> Clone:
     """A clone for one run: from its pool, if one is kept, else restored now.
 
     Parameters
     ----------
     grants: the file for its disk of read-only grants, if there are any; the first `used_bytes` matter.
+    tap: where its network card leads; None: nowhere, as with all that are parked.
     """
     pool = _pools.get().get(_name(plan, confinement))
-    if pool is not None and used_bytes <= _MOST_COPIED_BYTES:
+    if pool is not None and tap is None and used_bytes <= _MOST_COPIED_BYTES:
         clone = await pool.acquire(timings)
         if grants is not None:
             try:
@@ -64,7 +71,7 @@ async def take_clone(
         return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
-    return await restore(plan, template, confinement, timings, grants=grants)
+    return await restore(plan, template, confinement, timings, grants=grants, tap=tap)
 
 
 async def close_pools() -> None:

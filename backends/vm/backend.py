@@ -30,7 +30,6 @@ class VmBackend:
     def __init__(self, containment: str) -> None:
         self._capabilities = one_shot_capabilities(
             containment,
-            no_network="virtual machines have no network in this version",
             no_display="a virtual machine has no display",
             no_clipboard="no clipboard is reachable from a virtual machine",
             not_kept="the machine of a one-shot run always ends with its command",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from backends.bubblewrap.facts import BaselineEntry, Helper
 from backends.frozen import frozen
@@ -13,6 +14,9 @@ from backends.qemu.choice import QemuProgram
 from backends.qemu.host_values import HostValues
 from backends.qemu.machine import MachineKind
 
+if TYPE_CHECKING:
+    from backends.network.facts import NetworkFacts
+
 __all__ = ["VmFacts"]
 
 
@@ -21,7 +25,7 @@ class VmFacts:
     """`accelerator` and `kind` are already chosen; `helper` and `launcher` confine QEMU.
 
     `caller` is the (uid, gid) that we run as, `groups` all groups of it, `seccomp` maps profile names to the
-    hash of their filter.
+    hash of their filter. `network` is there where the request has one.
     """
 
     qemu: QemuProgram
@@ -37,6 +41,7 @@ class VmFacts:
     uid_range: UidRange | None
     cgroups: CgroupFacts
     seccomp: Mapping[str, str]
+    network: NetworkFacts | None = None
 
     @property
     def baseline_trees(self) -> tuple[str, ...]:

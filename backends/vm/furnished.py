@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from typing import TYPE_CHECKING
 
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, conversation_of
@@ -31,6 +32,11 @@ from backends.qemu.timings import Timings
 from backends.vm.copying_back import bring_back, recovered_warnings
 from backends.vm.failure import explain_full
 from backends.vm.plan import VmPlan
+
+if TYPE_CHECKING:
+    from backends.network.opening import Network
+    from backends.network.outcome import NetworkOutcome
+    from backends.network.plan import NetworkPlan
 
 __all__ = ["FurnishedMachine", "Original"]
 
@@ -85,6 +91,8 @@ class FurnishedMachine:
         self._own_memory = own_memory
         self._original = original
         self._disk = -1
+        self._network: Network | None = None
+        self.network: NetworkOutcome | None = None
         self._identity: GuestIdentity | None = None
 
     @property
@@ -94,6 +102,15 @@ class FurnishedMachine:
         return self._clone.guest
 
     @property
+    def open_network(self) -> Network | None:
+        """The one that it was started with, until it has ended."""
+        return self._network
+
+    @property
+    def _tap(self) -> int | None:
+        return None if self._network is None else self._network.tap
+
+    @property
     def is_there(self) -> bool:
         return self._clone is not None
 
@@ -101,15 +118,28 @@ class FurnishedMachine:
         """Raises `LaunchFailed`, `PolicyRefused`, `BackendUnavailable`; call `end` then, too."""
         if self._plan.files.writable:
             self.warnings += await asyncio.to_thread(recovered_warnings)
+        if self._plan.network is not None:
+            await self._open_network(self._plan.network)
         self._clone = await self._take_clone()
         guest = self._clone.guest
         self.pid = guest.machine.qemu.pid
         self._identity = new_identity()
         await guest.ask(guest.agent.identify(self._identity))
         self._timings.mark("identified")
+        if self._plan.network is not None:
+            from backends.network.arrange import guest_network
+
+            await guest.ask(guest.agent.bring_up(guest_network(self._plan.network)))
         if self._original is None:
             await self._furnish(guest)
         self._original = None
+
+    async def _open_network(self, plan: NetworkPlan) -> None:
+        from backends.network.opening import Network, open_network
+
+        launcher = self._plan.confinement.launcher
+        self._network = await on_thread(lambda: open_network(plan, launcher), drop=Network.close)
+        self._timings.mark("networkOpen")
 
     async def bring_back(self) -> None:
         """Copy the read-write grants back; what runs in it is killed first.
@@ -126,6 +156,10 @@ class FurnishedMachine:
         if self._clone is not None:
             clone, self._clone = self._clone, None
             await clone.end()
+        if self._network is not None:
+            network, self._network = self._network, None
+            self.network = await on_thread(network.finish)
+            await on_thread(network.close)
         if self._disk >= 0:
             os.close(self._disk)
             self._disk = -1
@@ -163,7 +197,9 @@ class FurnishedMachine:
         if self._own_memory:
             return await self._own_clone()
         if not plan.files.read_only:
-            return await take_clone(plan.template, plan.confinement, self._timings, grants=None, used_bytes=0)
+            return await take_clone(
+                plan.template, plan.confinement, self._timings, grants=None, used_bytes=0, tap=self._tap
+            )
         disk = await on_thread(
             lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
             drop=lambda built: os.close(built.fd),
@@ -172,7 +208,12 @@ class FurnishedMachine:
         self.warnings.extend(disk.warnings)
         try:
             return await take_clone(
-                plan.template, plan.confinement, self._timings, grants=disk.fd, used_bytes=disk.used_bytes
+                plan.template,
+                plan.confinement,
+                self._timings,
+                grants=disk.fd,
+                used_bytes=disk.used_bytes,
+                tap=self._tap,
             )
         finally:
             os.close(disk.fd)
@@ -212,6 +253,7 @@ class FurnishedMachine:
             own_memory=own_memory,
             conversation=None if original is None else original.conversation,
             stood=original is not None and original.stood,
+            tap=self._tap,
         )
 
     async def _furnish(self, guest: Guest) -> None:

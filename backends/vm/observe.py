@@ -12,6 +12,7 @@ from backends.linux import seccomp
 from backends.linux.cgroups import observe_cgroups
 from backends.linux.objects import calling_user, observe_paths
 from backends.linux.uid_range import configured_range
+from backends.network.for_plans import observe_for
 from backends.qemu.choice import FIX, choose_accelerator, choose_kind, observe_qemu
 from backends.qemu.confinement import observe_places
 from backends.qemu.host_values import observe_host_values
@@ -51,6 +52,7 @@ def observe(request: SandboxRequest) -> Observed:
         cgroups=observe_cgroups(),
         seccomp={name: seccomp.profile_hash(name) for name in seccomp.PROFILES if name == request.seccomp}
         or dict.fromkeys(seccomp.PROFILES, ""),
+        network=observe_for(request.network, root=root),
     )
     paths, handles = observe_paths(request.grants, calling_user(), visible_trees=())
     return Observed(facts, paths, handles)

@@ -83,9 +83,10 @@ class OneRun:
             normal = ended is not None and os.WIFEXITED(ended.status) and not self._expired
             if normal and self._plan.files.writable:
                 await self._machine.bring_back()
-            return self._describe(ended)
+            done = self._describe(ended)
         finally:
             await self._machine.end()
+        return replace(done, network=self._machine.network)
 
     async def signal(self, number: int) -> None:
         """To every process of the workload; nothing once it has ended."""

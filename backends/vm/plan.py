@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from backends.base import Access, Effect, FilesystemView, SandboxRequest, Timeout
 from backends.errors import ConfigError, PolicyRefused, Problem
-from backends.frozen import frozen
+from backends.frozen import frozen, replace
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import FilesPlan, plan_files
 from backends.inside.agent_protocol import GuestCommand
 from backends.launched.identity import Identity, choose_identity
+from backends.network import for_plans
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
@@ -18,6 +20,9 @@ from backends.qemu.template_plan import TemplatePlan, plan_template
 from backends.virtual_machine import CommandKind, Image, VirtualMachine
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
+
+if TYPE_CHECKING:
+    from backends.network.plan import NetworkPlan
 
 __all__ = ["SHELL", "VmPlan", "make_plan"]
 
@@ -44,6 +49,7 @@ class VmPlan:
     file_size_mib: int | None
     seccomp: str
     seccomp_hash: str
+    network: NetworkPlan | None
     tty: bool
     timeout: Timeout
     enforced: tuple[tuple[str, str], ...]
@@ -57,8 +63,9 @@ class VmPlan:
 
     def as_dict(self) -> dict[str, object]:
         """JSON-safe; environment values are left out, for a plan may be logged."""
-        template, clone = self.template, self.template.clone
-        names = [Part.MONITOR.value, Part.AGENT.value, Part.CONSOLE.value, Part.MEMORY.value]
+        template, clone = self.template, replace(self.template.clone, tap=self.network is not None)
+        names = [part.value for part in (Part.MONITOR, Part.AGENT, Part.CONSOLE, Part.MEMORY)]
+        names += [Part.NETWORK.value] if clone.tap else []
         numbers = {
             name: place for place, name in enumerate([*names, *(d.name for d in clone.disks)], start=3)
         }
@@ -83,6 +90,7 @@ class VmPlan:
             "identity": {"kind": self.confinement.identity.kind, "uid": self.confinement.identity.uid},
             "limits": limits_as_list(self.limits.outcomes),
             "seccomp": {"profile": self.seccomp, "hash": self.seccomp_hash},
+            "network": for_plans.as_dict(self.network),
             "tty": self.tty,
             "timeout": timeout_as_dict(self.timeout),
             "enforced": dict(self.enforced),
@@ -114,6 +122,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         memory_mib=memory_mib,
         cpus=wanted.cpus or 1,
     )
+    network = for_plans.plan_for(request.network, facts.network, root=facts.caller[0] == 0, routed=True)
     files = plan_files(view, device=template.grants_device, caller=_file_user(identity, facts))
     return VmPlan(
         containment=request.containment,
@@ -121,16 +130,17 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         confinement=confinement,
         launcher_key=facts.launcher_key,
         files=files,
-        command=_command(request, kind, limits),
+        command=_command(request, kind, limits, network),
         command_kind=kind,
         secret_names=tuple(name for name, _ in request.environment.secrets),
         limits=limits,
         file_size_mib=request.limits.file_size_mib,
         seccomp=request.seccomp,
         seccomp_hash=facts.seccomp.get(request.seccomp, ""),
+        network=network,
         tty=request.tty,
         timeout=request.timeout,
-        enforced=tuple(_enforced(request, view, confinement, facts)),
+        enforced=tuple(_enforced(request, view, confinement, facts, network)),
         decisions=view.decisions,
         warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
@@ -218,7 +228,9 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
         raise PolicyRefused(problems)
 
 
-def _command(request: SandboxRequest, kind: CommandKind, limits: GuestLimits) -> GuestCommand:
+def _command(
+    request: SandboxRequest, kind: CommandKind, limits: GuestLimits, network: NetworkPlan | None
+) -> GuestCommand:
     source = request.shell or ""
     args = {
         CommandKind.SHELL: (*SHELL, source),
@@ -227,7 +239,7 @@ def _command(request: SandboxRequest, kind: CommandKind, limits: GuestLimits) ->
     }[kind]
     return GuestCommand(
         args=args,
-        env=request.environment.entries,
+        env=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=False),
         cwd=request.cwd or "/",
         user=(INSIDE_ID, INSIDE_ID),
         rlimits=limits.rlimits,
@@ -237,7 +249,11 @@ def _command(request: SandboxRequest, kind: CommandKind, limits: GuestLimits) ->
 
 
 def _enforced(
-    request: SandboxRequest, view: FilesystemView, confinement: Confinement, facts: VmFacts
+    request: SandboxRequest,
+    view: FilesystemView,
+    confinement: Confinement,
+    facts: VmFacts,
+    network: NetworkPlan | None,
 ) -> Iterator[tuple[str, str]]:
     yield "isolation", f"a virtual machine of its own ({facts.kind.value}, {facts.accelerator})"
     yield "filesystem", "only what is granted is copied into the machine"
@@ -245,7 +261,7 @@ def _enforced(
         yield "filesystem.deniedPaths", "not copied into the machine, and hidden in its image"
     if any(entry.effect is Effect.BIND_READ_WRITE for entry in view.entries):
         yield "filesystem.readwritePaths", "copied in, and copied back after a normal exit"
-    yield "network", "a network card without a way out"
+    yield from for_plans.how_held(network, "a network card without a way out")
     yield "ui", "the machine has no display"
     yield "system calls", f"seccomp allow-list in the guest, profile {request.seccomp}"
     yield "privileges", "no capabilities, no_new_privs, in the guest"

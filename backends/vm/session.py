@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_IROTH
+from typing import TYPE_CHECKING
 
 from backends.agent.inherited import Conversation
 from backends.agent.relay import Relay
@@ -14,6 +15,7 @@ from backends.frozen import replace
 from backends.inside.agent_protocol import GuestCommand, Welcome
 from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
+from backends.network.for_plans import kept, proxy_variables
 from backends.qemu.memory_file import copy_data
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
@@ -21,8 +23,10 @@ from backends.sessions import Copied, Scope, Settled
 from backends.vm.furnished import FurnishedMachine, Original
 from backends.vm.plan import VmPlan
 
-__all__ = ["VmSandbox", "imposed", "start_machine"]
+if TYPE_CHECKING:
+    from backends.network.opening import Network
 
+__all__ = ["VmSandbox", "imposed", "start_machine"]
 
 _NOT_BACK = "it went on from a copy: what it changed in copies of read-write grants was not brought back"
 
@@ -41,6 +45,10 @@ class VmSandbox:
     @property
     def pid(self) -> int:
         return self._machine.pid
+
+    @property
+    def network(self) -> Network | None:
+        return self._machine.open_network
 
     async def relay(self) -> Relay:
         agent = self._machine.guest.agent
@@ -148,7 +156,8 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
     grants = (*plan.files.read_only, *plan.files.writable)
     own = Duplicates(handles, (grant.slot for grant in grants))
     original = None if copied is None else _original(copied)
-    machine = FurnishedMachine(plan, own, Timings(), own_memory=original is None, original=original)
+    alone = replace(plan, network=kept(plan.network))
+    machine = FurnishedMachine(alone, own, Timings(), own_memory=original is None, original=original)
     try:
         await machine.start()
     except BaseException:
@@ -163,4 +172,5 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
 
 def imposed(plan: VmPlan) -> GuestCommand:
     """What the plan says of its one command, which each of a session's is under."""
-    return replace(plan.command, args=(), env=(), zygote=None, seccomp=seccomp.program(plan.seccomp))
+    env = proxy_variables(plan.network, plan.command.env)
+    return replace(plan.command, args=(), env=env, zygote=None, seccomp=seccomp.program(plan.seccomp))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from backends.launched.parts import STAGE
-from backends.linux.uid_range import RUN_DIRECTORY
+from backends.linux.numbers import RUN_DIRECTORY
 from mxc_ops.session.entry import process_start
 from tests.conftest import CHECKOUT, User
 from tests.images import image

@@ -24,6 +24,7 @@ from backends.errors import BackendUnavailable, PolicyRefused
 from backends.frozen import replace
 from backends.linux.cgroups import CgroupFacts
 from backends.linux.uid_range import UidRange
+from tests import network_samples as networks
 from tests.policy_view import VIEW
 
 GOLDEN = Path(__file__).parent / "bubblewrap"
@@ -78,6 +79,21 @@ CASES: dict[str, tuple[SandboxRequest, BubblewrapFacts, FilesystemView]] = {
         FilesystemView(),
     ),
     "named-user": (replace(REQUEST, user=2000, group=2001), ROOT_FACTS, VIEW),
+    **{
+        f"network-{name}": (
+            replace(REQUEST, network=policy),
+            replace(facts, network=network),
+            FilesystemView(),
+        )
+        for name, policy, facts, network in (
+            ("rules-root", networks.RULES, ROOT_FACTS, networks.FACTS),
+            ("rules-user", networks.RULES, USER_FACTS, networks.FACTS),
+            ("rules-user-slirp", networks.RULES, USER_FACTS, networks.WITHOUT_PASTA),
+            ("names", networks.NAMES, USER_FACTS, networks.FACTS),
+            ("proxy", networks.PROXY, USER_FACTS, networks.FACTS),
+            ("ports", networks.PORTS, ROOT_FACTS, networks.FACTS),
+        )
+    },
 }
 
 

@@ -32,7 +32,8 @@ def lines(machine: Machine) -> list[str]:
 
 def machines(image: Image, kind: MachineKind, accelerator: str, *, cpus: int) -> dict[str, list[str]]:
     plan = plan_template(image, QEMU, HOST, kind=kind, accelerator=accelerator, memory_mib=192, cpus=cpus)
-    return {"booted": lines(plan.booted), "clone": lines(plan.clone)}
+    linked = replace(plan.clone, tap=True)
+    return {"booted": lines(plan.booted), "clone": lines(plan.clone), "clone with a way out": lines(linked)}
 
 
 @pytest.mark.parametrize(("kind", "accelerator"), CASES)

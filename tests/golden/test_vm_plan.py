@@ -24,6 +24,7 @@ from backends.qemu.machine import MachineKind
 from backends.virtual_machine import CommandKind, VirtualMachine
 from backends.vm.facts import VmFacts
 from backends.vm.plan import make_plan
+from tests import network_samples as networks
 from tests import policy_view
 from tests.vm_samples import IMAGE, ROOT_FACTS, TINY, USER_FACTS
 
@@ -62,6 +63,11 @@ CASES: dict[str, tuple[SandboxRequest, VmFacts, FilesystemView]] = {
     "vm-q35-kvm-sized": (
         replace(SHELL, tty=True, vm=VirtualMachine("tiny", TINY, memory_mib=512, cpus=2)),
         replace(ROOT_FACTS, kind=MachineKind.Q35, accelerator="kvm"),
+        FilesystemView(),
+    ),
+    "vm-network": (
+        replace(SHELL, network=replace(networks.NAMES, allow=networks.RULES.allow)),
+        replace(ROOT_FACTS, network=networks.FACTS),
         FilesystemView(),
     ),
     "microvm-python-user": (PYTHON, USER_FACTS, FilesystemView()),

@@ -11,7 +11,7 @@ import pytest
 from backends import registry
 from backends.bubblewrap.facts import NEEDED_OPTIONS, check_helper, find_helper
 from backends.errors import BackendUnavailable, ConfigError, UnsupportedContainment
-from backends.linux import uid_range
+from backends.linux import numbers
 from backends.linux.uid_range import UidRange, configured_range, lease
 
 PREP = "mxc-ops prep host --backend bubblewrap --yes"
@@ -89,7 +89,7 @@ def test_the_recorded_range_is_read(tmp_path: Path) -> None:
 def test_no_uid_is_given_twice_and_none_left_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uid_range, "_LOCKS", str(tmp_path / "uids"))
+    monkeypatch.setattr(numbers, "RUN_DIRECTORY", str(tmp_path))
     uids = UidRange(2_000_000, 3)
     leases = [lease(uids) for _ in range(3)]
     assert sorted(taken.uid for taken in leases) == [2_000_000, 2_000_001, 2_000_002]
