@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from backends.agent.relay import Relay
 from backends.base import Conflict, Handles
 from backends.frozen import frozen
 from backends.inside.agent_protocol import GuestCommand
+
+if TYPE_CHECKING:
+    from backends.network.opening import Network
 
 __all__ = ["Copied", "KeepsSessions", "Scope", "SessionSandbox", "Settled"]
 
@@ -56,6 +59,11 @@ class SessionSandbox(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    @property
+    def network(self) -> Network | None:
+        """What it was started in, if that is any network."""
+        ...
 
     async def relay(self) -> Relay:
         """To its agent; once. Raises what kept the sandbox from being set up."""

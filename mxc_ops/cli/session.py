@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backends.errors import MxcError, Problem, UsageError
-from mxc_ops.cli import session_copies, session_copy, session_jobs, session_ports
+from mxc_ops.cli import session_copies, session_copy, session_jobs, session_network, session_ports
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.run_flags import add_policy_flags, given_flags
 from mxc_ops.cli.text import conflict_text, printable
@@ -51,6 +51,7 @@ def configure(parser: ArgumentParser) -> None:
     session_copy.configure(commands)
     session_copies.configure(commands)
     session_ports.configure(commands)
+    session_network.configure(commands)
     complete(commands.add_parser("list", help="the sandboxes of whoever you are"), _list)
     inspect = commands.add_parser("inspect", help="all that is known of a sandbox")
     inspect.add_argument("id", metavar="ID", help="an id, its beginning, or a name")

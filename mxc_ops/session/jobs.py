@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -14,9 +15,11 @@ from backends.agent.connection import GuestConnection
 from backends.agent.errors import GuestError
 from backends.agent.process import GuestProcess
 from backends.agent.relay import Relay
+from backends.base import SandboxRequest
 from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestEnded
+from mxc_ops.policy.environment import SECRETS_POINTER, read_secrets
 
-__all__ = ["LOG_BYTES", "Jobs", "command_of"]
+__all__ = ["LOG_BYTES", "Jobs", "command_of", "order_of"]
 
 LOG_BYTES = 1 << 20
 """Of each stream of a job, twice as much is kept at most, and at least as much of its end."""
@@ -25,6 +28,20 @@ MOST_KEPT = 1000
 """Jobs that have ended, whose ends and logs are kept; older ones are forgotten."""
 
 _START_S = 30.0
+
+
+def order_of(request: SandboxRequest) -> dict[str, Any]:
+    """What a supervisor is asked to start; JSON-safe. Raises `ConfigError` for unreadable secrets."""
+    environment = request.environment
+    secrets = read_secrets(environment, request.pointers.get("secrets", SECRETS_POINTER))
+    after, grace = request.timeout.after_ms, request.timeout.grace_ms
+    number = int(signal.Signals[f"SIG{request.timeout.signal}"])
+    return {
+        "args": list(request.args),
+        "env": [list(entry) for entry in (*environment.entries, *secrets)],
+        "cwd": request.cwd or "/",
+        "timeout": [after, grace, number] if after else None,
+    }
 
 
 def command_of(order: Mapping[str, Any]) -> GuestCommand:

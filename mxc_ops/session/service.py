@@ -22,9 +22,12 @@ from mxc_ops.session.control import Control
 from mxc_ops.session.endings import REBOOTED, how_it_ended
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import stale_id
+from mxc_ops.session.event_log import open_events
 from mxc_ops.session.forking import Forked, taken_copy
 from mxc_ops.session.ids import PREFIXES
+from mxc_ops.session.network_changes import NetworkChanges, changed_document
 from mxc_ops.session.nursery import begin
+from mxc_ops.session.places import closing
 from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
 from mxc_ops.session.settling import settle
 from mxc_ops.session.snapshots import (
@@ -151,7 +154,9 @@ class Sessions:
             alive = entry.hold_alive(starts)
             try:
                 document = json.dumps(moving.record.document)
-                pid = start_supervisor(entry.record.containment, document, folder, alive, copied, terms)
+                containment = entry.record.containment
+                with entry.folder() as place, closing(open_events(place)) as events:
+                    pid = start_supervisor(containment, document, folder, alive, events, copied, terms)
             except BaseException:
                 os.close(alive)
                 alive = -1
@@ -162,6 +167,28 @@ class Sessions:
                     os.close(alive)
             record = replace(moving.record, state=State.RUNNING, supervisor_pid=pid)
             moving.save(record)
+        return self.store.open(entry.id)
+
+    def change_network(self, text: str, changes: NetworkChanges) -> Entry:
+        """Let its network be another one from now on, for all of its starts: see `NetworkChanges`.
+
+        The whole of it, or nothing. Raises what `changed_document` raises, ``stale_id``, and `LaunchFailed`:
+        then what was open before may be closed already, and nothing more is open.
+        """
+        entry = self.store.open(text)
+        with Transition(entry, "network") as moving:
+            before = moving.record
+            document = changed_document(before.document, changes)
+            request = as_request(json.dumps(document).encode())
+            new = replace(before, document=document, document_hash=request.document_hash)
+            moving.save(new, {"network": changes.as_dict()})
+            if moving.shown is Shown.RUNNING:
+                try:
+                    with Control(before.run_folder) as control:
+                        control.ask("network", document=document)
+                except (MxcError, OSError):
+                    moving.save(before, {"network": "taken back"})
+                    raise
         return self.store.open(entry.id)
 
     def stop(self, text: str, *, discard: bool = False) -> Stopped:

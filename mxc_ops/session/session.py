@@ -16,7 +16,6 @@ from backends.frozen import frozen
 from backends.sessions import Scope
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
-from mxc_ops.policy.environment import SECRETS_POINTER, read_secrets
 from mxc_ops.policy_builder import Policy
 from mxc_ops.result import Result
 from mxc_ops.session import copying
@@ -25,7 +24,10 @@ from mxc_ops.session.control import Control, connect
 from mxc_ops.session.copying import MAX_MIB, Copied
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.errors import suspended
+from mxc_ops.session.event_log import read_events
 from mxc_ops.session.ids import PREFIXES
+from mxc_ops.session.jobs import order_of
+from mxc_ops.session.network_changes import NetworkChanges
 from mxc_ops.session.nursery import begin
 from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
@@ -246,18 +248,7 @@ class Session:
 
         Raises `LaunchFailed`, `LifecycleError`, `ConfigError` for secrets that cannot be read.
         """
-        request = as_request(self.policy(**changes), list(command))
-        environment = request.environment
-        secrets = read_secrets(environment, request.pointers.get("secrets", SECRETS_POINTER))
-        after, grace = request.timeout.after_ms, request.timeout.grace_ms
-        number = int(signal.Signals[f"SIG{request.timeout.signal}"])
-        order: dict[str, Any] = {
-            "args": list(request.args),
-            "env": [list(entry) for entry in (*environment.entries, *secrets)],
-            "cwd": request.cwd or "/",
-            "timeout": [after, grace, number] if after else None,
-        }
-        return self._ask("run", **order)
+        return self._ask("run", **order_of(as_request(self.policy(**changes), list(command))))
 
     def jobs(self) -> list[dict[str, Any]]:
         """The detached commands of this start, those that have ended among them."""
@@ -292,6 +283,23 @@ class Session:
             data = self._log_files(number, channel)
             if self.job(number)["dropped"][channel] == before:  # else a part went while we read
                 return data[max(0, after - before) :], before + len(data)
+
+    def change_network(
+        self, *, allow: Sequence[str] = (), deny: Sequence[str] = (), revoke: Sequence[str] = ()
+    ) -> None:
+        """Let it reach something else from now on, also when it is started again: all of it, or nothing.
+
+        Destinations are written as ``example.test:443`` or ``192.0.2.0/24:53/udp``. Those to `allow` must lie
+        within the policy's ceiling; `revoke` takes back what was allowed, as it was written. Raises
+        `PolicyRefused`, `ConfigError`, `LifecycleError` (``stale_id``), `LaunchFailed`.
+        """
+        changes = NetworkChanges(*map(tuple, (allow, deny, revoke)))
+        self._entry = self._service.change_network(self.id, changes)
+        self.__dict__.pop("_own_policy", None)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What its network decided, the oldest first."""
+        return read_events(self._service.store.open(self.id))
 
     def put(self, host_path: str, guest_path: str, *, max_mib: int = MAX_MIB) -> Copied:
         """Copy a file or directory into the sandbox; see `copying.put`. Commands run on meanwhile."""

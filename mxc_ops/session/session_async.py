@@ -194,6 +194,14 @@ class AsyncSession:
     async def close_port(self, host: int) -> None:
         await on_thread(lambda: self.session.close_port(host))
 
+    async def change_network(
+        self, *, allow: Sequence[str] = (), deny: Sequence[str] = (), revoke: Sequence[str] = ()
+    ) -> None:
+        await on_thread(lambda: self.session.change_network(allow=allow, deny=deny, revoke=revoke))
+
+    async def events(self) -> list[dict[str, Any]]:
+        return await on_thread(self.session.events)
+
     async def suspend(self) -> None:
         await on_thread(self.session.suspend)
 

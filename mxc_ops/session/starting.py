@@ -28,6 +28,7 @@ def start_supervisor(
     document: str,
     folder: str,
     alive: int,
+    events: int,
     copied: Copied | None = None,
     lease: LeaseTerms | None = None,
 ) -> int:
@@ -38,6 +39,7 @@ def start_supervisor(
     document: the config to start, for that containment.
     folder: the sandbox's run folder.
     alive: the locked descriptor; the supervisor holds a duplicate of it from now on.
+    events: the file of what its network decides; it stays the caller's.
     copied: what the sandbox is a copy of; its descriptors stay the caller's.
     lease: when the supervisor is to end the sandbox by itself.
 
@@ -47,7 +49,7 @@ def start_supervisor(
     told = -1
     try:
         known = {name: os.environ[name] for name in _HANDED_OVER if name in os.environ}
-        assignment = Assignment(document, folder, alive, theirs, copied, lease, known)
+        assignment = Assignment(document, folder, alive, theirs, events, copied, lease, known)
         told = os.memfd_create("assignment", os.MFD_CLOEXEC)
         with open(told, "wb", closefd=False) as file:
             file.write(assignment.encode())

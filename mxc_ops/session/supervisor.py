@@ -24,6 +24,7 @@ from backends.sessions import Copied, KeepsSessions, SessionSandbox, Settled
 from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
+from mxc_ops.session.event_log import EventLog, NetworkWatch
 from mxc_ops.session.jobs import Jobs, command_of
 from mxc_ops.session.ports import ORDERS as PORT_ORDERS
 from mxc_ops.session.ports import Ports
@@ -76,6 +77,7 @@ def _report(assignment: Assignment, message: dict[str, Any]) -> bool:
 
 async def _supervise(assignment: Assignment) -> None:
     sandbox, imposed, enforced = await _start(assignment)
+    watch = NetworkWatch(sandbox.network, EventLog(assignment.events))
     ending = None
     try:
         relay = await sandbox.relay()
@@ -83,6 +85,7 @@ async def _supervise(assignment: Assignment) -> None:
         ending = await _Supervisor(assignment, sandbox, relay, enforced).serve()
     finally:
         await sandbox.end()
+        watch.close()
     if ending is not None:
         os.close(assignment.alive)  # it has no supervisor any more
         settle(*ending)
@@ -313,9 +316,28 @@ class _Supervisor:
             return await self._jobs.wait(int(order["job"]))
         if name == "kill":
             return self._jobs.kill(int(order["job"]), int(order["signal"]))
+        if name == "network":
+            return await self._change_network(order["document"])
         if name in PORT_ORDERS:
             return await self._ports.do(order)
         raise ValueError(f"no order is called {name!r}")
+
+    async def _change_network(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Hold the network of another document of this sandbox. Raises `MxcError`; see `Network.replace`."""
+        from mxc_ops.sources import as_request
+
+        network = self._sandbox.network
+        policy = apart_from_ports(as_request(json.dumps(document).encode())).network
+        if network is not None:
+            await asyncio.to_thread(network.replace, policy)
+        elif not policy.is_isolated:
+            raise LaunchFailed(_no_network())
+        return {}
+
+
+def _no_network() -> Problem:
+    message = "it was started without a network, and what is wanted takes one"
+    return Problem("no_network", "/network", message, fix="stop it, and start it again")
 
 
 def _may_ask(sock: socket.socket) -> bool:

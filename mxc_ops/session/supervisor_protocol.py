@@ -66,7 +66,8 @@ class Assignment:
     """`document` is a config; `folder` where its sockets are to be.
 
     `alive` is the locked descriptor that tells that the supervisor lives, `report` where the starter waits
-    for one JSON line: ``{"running": pid}`` or ``{"error": …}``. `copied` is what the sandbox is a copy of.
+    for one JSON line: ``{"running": pid}`` or ``{"error": …}``. `events` is the file of what its network
+    decides. `copied` is what the sandbox is a copy of.
     `environment` is what of the starter's says whose rights count and where somebody's own files are.
     """
 
@@ -74,6 +75,7 @@ class Assignment:
     folder: str
     alive: int
     report: int
+    events: int
     copied: Copied | None = None
     lease: LeaseTerms | None = None
     environment: Mapping[str, str] | None = None
@@ -81,7 +83,12 @@ class Assignment:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """In the order in which `decode` takes them."""
-        return (self.alive, self.report, *(() if self.copied is None else self.copied.fds.values()))
+        return (
+            self.alive,
+            self.report,
+            self.events,
+            *(() if self.copied is None else self.copied.fds.values()),
+        )
 
     def encode(self) -> bytes:
         """All but the descriptors."""
@@ -95,12 +102,13 @@ class Assignment:
     @classmethod
     def decode(cls, text: bytes, descriptors: Sequence[int]) -> Assignment:
         told = json.loads(text)
-        alive, report, *others = descriptors
+        alive, report, events, *others = descriptors
         copied = lease = None
         if "copied" in told:
             copied = Copied(dict(zip(told["copied"]["names"], others, strict=True)), told["copied"]["said"])
         if "lease" in told:
             lease = LeaseTerms.from_dict(told["lease"])
         return cls(
-            told["document"], told["folder"], alive, report, copied, lease, environment=told["environment"]
+            *(told["document"], told["folder"], alive, report, events, copied, lease),
+            environment=told["environment"],
         )
