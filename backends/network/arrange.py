@@ -56,7 +56,7 @@ def layout(plan: NetworkPlan, given: Given) -> LocalLayout | RoutedLayout:
     if not plan.routed:
         return LocalLayout(
             uplink=uplink,
-            own=tuple(str(one.ip) for one in _places(plan, given)),
+            own=_own(plan, given),
             host_addresses=plan.host_addresses,
             proxy_port=ports[0],
             redirect_port=ports[1],
@@ -82,6 +82,11 @@ def layout(plan: NetworkPlan, given: Given) -> LocalLayout | RoutedLayout:
 
 def before_rules(plan: NetworkPlan, given: Given) -> Iterator[Step]:
     """What must be there when the rules are loaded; nothing leads out yet."""
+    if plan.has_ipv6:
+        # Nobody else gives addresses on these links: one that was to be tried out first would not work at once.
+        yield Setting("net/ipv6/conf/default/accept_dad", "0")
+        yield Setting("net/ipv6/conf/default/dad_transmits", "0")
+        yield Setting("net/ipv6/conf/default/accept_ra", "0")
     yield Link("lo")
     if plan.routed:
         yield Setting("net/ipv4/ip_forward", "1")
@@ -128,8 +133,14 @@ def _attach(plan: NetworkPlan, bridge: Bridge, given: Given) -> Iterator[Step]:
         yield Route(_ANY if place.version == 4 else _ANY6, 0, str(ip_interface(gateway).ip), UPLINK)
 
 
+def _own(plan: NetworkPlan, given: Given) -> tuple[str, ...]:
+    if isinstance(plan.uplink, HelperUplink):
+        return plan.uplink.inside
+    return tuple(str(one.ip) for one in _places(plan, given))
+
+
 def _places(plan: NetworkPlan, given: Given) -> tuple[IPv4Interface | IPv6Interface, ...]:
-    """The sandbox's addresses on the bridge; with a helper they are the host's, and closed to it anyway."""
+    """The sandbox's addresses on the bridge; with a helper there are none there."""
     if not isinstance(plan.uplink, Bridge):
         return ()
     written = [address for family, address in ((4, plan.uplink.address), (6, plan.uplink.address6))

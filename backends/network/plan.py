@@ -33,16 +33,21 @@ _LOOPBACK, _LOOPBACK6 = "127.0.0.1", "::1"
 PROXY_PORT, REDIRECT_PORT, DNS_PORT = 61080, 61081, 53
 _SEALED = ("--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none")
 """Neither the host's loopback nor its ports are reached through pasta (passt(1)); its defaults open both."""
-_SLIRP_OWN = ("10.0.2.2", "10.0.2.3", "fd00::2", "fd00::3")
+_SLIRP_INSIDE = ("10.0.2.100",)
+_SLIRP_OWN = ("10.0.2.2", "10.0.2.3")
 
 
 @frozen
 class HelperUplink:
-    """A program that carries packets for who is not root; `own`: addresses at which it answers itself."""
+    """A program that carries packets for who is not root.
+
+    `inside`: the addresses that it gives the sandbox. `own`: those at which it answers itself.
+    """
 
     argv: tuple[str, ...]
     ipv4: bool
     ipv6: bool
+    inside: tuple[str, ...]
     own: tuple[str, ...] = ()
 
 
@@ -158,14 +163,13 @@ def _uplink(facts: NetworkFacts, *, root: bool) -> Bridge | HelperUplink:
     if facts.pasta:
         words = ("--quiet", "--foreground", "--config-net", "--ns-ifname", UPLINK, *_SEALED)
         families = () if ipv4 and ipv6 else ("--ipv4-only",) if ipv4 else ("--ipv6-only",)
-        return HelperUplink(
-            (facts.pasta, *words, *families, "--netns-only", "--netns", "@network"), ipv4, ipv6
-        )
+        argv = (facts.pasta, *words, *families, "--netns-only", "--netns", "@network")
+        return HelperUplink(argv, ipv4, ipv6, facts.addresses)  # the host's very own
     if facts.slirp:
-        words = ("--configure", "--mtu=65520", "--disable-host-loopback", "--disable-dns")
-        families = ("--enable-ipv6",) if ipv6 else ()
-        argv = (facts.slirp, *words, *families, "--netns-type=path", "@network", UPLINK)
-        return HelperUplink(argv, ipv4=True, ipv6=ipv6, own=_SLIRP_OWN)
+        # Its IPv6 comes by router advertisements, which nothing on a sandbox's link may send.
+        words = ("--configure", "--mtu=65520", "--disable-host-loopback", "--disable-dns", "--netns-type=path")
+        argv = (facts.slirp, *words, "@network", UPLINK)
+        return HelperUplink(argv, ipv4=True, ipv6=False, inside=_SLIRP_INSIDE, own=_SLIRP_OWN)
     raise _lacking(
         "uplink_missing", "neither pasta nor slirp4netns, which carry a user's packets, is installed"
     )

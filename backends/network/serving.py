@@ -8,6 +8,7 @@ import sys
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
 from contextlib import suppress
 from select import POLLIN, poll
+from signal import SIGKILL, pidfd_send_signal
 
 from backends import process
 from backends.egress.settings import EgressSettings, Rules, encode, encode_replace
@@ -75,17 +76,19 @@ class Served:
             raise _lost(str(answer.get("error")))
 
     def close(self) -> None:
-        """It ends, and every connection with it. Idempotent."""
+        """It ends, and every connection with it. Idempotent.
+
+        One that is not ready yet has served nobody, and has nothing to write down.
+        """
         if self._control.fileno() < 0:
             return
+        served = self._has_said_something()
         self._control.close()
         if os.getpid() != self._owner:
             return
         waiting = poll()
         waiting.register(self._child.pidfd, POLLIN)
-        if not waiting.poll(_END_S * 1000):
-            from signal import SIGKILL, pidfd_send_signal
-
+        if not served or not waiting.poll(_END_S * 1000):
             pidfd_send_signal(self._child.pidfd, SIGKILL)
         process.reap(self._child)
         os.close(self._child.pidfd)
@@ -93,6 +96,11 @@ class Served:
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):  # it may not have been started
             self.close()
+
+    def _has_said_something(self) -> bool:
+        waiting = poll()
+        waiting.register(self._control.fileno(), POLLIN)
+        return bool(self._heard or waiting.poll(0))
 
     def _line(self) -> bytes:
         waiting = poll()

@@ -63,3 +63,12 @@ def test_the_ruleset_is_as_recorded(name: str) -> None:
 
 def test_every_record_is_of_a_case() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
+
+
+def test_the_same_input_is_the_same_text() -> None:
+    policy = NetworkPolicy(allow=(Rule("egress.allow.0", "", (Peer("10.0.0.0/8"), Peer("10.0.0.0/7"))),))
+    assert ruleset(policy, NAMES, generation=5) == ruleset(policy, NAMES, generation=5 + (1 << 16))
+
+
+def test_a_local_sandbox_needs_no_rule_for_its_mappings() -> None:
+    assert "mapping.0" not in ruleset(NetworkPolicy(mappings=(TO_SANDBOX,)), LOCAL).counters

@@ -1,0 +1,89 @@
+"""The chain that judges what the sandbox opens: the policy's order, on the original destination. Pure."""
+
+from __future__ import annotations
+
+from backends.errors import PolicyRefused, Problem
+from backends.frozen import frozen
+from backends.network.layout import Layout
+from backends.network.matching import Matching, address_set, destination, matching
+from backends.network.policy import NetworkPolicy, Rule
+from backends.network.ranges import FAMILIES, Range, merged, parse
+from backends.network.verdicts import chain
+
+__all__ = [
+    "DEFAULT",
+    "HOST",
+    "MAPPED",
+    "MAX_ELEMENTS",
+    "SPOOFED",
+    "Matched",
+    "egress",
+    "match_all",
+    "networks",
+    "spoofed",
+]
+
+DEFAULT = "egress.default"
+HOST = "egress.host"
+MAPPED = "egress.mapped"
+SPOOFED = "egress.spoofed"
+MAX_ELEMENTS = 65_536
+
+
+@frozen
+class Matched:
+    """A policy's rules with what each of them matches."""
+
+    deny: tuple[tuple[Rule, Matching], ...]
+    allow: tuple[tuple[Rule, Matching], ...]
+
+    @property
+    def sets(self) -> list[str]:
+        return [text for _, found in (*self.deny, *self.allow) for text in found.sets]
+
+
+def match_all(policy: NetworkPolicy) -> Matched:
+    """Raises `PolicyRefused` as `matching` does, and where all sets together exceed `MAX_ELEMENTS`."""
+    total = 0
+    found: list[tuple[Rule, Matching]] = []
+    for rule in (*policy.deny, *policy.allow):
+        one = matching(rule)
+        total += one.size
+        if total > MAX_ELEMENTS:
+            message = f"with this rule, the policy has more than {MAX_ELEMENTS} blocks of addresses"
+            raise PolicyRefused(Problem("network_size", rule.pointer, message))
+        found.append((rule, one))
+    return Matched(tuple(found[: len(policy.deny)]), tuple(found[len(policy.deny) :]))
+
+
+def networks(texts: tuple[str, ...]) -> dict[int, tuple[Range, ...]]:
+    """Addresses and networks of a layout, by family. Raises `ValueError` for any other text."""
+    found: dict[int, list[Range]] = {family: [] for family in FAMILIES}
+    for text in texts:
+        family, one = parse(text)
+        found[family].append(one)
+    return {family: merged(ranges) for family, ranges in found.items()}
+
+
+def spoofed(own: tuple[str, ...], condition: str = "") -> list[str]:
+    """What leads packets that meet `condition` to `SPOOFED`, unless they are from one of `own`."""
+    known = networks(own)
+    found: list[str] = []
+    for family, keyword in ((4, "ip"), (6, "ip6")):
+        ours = f"{keyword} saddr != {address_set(family, known[family])}" if known[family] else ""
+        found.append(f"{condition} {ours or f'meta nfproto ipv{family}'} goto {SPOOFED}".strip())
+    return found
+
+
+def egress(layout: Layout, matched: Matched, redirects: list[str]) -> str:
+    """The chain: the host, deny, allow, what the proxy takes instead of the default, the default.
+
+    ``::ffff:0:0/96`` is no destination on any wire (RFC 4291 §2.5.5.2), and a rule for such a block is one
+    for IPv4: packets that bear one are refused, lest they pass as IPv6.
+    """
+    closed = networks(layout.host_addresses)
+    lines = [f"{destination(family, closed[family])} goto {HOST}" for family in FAMILIES if closed[family]]
+    lines.append(f"ct original ip6 daddr ::ffff:0:0/96 goto {MAPPED}")
+    for rule, found in (*matched.deny, *matched.allow):
+        lines += [f"{condition} goto {rule.name}" for condition in found.conditions]
+    return chain("egress", [*lines, *redirects, f"goto {DEFAULT}"])

@@ -1,0 +1,119 @@
+"""Sets of addresses as sorted ranges of whole numbers: read, joined, subtracted, and written for nft. Pure.
+
+A rule may list ten thousand networks, on the way of every start; `ipaddress` would take 100 ms for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+__all__ = ["BITS", "FAMILIES", "Range", "by_length", "elements", "merged", "netmask", "parse", "without"]
+
+Range = tuple[int, int]
+FAMILIES = (4, 6)
+BITS = {4: 32, 6: 128}
+_SOCKET_FAMILY = {4: AF_INET, 6: AF_INET6}
+_MAPPED = 0xFFFF << 32
+_MAPPED_PREFIX = 96
+
+
+def parse(text: str) -> tuple[int, Range]:
+    """The family, 4 or 6, and the (first, last) address of an address or network.
+
+    What lies in ``::ffff:0:0/96`` is IPv4 (spec: policy-semantics.md §3.1); a larger block that contains it
+    is IPv6 and nothing else. Raises `ValueError` for other text, and for a network with host bits set, which
+    could mean the address or the network.
+    """
+    address, slash, written = text.partition("/")
+    family = 6 if ":" in address else 4
+    bits = BITS[family]
+    try:
+        first = int.from_bytes(inet_pton(_SOCKET_FAMILY[family], address), "big")
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is no IP address or network") from None
+    prefix = bits
+    if slash:
+        prefix = int(written) if written.isascii() and written.isdecimal() and len(written) <= 3 else -1
+        if not 0 <= prefix <= bits:
+            raise ValueError(f"{text!r} has no valid prefix length")
+    rest = (1 << bits - prefix) - 1
+    last = first | rest
+    if first & rest:
+        raise ValueError(f"{text!r} has bits set after its prefix")
+    if family == 6 and prefix >= _MAPPED_PREFIX and first >> 32 == _MAPPED >> 32:
+        return 4, (first - _MAPPED, last - _MAPPED)
+    return family, (first, last)
+
+
+def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """The same numbers in the fewest ranges, in order: what overlaps or touches is joined."""
+    joined: list[Range] = []
+    start = end = -2
+    for first, last in sorted(ranges):
+        if first <= end + 1:
+            end = max(end, last)
+            continue
+        if end >= 0:
+            joined.append((start, end))
+        start, end = first, last
+    if end >= 0:
+        joined.append((start, end))
+    return tuple(joined)
+
+
+def without(whole: Range, holes: Iterable[Range]) -> tuple[Range, ...]:
+    """What is left of `whole` without `holes`, exactly."""
+    left: list[Range] = []
+    start, end = whole
+    for first, last in merged(holes):
+        if last < start:
+            continue
+        if first > end:
+            break
+        if first > start:
+            left.append((start, first - 1))
+        start = last + 1
+    if start <= end:
+        left.append((start, end))
+    return tuple(left)
+
+
+def by_length(family: int, ranges: Iterable[Range]) -> dict[int, list[str]]:
+    """The networks that ranges are made of: length of the prefix → first addresses, both in order."""
+    kind, bits = _SOCKET_FAMILY[family], BITS[family]
+    size = bits // 8
+    found: dict[int, list[str]] = {}
+    for first, last in ranges:
+        start = first
+        while start <= last:
+            left = last - start + 1
+            count = min(start & -start or 1 << bits, 1 << left.bit_length() - 1)
+            text = inet_ntop(kind, start.to_bytes(size, "big"))
+            found.setdefault(bits + 1 - count.bit_length(), []).append(text)
+            start += count
+    return dict(sorted(found.items()))
+
+
+def netmask(family: int, length: int) -> str:
+    """The mask of a prefix, as an address."""
+    bits = BITS[family]
+    number = (1 << bits) - (1 << bits - length)
+    return inet_ntop(_SOCKET_FAMILY[family], number.to_bytes(bits // 8, "big"))
+
+
+def elements(family: int, ranges: Iterable[Range]) -> list[str]:
+    """How nft writes them: an address, a network where that is all of it (which nft reads faster), or a-b."""
+    kind, bits = _SOCKET_FAMILY[family], BITS[family]
+    size = bits // 8
+    texts: list[str] = []
+    for first, last in ranges:
+        text = inet_ntop(kind, first.to_bytes(size, "big"))
+        count = last - first + 1
+        if count == 1:
+            texts.append(text)
+        elif count & count - 1 == 0 and first % count == 0:
+            texts.append(f"{text}/{bits + 1 - count.bit_length()}")
+        else:
+            texts.append(f"{text}-{inet_ntop(kind, last.to_bytes(size, 'big'))}")
+    return texts
