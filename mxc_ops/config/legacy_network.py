@@ -106,7 +106,7 @@ def _egress(up: Upgrade, network: dict[str, Any]) -> dict[str, Any]:
 def _names_denied(
     up: Upgrade, allowed: list[_Host], blocked: list[_Host], *, open_by_default: bool
 ) -> dict[str, Any]:
-    """A blocked name may have any address: the filtering proxy alone can tell it, so all goes through that."""
+    """A blocked name may have any address: the filtering proxy alone can tell, so all goes through that."""
     egress: dict[str, Any] = {"default": "deny"}
     if open_by_default:
         up.lose(

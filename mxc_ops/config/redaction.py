@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, cast
 
 __all__ = ["HIDDEN", "holds_secret", "holds_secret_name", "redacted"]
@@ -69,7 +70,13 @@ def holds_secret(pointer: str, value: Any) -> bool:
 
 def _is_secret_place(pointer: str) -> bool:
     segments = pointer.split("/")
-    return "user" in segments or any(map(holds_secret_name, segments))
+    # A list may have ten thousand entries, and all of them the same names above them.
+    return "user" in segments or any(not each.isdigit() and _names_secret(each) for each in segments)
+
+
+@lru_cache(maxsize=1024)
+def _names_secret(segment: str) -> bool:
+    return holds_secret_name(segment)
 
 
 def _mask_credentials(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import Problem
 from mxc_ops.config import wording
 from mxc_ops.config.reading import process_container, section
-from mxc_ops.policy.network_values import proxy_address, read_network
+from mxc_ops.policy.network_values import is_plain_network, proxy_address, read_network
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -91,6 +91,8 @@ def check_rule(rule: dict[str, Any], pointer: str) -> Iterator[Problem]:
 
 
 def _check_peer(peer: dict[str, Any], pointer: str) -> Iterator[Problem]:
+    if not peer.get("except") and is_plain_network(peer["cidr"]):
+        return
     network = read_network(peer["cidr"])
     if isinstance(network, Problem):
         yield _at(network, f"{pointer}/cidr")

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from backends.errors import Problem
 from backends.features import Asked, Feature
-from backends.network.policy import NO_NETWORK, Ceiling, NetworkPolicy
+from backends.frozen import replace
+from backends.network.policy import NO_NETWORK, Ceiling, NetworkPolicy, Ports, Rule
 from mxc_ops.policy.host_loopback import feature_of
 
 __all__ = ["asked_of", "contradictions", "effective", "network_warnings"]
 
 _CODE = "conflicting_fields"
+_MOST_APART = 64
 
 
 def contradictions(policy: NetworkPolicy) -> Iterator[Problem]:
@@ -64,13 +66,38 @@ def _in_terms_of(pointer: str, document: str, call: str) -> str:
 
 
 def effective(policy: NetworkPolicy) -> NetworkPolicy:
-    """The same policy; `NO_NETWORK` where denials have nothing to be taken from, now or later."""
+    """The same policy; `NO_NETWORK` where denials have nothing to be taken from, now or later.
+
+    Of very many rules, those with the same ports are one, by the name of the first: what each of them costs
+    is then too much to know which one it was.
+    """
     nothing = (
         not (policy.egress_allowed or policy.allow or policy.names or policy.mappings)
         and policy.proxy is None
         and policy.ceiling == Ceiling()
     )
-    return NO_NETWORK if nothing else policy
+    if nothing:
+        return NO_NETWORK
+    allow, deny = _as_few(policy.allow), _as_few(policy.deny)
+    return (
+        policy if allow is policy.allow and deny is policy.deny else replace(policy, allow=allow, deny=deny)
+    )
+
+
+def _as_few(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The same rules: whichever of them matches, what becomes of it is the same."""
+    if len(rules) <= _MOST_APART:
+        return rules
+    by_ports: dict[tuple[Ports, ...], list[Rule]] = {}
+    for rule in rules:
+        by_ports.setdefault(rule.ports, []).append(rule)
+    return tuple(_together(alike) for alike in by_ports.values())
+
+
+def _together(alike: list[Rule]) -> Rule:
+    everywhere = any(not rule.to for rule in alike)
+    peers = () if everywhere else tuple(dict.fromkeys(peer for rule in alike for peer in rule.to))
+    return replace(alike[0], to=peers)
 
 
 def network_warnings(policy: NetworkPolicy) -> tuple[str, ...]:

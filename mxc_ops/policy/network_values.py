@@ -5,6 +5,7 @@ What is slow to import is imported where it is needed: most documents have no ne
 
 from __future__ import annotations
 
+from _socket import inet_aton, inet_ntoa
 from typing import TYPE_CHECKING
 
 from backends.errors import Problem
@@ -19,6 +20,7 @@ __all__ = [
     "ProxyAddress",
     "address_of",
     "is_loopback",
+    "is_plain_network",
     "normalised",
     "pattern_fault",
     "pattern_of",
@@ -81,6 +83,26 @@ def read_network(text: str) -> Network | Problem:
     )
 
 
+def is_plain_network(text: str) -> bool:
+    """Whether `text` is an IPv4 address or network in the one spelling that it has.
+
+    That is what most entries are, and told twenty times as fast as by `read_network`, for lists of thousands.
+    """
+    address, slash, written = text.partition("/")
+    if slash and (written not in _LENGTHS or len(address) > _LONGEST_IPV4):
+        return False
+    try:
+        number = int.from_bytes(inet_aton(address), "big")
+    except OSError:
+        return False
+    return not number & _HOST_BITS[int(written or 32)] and inet_ntoa(number.to_bytes(4, "big")) == address
+
+
+_LENGTHS = frozenset(str(length) for length in range(33))
+_HOST_BITS = tuple((1 << 32 - length) - 1 for length in range(33))
+_LONGEST_IPV4 = 15
+
+
 def normalised(cidr: str, excepted: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """A network and what is taken out of it, in one spelling.
 
@@ -88,6 +110,8 @@ def normalised(cidr: str, excepted: tuple[str, ...] = ()) -> tuple[str, tuple[st
     them too; a shorter one that holds them is of IPv6 alone (policy-semantics.md §3.1). Raises `ValueError`
     for what is no network.
     """
+    if not excepted and is_plain_network(cidr):
+        return cidr if "/" in cidr else f"{cidr}/32", ()
     from ipaddress import ip_network
 
     network = _as_ipv4(ip_network(cidr))
