@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from backends.ended import Ended
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import Image, System, VirtualMachine
-
-if TYPE_CHECKING:
-    from backends.network.outcome import NetworkOutcome
 
 
 class Access(Enum):
@@ -253,65 +251,6 @@ class FilesystemView:
     decisions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
-
-
-@frozen
-class LimitOutcome:
-    """How one limit was held: `name` as the document spells it, `scope` "sandbox", "process" or "file".
-
-    `hit` is None where the mechanism does not tell.
-    """
-
-    name: str
-    value: float
-    mechanism: str
-    scope: str
-    hit: bool | None = None
-
-
-@frozen
-class Usage:
-    """What the run used. CPU times in ms over all waited-for processes, `max_rss_kib` of the largest one."""
-
-    wall_ms: float = 0.0
-    user_ms: float = 0.0
-    system_ms: float = 0.0
-    max_rss_kib: int = 0
-
-
-@frozen
-class Conflict:
-    """A file of a read-write grant that host and sandbox both changed: `path` is the host's, untouched,
-    `kept_as` holds the sandbox's version beside it; "" where that has no content of its own."""
-
-    path: str
-    kept_as: str
-    pointer: str
-
-
-class Outcome(Enum):
-    EXITED = "exited"
-    SIGNALLED = "signalled"
-    TIMED_OUT = "timed out"
-    KILLED = "killed"  # by us, on the caller's wish
-
-
-@frozen
-class Ended:
-    """How the workload ended. `exit_code` is the workload's own, or 128 + signal.
-
-    `timings`: (what happened, ms since the start), in order. `conflicts` come only where files are copied.
-    """
-
-    outcome: Outcome
-    exit_code: int
-    signal: int | None
-    usage: Usage
-    limits: tuple[LimitOutcome, ...] = ()
-    timings: tuple[tuple[str, float], ...] = ()
-    conflicts: tuple[Conflict, ...] = ()
-    warnings: tuple[str, ...] = ()
-    network: NetworkOutcome | None = None
 
 
 @frozen

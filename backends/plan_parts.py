@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backends.base import LimitOutcome, Timeout
+from backends.base import Timeout
+from backends.ended import LimitOutcome
 
 __all__ = ["limits_as_list", "timeout_as_dict"]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from backends.agent.relay import Relay
-from backends.base import Conflict, Handles
+from backends.base import Handles
+from backends.ended import Conflict
 from backends.frozen import frozen
 from backends.inside.agent_protocol import GuestCommand
 

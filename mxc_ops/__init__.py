@@ -11,7 +11,8 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Any
 
-    from backends.base import LimitOutcome, Limits, Outcome, SecretSource, Stdin, StdinMode, Usage
+    from backends.base import Limits, SecretSource, Stdin, StdinMode
+    from backends.ended import LimitOutcome, Outcome, Usage
     from backends.errors import (
         BackendUnavailable,
         ConfigError,

@@ -7,7 +7,8 @@ import select
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from backends.base import Ended, Running
+from backends.base import Running
+from backends.ended import Ended
 from backends.errors import MxcError
 from mxc_ops.channels import Channel
 from mxc_ops.deadline import KILL_PATIENCE_S, Deadline, unkillable

@@ -11,7 +11,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from backends import registry
-from backends.base import Backend, Ended, Handles, LimitOutcome, Outcome, Running, SandboxRequest, Streams
+from backends.base import Backend, Handles, Running, SandboxRequest, Streams
+from backends.ended import Ended, LimitOutcome, Outcome
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Capture
 from mxc_ops.deadline import Deadline
 from mxc_ops.ends import Descriptor, Ends, OnChunk

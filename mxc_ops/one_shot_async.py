@@ -6,7 +6,8 @@ import asyncio
 import select
 from collections.abc import Callable, Sequence
 
-from backends.base import Ended, Running
+from backends.base import Running
+from backends.ended import Ended
 from mxc_ops.channels import DEFAULT_CAP_BYTES, Channel
 from mxc_ops.deadline import KILL_PATIENCE_S, Deadline
 from mxc_ops.ends import Descriptor, Ends, OnChunk, Wiring

@@ -9,16 +9,7 @@ from dataclasses import replace as replace_fields
 from functools import cached_property
 from typing import Any
 
-from backends.base import (
-    Access,
-    Environment,
-    Grant,
-    Limits,
-    SandboxRequest,
-    SecretSource,
-    Stdin,
-    Timeout,
-)
+from backends.base import Access, Environment, Grant, Limits, SandboxRequest, SecretSource, Stdin, Timeout
 from backends.features import Asked, Feature
 from backends.frozen import replace
 from backends.network.policy import NO_NETWORK, NetworkPolicy

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Conflict, LimitOutcome, Outcome, Usage
+from backends.ended import Conflict, LimitOutcome, Outcome, Usage
 from backends.errors import MxcError, Problem
 from backends.frozen import frozen
 from mxc_ops.provenance import Origin, Provenance, trace

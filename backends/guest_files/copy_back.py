@@ -11,7 +11,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from backends.base import Conflict, Handles, ObjectKind
+from backends.base import Handles, ObjectKind
+from backends.ended import Conflict
 from backends.errors import CopyBackFailed, Problem
 from backends.frozen import frozen
 from backends.guest_files.apply import Applying, prepare

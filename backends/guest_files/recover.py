@@ -6,7 +6,7 @@ import errno
 import os
 from contextlib import suppress
 
-from backends.base import Conflict
+from backends.ended import Conflict
 from backends.frozen import frozen, replace
 from backends.guest_files.beneath import open_beneath
 from backends.guest_files.copy_back import conflicts, finish_applying, undo_all

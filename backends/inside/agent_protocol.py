@@ -178,7 +178,7 @@ class GuestIdentity:
 
 @frozen
 class GuestNetwork:
-    """A machine's one card. Each family is an address, the length of its prefix, and a gateway there, or None.
+    """A machine's one card: of each family address, length of the prefix, and gateway there, or None.
 
     `resolv_conf` is the content of the file.
     """

@@ -13,7 +13,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from backends import process
-from backends.base import Ended, LimitOutcome, Outcome, Usage
+from backends.ended import Ended, LimitOutcome, Outcome, Usage
 from backends.errors import MxcError
 from backends.frozen import replace
 from backends.inside.codec import decode_message

@@ -10,7 +10,8 @@ import resource
 import signal
 from collections.abc import Mapping
 
-from backends.base import LimitOutcome, Limits
+from backends.base import Limits
+from backends.ended import LimitOutcome
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.linux.cgroups import CgroupFacts, limit_settings

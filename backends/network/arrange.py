@@ -83,7 +83,7 @@ def layout(plan: NetworkPlan, given: Given) -> LocalLayout | RoutedLayout:
 def before_rules(plan: NetworkPlan, given: Given) -> Iterator[Step]:
     """What must be there when the rules are loaded; nothing leads out yet."""
     if plan.has_ipv6:
-        # Nobody else gives addresses on these links: one that was to be tried out first would not work at once.
+        # Nobody else gives addresses on these links: one that is tried out first does not work at once.
         yield Setting("net/ipv6/conf/default/accept_dad", "0")
         yield Setting("net/ipv6/conf/default/dad_transmits", "0")
         yield Setting("net/ipv6/conf/default/accept_ra", "0")

@@ -167,7 +167,13 @@ def _uplink(facts: NetworkFacts, *, root: bool) -> Bridge | HelperUplink:
         return HelperUplink(argv, ipv4, ipv6, facts.addresses)  # the host's very own
     if facts.slirp:
         # Its IPv6 comes by router advertisements, which nothing on a sandbox's link may send.
-        words = ("--configure", "--mtu=65520", "--disable-host-loopback", "--disable-dns", "--netns-type=path")
+        words = (
+            "--configure",
+            "--mtu=65520",
+            "--disable-host-loopback",
+            "--disable-dns",
+            "--netns-type=path",
+        )
         argv = (facts.slirp, *words, "@network", UPLINK)
         return HelperUplink(argv, ipv4=True, ipv6=False, inside=_SLIRP_INSIDE, own=_SLIRP_OWN)
     raise _lacking(

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Protocol
 
-from backends.base import Ended
+from backends.ended import Ended
 from backends.errors import MxcError
 from backends.qemu.loop_thread import submit
 

@@ -125,10 +125,10 @@ def _words(machine: Machine, fds: Mapping[str, int]) -> Iterator[str]:
         yield from ("-blockdev", f"{node},cache.no-flush=on,file.filename={_path(fds[disk.name])}")
         yield from ("-device", f"{_device('virtio-blk', machine.kind)},drive={disk.name}")
     if machine.network:
-        # A hub with nothing else on it, for it has no state of its own and no offloads, as little as our taps:
-        # so a guest that booted with the one goes on with the other. (QEMU's user network has a state.)
-        way = f"tap,id=network,fd={fds[Part.NETWORK.value]}" if machine.tap else "hubport,id=network,hubid=0"
-        yield from ("-netdev", way)
+        # A hub with nothing else on it has no state of its own and no offloads, as little as our taps: so a
+        # guest that booted with the one goes on with the other. (QEMU's user network has a state.)
+        tap = f"tap,id=network,fd={fds[Part.NETWORK.value]}" if machine.tap else ""
+        yield from ("-netdev", tap or "hubport,id=network,hubid=0")
         yield from ("-device", f"{_device('virtio-net', machine.kind)},netdev=network")
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, conversation_of
-from backends.base import Conflict, Handles
+from backends.base import Handles
+from backends.ended import Conflict
 from backends.errors import LaunchFailed
 from backends.frozen import frozen
 from backends.guest_files.archive import check_copies, put_content

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
-from backends.base import Ended, Handles, Streams
+from backends.base import Handles, Streams
+from backends.ended import Ended
 from backends.errors import LaunchFailed, Problem
 from backends.linux.duplicates import Duplicates
 from backends.qemu.loop_running import LoopRunning

@@ -12,7 +12,8 @@ from typing import Any
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.process import GuestProcess
-from backends.base import Ended, Handles, Outcome, Streams, Usage
+from backends.base import Handles, Streams
+from backends.ended import Ended, Outcome, Usage
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
 from backends.inside.agent_protocol import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backends.base import Conflict
+    from backends.ended import Conflict
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 from backends.agent.connection import GuestConnection
 from backends.agent.errors import GuestError, GuestLost, GuestRefused
 from backends.agent.process import GuestProcess
-from backends.base import Ended, Handles, Outcome, SandboxRequest, Streams, Usage
+from backends.base import Handles, SandboxRequest, Streams
+from backends.ended import Ended, Outcome, Usage
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.inside.agent_protocol import GuestCommand, Step
 from backends.launched.parts import SHELL

@@ -31,6 +31,7 @@ __all__ = [
     "name_malformed",
     "name_taken",
     "no_snapshot",
+    "no_such_job",
     "not_provisioned",
     "not_started",
     "snapshot_taken",
@@ -162,6 +163,11 @@ def snapshot_taken(identifier: str, name: str) -> PolicyRefused:
     fix = f"take another name, or: mxc-ops session snapshot {identifier} --remove {name}"
     message = f"{identifier} has a snapshot {name!a} already"
     return PolicyRefused(Problem("snapshot_taken", "--name", message, fix=fix))
+
+
+def no_such_job(identifier: str, number: int) -> LaunchFailed:
+    message = f"{identifier} has no detached command {number}"
+    return LaunchFailed(Problem("no_such_job", "JOB", message, fix=f"mxc-ops session ps {identifier}"))
 
 
 def store_not_ours(path: str, why: str, fix: str) -> BackendUnavailable:

@@ -23,7 +23,7 @@ from mxc_ops.session.command import CommandPlan, NoHandles, SessionCommands
 from mxc_ops.session.control import Control, connect
 from mxc_ops.session.copying import MAX_MIB, Copied
 from mxc_ops.session.entry import Entry
-from mxc_ops.session.errors import suspended
+from mxc_ops.session.errors import no_such_job, suspended
 from mxc_ops.session.event_log import read_events
 from mxc_ops.session.ids import PREFIXES
 from mxc_ops.session.jobs import order_of
@@ -258,7 +258,7 @@ class Session:
         """Raises `LaunchFailed` for a number that nobody has."""
         found = next((job for job in self.jobs() if job["job"] == number), None)
         if found is None:
-            raise LaunchFailed(_no_job(self.id, number))
+            raise no_such_job(self.id, number)
         return found
 
     def wait(self, number: int) -> dict[str, Any]:
@@ -293,8 +293,9 @@ class Session:
         within the policy's ceiling; `revoke` takes back what was allowed, as it was written. Raises
         `PolicyRefused`, `ConfigError`, `LifecycleError` (``stale_id``), `LaunchFailed`.
         """
-        changes = NetworkChanges(*map(tuple, (allow, deny, revoke)))
-        self._entry = self._service.change_network(self.id, changes)
+        self._entry = self._service.change_network(
+            self.id, NetworkChanges(*map(tuple, (allow, deny, revoke)))
+        )
         self.__dict__.pop("_own_policy", None)
 
     def events(self) -> list[dict[str, Any]]:
@@ -394,8 +395,3 @@ class Forks:
 
     sessions: tuple[Session, ...]
     scope: Scope
-
-
-def _no_job(identifier: str, number: int) -> Problem:
-    message = f"{identifier} has no detached command {number}"
-    return Problem("no_such_job", "JOB", message, fix=f"mxc-ops session ps {identifier}")

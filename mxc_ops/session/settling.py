@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backends.base import Conflict
+from backends.ended import Conflict
 from backends.frozen import replace
 from backends.sessions import Settled
 from mxc_ops.session.record import State

@@ -11,15 +11,8 @@ from typing import Any
 
 import pytest
 
-from backends.base import (
-    Access,
-    Environment,
-    Grant,
-    Outcome,
-    SandboxRequest,
-    SecretSource,
-    Timeout,
-)
+from backends.base import Access, Environment, Grant, SandboxRequest, SecretSource, Timeout
+from backends.ended import Outcome
 from backends.errors import BackendUnavailable, LaunchFailed, MxcError, PolicyRefused
 from backends.frozen import replace
 from backends.qemu.loop_thread import submit

@@ -11,13 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import (
-    Environment,
-    FilesystemView,
-    Limits,
-    SandboxRequest,
-    Timeout,
-)
+from backends.base import Environment, FilesystemView, Limits, SandboxRequest, Timeout
 from backends.bubblewrap.facts import BaselineEntry, BubblewrapFacts, Helper
 from backends.bubblewrap.plan import make_plan
 from backends.errors import BackendUnavailable, PolicyRefused

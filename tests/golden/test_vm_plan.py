@@ -11,14 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import (
-    Environment,
-    FilesystemView,
-    Limits,
-    SandboxRequest,
-    SecretSource,
-    Timeout,
-)
+from backends.base import Environment, FilesystemView, Limits, SandboxRequest, SecretSource, Timeout
 from backends.frozen import replace
 from backends.qemu.machine import MachineKind
 from backends.virtual_machine import CommandKind, VirtualMachine

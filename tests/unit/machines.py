@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from backends import registry
-from backends.base import Ended, FilesystemView, Handles, Observed, Outcome, SandboxRequest, Streams, Usage
+from backends.base import FilesystemView, Handles, Observed, SandboxRequest, Streams
+from backends.ended import Ended, Outcome, Usage
 from backends.features import Capabilities
 from backends.virtual_machine import Image
 

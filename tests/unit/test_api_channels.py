@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.base import Ended, Outcome, Timeout, Usage
+from backends.base import Timeout
+from backends.ended import Ended, Outcome, Usage
 from backends.errors import LaunchFailed
 from mxc_ops import deadline as deadline_module
 from mxc_ops.channels import Capture, Feeder, Reader, Relay

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backends.base import LimitOutcome, Outcome, Usage
+from backends.ended import LimitOutcome, Outcome, Usage
 from backends.frozen import replace
 from mxc_ops import CommandFailed, Result
 from mxc_ops.provenance import Origin

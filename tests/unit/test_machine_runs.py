@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import vm_images.store
-from backends.base import Conflict, Ended, Outcome, SandboxRequest, Usage
+from backends.base import SandboxRequest
+from backends.ended import Conflict, Ended, Outcome, Usage
 from backends.errors import BackendUnavailable, ConfigError, PolicyRefused, Problem
 from backends.frozen import replace
 from backends.virtual_machine import CommandKind, Image, VirtualMachine

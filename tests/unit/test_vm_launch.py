@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from backends.base import Ended, Outcome, Streams, Usage
+from backends.base import Streams
+from backends.ended import Ended, Outcome, Usage
 from backends.errors import LaunchFailed
 from backends.qemu import loop_running
 from backends.qemu.loop_thread import submit
