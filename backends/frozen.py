@@ -49,6 +49,10 @@ def _methods(
     title: str, names: tuple[str, ...], defaults: Mapping[str, Any]
 ) -> dict[str, Callable[..., Any]]:
     def init(self: object, *args: Any, **kwargs: Any) -> None:
+        if len(args) == len(names) and not kwargs:  # as most are made, some by the ten thousand
+            for name, value in zip(names, args, strict=True):
+                _set(self, name, value)
+            return
         if len(args) > len(names):
             raise TypeError(f"{title} takes {len(names)} values, {len(args)} were given")
         values = {**defaults, **dict(zip(names, args, strict=False))}

@@ -15,7 +15,7 @@
 
 enum { NUMBERS = 3 };
 
-/* The words of the text; ENTER's begins with ids instead, LOG's has none. */
+/* The words of the text; ENTER's begins with ids instead, netlink's has none. */
 static int split(struct step *step, size_t from)
 {
     step->count = 0;
@@ -56,7 +56,7 @@ static int receive(int control, char *buffer, struct step *step)
         return EMSGSIZE;
     step->text = buffer;
     step->length = (size_t)got - sizeof(step->asked);
-    if (step->asked.op == GATE_LOG)
+    if (step->asked.op == GATE_LOG || step->asked.op == GATE_ASK)
         return 0;
     size_t ids = step->asked.op == GATE_ENTER ? step->asked.numbers[2] * sizeof(struct wire_ids) : 0;
     if (ids > step->length || (step->length > ids && buffer[step->length - 1]))
@@ -145,6 +145,8 @@ static int use_programs(struct gate *gate, struct step *step, uint32_t *value)
     case GATE_SERVE:
         gate->served = take_over(&step->fds[0]);
         return gate->served < 0 ? EBADF : 0;
+    case GATE_ASK:
+        return ask_netfilter(step->text, step->length, step->fds[0]);
     case GATE_LOG:
         gate->log = open_log(step->text, step->length);
         gate->sink = take_over(&step->fds[0]);

@@ -41,6 +41,7 @@ int enter_gate(const struct step *step, struct gate *gate);
 int make_listener(const char *address, int type, uint16_t port, int backlog);
 int make_tap(const char *name);
 int open_log(const char *messages, size_t length);
+int ask_netfilter(const char *request, size_t length, int output);
 void pass_log_on(int log, int sink, uint64_t *room);
 int serve_socket(int served);
 ssize_t send_descriptors(int socket_fd, const void *data, size_t length, const int *fds, size_t count);

@@ -104,6 +104,40 @@ int open_log(const char *messages, size_t length)
     return fd;
 }
 
+/* Whether it is the last of the answers; `error` is then set. */
+static int is_last(const char *answer, ssize_t length, int *error)
+{
+    struct nlmsghdr header;
+    int32_t said = 0;
+    for (ssize_t at = 0; length - at >= (ssize_t)sizeof(header); at += NLMSG_ALIGN((ssize_t)header.nlmsg_len)) {
+        memcpy(&header, answer + at, sizeof(header));
+        if (header.nlmsg_type == NLMSG_ERROR && length - at >= (ssize_t)(NLMSG_HDRLEN + sizeof(said)))
+            memcpy(&said, answer + at + NLMSG_HDRLEN, sizeof(said));
+        *error = -said;
+        if (header.nlmsg_type == NLMSG_ERROR || header.nlmsg_type == NLMSG_DONE || header.nlmsg_len < sizeof(header))
+            return 1;
+    }
+    return 0;
+}
+
+int ask_netfilter(const char *request, size_t length, int output)
+{
+    char answer[LOG_MESSAGE];
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), error = 0;
+    if (fd < 0 || send(fd, request, length, 0) < 0)
+        error = errno;
+    for (int last = 0; !error && !last;) {
+        ssize_t got = recv(fd, answer, sizeof(answer), 0);
+        if (got <= 0 || write(output, answer, (size_t)got) != got)
+            error = got < 0 ? errno : EIO;
+        else
+            last = is_last(answer, got, &error);
+    }
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
 /* What was logged goes on as it came, a message at a time, with the time before it; what there is no room for is lost:
  * counters tell of it. */
 void pass_log_on(int log, int sink, uint64_t *room)

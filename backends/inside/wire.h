@@ -159,7 +159,8 @@ enum gate_op {
     GATE_RUN = 11,     /* ms: argv; input and output → exit status */
     GATE_HELPER = 12,  /* argv, in which "@network" stands for the namespace; output */
     GATE_AWAIT = 13,   /* ms, flags: the link that the helper makes */
-    GATE_SERVE = 14    /* a socket on which sockets are asked for */
+    GATE_SERVE = 14,   /* a socket on which sockets are asked for */
+    GATE_ASK = 15      /* a request of netlink to netfilter, for all that there is of something; where answers go */
 };
 
 enum gate_enter_flag { GATE_USERS = 1, GATE_MAPPERS = 2, GATE_HELPS = 4 };

@@ -14,6 +14,7 @@ from backends.errors import LaunchFailed, Problem
 from backends.inside.codec import spec_memfd
 from backends.network.steps import (
     ANSWER_BYTES,
+    Ask,
     Await,
     Enter,
     Helper,
@@ -86,18 +87,26 @@ class Gate:
         self.network = found[0]
         self.users = found[1] if len(found) > 1 else None
 
-    def run(self, argv: tuple[str, ...], text: str, deadline_ms: int) -> str:
-        """Run a program of the host's in the namespace, with `text` as its input; its output.
+    def run(self, argv: tuple[str, ...], text: str, deadline_ms: int) -> None:
+        """Run a program of the host's in the namespace, with `text` as its input.
 
-        Raises `LaunchFailed` unless it exits with 0.
+        Raises `LaunchFailed`, with what it said, unless it exits with 0.
         """
         given = spec_memfd(text.encode())
         output = os.memfd_create("output", os.MFD_CLOEXEC)
         try:
             self.do([(Run(argv, deadline_ms), (given, output))])
-            return _read_whole(output)
         finally:
             _close((given, output))
+
+    def ask(self, request: bytes) -> bytes:
+        """What netfilter answers to a request of netlink in the namespace. Raises `LaunchFailed`."""
+        answers = os.memfd_create("answers", os.MFD_CLOEXEC)
+        try:
+            self.do([(Ask(request), (answers,))])
+            return _whole(answers)
+        finally:
+            os.close(answers)
 
     def close(self) -> None:
         """Idempotent."""
@@ -150,11 +159,11 @@ def _said(step: Step, descriptors: tuple[int, ...]) -> str:
     """What a program wrote before it failed."""
     if not isinstance(step, Run | Await | Helper) or not descriptors:
         return ""
-    return _read_whole(descriptors[-1])[-_MOST_WORDS:].strip()
+    return _whole(descriptors[-1]).decode("utf-8", "replace")[-_MOST_WORDS:].strip()
 
 
-def _read_whole(fd: int) -> str:
-    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
+def _whole(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def _failed(what: str, *why: str) -> LaunchFailed:

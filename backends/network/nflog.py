@@ -8,22 +8,17 @@ holds is the workload's to choose: whatever it is, it is read as far as it goes,
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, inet_ntop
 
 from backends.frozen import frozen
+from backends.network.netlink import attribute, attributes, message, messages
 
-__all__ = ["Decision", "bind_error", "bind_messages", "decisions"]
+__all__ = ["Decision", "bind_messages", "decisions"]
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_ERROR = struct.Struct("=i")
-_ATTRIBUTE = struct.Struct("=HH")
 _GENERIC_SIZE = 4  # family, version, resource
 _REQUEST_ACK = 0x1 | 0x4
-_NLMSG_ERROR = 2
 _PACKET = 4 << 8  # NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
 _CONFIG = 4 << 8 | 1
-_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _PAYLOAD, _PREFIX = 9, 10
 _CFG_CMD, _CFG_MODE, _CFG_QTHRESH = 1, 2, 5
 _CMD_BIND = 1
@@ -64,7 +59,7 @@ class Decision:
 def bind_messages(group: int) -> tuple[bytes, ...]:
     """What must be sent to receive the events of `group`, each at once, with the packet's first 128 bytes.
 
-    Each is answered; see `bind_error`.
+    Each is answered with an errno.
     """
     settings = (
         (_CFG_CMD, struct.pack("=B", _CMD_BIND)),
@@ -74,54 +69,22 @@ def bind_messages(group: int) -> tuple[bytes, ...]:
     return tuple(_request(number, group, *setting) for number, setting in enumerate(settings, start=1))
 
 
-def bind_error(datagram: bytes) -> int | None:
-    """The errno that answers one of `bind_messages`, 0: it was done. None: this is no answer."""
-    for kind, body in _messages(datagram):
-        if kind == _NLMSG_ERROR and len(body) >= _ERROR.size:
-            return -_ERROR.unpack_from(body)[0]
-    return None
-
-
 def decisions(datagram: bytes) -> tuple[Decision, ...]:
     """The decisions in what was received at once; whatever else is in there is passed over."""
     found: list[Decision] = []
-    for kind, body in _messages(datagram):
+    for kind, body in messages(datagram):
         if kind == _PACKET:
-            attributes = dict(_attributes(body[_GENERIC_SIZE:]))
-            prefix = attributes.get(_PREFIX, b"").rstrip(b"\0").decode("ascii", "replace")
+            fields = dict(attributes(body[_GENERIC_SIZE:]))
+            prefix = fields.get(_PREFIX, b"").rstrip(b"\0").decode("ascii", "replace")
             rule, _, verdict = prefix.rpartition(" ")
             if rule and verdict in _VERDICTS:
-                found.append(_decision(rule, _VERDICTS[verdict], attributes.get(_PAYLOAD, b"")))
+                found.append(_decision(rule, _VERDICTS[verdict], fields.get(_PAYLOAD, b"")))
     return tuple(found)
 
 
-def _request(sequence: int, group: int, attribute: int, value: bytes) -> bytes:
-    padded = value.ljust(len(value) + 3 & ~3, b"\0")
-    body = (
-        struct.pack(">BBH", 0, 0, group) + _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), attribute) + padded
-    )
-    return _HEADER.pack(_HEADER.size + len(body), _CONFIG, _REQUEST_ACK, sequence, 0) + body
-
-
-def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and body of each netlink message, up to the first that is not whole."""
-    at = 0
-    while at + _HEADER.size <= len(datagram):
-        length, kind, *_ = _HEADER.unpack_from(datagram, at)
-        if not _HEADER.size <= length <= len(datagram) - at:
-            return
-        yield kind, datagram[at + _HEADER.size : at + length]
-        at += length + 3 & ~3
-
-
-def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if not _ATTRIBUTE.size <= length <= len(body) - at:
-            return
-        yield kind & _TYPE_MASK, body[at + _ATTRIBUTE.size : at + length]
-        at += length + 3 & ~3
+def _request(sequence: int, group: int, kind: int, value: bytes) -> bytes:
+    body = struct.pack(">BBH", 0, 0, group) + attribute(kind, value)
+    return message(_CONFIG, _REQUEST_ACK, sequence, body)
 
 
 def _decision(rule: str, allowed: bool, packet: bytes) -> Decision:

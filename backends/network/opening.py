@@ -29,6 +29,7 @@ from backends.inside.protocol import ContainerIds, UserNamespace
 from backends.linux.numbers import take
 from backends.linux.uid_range import configured_range, lease
 from backends.network.arrange import Given, after_rules, before_rules, bridge_places, layout
+from backends.network.counters import counters_request
 from backends.network.facts import Bridge
 from backends.network.gate import Asked, Gate
 from backends.network.nflog import bind_messages
@@ -45,7 +46,6 @@ _LOADING_MS = 30_000
 _LOG_MIB = 4
 _BACKLOG = 1024
 _RANDOM_BYTES = 6
-_COUNTERS = ("-j", "list", "counters", "table", "inet", TABLE)
 _FIX_RANGE = "mxc-ops prep host --backend bubblewrap --yes"
 
 
@@ -109,9 +109,9 @@ class Network:
         """What there is to tell, once everything in it has ended: of one that is kept, counts only."""
         if self._served is not None:
             self._served.close()
-        counted = ""
+        counted = b""
         with suppress(MxcError):
-            counted = self._gate.run((self._plan.nft, *_COUNTERS), "", _LOADING_MS)
+            counted = self._gate.ask(counters_request(TABLE))
         kept = self._plan.kept
         return concluded(counted, b"" if kept else _whole(self._log), b"" if kept else _whole(self._events))
 

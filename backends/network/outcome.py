@@ -47,15 +47,15 @@ class NetworkOutcome:
 _IDENTIFYING = ("source", "protocol", "name", "address", "port", "rule", "reason", "method")
 
 
-def concluded(counters: str, records: bytes, proxied: bytes) -> NetworkOutcome:
+def concluded(counters: bytes, records: bytes, proxied: bytes) -> NetworkOutcome:
     """The whole of a run.
 
     Parameters
     ----------
-    counters: nft's listing of them, "" for none; `records`: of the gate; `proxied`: lines of the proxy.
+    counters: the kernel's answers about them; `records`: of the gate; `proxied`: lines of the proxy.
     """
     events = (*events_of_rules(records), *events_of_proxy(proxied))
-    return NetworkOutcome(events, rule_counts(counters) if counters else ())
+    return NetworkOutcome(events, rule_counts(counters))
 
 
 def events_of_rules(records: bytes) -> Iterator[dict[str, Any]]:

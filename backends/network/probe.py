@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Collection
 from contextlib import suppress
+from importlib.util import find_spec
 
 from backends.errors import BackendUnavailable, LaunchFailed
 from backends.frozen import replace
@@ -22,6 +23,7 @@ __all__ = ["network_probes"]
 
 _UNPRIVILEGED_UID = 61234
 _DEADLINE_S = 20
+_UNTRIED = "the filtering proxy was not tried: dnspython, a package that mxc-ops is installed with, is not here"
 _PING_GROUPS = "/proc/sys/net/ipv4/ping_group_range"
 _WHY = "a sandbox with a network is made so"
 _WHY_TABLE = "what leaves the bridge goes under the host's address, and none of it is for the host itself"
@@ -79,15 +81,20 @@ def _tried(backend: str, who: str, features: Collection[str], *, routed: bool, s
     launcher = find_program(LAUNCHER)
     if launcher is None:
         return _fault(identifier, "not tried: our launcher is not built from these sources", fix, features)
+    can_serve = find_spec("dns") is not None
     try:
-        way_out = _opened(facts, launcher, root=root, routed=routed, serves=serves)
+        way_out = _opened(facts, launcher, root=root, routed=routed, serves=serves and can_serve)
     except (BackendUnavailable, LaunchFailed) as error:
         told = error.fix if isinstance(error, BackendUnavailable) and error.fix else fix
         return _fault(identifier, error.problems[0].message, told, features)
     silent = "" if root else _silence()
     if silent and FEATURE in features:
         return _fault(identifier, f"{way_out}; {silent}", fix, features)
-    return Probe(identifier, Health.OK, "; ".join(filter(None, (way_out, silent))), _WHY)
+    untried = _UNTRIED if serves and not can_serve else ""
+    seen = "; ".join(filter(None, (way_out, silent, untried)))
+    if untried and FEATURE in features:
+        return Probe(identifier, Health.WARNING, seen, _WHY, privilege="whoever installs mxc-ops here")
+    return Probe(identifier, Health.OK, seen, _WHY)
 
 
 def _missing(facts: NetworkFacts, *, root: bool) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "ANSWER_BYTES",
     "Address",
     "Answer",
+    "Ask",
     "Await",
     "Enter",
     "Helper",
@@ -142,6 +143,14 @@ class Log:
 
 
 @frozen
+class Ask:
+    """A request of netlink to netfilter, for all that there is of something; the descriptor that comes with
+    this gets the answers as they came."""
+
+    request: bytes
+
+
+@frozen
 class Run:
     """A program of the host's is run in the namespace; its input and output come with this. The answer's
     value is its exit status."""
@@ -188,6 +197,7 @@ Step = (
     | Helper
     | Await
     | Serve
+    | Ask
 )
 
 
@@ -244,6 +254,8 @@ def encode_step(step: Step) -> bytes:
             return _message(13, (step.deadline_ms, families), step.name)
         case Serve():
             return _message(14, ())
+        case Ask():
+            return _ASKED.pack(15, 0, 0, 0) + step.request
 
 
 def decode_answer(data: bytes) -> Answer:

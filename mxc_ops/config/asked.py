@@ -54,6 +54,10 @@ _LOST: tuple[tuple[str, Feature | None], ...] = (
 )
 
 
+_MOST_OF_A_LIST = 64
+"""Of longer ones the others ask for nothing else; to refuse the list it is enough to have these."""
+
+
 def asked_features(
     canonical: Mapping[str, Any], written: Mapping[str, Any], containment: str
 ) -> tuple[Asked, ...]:
@@ -71,11 +75,20 @@ def asked_features(
         origin = origin_of(origins, pointer)
         if origin != pointer:
             value = _look_up(written, origin, value)
-        return Asked(feature, origin, _text(redacted(origin, value)))
+        return Asked(feature, origin, _text(redacted(origin, _abridged(value))))
 
     found = [as_written(*entry) for entry in _current(canonical, containment)]
     found.extend(_lost(canonical, found))
     return tuple(found)
+
+
+def _abridged(value: Any) -> Any:
+    """The same, of long lists the beginning: it is for people."""
+    if isinstance(value, dict):
+        return {name: _abridged(member) for name, member in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_abridged(item) for item in cast("list[Any]", value)[:_MOST_OF_A_LIST]]
+    return value
 
 
 def _current(canonical: Mapping[str, Any], containment: str) -> Iterator[tuple[Feature, str, Any]]:
@@ -103,7 +116,7 @@ def _network(network: Mapping[str, Any]) -> Iterator[tuple[Feature, str, Any]]:
     ingress: Mapping[str, Any] = network.get("ingress", {})
     if egress.get("default") == "allow":
         yield Feature.EGRESS, "/network/egress/default", "allow"
-    for index, rule in enumerate(egress.get("allow", ())):
+    for index, rule in enumerate(egress.get("allow", ())[:_MOST_OF_A_LIST]):
         yield Feature.EGRESS, f"/network/egress/allow/{index}", rule
     if ingress.get("default") == "allow":
         yield Feature.INGRESS, "/network/ingress/default", "allow"
@@ -114,7 +127,7 @@ def _network(network: Mapping[str, Any]) -> Iterator[tuple[Feature, str, Any]]:
 def _extension(extension: Mapping[str, Any]) -> Iterator[tuple[Feature, str, Any]]:
     """Names, what may be opened later, and mapped ports."""
     network: Mapping[str, Any] = extension.get("network", {})
-    for index, entry in enumerate(network.get("names", ())):
+    for index, entry in enumerate(network.get("names", ())[:_MOST_OF_A_LIST]):
         yield Feature.EGRESS, f"/mxcOps/network/names/{index}", entry
     if ceiling := network.get("ceiling"):
         yield Feature.EGRESS, "/mxcOps/network/ceiling", ceiling

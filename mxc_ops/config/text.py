@@ -146,14 +146,13 @@ def _refuse_deep(text: str) -> None:
     import re
 
     depth = 0
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', text, re.DOTALL):
-        first = token.group()[0]
-        if first in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _refused("too_deep", f"nested deeper than {MAX_DEPTH} levels")
-        elif first in "]}":
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]+', "", text, flags=re.DOTALL):
+        if bracket in "]}":
             depth -= 1
+            continue
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise _refused("too_deep", f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _parse_slowly(text: str) -> Any:

@@ -6,6 +6,7 @@ What is slow to import is imported where it is needed: most documents have no ne
 from __future__ import annotations
 
 from _socket import inet_aton, inet_ntoa
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from backends.errors import Problem
@@ -83,6 +84,7 @@ def read_network(text: str) -> Network | Problem:
     )
 
 
+@lru_cache(maxsize=1 << 14)
 def is_plain_network(text: str) -> bool:
     """Whether `text` is an IPv4 address or network in the one spelling that it has.
 

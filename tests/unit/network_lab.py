@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from backends.network.counters import rule_counts
+from backends.network.counters import counters_request, rule_counts
 
 __all__ = [
     "PATIENCE_S",
@@ -51,6 +51,8 @@ _IP = shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin:/bin")
 PATIENCE_S = 5.0
 UDP = socket.SOCK_DGRAM
 needs_namespaces = pytest.mark.skipif(not (_NFT and _IP), reason="needs apt-get install nftables iproute2")
+_NETFILTER = 12
+_DONE = b"\3\0"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -109,8 +111,12 @@ def load(text: str) -> None:
 
 def counted() -> dict[str, tuple[int, int]]:
     """Packets and bytes of every rule that has counted any."""
-    listed = rule_counts(run("nft", "-j", "list", "counters", "table", "inet", "mxc"))
-    return {one.name: (one.packets, one.bytes) for one in listed if one.packets}
+    answers = b""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as kernel:
+        kernel.send(counters_request("mxc"))
+        while not (datagram := kernel.recv(1 << 16)).startswith(_DONE, 4):
+            answers += datagram
+    return {one.name: (one.packets, one.bytes) for one in rule_counts(answers) if one.packets}
 
 
 class Namespace:

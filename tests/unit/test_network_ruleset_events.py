@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.network.counters import RuleCount, rule_counts
-from backends.network.nflog import Decision, bind_error, bind_messages, decisions
+from backends.network.nflog import Decision, bind_messages, decisions
 
 PREFIX, PAYLOAD = 10, 9
 PACKET = 4 << 8
@@ -95,7 +95,6 @@ def test_what_is_no_decision_is_passed_over(datagram: bytes) -> None:
 @given(st.binary(max_size=400))
 def test_no_bytes_are_an_error(data: bytes) -> None:
     assert isinstance(decisions(data), tuple)
-    assert isinstance(bind_error(data), int | None)
 
 
 @given(st.binary(max_size=130), st.sampled_from([0x40, 0x45, 0x4F, 0x60]))
@@ -114,20 +113,24 @@ def test_no_damage_is_an_error(data: st.DataObject) -> None:
     assert len(decisions(cut)) <= 2
 
 
-def test_requests_are_answered_by_an_errno() -> None:
-    assert len({message[8:12] for message in bind_messages(5)}) == len(bind_messages(5))
-    refused = struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -1) + bind_messages(5)[0][:16]
-    assert bind_error(refused) == 1
-    assert bind_error(logged(ipv4(PORTS))) is None
+def counter(name: str, packets: int, octets: int) -> bytes:
+    counts = attribute(1, struct.pack(">Q", octets)) + attribute(2, struct.pack(">Q", packets))
+    fields = (attribute(1, b"mxc\0"), attribute(2, name.encode() + b"\0"), attribute(4 | 0x8000, counts))
+    return message(*fields, kind=10 << 8 | 18)
 
 
 def test_counters_are_read() -> None:
-    listing = """{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"counter": {"family": "inet",
-    "name": "egress.allow.0", "table": "mxc", "handle": 3, "packets": 7, "bytes": 396}}]}"""
-    assert rule_counts(listing) == (RuleCount("egress.allow.0", 7, 396),)
+    answers = counter("egress.allow.0", 7, 396) + counter("egress.default", 0, 0) + message(kind=3)
+    assert rule_counts(answers) == (RuleCount("egress.allow.0", 7, 396), RuleCount("egress.default", 0, 0))
 
 
-@pytest.mark.parametrize("listing", ["", "[]", "{}", '{"nftables": [{"counter": {}}]}', '{"nftables": [1]}'])
-def test_another_listing_is_an_error(listing: str) -> None:
-    with pytest.raises(ValueError, match=r"nft|Expecting"):
-        rule_counts(listing)
+@given(st.binary(max_size=200), st.integers(0, 120))
+def test_what_is_no_counter_is_passed_over(noise: bytes, kept: int) -> None:
+    assert rule_counts(noise + counter("egress.allow.0", 7, 396)[:kept]) in (
+        (),
+        (RuleCount("egress.allow.0", 7, 396),),
+    )
+
+
+def test_requests_for_the_log_are_told_apart() -> None:
+    assert len({request[8:12] for request in bind_messages(5)}) == len(bind_messages(5))
