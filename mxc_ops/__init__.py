@@ -90,7 +90,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backends.base": ("LimitOutcome", "Limits", "Outcome", "SecretSource", "Stdin", "StdinMode", "Usage"),
+    "backends.base": ("Limits", "SecretSource", "Stdin", "StdinMode"),
+    "backends.ended": ("LimitOutcome", "Outcome", "Usage"),
     "backends.errors": (
         *("BackendUnavailable", "ConfigError", "LaunchFailed", "MxcError", "PolicyLost", "PolicyRefused"),
         *("CopyBackFailed", "LifecycleError", "PrepFailed"),

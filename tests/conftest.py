@@ -26,7 +26,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 UNPRIVILEGED_UID = 61234
 _GRANTED = 65_536
 _PACKAGES = ("mxc_ops", "backends", "vm_images")
-_DEPENDENCIES = ("pydantic", "rich", "jsonschema", "qemu.qmp")
+_DEPENDENCIES = ("pydantic", "rich", "jsonschema", "qemu.qmp", "dnspython", "h11")
 _SCRIPTS = {"mxc-ops": "mxc_ops.cli", "mxc-exec": "mxc_ops.cli.exec_compat"}
 
 

@@ -122,7 +122,7 @@ def test_losses_are_told_on_stderr_and_by_the_exit_code(somebody: Commands) -> N
         "version": "0.7.0-alpha",
         "containment": "bubblewrap",
         "process": {"commandLine": "ls"},
-        "network": {"defaultPolicy": "block", "allowedHosts": ["example.org"]},
+        "network": {"defaultPolicy": "block", "allowedHosts": ["*.example.org"]},
     }
     new = somebody.folder / "new.json"
     somebody.own(somebody.folder)

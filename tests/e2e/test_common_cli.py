@@ -94,11 +94,11 @@ def test_timeouts_signals_and_refusals_are_told_apart(contained: Containment, so
     assert result_of(missing)["error"]["problems"][0]["code"] == "program_not_found"
 
 
-def test_a_network_is_refused_by_name(contained: Containment, somebody: Commands) -> None:
-    body = contained.document("echo ran", network={"egress": {"default": "allow"}})
+def test_a_way_in_without_a_port_is_refused_by_name(contained: Containment, somebody: Commands) -> None:
+    body = contained.document("echo ran", network={"ingress": {"default": "allow"}})
     done = run(somebody, somebody.config(body))
     assert (done.returncode, done.stdout) == (125, "")
-    assert "/network/egress/default" in done.stderr
+    assert "/network/ingress/default" in done.stderr
     assert "fix: " in done.stderr
 
 
