@@ -48,8 +48,9 @@ import socket, sys, time
 host, port, through = sys.argv[1], {SINK_PORT}, sys.argv[2:]
 connection = socket.create_connection((through[0], int(through[1])) if through else (host, port), 10)
 if through:
-    connection.sendall(b"CONNECT %s:%d HTTP/1.1\\r\\n\\r\\n" % (host.encode(), port))
-    assert b" 200 " in connection.recv(4096)
+    connection.sendall(b"CONNECT %s:%d HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" % (host.encode(), port))
+    answer = connection.recv(4096)
+    assert b" 200 " in answer, answer
 block, begun = bytes(1 << 20), time.monotonic()
 for _ in range({SENT_MIB}):
     connection.sendall(block)
