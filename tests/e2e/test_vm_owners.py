@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from backends.frozen import field_names, replace
-from backends.linux.uid_range import RUN_DIRECTORY, configured_range
+from backends.linux.numbers import RUN_DIRECTORY
+from backends.linux.uid_range import configured_range
 from backends.virtual_machine import Image
 from tests.conftest import CHECKOUT
 from tests.vm_engine import Engine, descendants, drive, opened_engine

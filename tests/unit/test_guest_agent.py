@@ -129,7 +129,7 @@ async def test_closing_ends_what_is_waited_for() -> None:
     ("answer", "reason"),
     [
         (struct.pack("<IIQI", 0x4158434D, VERSION + 1, 0, 0), f"speaks version {VERSION + 1} of protocol"),
-        (struct.pack("<IIQI", 1, VERSION, 0, 0), "of protocol 0x1, not 1"),
+        (struct.pack("<IIQI", 1, VERSION, 0, 0), f"of protocol 0x1, not {VERSION}"),
         (WELCOME[:-1], "20 bytes were expected, 19 came"),
         (None, "it hung up"),
     ],
