@@ -40,7 +40,8 @@ class NeedKind(Enum):
     SUBORDINATE_IDS = "subordinate ids"  # user (or EACH_USER), count
     DIRECTORY = "directory"  # path
     APPARMOR_PROFILE = "AppArmor profile"  # switch, path, program
-    BRIDGE = "network bridge"  # bridge, address ("10.0.0.1/24"), table (of nft, for its NAT)
+    IPV6_FORWARDING = "IPv6 forwarding"  # as of a kernel setting
+    BRIDGE = "network bridge"  # bridge, address ("10.0.0.1/24"), address6, table (of nft, for its NAT)
     IMAGE = "image"  # image (its name), path (where it is kept)
     DEVICE = "device access"  # path, group ("": everybody)
     PYTHON_PACKAGES = "Python packages"  # environment (a path), requirements
@@ -65,7 +66,8 @@ class Need:
     ----------
     identifier: stable, such as ``bubblewrap.package.bwrap``.
     why: for people, half a sentence.
-    packages: distribution family (``debian``, ``fedora``, ``alpine``, ``arch``, ``suse``) → package names.
+    packages: distribution family (``debian``, ``fedora``, ``alpine``, ``arch``, ``suse``) → package names; by
+        the codename of a release where that differs from its family.
     data: depends on the kind, see `NeedKind`.
     feature: `BASE`, or the one of `FEATURES` that alone needs it.
     system: ``linux`` or ``windows``.

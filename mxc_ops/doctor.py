@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backends import registry
 from backends.base import Limits, SandboxRequest, Timeout
@@ -263,6 +263,7 @@ def read_testimony(text: str) -> dict[str, str]:
 
 def _run_unprivileged(name: str, identifier: str) -> Probe:
     """The same, called by somebody without rights: in a child of ours, as our files may be root's alone."""
+    from backends.linux.other_user import probe_as
     from backends.linux.uid_range import configured_range, lease
 
     why = _WHY_UNPRIVILEGED
@@ -276,9 +277,12 @@ def _run_unprivileged(name: str, identifier: str) -> Probe:
     except (MxcError, OSError) as error:
         return _failed(name, identifier, error, why)
     try:
-        return _in_child(held.uid, name, identifier)
+        found = probe_as(held.uid, lambda: _run_sandbox(name, identifier))
     finally:
         os.close(held.lock)
+    if found is None:
+        return Probe(identifier, Health.FAILED, "the attempt ended without an answer", why, _in_full(name))
+    return found
 
 
 def _failed(name: str, identifier: str, error: MxcError | OSError, why: str) -> Probe:
@@ -291,35 +295,6 @@ def _failed(name: str, identifier: str, error: MxcError | OSError, why: str) -> 
     # What callers are told to do may be more than a command.
     seen = f"{message}; {error.fix}" if error.fix else message
     return Probe(identifier, Health.FAILED, seen, why, _in_full(name))
-
-
-def _in_child(uid: int, name: str, identifier: str) -> Probe:
-    import json
-
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reader)
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            os.chdir("/")
-            os.environ.pop("SUDO_UID", None)
-            probe = _run_sandbox(name, identifier)
-            os.write(writer, json.dumps({**asdict(probe), "health": probe.health.value}).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    if not answer:
-        seen = "the attempt ended without an answer"
-        return Probe(identifier, Health.FAILED, seen, _WHY_UNPRIVILEGED, _in_full(name))
-    fields: dict[str, Any] = json.loads(answer)
-    fields["health"] = Health(fields["health"])
-    return Probe(**fields)
 
 
 def _prepare(name: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from backends.inside import toolchain
 from backends.needs import EACH_USER, Need, NeedKind, chosen
+from backends.network.needs import network_needs
 
 __all__ = ["APPARMOR_PROFILE", "NEEDS", "SUBORDINATE_COUNT", "needs"]
 
@@ -87,35 +88,7 @@ NEEDS: tuple[Need, ...] = (
             "program": f"{_HELPERS}/*/launcher",
         },
     ),
-    Need(
-        "bubblewrap.package.network",
-        NeedKind.PACKAGE,
-        "nft holds the rules of a sandbox's own network; pasta connects that of a user who is not root",
-        packages=dict.fromkeys(("debian", "fedora", "alpine", "arch", "suse"), ("nftables", "passt")),
-        feature="network",
-    ),
-    # nf_tables itself is loaded when nft is first used, and a kernel that has it built in does not show it.
-    Need(
-        "bubblewrap.module.conntrack",
-        NeedKind.KERNEL_MODULE,
-        "rules tell answers from new connections by it",
-        data={"module": "nf_conntrack"},
-        feature="network",
-    ),
-    Need(
-        "bubblewrap.device.tun",
-        NeedKind.DEVICE,
-        "pasta opens it as the user; what may be done with it is decided by the network namespace",
-        data={"path": "/dev/net/tun", "group": ""},
-        feature="network",
-    ),
-    Need(
-        "bubblewrap.sysctl.netns-count",
-        NeedKind.KERNEL_SETTING,
-        "each sandbox makes a network namespace, and 0 forbids them",
-        data={"key": "user.max_net_namespaces", "wanted": ">=1024"},
-        feature="network",
-    ),
+    *network_needs("bubblewrap"),
     Need(
         "bubblewrap.package.idmap",
         NeedKind.PACKAGE,

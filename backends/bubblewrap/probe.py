@@ -16,6 +16,7 @@ from backends.linux import landlock
 from backends.linux.host_probes import probe_limits, probe_range
 from backends.linux.trial import attempt
 from backends.needs import Health, Probe, fault_of
+from backends.network.probe import network_probes
 
 _DEADLINE_S = 10
 _UNPRIVILEGED_UID = 61234
@@ -48,8 +49,7 @@ def probe(features: Collection[str] = ()) -> list[Probe]:
         ("bubblewrap.ids", _ids),
     )
     probes += [_guard(identifier, look) for identifier, look in rest]
-    for_launcher_only = is_for_launcher_only(_read_switches(), _profile_state())
-    probes += feature_probes.network(users, features, for_launcher_only=for_launcher_only)
+    probes += network_probes("bubblewrap", features)
     probes.append(probe_agent("bubblewrap", features))
     optional = {"rootless": feature_probes.rootless, "compiler": feature_probes.compiler}
     return probes + [look() for feature, look in optional.items() if feature in features]

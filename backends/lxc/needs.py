@@ -1,7 +1,7 @@
 """What a host must have for LXC containers, as data (host-prep.md §1, §2, §9).
 
-Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list). Containers get
-static addresses on a bridge of ours, so neither dnsmasq nor the distribution's lxc-net is needed.
+Read by `mxc-ops prep host` (to satisfy), `mxc-ops doctor` (to check) and the docs (to list). The network
+of a container is ours, as that of every sandbox: neither dnsmasq nor the distribution's lxc-net is needed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from backends.bubblewrap.needs import NEEDS as NEEDS_OF_BUBBLEWRAP
 from backends.bubblewrap.needs import SUBORDINATE_COUNT
 from backends.microvm.needs import image_needs
 from backends.needs import EACH_USER, Need, NeedKind, chosen
+from backends.network.needs import network_needs
 
-__all__ = ["ADDRESS", "BRIDGE", "IMAGE", "NEEDS", "TABLE", "needs"]
+__all__ = ["IMAGE", "NEEDS", "needs"]
 
-BRIDGE = "mxcbr0"
-# As many addresses as a bridge has ports (1023, Linux: BR_MAX_PORTS), from the private range that is largest
-# (RFC 1918), apart from what other tools take of it: 10.0.2 (QEMU, slirp), 10.0.3 (lxc-net), 10.8 (OpenVPN),
-# 10.42 and 10.43 (k3s), 10.88 (podman), 10.96 and 10.244 (Kubernetes).
-ADDRESS = "10.187.0.1/22"
-TABLE = "mxc-ops-lxc"
 IMAGE = "base"
 """The image of the store that a container's root is made of, unless another system is asked for."""
 
@@ -47,18 +42,6 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.PACKAGE,
         "lxc-start makes every container",
         packages=dict.fromkeys(("debian", "fedora", "alpine", "arch", "suse"), ("lxc",)),
-    ),
-    Need(
-        "lxc.package.network",
-        NeedKind.PACKAGE,
-        "ip makes the bridge, nft its NAT",
-        packages={
-            "debian": ("iproute2", "nftables"),
-            "fedora": ("iproute", "nftables"),
-            "alpine": ("iproute2", "nftables"),
-            "arch": ("iproute2", "nftables"),
-            "suse": ("iproute2", "nftables"),
-        },
     ),
     Need(
         "lxc.package.idmap",
@@ -88,42 +71,7 @@ NEEDS: tuple[Need, ...] = (
         data={"key": "kernel.unprivileged_userns_clone", "wanted": "1"},
         feature="rootless",
     ),
-    Need(
-        "lxc.sysctl.ip-forward",
-        NeedKind.KERNEL_SETTING,
-        "what a container sends is routed by the host; our table lets nothing in that it did not ask for",
-        data={"key": "net.ipv4.ip_forward", "wanted": "1", "kernel_default": "0"},
-    ),
-    Need(
-        "lxc.bridge",
-        NeedKind.BRIDGE,
-        "containers are attached to it, and reach other networks by NAT",
-        data={"bridge": BRIDGE, "address": ADDRESS, "table": TABLE},
-        undone_with=("lxc.package.network",),
-    ),
-    # Between two containers on one bridge nothing is routed: rules in the kernel's IP hooks see it only when
-    # bridged frames are handed to them (backends.md §2.3). What is routed they see anyway.
-    Need(
-        "lxc.module.br-netfilter",
-        NeedKind.KERNEL_MODULE,
-        "hands frames between containers to the rules that hold a network policy",
-        data={"module": "br_netfilter", "proof": "/proc/sys/net/bridge"},
-        feature="network",
-    ),
-    Need(
-        "lxc.sysctl.bridge-ipv4",
-        NeedKind.KERNEL_SETTING,
-        "IPv4 between containers is seen by the rules that hold a network policy",
-        data={"key": "net.bridge.bridge-nf-call-iptables", "wanted": "1"},
-        feature="network",
-    ),
-    Need(
-        "lxc.sysctl.bridge-ipv6",
-        NeedKind.KERNEL_SETTING,
-        "IPv6 between containers is seen by the rules that hold a network policy",
-        data={"key": "net.bridge.bridge-nf-call-ip6tables", "wanted": "1"},
-        feature="network",
-    ),
+    *network_needs("lxc"),
     *image_needs("lxc", IMAGE),
     Need(
         "lxc.package.download",

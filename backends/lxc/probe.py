@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import socket
-import struct
-import subprocess
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from backends.errors import MxcError
 from backends.inside.store import LAUNCHER, find_program
@@ -16,29 +11,22 @@ from backends.launched.agent_program import probe_agent
 from backends.linux.host_probes import probe_limits, probe_range
 from backends.lxc.apparmor import FIX as APPARMOR_FIX
 from backends.lxc.apparmor import PROFILE, is_loaded, is_on, loaded_profiles, switch
-from backends.lxc.needs import BRIDGE, TABLE
 from backends.lxc.observe import find_starter, version_of
 from backends.lxc.users import own_namespace
-from backends.needs import Health, Probe, fault_of
+from backends.needs import Health, Probe
+from backends.network.probe import network_probes
 
 __all__ = ["apparmor", "probe"]
 
 _FIX = "mxc-ops prep host --backend lxc --yes"
-_POLICY_FIX = "mxc-ops prep host --backend lxc --feature network --yes"
 _ROOTLESS_FIX = "mxc-ops prep host --backend lxc --feature rootless --yes"
 _DOCTOR = "mxc-ops doctor --backend lxc"
-_BRIDGED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
 _MADE_BY_USERS = "kernel.unprivileged_userns_clone"
-_DEADLINE_S = 20
-_SIOCGIFADDR = 0x8915  # netdevice(7)
 _WHY = {
     "lxc.tools": "it makes the namespaces and mounts of every container, by the keys that LXC 5.0 has",
     "lxc.launcher": "it makes the root of a container, and sets limits and the last seccomp filter inside",
     "lxc.ids": "the ids of a container, its root's too, are mapped to ids that are nobody's",
     "lxc.apparmor": "LXC starts a container under one of its own profiles, unless it is told another",
-    "lxc.bridge": "containers with a network are attached to it",
-    "lxc.nat": "containers reach other networks under the host's address",
-    "lxc.network": "what containers send each other is seen by the rules that hold a network policy",
     "lxc.rootless": "a container of a user's is a user namespace that the user makes",
 }
 
@@ -58,10 +46,8 @@ def probe(features: Collection[str] = ()) -> list[Probe]:
         _guard("lxc.ids", _ids),
         *apparmor("lxc.apparmor", switch(), loaded_profiles()),
         probe_limits("lxc.limits", _DOCTOR),
-        _bridge("lxc.bridge", features),
-        _nat("lxc.nat", features),
+        *network_probes("lxc", features),
         probe_agent("lxc", features),
-        *([_policy("lxc.network")] if "network" in features else []),
         *([_rootless("lxc.rootless")] if "rootless" in features else []),
     ]
 
@@ -80,24 +66,6 @@ def _ok(identifier: str, seen: str) -> Probe:
 
 def _failed(identifier: str, seen: str, fix: str = _FIX) -> Probe:
     return Probe(identifier, Health.FAILED, seen, _WHY[identifier], fix, "root")
-
-
-def _warning(identifier: str, seen: str, fix: str = _FIX) -> Probe:
-    return Probe(identifier, Health.WARNING, seen, _WHY[identifier], fix, "root")
-
-
-def _without_network(identifier: str, seen: str, features: Collection[str]) -> Probe:
-    health = fault_of("network", features)
-    return Probe(identifier, health, seen, _WHY[identifier], _FIX, "root")
-
-
-def _not_tried(identifier: str, features: Collection[str]) -> Probe:
-    return _warning(identifier, "not tried: it takes root's rights", _as_root(features))
-
-
-def _as_root(features: Collection[str]) -> str:
-    """The same again; who gives the command gives the rights."""
-    return " ".join([_DOCTOR, *(f"--feature {feature}" for feature in features)])
 
 
 def _tools(identifier: str) -> Probe:
@@ -130,51 +98,7 @@ def apparmor(identifier: str, enabled: str, profiles: str | None) -> list[Probe]
     if not is_on(enabled) or profiles is None or is_loaded(profiles):
         return []
     seen = f"AppArmor is on, and no profile {PROFILE} is loaded"
-    return [_warning(identifier, seen, APPARMOR_FIX)]
-
-
-def _bridge(identifier: str, features: Collection[str]) -> Probe:
-    """By /sys and /proc, which everybody may read."""
-    device = f"/sys/class/net/{BRIDGE}"
-    if not os.path.isdir(f"{device}/bridge"):
-        return _without_network(identifier, f"no bridge {BRIDGE}: containers have no network", features)
-    if not int(_read(f"{device}/flags"), 16) & 1:  # IFF_UP, netdevice(7)
-        return _without_network(identifier, f"{BRIDGE} is down", features)
-    address = _address()
-    if not address:
-        return _without_network(identifier, f"{BRIDGE} has no address", features)
-    return _ok(identifier, f"{BRIDGE} is up, with {address}")
-
-
-def _address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            answer = fcntl.ioctl(asked, _SIOCGIFADDR, struct.pack("256s", BRIDGE.encode()))
-        except OSError:
-            return ""
-    return socket.inet_ntoa(answer[20:24])
-
-
-def _nat(identifier: str, features: Collection[str]) -> Probe:
-    if _read("/proc/sys/net/ipv4/ip_forward").strip() != "1":
-        seen = "net.ipv4.ip_forward is off: the host forwards nothing"
-        return _without_network(identifier, seen, features)
-    if os.geteuid() != 0:
-        return _not_tried(identifier, features)
-    if shutil.which("nft") is None:
-        return _without_network(identifier, "nft not found", features)
-    if "masquerade" not in _said(["nft", "list", "table", "inet", TABLE]):
-        seen = f"nftables has no NAT in a table inet {TABLE}"
-        return _without_network(identifier, seen, features)
-    return _ok(identifier, f"table inet {TABLE} translates what leaves {BRIDGE}")
-
-
-def _policy(identifier: str) -> Probe:
-    """By /proc, which everybody may read; each network namespace has switches of its own."""
-    off = [key for key in _BRIDGED if _read(f"/proc/sys/{key.replace('.', '/')}").strip() != "1"]
-    if off:
-        return _failed(identifier, f"it is not: {' and '.join(off)} must be 1", _POLICY_FIX)
-    return _ok(identifier, f"{' and '.join(_BRIDGED)} are 1")
+    return [Probe(identifier, Health.WARNING, seen, _WHY[identifier], APPARMOR_FIX, "root")]
 
 
 def _rootless(identifier: str) -> Probe:
@@ -184,15 +108,6 @@ def _rootless(identifier: str) -> Probe:
     if _read("/proc/sys/user/max_user_namespaces").strip() == "0":
         return _failed(identifier, "nobody may make one: user.max_user_namespaces is 0")
     return _ok(identifier, "no switch of the kernel forbids users to make them")
-
-
-def _said(command: Sequence[str]) -> str:
-    """What a program prints on standard output; "" when it cannot be run, fails or takes too long."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
 
 
 def _read(path: str) -> str:

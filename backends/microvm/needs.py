@@ -11,6 +11,7 @@ from dataclasses import replace
 from backends.bubblewrap.needs import needs as needs_of_bubblewrap
 from backends.inside import toolchain
 from backends.needs import Need, NeedKind, chosen
+from backends.network.needs import network_needs
 
 __all__ = ["IMAGE", "IMAGE_STORE", "MACHINES", "NEEDS", "image_needs", "machine_needs", "needs"]
 
@@ -50,6 +51,7 @@ def machine_needs(backend: str, image: str) -> tuple[Need, ...]:
             machines=MACHINES,
         ),
         *_confinement_needs(backend),
+        *network_needs(backend, MACHINES),
         *image_needs(backend, image),
     )
 

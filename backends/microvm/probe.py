@@ -15,6 +15,7 @@ from backends.inside.store import LAUNCHER, find_program, user_store
 from backends.linux.virtualisation import Virtualisation, access, observe, remedy
 from backends.microvm.needs import IMAGE, IMAGE_STORE
 from backends.needs import Health, Probe, fault_of
+from backends.network.probe import network_probes
 from backends.qemu.accelerator import ACCELERATORS, Verdict, find_qemu, machine_type, try_accelerator
 
 __all__ = [
@@ -63,6 +64,7 @@ def machine_probes(backend: str, image: str, features: Collection[str]) -> list[
     host = observe()
     version = _qemu_probe(backend, qemu)
     rest = [_virtualisation(backend, host), _confinement(backend)]
+    rest += network_probes(backend, features, routed=True)
     rest += [image_tools_probe(backend, _tools(), features)]
     rest += [image_probe(backend, image)] if "image" in features else []
     if qemu is None or version.health is Health.FAILED:

@@ -23,7 +23,9 @@ __all__ = ["network_probes"]
 
 _UNPRIVILEGED_UID = 61234
 _DEADLINE_S = 20
-_UNTRIED = "the filtering proxy was not tried: dnspython, a package that mxc-ops is installed with, is not here"
+_UNTRIED = (
+    "the filtering proxy was not tried: Python's package dnspython, which mxc-ops brings along, is not here"
+)
 _PING_GROUPS = "/proc/sys/net/ipv4/ping_group_range"
 _WHY = "a sandbox with a network is made so"
 _WHY_TABLE = "what leaves the bridge goes under the host's address, and none of it is for the host itself"
@@ -48,7 +50,7 @@ def network_probes(backend: str, features: Collection[str], *, routed: bool = Fa
         is no fault.
     routed: whether its sandboxes are machines.
     """
-    found = [_tried(backend, "caller", features, routed=routed)]
+    found = [_tried(backend, "caller", features, routed=routed, serves=FEATURE in features)]
     if os.geteuid() != 0:
         return found
     other = probe_as(
@@ -58,12 +60,13 @@ def network_probes(backend: str, features: Collection[str], *, routed: bool = Fa
         identifier = f"{backend}.network.unprivileged"
         other = _fault(identifier, "the attempt ended without an answer", _prepare(backend), features)
     found.append(other)
-    if os.path.exists(f"/sys/class/net/{BRIDGE}"):
-        found.append(_table(f"{backend}.network.table", _prepare(backend), features))
+    nft = observe_network(uplink=False, root=True).nft
+    if nft and os.path.exists(f"/sys/class/net/{BRIDGE}"):
+        found.append(_table(nft, f"{backend}.network.table", _prepare(backend), features))
     return found
 
 
-def _tried(backend: str, who: str, features: Collection[str], *, routed: bool, serves: bool = True) -> Probe:
+def _tried(backend: str, who: str, features: Collection[str], *, routed: bool, serves: bool) -> Probe:
     """As whoever we are.
 
     Parameters
@@ -86,15 +89,17 @@ def _tried(backend: str, who: str, features: Collection[str], *, routed: bool, s
         way_out = _opened(facts, launcher, root=root, routed=routed, serves=serves and can_serve)
     except (BackendUnavailable, LaunchFailed) as error:
         told = error.fix if isinstance(error, BackendUnavailable) and error.fix else fix
-        return _fault(identifier, error.problems[0].message, told, features)
+        problem = error.problems[0]
+        if problem.code == "host_has_no_network" and FEATURE not in features:
+            return Probe(identifier, Health.OK, f"not tried: {problem.message}", _WHY, told)
+        return _fault(identifier, problem.message, told, features)
     silent = "" if root else _silence()
     if silent and FEATURE in features:
         return _fault(identifier, f"{way_out}; {silent}", fix, features)
-    untried = _UNTRIED if serves and not can_serve else ""
-    seen = "; ".join(filter(None, (way_out, silent, untried)))
-    if untried and FEATURE in features:
+    if serves and not can_serve:
+        seen = f"{way_out}; {_UNTRIED}"
         return Probe(identifier, Health.WARNING, seen, _WHY, privilege="whoever installs mxc-ops here")
-    return Probe(identifier, Health.OK, seen, _WHY)
+    return Probe(identifier, Health.OK, "; ".join(filter(None, (way_out, silent))), _WHY)
 
 
 def _missing(facts: NetworkFacts, *, root: bool) -> str:
@@ -111,9 +116,8 @@ def _opened(facts: NetworkFacts, launcher: str, *, root: bool, routed: bool, ser
     network = open_network(plan, launcher)
     try:
         network.replace(policy)
-        network.finish()
     finally:
-        network.close()
+        network.end()
     held = "the rules were loaded, and replaced" + (", also the filtering proxy's" if serves else "")
     families = " and ".join(f"IPv{family}" for family in plan.carries)
     return f"as uid {os.geteuid()}, {held}; {families} {plan.way_out}"
@@ -128,9 +132,9 @@ def _silence() -> str:
     return f"echo requests are not sent: net.ipv4.ping_group_range leaves out group {os.getegid()}"
 
 
-def _table(identifier: str, fix: str, features: Collection[str]) -> Probe:
+def _table(nft: str, identifier: str, fix: str, features: Collection[str]) -> Probe:
     """Of what only packets from outside would tell: the host's own rules for the bridge."""
-    listed = _said("nft", "list", "table", "inet", TABLE)
+    listed = _said(nft, "list", "table", "inet", TABLE)
     lacking = [
         what
         for what, rule in (
@@ -148,10 +152,9 @@ def _table(identifier: str, fix: str, features: Collection[str]) -> Probe:
 
 def _said(*command: str) -> str:
     """What a program prints on standard output; "" when it cannot be run, fails or takes too long."""
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     try:
         done = subprocess.run(
-            command, env={"PATH": path}, capture_output=True, text=True, timeout=_DEADLINE_S, check=True
+            command, env={}, capture_output=True, text=True, timeout=_DEADLINE_S, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -130,10 +130,10 @@ def _unknown(key: str) -> str:
 
 
 def _names_of(kind: NeedKind, key: str) -> list[str]:
-    """What the needs of that kind name, of all backends."""
+    """What the needs of that kind name, of all backends, each name once."""
     modules = [entry.needs for entry in registry.CONTAINMENTS.values() if entry.needs]
     needs = [need for module in modules for need in import_module(module).NEEDS]
-    return [need.data[key] for need in needs if need.kind is kind]
+    return list(dict.fromkeys(need.data[key] for need in needs if need.kind is kind))
 
 
 def _no_address(text: str) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "OPERATIONS",
     "HostFacts",
     "Item",
+    "distribution_codename",
     "distribution_family",
     "items_for",
     "named",
@@ -49,6 +50,7 @@ OPERATIONS: Mapping[NeedKind, str] = {
     NeedKind.SUBORDINATE_IDS: "ids.subordinate",
     NeedKind.DIRECTORY: "files.root_directory",
     NeedKind.APPARMOR_PROFILE: "apparmor.profile",
+    NeedKind.IPV6_FORWARDING: "network.ipv6_forwarding",
     NeedKind.BRIDGE: "network.bridge",
     NeedKind.IMAGE: "images.stored",
     NeedKind.DEVICE: "devices.accessible",
@@ -78,6 +80,7 @@ class HostFacts:
     elevation: root, sudo, sudo-password, doas, administrator or none.
     machine: as ``uname -m``.
     service_manager: systemd, openrc or none.
+    codename: of the distribution's release, or of Ubuntu's that it is made from; "" when it has none.
     """
 
     name: str
@@ -87,6 +90,7 @@ class HostFacts:
     machine: str = "x86_64"
     service_manager: str = "none"
     system: str = LINUX
+    codename: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,11 @@ def distribution_family(os_release: Mapping[str, str]) -> str:
             if name in members or name.partition("-")[0] in members:
                 return family
     return ""
+
+
+def distribution_codename(os_release: Mapping[str, str]) -> str:
+    """By os-release(5): Ubuntu's, also in what is made from it, else the distribution's own; "" for none."""
+    return os_release.get("UBUNTU_CODENAME", "") or os_release.get("VERSION_CODENAME", "")
 
 
 def unsupported(needs: Sequence[Need], facts: HostFacts) -> Problem | None:
@@ -216,14 +225,19 @@ def naming_none(identifiers: Collection[str], patterns: Sequence[str]) -> list[s
 
 def _applies(need: Need, facts: HostFacts) -> bool:
     """A family that needs no package of its own for it names none."""
-    return need.kind is not NeedKind.PACKAGE or bool(need.packages.get(facts.family))
+    return need.kind is not NeedKind.PACKAGE or bool(_packages(need, facts))
+
+
+def _packages(need: Need, facts: HostFacts) -> Sequence[str]:
+    """Those of the release, where it is a special one, else of the family."""
+    return need.packages.get(facts.codename) or need.packages.get(facts.family, ())
 
 
 def _operation(need: Need, facts: HostFacts, choices: Choices) -> tuple[str, dict[str, Any]]:
     operation = OPERATIONS[need.kind]
     match need.kind:
         case NeedKind.PACKAGE:
-            return operation, {"packages": list(need.packages[facts.family]), "family": facts.family}
+            return operation, {"packages": list(_packages(need, facts)), "family": facts.family}
         case NeedKind.HELPER:
             return _helper(need, facts, choices)
         case NeedKind.IMAGE:

@@ -14,13 +14,34 @@ from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
-__all__ = ["DIRECTORY", "WINDOWS_DIRECTORY", "Receipt", "Unreadable", "decode", "merged", "readings"]
+__all__ = [
+    "DIRECTORY",
+    "FORMERLY",
+    "WINDOWS_DIRECTORY",
+    "Receipt",
+    "Unreadable",
+    "decode",
+    "merged",
+    "readings",
+    "texts_by_item",
+]
 
 SCHEMA_VERSION = 1
 DIRECTORY = "/var/lib/mxc-ops/receipts"
 WINDOWS_DIRECTORY = r"$env:ProgramData\mxc-ops\receipts"
 PENDING, FAILED, COMPLETE = "pending", "failed", "complete"
 _INSTEAD = "instead"
+FORMERLY: Mapping[str, str] = {
+    "bubblewrap.network.package": "bubblewrap.package.network",
+    "bubblewrap.network.module.conntrack": "bubblewrap.module.conntrack",
+    "bubblewrap.network.device.tun": "bubblewrap.device.tun",
+    "bubblewrap.network.sysctl.netns-count": "bubblewrap.sysctl.netns-count",
+    "lxc.network.package": "lxc.package.network",
+    "lxc.network.sysctl.ip-forward": "lxc.sysctl.ip-forward",
+    "lxc.network.bridge": "lxc.bridge",
+}
+"""Items whose changes earlier versions recorded under another name. The next change gives them theirs."""
+_NOW = {former: item for item, former in FORMERLY.items()}
 
 
 class Unreadable(ValueError):
@@ -71,7 +92,14 @@ def decode(text: str) -> Receipt:
         place = "/" + "/".join(str(step) for step in first["loc"])
         raise Unreadable(f"{place}: {first['msg']}") from None
     del document["schemaVersion"]
-    return Receipt(**document)
+    receipt = Receipt(**document)
+    return replace(receipt, item=_NOW.get(receipt.item, receipt.item))
+
+
+def texts_by_item(texts: Mapping[str, str]) -> dict[str, str]:
+    """Receipts that are not decoded, by what their items are called now; `texts`: as on the host."""
+    found = {_NOW[name]: text for name, text in texts.items() if name in _NOW}
+    return found | {name: text for name, text in texts.items() if name not in _NOW}
 
 
 def merged(earlier: Receipt | None, new: Receipt) -> Receipt:

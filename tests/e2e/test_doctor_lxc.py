@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from backends.lxc.needs import ADDRESS, BRIDGE, TABLE
 from backends.needs import Health
-from mxc_ops.prep.rules.network import bring_up
-from tests.conftest import CHECKOUT, User
+from tests.conftest import CHECKOUT
 from tests.prep.lxc_host import WHOLE_HOST
 
 pytestmark = pytest.mark.backend("lxc")
@@ -34,8 +32,6 @@ HOST = f"""
 {WHOLE_HOST}
 mkdir -p /etc/mxc-ops
 echo '{{"schemaVersion": 1, "uidRange": {{"first": 1900000000, "count": 4096}}}}' > /etc/mxc-ops/host.json
-echo 1 > /proc/sys/net/ipv4/ip_forward
-{bring_up(BRIDGE, ADDRESS, TABLE)}
 """
 Told = Mapping[str, Mapping[str, str]]
 
@@ -74,7 +70,8 @@ def _read(output: str) -> Told:
 @needs_lxc
 def test_a_prepared_host_is_ready() -> None:
     probes = told(features=["sessions"])
-    names = ("tools", "launcher", "ids", "limits", "bridge", "nat", "sessions")
+    networks = ("network.caller", "network.unprivileged")
+    names = ("tools", "launcher", "ids", "limits", *networks, "sessions")
     assert {name: probe["health"] for name, probe in probes.items()} == dict.fromkeys(
         (f"lxc.{name}" for name in names), Health.OK.value
     ), probes
@@ -87,11 +84,6 @@ def test_a_prepared_host_is_ready() -> None:
         ("rm /etc/mxc-ops/host.json", "lxc.ids", "failed", "records no range"),
         ("mount -t tmpfs none /usr/local/lib/mxc-ops", "lxc.launcher", "failed", "not built"),
         ("mount --bind /dev/null /usr/bin/lxc-start", "lxc.tools", "failed", "LXC is not installed"),
-        (f"ip link delete dev {BRIDGE}", "lxc.bridge", "warning", f"no bridge {BRIDGE}"),
-        (f"ip link set dev {BRIDGE} down", "lxc.bridge", "warning", f"{BRIDGE} is down"),
-        (f"ip address flush dev {BRIDGE}", "lxc.bridge", "warning", f"{BRIDGE} has no address"),
-        (f"nft flush table inet {TABLE}", "lxc.nat", "warning", "nftables has no NAT"),
-        ("echo 0 > /proc/sys/net/ipv4/ip_forward", "lxc.nat", "warning", "net.ipv4.ip_forward is off"),
     ],
 )
 def test_what_is_missing_is_named_with_its_fix(change: str, identifier: str, health: str, seen: str) -> None:
@@ -105,12 +97,6 @@ def test_what_is_missing_is_named_with_its_fix(change: str, identifier: str, hea
 @pytest.mark.parametrize(
     ("change", "feature", "identifier", "seen"),
     [
-        (f"ip link set dev {BRIDGE} down", "network", "lxc.bridge", f"{BRIDGE} is down"),
-        (f"nft flush table inet {TABLE}", "network", "lxc.nat", "nftables has no NAT"),
-        (
-            "test ! -e /proc/sys/net/bridge || echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables",
-            *("network", "lxc.network", "net.bridge.bridge-nf-call-iptables"),
-        ),
         (
             "mkdir -p /run/off && echo 0 > /run/off/it && mount --bind /run/off/it"
             " /proc/sys/user/max_user_namespaces",
@@ -126,14 +112,3 @@ def test_what_a_feature_lacks_that_was_asked_for_is_a_failure(
     assert found["health"] == Health.FAILED.value, found
     assert seen in found["seen"]
     assert found["fix"].startswith("mxc-ops prep host --backend lxc ")
-
-
-def test_a_user_is_told_what_takes_roots_rights(as_user: User) -> None:
-    done = as_user([as_user.python, "-c", PROBE])
-    assert done.returncode == 0, done.stderr
-    found = _read(done.stdout)["lxc.nat"]
-    if found["seen"].startswith("not tried"):
-        assert "root's rights" in found["seen"]
-        assert (found["fix"], found["privilege"]) == ("mxc-ops doctor --backend lxc", "root")
-    else:
-        assert found["seen"].startswith("net.ipv4.ip_forward is off")

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from backends.network.facts import BRIDGE
+from backends.network.needs import ADDRESS, TABLE
 from mxc_ops.prep import receipts
 from mxc_ops.prep.decision import Decision, Query
 from mxc_ops.prep.receipts import DIRECTORY, Receipt, merged
@@ -16,10 +18,32 @@ from mxc_ops.prep.shells import Change
 from mxc_ops.prep.shells.sh import SHELL
 from mxc_ops.prep.undoing import reversal, reverse_queries
 
-__all__ = ["IMAGES", "WHOLE_HOST", "Host", "host", "network", "store", "whole_host"]
+__all__ = ["EARLIER", "IMAGES", "WHOLE_HOST", "Host", "host", "network", "store", "whole_host"]
 
 _ITEM = "an.item"
 IMAGES = "/srv/images"
+# The bridge as versions before this one made it.
+EARLIER = f"""
+ip link add name {BRIDGE} type bridge
+ip link set dev {BRIDGE} alias 'mxc-ops prep host'
+echo 1 > /proc/sys/net/ipv6/conf/{BRIDGE}/disable_ipv6
+ip address add {ADDRESS} dev {BRIDGE}
+ip link set dev {BRIDGE} up
+nft -f - <<'END'
+table inet {TABLE} {{
+	chain forward {{
+		type filter hook forward priority filter; policy accept;
+		iifname "{BRIDGE}" accept
+		oifname "{BRIDGE}" ct state established,related accept
+		oifname "{BRIDGE}" drop
+	}}
+	chain postrouting {{
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr 10.187.0.0/22 oifname != "{BRIDGE}" masquerade
+	}}
+}}
+END
+"""
 _SET_UP = """
 set -e
 mount -t sysfs sysfs /sys

@@ -222,13 +222,13 @@ def test_a_host_that_lacks_a_feature_that_is_asked_for_is_not_ready(tmp_path: Pa
         path = inventory(tmp_path, data)
         code, hosts = examined(path)
         assert (code, hosts["worker"]["state"]) == (1, "failed")
-        network = probes(hosts["worker"])["bubblewrap.network"]
+        network = probes(hosts["worker"])["bubblewrap.network.caller"]
         assert network["health"] == "failed"
         assert network["seen"].startswith("no nft")
         assert hosts["other"]["state"] in READY.values()
-        assert probes(hosts["other"])["bubblewrap.network"]["health"] == "ok"
+        assert probes(hosts["other"])["bubblewrap.network.caller"]["health"] == "ok"
         code, hosts = examined(path, "--limit", "other", "--feature", "network")
-        assert (code, probes(hosts["other"])["bubblewrap.network"]["health"]) == (1, "failed")
+        assert (code, probes(hosts["other"])["bubblewrap.network.caller"]["health"]) == (1, "failed")
 
 
 def test_users_whom_the_inventory_names_must_have_ids_of_their_own(tmp_path: Path) -> None:

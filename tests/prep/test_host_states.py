@@ -184,38 +184,42 @@ def test_what_others_install_while_we_do_is_not_taken_away_with_ours(host: Priva
 
 
 # A module that brings settings along that are wrong.
-_BRIDGES_ARE_NOT_FILTERED = """
+_NOBODY_MAY_PING = """
 mkdir -p /usr/lib/modules/$(uname -r)
-echo 'kernel/net/bridge/br_netfilter.ko:' >> /usr/lib/modules/$(uname -r)/modules.dep
+echo 'kernel/net/netfilter/nf_conntrack.ko:' > /usr/lib/modules/$(uname -r)/modules.dep
 mount -t tmpfs tmpfs /proc/sys/net
+mount -t tmpfs tmpfs /sys/module
+: > /usr/lib/modules/$(uname -r)/modules.builtin
+: > /run/none
+test ! -e /proc/modules || mount --bind /run/none /proc/modules
 cat > /usr/sbin/modprobe <<'END'
 #!/bin/sh
-mkdir /proc/sys/net/bridge
-for name in iptables ip6tables; do echo 0 > /proc/sys/net/bridge/bridge-nf-call-$name; done
+mkdir -p /proc/sys/net/ipv4 /sys/module/nf_conntrack
+printf '1\t0\n' > /proc/sys/net/ipv4/ping_group_range
 END
 chmod 755 /usr/sbin/modprobe
 """
 
 
 def test_what_an_earlier_change_brings_along_is_made_right_in_the_same_run(host: PrivateHost) -> None:
-    host.sh(_BRIDGES_ARE_NOT_FILTERED)
+    host.sh(_NOBODY_MAY_PING)
     wanted = (
         "--backend",
         "lxc",
         "--feature",
         "network",
         "--item",
-        "lxc.module.*",
+        "lxc.network.module.*",
         "--item",
-        "lxc.sysctl.bridge-*",
+        "lxc.network.sysctl.ping-*",
     )
     planned = host.prep("host", *wanted)
     assert set(planned.states.values()) == {"would change", "as wanted"}
     made = host.prep("host", *wanted, "--yes")
     assert (made.exit_code, set(made.states.values())) == (0, {"changed"}), made
-    assert host.sh("cat /proc/sys/net/bridge/*") == "1\n1\n"
-    late = made.items["lxc.sysctl.bridge-ipv4"]
-    assert (late["before"], len(late["files"])) == ("0", 1)
+    assert host.sh("cat /proc/sys/net/ipv4/ping_group_range") == "0 2147483647\n"
+    late = made.items["lxc.network.sysctl.ping-groups"]
+    assert (late["before"], len(late["files"])) == ("1 0", 1)
     again = host.prep("host", *wanted, "--yes")
     assert set(again.states.values()) == {"as wanted"}, again
 

@@ -1,4 +1,4 @@
-"""A bridge of ours on a host of the test's own: made, mended, kept, used and taken back, for real."""
+"""A bridge of ours on a host of the test's own: made, mended, kept and taken back, for real."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.lxc.needs import ADDRESS, BRIDGE, TABLE
-from tests.prep.lxc_host import Host, host, network
+from backends.network.facts import BRIDGE
+from backends.network.needs import ADDRESS, ADDRESS6, TABLE
+from tests.prep.lxc_host import EARLIER, Host, host
 
 pytestmark = [
     pytest.mark.backend("lxc"),
@@ -21,10 +22,15 @@ pytestmark = [
 ]
 
 OPERATION = "network.bridge"
-UNATTENDED = {"bridge": BRIDGE, "address": ADDRESS, "table": TABLE, "manager": "none"}
-ATTACHED = "10.187.0.2"
-# TEST-NET-2 (RFC 5737): between the host and a machine that knows nothing of the bridge.
-HOST_OUTSIDE, OUTSIDE = "198.51.100.1", "198.51.100.2"
+UNATTENDED = {
+    "bridge": BRIDGE,
+    "address": ADDRESS,
+    "address6": ADDRESS6,
+    "table": TABLE,
+    "manager": "none",
+}
+IPV6 = "/proc/sys/net/ipv6/conf"
+FORWARDS_IPV6 = f"echo 1 > {IPV6}/all/forwarding"
 THEIRS = "ip link add name theirs type bridge"
 SYSTEMCTL = """#!/bin/sh
 wants=/etc/systemd/system/multi-user.target.wants
@@ -91,6 +97,40 @@ def test_drift_is_noticed_and_mended(machine: Host, drift: str) -> None:
     assert not machine.decide(OPERATION, UNATTENDED).commands
     assert not machine.undo().refusal
     assert machine.state() == before
+
+
+def test_a_bridge_of_an_earlier_version_is_mended(machine: Host) -> None:
+    machine.run(EARLIER)
+    machine.run(FORWARDS_IPV6)
+    mended = machine.apply(OPERATION, UNATTENDED)
+    assert f"has no address {ADDRESS6}, another NAT" in mended.before
+    assert not machine.decide(OPERATION, UNATTENDED).commands
+    assert "chain input" in machine.run(f"nft list table inet {TABLE}")
+
+
+def test_a_host_that_forwards_ipv6_has_it_on_the_bridge_and_believes_no_router_there(machine: Host) -> None:
+    before = machine.state()
+    machine.apply(OPERATION, UNATTENDED)
+    assert "inet6" not in machine.run(f"ip address show dev {BRIDGE}")
+    machine.run(FORWARDS_IPV6)
+    machine.apply(OPERATION, UNATTENDED)
+    assert f"inet6 {ADDRESS6}" in machine.run(f"ip address show dev {BRIDGE}")
+    assert machine.run(f"cat /proc/sys/net/ipv6/conf/{BRIDGE}/accept_ra") == "0\n"
+    assert not machine.decide(OPERATION, UNATTENDED).commands
+    machine.run(f"echo 1 > /proc/sys/net/ipv6/conf/{BRIDGE}/accept_ra")
+    assert "believes router advertisements" in machine.apply(OPERATION, UNATTENDED).before
+    machine.run(FORWARDS_IPV6.replace("1", "0", 1))
+    machine.apply(OPERATION, UNATTENDED)
+    assert "inet6" not in machine.run(f"ip address show dev {BRIDGE}")
+    assert not machine.undo().refusal
+    assert machine.state() == before
+
+
+def test_where_ipv6_is_switched_off_the_bridge_has_none(machine: Host) -> None:
+    machine.run(f"{FORWARDS_IPV6}; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+    machine.apply(OPERATION, UNATTENDED)
+    assert "inet6" not in machine.run(f"ip address show dev {BRIDGE}")
+    assert not machine.decide(OPERATION, UNATTENDED).commands
 
 
 def test_an_address_that_was_chosen_before_goes_when_another_is(machine: Host) -> None:
@@ -283,79 +323,3 @@ def test_a_unit_that_somebody_changed_is_not_removed(with_systemd: Host) -> None
     with_systemd.run(f"echo '# theirs' >> {unit}")
     assert unit in with_systemd.undo().refusal
     assert "# theirs" in with_systemd.run(f"cat {unit}")
-
-
-# --- what it is for
-
-
-@pytest.fixture
-def attached(machine: Host) -> Iterator[tuple[Host, Host]]:
-    """A machine on the bridge, as a container would be, and one beyond the host that has no route back."""
-    machine.run("sysctl -qw net.ipv4.ip_forward=1")
-    machine.apply(OPERATION, UNATTENDED)
-    with network() as inside, network() as outside:
-        _join(machine, inside, "veth-in", f"master {BRIDGE}")
-        inside.run(
-            f"ip address add {ATTACHED}/22 dev eth0; ip link set eth0 up; ip route add default via 10.187.0.1"
-        )
-        _join(machine, outside, "veth-out", "up")
-        machine.run(f"ip address add {HOST_OUTSIDE}/24 dev veth-out")
-        outside.run(f"ip address add {OUTSIDE}/24 dev eth0; ip link set eth0 up")
-        yield inside, outside
-
-
-def _join(machine: Host, other: Host, device: str, setting: str) -> None:
-    machine.run(
-        f"ip link add name {device} type veth peer name eth0 netns {other.process};"
-        f" ip link set {device} {setting}; ip link set {device} up"
-    )
-
-
-_SERVE = (
-    "import socket; s = socket.create_server(('{address}', 7));"
-    " print('up', flush=True); print(s.accept()[1][0])"
-)
-_CALL = "import socket; socket.create_connection(('{address}', 7), {patience_s})"
-
-
-def _python(source: str) -> str:
-    return f'/usr/bin/python3 -c "{source}"'
-
-
-def test_who_is_attached_reaches_other_networks_under_the_hosts_address(attached: tuple[Host, Host]) -> None:
-    inside, outside = attached
-    with outside.popen(_python(_SERVE.format(address=OUTSIDE))) as server:
-        assert server.stdout is not None and server.stdout.readline() == "up\n"
-        inside.run(_python(_CALL.format(address=OUTSIDE, patience_s=20)))
-        assert server.stdout.readline() == f"{HOST_OUTSIDE}\n"
-
-
-def test_neighbours_of_the_host_do_not_reach_who_is_attached(
-    attached: tuple[Host, Host], machine: Host
-) -> None:
-    inside, outside = attached
-    outside.run(f"ip route add 10.187.0.0/22 via {HOST_OUTSIDE}")
-    with inside.popen(_python(_SERVE.format(address=ATTACHED))) as server:
-        assert server.stdout is not None and server.stdout.readline() == "up\n"
-        assert outside.try_run(_python(_CALL.format(address=ATTACHED, patience_s=1))).returncode != 0
-        # It is our table that kept them out, and nothing else: without it they get in.
-        machine.run(f"nft delete table inet {TABLE}")
-        outside.run(_python(_CALL.format(address=ATTACHED, patience_s=20)))
-        assert server.stdout.readline() == f"{OUTSIDE}\n"
-
-
-def test_what_others_drop_is_told_with_the_command_that_lets_it_through(
-    attached: tuple[Host, Host], machine: Host
-) -> None:
-    inside, outside = attached
-    machine.run(
-        "nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }'"
-    )
-    decision = machine.decide(OPERATION, UNATTENDED)
-    assert not decision.commands and not decision.refusal
-    with outside.popen(_python(_SERVE.format(address=OUTSIDE))) as server:
-        assert server.stdout is not None and server.stdout.readline() == "up\n"
-        assert inside.try_run(_python(_CALL.format(address=OUTSIDE, patience_s=1))).returncode != 0
-        machine.run(decision.notice.rpartition("through: ")[2])
-        inside.run(_python(_CALL.format(address=OUTSIDE, patience_s=20)))
-        assert server.stdout.readline() == f"{HOST_OUTSIDE}\n"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import Outcome, SandboxRequest, Usage
+from backends.base import SandboxRequest
 from backends.bubblewrap.probe import explain_refusal
+from backends.ended import Outcome, Usage
 from backends.errors import BackendUnavailable, Problem, UnsupportedContainment, UsageError
 from backends.frozen import replace
 from backends.needs import Health, Probe

@@ -1,10 +1,8 @@
-"""Refused namespaces explained, limits that must bite, rules and networks that are tried in namespaces."""
+"""Refused namespaces explained, limits that must bite, features that a host may lack."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,17 +17,13 @@ from backends.launched import agent_program
 from backends.linux import landlock
 from backends.linux.cgroups import NO_CGROUPS, observe_cgroups
 from backends.linux.limit_probe import BITTEN, exceed_memory, exceed_pids, has_bitten
-from backends.linux.nft_probe import find_program, load_rules, start_pasta
 from backends.linux.trial import Outcome, attempt
 from backends.needs import Health
-from tests.conftest import UNPRIVILEGED_UID, User
+from tests.conftest import User
 
 OPEN = {"kernel.unprivileged_userns_clone": "1", "user.max_user_namespaces": "9999"}
 RESTRICTED = {**OPEN, "kernel.apparmor_restrict_unprivileged_userns": "1"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: for a namespace of mounts")
-NFT, PASTA, BWRAP = (find_program(name) for name in ("nft", "pasta", "bwrap"))
-needs_nft = pytest.mark.skipif(not (NFT and BWRAP), reason="needs nft: apt-get install nftables bubblewrap")
-needs_pasta = pytest.mark.skipif(not PASTA, reason="needs pasta: apt-get install passt")
 
 
 # --- AppArmor
@@ -121,121 +115,7 @@ def test_only_a_refusal_or_the_kernels_kill_counts(status: int | None, bitten: b
     assert has_bitten(Outcome(status, "")) is bitten
 
 
-# --- rules and networks
-
-
-@needs_nft
-@pytest.mark.backend("bubblewrap")
-@pytest.mark.parametrize(
-    "uid", sorted({os.geteuid(), UNPRIVILEGED_UID if os.geteuid() == 0 else os.geteuid()})
-)
-def test_rules_load_in_a_namespace_and_not_on_the_host(uid: int) -> None:
-    assert NFT is not None and BWRAP is not None
-    outcome = load_rules(NFT, BWRAP, uid)
-    assert outcome.status == 0, outcome
-    if os.geteuid() == 0:
-        listed = subprocess.run([NFT, "list", "tables"], capture_output=True, text=True, check=True)
-        assert "mxc-ops-probe" not in listed.stdout
-
-
-@needs_nft
-@pytest.mark.backend("bubblewrap")
-def test_rules_that_cannot_be_loaded_are_noticed(as_user: User) -> None:
-    source = (
-        "from backends.linux.nft_probe import load_rules\n"
-        f"print(load_rules({NFT!r}, {BWRAP!r}, 0).status == 0)"
-    )
-    forbid = 'echo 0 > /proc/sys/user/max_net_namespaces && exec "$0" -c "$1"'
-    done = as_user(["unshare", "--user", "--map-root-user", "sh", "-c", forbid, as_user.python, source])
-    assert done.stdout == "False\n", done.stderr
-
-
-TRY_PASTA = """
-from backends.linux.nft_probe import start_pasta
-outcome = start_pasta({pasta!r}, {uid})
-print(outcome.status, outcome.why)
-"""
-WITH_TUN = """
-mount -t tmpfs tmpfs "$1" && mknod -m "$2" "$1/tun" c 10 200 && mount --bind "$1/tun" /dev/net/tun
-shift 2; exec "$@"
-"""
-
-
-@needs_root
-@needs_pasta
-@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="needs /dev/net/tun")
-@pytest.mark.backend("bubblewrap")
-@pytest.mark.parametrize(("mode", "works"), [("666", True), ("600", False)])
-def test_a_users_network_comes_up_where_everybody_may_open_the_tun_device(
-    checkout: Path, tmp_path: Path, mode: str, works: bool
-) -> None:
-    source = TRY_PASTA.format(pasta=PASTA, uid=UNPRIVILEGED_UID)
-    setup = ["unshare", "--mount", "sh", "-c", WITH_TUN, "sh", tmp_path, mode]
-    done = subprocess.run(
-        [*setup, sys.executable, "-c", source], capture_output=True, text=True, cwd=checkout, check=True
-    )
-    assert done.stdout.startswith("0 ") is works, done.stdout + done.stderr
-
-
-@needs_pasta
-def test_nothing_of_a_network_that_did_not_come_up_is_left() -> None:
-    assert PASTA is not None
-    before = users_of(PASTA)
-    start_pasta(PASTA, os.geteuid() or UNPRIVILEGED_UID)
-    # Others on this machine may be trying pasta out as well; what ours leaves stays.
-    deadline = time.monotonic() + 20
-    while not users_of(PASTA) <= before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert users_of(PASTA) <= before
-
-
-def users_of(program: str) -> set[str]:
-    """Processes that run a program and have not ended."""
-    name = Path(program).resolve().name
-    return {
-        place.parent.name
-        for place in Path("/proc").glob("[0-9]*/stat")
-        if f"({name}" in (text := read(place)) and text.rpartition(")")[2].split()[0] not in "ZX"
-    }
-
-
-def read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def test_a_host_without_the_programs_was_not_prepared_for_networks_and_that_is_no_fault(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def find(name: str) -> str | None:
-        return None if name == "nft" else f"/usr/bin/{name}"
-
-    monkeypatch.setattr(feature_probes, "find_program", find)
-    (found,) = [one for one in probe.probe() if one.identifier == "bubblewrap.network"]
-    assert (found.health, found.seen) == (Health.OK, "not prepared for: no nft")
-    assert found.fix == "mxc-ops prep host --backend bubblewrap --feature network --yes"
-    (found,) = [one for one in probe.probe(["network"]) if one.identifier == "bubblewrap.network"]
-    assert (found.health, found.seen) == (Health.FAILED, "no nft")
-
-
-@pytest.mark.parametrize(("features", "health"), [((), Health.WARNING), (("network",), Health.FAILED)])
-def test_rules_that_do_not_load_are_a_failure_where_a_network_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, features: Sequence[str], health: Health
-) -> None:
-    def refuse(*_: object) -> Outcome:
-        return Outcome(1, "Operation not permitted")
-
-    def find(name: str) -> str:
-        return f"/usr/bin/{name}"
-
-    monkeypatch.setattr(feature_probes, "find_program", find)
-    monkeypatch.setattr(feature_probes, "load_rules", refuse)
-    monkeypatch.setattr(feature_probes, "start_pasta", refuse)
-    found = feature_probes.network([("caller", os.geteuid())], features, for_launcher_only=False)
-    assert [one.identifier for one in found] == ["bubblewrap.rules.caller", "bubblewrap.pasta"]
-    assert {one.health for one in found} == {health}
+# --- features
 
 
 @pytest.mark.parametrize(
@@ -249,12 +129,9 @@ def test_a_kernel_without_landlock_fails_only_who_asked_for_it(
     assert found.health is health
 
 
-def test_users_ids_need_the_programs_that_map_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(name: str) -> None:
-        return None
-
-    monkeypatch.setattr(feature_probes, "find_program", find)
-    (found,) = [one for one in probe.probe(["rootless"]) if one.identifier == "bubblewrap.rootless"]
+def test_users_ids_need_the_programs_that_map_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = feature_probes.rootless()
     assert (found.health, found.seen) == (Health.FAILED, "no newuidmap and no newgidmap")
     assert found.fix == "mxc-ops prep host --backend bubblewrap --feature rootless --yes"
 
@@ -292,6 +169,13 @@ def test_a_host_that_is_to_compile_the_launcher_needs_a_compiler(
 
 
 # --- attempts
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def test_an_attempt_ends_with_all_its_processes_when_its_time_is_over(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from backends.lxc.needs import ADDRESS
 from backends.needs import BASE, NeedKind
+from backends.network.needs import ADDRESS
 from backends.vm.needs import NAME, NEEDS
 from backends.vm.on_host import OBJECTS, TRIAL, command, source
 from mxc_ops.prep.items import FAMILIES

@@ -202,9 +202,12 @@ def test_each_user_named_gets_subordinate_ids_of_their_own() -> None:
 
 
 def test_an_inventory_chooses_the_address_of_a_bridge() -> None:
-    choices = choices_from({"backends": ["lxc"], "bridges": {"mxcbr0": "10.99.0.1/24"}})
+    choices = choices_from(
+        {"backends": ["lxc"], "features": ["network"], "bridges": {"mxcbr0": "10.99.0.1/24"}}
+    )
     items = {item.identifier: item for item in items_for(needs_of(choices), DEBIAN, choices)}
-    assert items["lxc.bridge"].arguments["address"] == "10.99.0.1/24"
+    bridge = items["lxc.network.bridge"].arguments
+    assert (bridge["address"], bridge["address6"]) == ("10.99.0.1/24", "fdb5:6d78:62::1/64")
 
 
 def test_messages_survive_the_pipe() -> None:

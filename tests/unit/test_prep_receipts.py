@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mxc_ops.prep.receipts import PENDING, Receipt, Unreadable, decode, merged, readings
+from backends import registry
+from backends.needs import FEATURES
+from mxc_ops.prep.choices import Choices
+from mxc_ops.prep.items import needs_of
+from mxc_ops.prep.receipts import (
+    FORMERLY,
+    PENDING,
+    Receipt,
+    Unreadable,
+    decode,
+    merged,
+    readings,
+    texts_by_item,
+)
 from mxc_ops.prep.undoing import trouble, unmeasured
 
 WHOLE = Receipt(
@@ -55,6 +68,17 @@ def test_what_cannot_be_understood_is_told_by_its_place(text: str, place: str) -
     with pytest.raises(Unreadable) as error:
         decode(text)
     assert str(error.value).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(("item", "former"), FORMERLY.items())
+def test_what_was_recorded_under_an_earlier_name_is_of_the_item_that_is_called_otherwise_now(
+    item: str, former: str
+) -> None:
+    known = {need.identifier for need in needs_of(Choices(tuple(registry.preparable()), FEATURES))}
+    assert item in known and former not in known
+    assert decode(document(item=former)).item == item
+    assert texts_by_item({"a.b": "1", former: "2"}) == {"a.b": "1", item: "2"}
+    assert texts_by_item({item: "3", former: "2"}) == {item: "3"}
 
 
 # --- a further change to the same item

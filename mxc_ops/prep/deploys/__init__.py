@@ -18,7 +18,14 @@ from pyinfra.context import host
 from mxc_ops.prep.decision import Query
 from mxc_ops.prep.engine.applying import operation_named
 from mxc_ops.prep.engine.session import choices_for
-from mxc_ops.prep.items import HostFacts, distribution_family, items_for, needs_of, unsupported
+from mxc_ops.prep.items import (
+    HostFacts,
+    distribution_codename,
+    distribution_family,
+    items_for,
+    needs_of,
+    unsupported,
+)
 from mxc_ops.prep.messages import Request
 from mxc_ops.prep.operations.common import answers
 
@@ -51,6 +58,7 @@ def prepare_host(backends: Sequence[str] = (), features: Sequence[str] = ()) -> 
         elevation,
         machine,
         manager,
+        codename=distribution_codename(release),
     )
     choices = choices_for(host, Request(backends=backends, features=features), ("bubblewrap",))
     needs = needs_of(choices)

@@ -138,7 +138,8 @@ def _by_facts(session: Session, choices: Choices, unproven: Health) -> list[Prob
         for item in items_for(needs, session.facts, one):
             wanted.setdefault(item.identifier, (item, name))
     steps = plan_items(session, [item for item, _ in wanted.values()])
-    probes += [_decided(step, _preparing(wanted[step.identifier][1]), unproven) for step in steps]
+    backends = [name for _, name in wanted.values()]
+    probes += [_decided(step, _preparing(name), unproven) for step, name in zip(steps, backends, strict=True)]
     if session.restart:
         why = "what was changed takes effect at the next start"
         probes.append(Probe("host.restart", Health.WARNING, session.restart, why, _RESTART, _PRIVILEGE))

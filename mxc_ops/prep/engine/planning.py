@@ -14,7 +14,7 @@ from mxc_ops.prep.items import WINDOWS, Item
 from mxc_ops.prep.operations.common import HostFailure
 from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, WINDOWS_DIRECTORY, Receipt
 from mxc_ops.prep.rules import rule
-from mxc_ops.prep.sharing import needed_by_others, needed_for_undo
+from mxc_ops.prep.sharing import needed_by_others, needed_for_undo, recorded_as
 from mxc_ops.prep.undoing import Verdict, is_named, judge, reversal, reverse_queries, undo_order, unmeasured
 
 __all__ = ["DRIFTED", "Step", "plan_items", "plan_undo", "planned", "verify"]
@@ -45,13 +45,15 @@ class Step:
 
 
 def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
-    """Decide about each item, from one survey. Raises `HostFailure` when the host cannot answer."""
+    """Decide about each item, from one survey: a step for each, in their order.
+
+    Raises `HostFailure` when the host cannot answer.
+    """
     told = ask_all([(item.identifier, rule(item.operation).queries(**item.arguments)) for item in items])
     steps: list[Step] = []
-    for item in items:
-        decision = _decided(
-            item.operation, rule(item.operation).decide, told[item.identifier], item.arguments
-        )
+    for one in items:
+        decision = _decided(one.operation, rule(one.operation).decide, told[one.identifier], one.arguments)
+        item = _under_its_record(session, one, items) if decision.commands else one
         receipt = session.access.receipts.get(item.identifier)
         unfinished = receipt is not None and receipt.state != COMPLETE
         if item.identifier in session.unreadable:
@@ -61,6 +63,12 @@ def plan_items(session: Session, items: Sequence[Item]) -> list[Step]:
             decision, verdict = _by_these_rights(session, decision)
         steps.append(Step(item.identifier, item.kind, item.why, decision, unfinished, item, verdict=verdict))
     return steps
+
+
+def _under_its_record(session: Session, item: Item, items: Sequence[Item]) -> Item:
+    """Who has what is to be changed recorded already keeps it, unless their own item comes to it."""
+    name = recorded_as(item, session.access.receipts)
+    return item if any(other.identifier == name for other in items) else replace(item, identifier=name)
 
 
 def _by_these_rights(session: Session, decision: Decision, verdict: str = "") -> tuple[Decision, str]:

@@ -16,7 +16,7 @@ from mxc_ops.prep import receipts
 from mxc_ops.prep.choices import PREFIX, Choices, choices_from
 from mxc_ops.prep.decision import Query
 from mxc_ops.prep.engine.connection import connect
-from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, distribution_family
+from mxc_ops.prep.items import LINUX, WINDOWS, HostFacts, distribution_codename, distribution_family
 from mxc_ops.prep.messages import Request
 from mxc_ops.prep.operations.common import Access, access, answers
 from mxc_ops.prep.receipts import Receipt
@@ -69,6 +69,7 @@ def _open_linux(host: Host, request: Request) -> Session:
         machine,
         manager,
         LINUX,
+        distribution_codename(release),
     )
     known, unreadable = _decoded(texts)
     rights = Access(

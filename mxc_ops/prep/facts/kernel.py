@@ -12,7 +12,7 @@ from mxc_ops.prep.facts.common import EntriesFact, WordFact
 
 
 class Setting(FactBase[str | None]):
-    """The value of a sysctl now; None where the kernel has no such key."""
+    """The value of a sysctl now, its parts one blank apart; None where the kernel has no such key."""
 
     @override
     def command(self, key: str) -> str:
@@ -25,7 +25,7 @@ class Setting(FactBase[str | None]):
 
     @override
     def process(self, output: list[str]) -> str:
-        return output[0].strip()
+        return " ".join(output[0].split())
 
 
 class Configured(EntriesFact):
@@ -49,7 +49,7 @@ class Configured(EntriesFact):
     @override
     def process(self, output: list[str]) -> list[dict[str, str]]:
         parts = [line.partition(":") for line in output if ":" in line]
-        found = [{"path": path, "value": text.partition("=")[2].strip()} for path, _, text in parts]
+        found = [{"path": path, "value": " ".join(text.partition("=")[2].split())} for path, _, text in parts]
         return sorted(found, key=lambda entry: entry["path"].rpartition("/")[2])
 
 

@@ -12,15 +12,17 @@ from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
 from mxc_ops.prep.facts.common import EntriesFact
+from mxc_ops.prep.rules.bridge import FORWARDS_IPV6
 
 _UNREADABLE = "unreadable"
 
 
 class Bridge(FactBase[dict[str, Any] | None]):
-    """A network device: ``{"kind", "up", "alias", "addresses", "ports", "ipv6"}``; None where there is none.
+    """A network device: ``{"kind", "up", "alias", "addresses", "ports", "ipv6", "advertised"}``; None: none.
 
     `kind` is as ``ip link add type`` has it, "" for hardware, ``unreadable`` where iproute2 is missing.
-    `addresses` are IPv4, with their prefix lengths; `ports` are the devices that are attached to it.
+    `addresses` have their prefix lengths; those of the link alone, in IPv6, are left out. `ports` are the
+    devices that are attached to it. `ipv6`: the host speaks it there, `advertised`: and believes routers.
     """
 
     @override
@@ -29,7 +31,7 @@ class Bridge(FactBase[dict[str, Any] | None]):
         return (
             f'if found=$(ip -j -d address show dev {name} 2>/dev/null); then echo "$found";'
             f" ip -j link show master {name};"
-            f" cat /proc/sys/net/ipv6/conf/{name}/disable_ipv6 2>/dev/null || true;"
+            f" cd /proc/sys/net/ipv6/conf/{name} 2>/dev/null && cat disable_ipv6 accept_ra || true;"
             f" elif test -e /sys/class/net/{name}; then echo {_UNREADABLE}; fi"
         )
 
@@ -48,6 +50,7 @@ class Bridge(FactBase[dict[str, Any] | None]):
                 "addresses": [],
                 "ports": [],
                 "ipv6": False,
+                "advertised": False,
             }
         device, ports = _json(output[0])[0], _json(output[1])
         return {
@@ -57,10 +60,11 @@ class Bridge(FactBase[dict[str, Any] | None]):
             "addresses": [
                 f"{entry['local']}/{entry['prefixlen']}"
                 for entry in device["addr_info"]
-                if entry.get("family") == "inet"
+                if "local" in entry and (entry["family"], entry.get("scope")) != ("inet6", "link")
             ],
             "ports": [port["ifname"] for port in ports],
-            "ipv6": output[2:] == ["0"],
+            "ipv6": output[2:3] == ["0"],
+            "advertised": output[3:] not in ([], ["0"]),
         }
 
 
@@ -141,6 +145,81 @@ class Table(FactBase[str | None]):
     @override
     def process(self, output: list[str]) -> str | None:
         return None if output == [_UNREADABLE] else "\n".join(output)
+
+
+class Ipv6Forwarded(FactBase[bool]):
+    """Whether the host has IPv6, and forwards it."""
+
+    @override
+    def command(self) -> str:
+        return f"if {FORWARDS_IPV6}; then echo yes; fi"
+
+    @staticmethod
+    @override
+    def default() -> bool:
+        return False
+
+    @override
+    def process(self, output: list[str]) -> bool:
+        return output == ["yes"]
+
+
+class Ipv6Routes(FactBase[dict[str, Any]]):
+    """How the host comes by its ways out in IPv6: ``{"leads", "advertised"}``.
+
+    `leads`: there is a default route. `advertised`: device → its accept_ra, of those at which the host has
+    something from router advertisements that it does not take for sure when it forwards.
+    """
+
+    @override
+    def command(self) -> str:
+        return (
+            # Of a protocol that was asked for, ip(8) does not tell it again.
+            "for of in default 'proto ra' 'proto kernel'; do"
+            ' ip -j -6 route show table all $of 2>/dev/null | sed "s/^/$of /"; echo; done;'
+            " grep -s . /proc/sys/net/ipv6/conf/*/accept_ra || true"
+        )
+
+    @staticmethod
+    @override
+    def default() -> dict[str, Any]:
+        return {"leads": False, "advertised": {}}
+
+    @override
+    def process(self, output: list[str]) -> dict[str, Any]:
+        accepted = {
+            path.split("/")[-2]: value
+            for path, colon, value in (line.rpartition(":") for line in output)
+            if colon and path.startswith("/proc/")
+        }
+        default, by_router, to_neighbours = (
+            _listed(output, of) for of in ("default", "proto ra", "proto kernel")
+        )
+        # Those to neighbours that end by themselves came with an address that was made from a prefix.
+        advertised = [*by_router, *(entry for entry in to_neighbours if "expires" in entry)]
+        devices = dict.fromkeys(device for entry in advertised for device in _devices(entry))
+        return {
+            "leads": any(entry.get("type", "unicast") == "unicast" for entry in default),
+            "advertised": {
+                device: accepted.get(device, "")
+                for device in devices
+                if accepted.get(device) != _WHATEVER_HAPPENS
+            },
+        }
+
+
+_WHATEVER_HAPPENS = "2"
+"""As accept_ra: advertisements are taken by a host that forwards, too (Linux: ip-sysctl)."""
+
+
+def _listed(output: list[str], of: str) -> list[dict[str, Any]]:
+    lines = [line.removeprefix(f"{of} ") for line in output if line.startswith(f"{of} [")]
+    return [entry for line in lines for entry in _json(line)]
+
+
+def _devices(route: dict[str, Any]) -> Iterator[str]:
+    hops: list[dict[str, str]] = route.get("nexthops") or [route]
+    yield from (hop["dev"] for hop in hops if "dev" in hop)
 
 
 class ForwardChains(EntriesFact):

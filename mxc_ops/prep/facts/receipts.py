@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
-from mxc_ops.prep.receipts import DIRECTORY
+from mxc_ops.prep.receipts import DIRECTORY, texts_by_item
 
 
 class Receipts(FactBase[dict[str, str]]):
-    """The receipts' texts, by item; each is one line."""
+    """The receipts' texts, by what their items are called now; each is one line."""
 
     @override
     def command(self) -> str:
@@ -24,4 +24,4 @@ class Receipts(FactBase[dict[str, str]]):
     @override
     def process(self, output: list[str]) -> dict[str, str]:
         names = [line.rpartition("/")[2].removesuffix(".json") for line in output[::2]]
-        return dict(zip(names, output[1::2], strict=True))
+        return texts_by_item(dict(zip(names, output[1::2], strict=True)))

@@ -17,7 +17,7 @@ def setting_drop_in(key: str) -> str:
     return f"/etc/sysctl.d/zz-mxc-ops-{key}.conf"
 
 
-def _setting_queries(key: str, wanted: str, kernel_default: str = "") -> tuple[Query, ...]:
+def setting_queries(key: str, wanted: str, kernel_default: str = "") -> tuple[Query, ...]:
     del wanted, kernel_default
     return (
         Query("kernel.Setting", {"key": key}),
@@ -91,7 +91,7 @@ def _set(key: str, value: str) -> str:
     return f"printf '%s\\n' {quote(value)} > {quote('/proc/sys/' + key.replace('.', '/'))}"
 
 
-def _setting_reverse_queries(
+def setting_reverse_queries(
     key: str, wanted: str, prior: Mapping[str, Any], made: Mapping[str, Any], kernel_default: str = ""
 ) -> tuple[Query, ...]:
     del prior, wanted, kernel_default
@@ -210,7 +210,7 @@ def reverse_module(
 
 RULES = {
     "setting": Rule(
-        _setting_queries, decide_setting, reverse_setting, reverse_queries=_setting_reverse_queries
+        setting_queries, decide_setting, reverse_setting, reverse_queries=setting_reverse_queries
     ),
     "module": Rule(_module_queries, decide_module, reverse_module),
 }

@@ -12,82 +12,32 @@ from shlex import quote
 from typing import Any
 
 from mxc_ops.prep.decision import Decision, FileChange, Query, Rule, nothing_to_do, write_file
+from mxc_ops.prep.rules import forwarding
 from mxc_ops.prep.rules.boot import BOOT, BootFile
+from mxc_ops.prep.rules.bridge import ALIAS, bring_up, ruleset
 from mxc_ops.prep.rules.files import parents_of, put_back, remove_empty
+from mxc_ops.prep.rules.kernel import reverse_setting, setting_reverse_queries
 
 _Device = Mapping[str, Any] | None
 _Texts = Mapping[str, str]
 
-ALIAS = "mxc-ops prep host"
-
-
-def ruleset(bridge: str, address: str, table: str) -> str:
-    """The table, just as nft(8) lists it.
-
-    What is attached may reach other networks, under the host's address. From there nothing comes in but
-    answers: a host that forwards would otherwise let its neighbours in.
-    """
-    subnet = IPv4Interface(address).network
-    return (
-        f"table inet {table} {{\n"
-        "\tchain forward {\n"
-        "\t\ttype filter hook forward priority filter; policy accept;\n"
-        f'\t\tiifname "{bridge}" accept\n'
-        f'\t\toifname "{bridge}" ct state established,related accept\n'
-        f'\t\toifname "{bridge}" drop\n'
-        "\t}\n\n"
-        "\tchain postrouting {\n"
-        "\t\ttype nat hook postrouting priority srcnat; policy accept;\n"
-        f'\t\tip saddr {subnet} oifname != "{bridge}" masquerade\n'
-        "\t}\n}"
-    )
-
-
-def bring_up(bridge: str, address: str, table: str) -> str:
-    """Shell commands that make the bridge and its table, or mend them; what is right stays as it is.
-
-    The bridge gets its name last, so that none without our alias is left behind by a kill. The host speaks no
-    IPv6 on it: whatever is attached could announce itself as its router (CVE-2020-13401). Of addresses it has
-    the one alone: an earlier choice of the inventory's would stay reachable.
-    """
-    new = f"{bridge}-new"
-    no_ipv6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
-    return (
-        f"ip link show dev {bridge} >/dev/null 2>&1 || {{\n"
-        f"\tip link delete dev {new} 2>/dev/null || true\n"
-        f"\tip link add name {new} type bridge\n"
-        f"\tip link set dev {new} alias {quote(ALIAS)}\n"
-        f"\tip link set dev {new} name {bridge}\n"
-        "}\n"
-        f"! test -e {no_ipv6.format(bridge)} || echo 1 > {no_ipv6.format(bridge)}\n"
-        f"ip -4 -o address show dev {bridge} | while read -r _ _ _ other _; do\n"
-        f'\ttest "$other" = {address} || ip address delete "$other" dev {bridge} 2>/dev/null || true\n'
-        "done\n"
-        # After that, as the others of one subnet go with the first of them.
-        f"ip address replace {address} dev {bridge}\n"
-        f"ip link set dev {bridge} up\n"
-        # Named before it is deleted, so that there is something to delete; nft(8) does all of it or nothing.
-        f"nft -f - <<'END'\ntable inet {table}\ndelete table inet {table}\n"
-        f"{ruleset(bridge, address, table)}\nEND\n"
-    )
-
 
 def _unnamed(bridge: str) -> str:
-    """Where it is seen that a bridge was killed in the making, see `bring_up`."""
+    """Where it is seen that a bridge was killed in the making, see `bridge.bring_up`."""
     return f"/sys/class/net/{bridge}-new"
 
 
-def _boot_files(bridge: str, address: str, table: str, manager: str) -> tuple[BootFile, ...]:
+def _boot_files(bridge: str, address: str, table: str, manager: str, address6: str) -> tuple[BootFile, ...]:
     script = f"/usr/local/lib/mxc-ops/network/{bridge}.sh"
     if manager not in BOOT:
         return ()
     text = f"# mxc-ops prep host: makes the bridge {bridge} and its NAT, also when they are there.\nset -e\n"
     service = BOOT[manager].file(f"mxc-ops-{bridge}", f"network bridge {bridge} and its NAT", script)
-    return BootFile(script, text + bring_up(bridge, address, table)), service
+    return BootFile(script, text + bring_up(bridge, address, address6, table)), service
 
 
-def _queries(bridge: str, address: str, table: str, manager: str) -> tuple[Query, ...]:
-    paths = [file.path for file in _boot_files(bridge, address, table, manager)]
+def _queries(bridge: str, address: str, table: str, manager: str, address6: str = "") -> tuple[Query, ...]:
+    paths = [file.path for file in _boot_files(bridge, address, table, manager, address6)]
     places = list(dict.fromkeys(above for path in paths for above in parents_of(path)))
     links = [BOOT[manager].link(f"mxc-ops-{bridge}")] if manager in BOOT else []
     links.append(_unnamed(bridge))
@@ -98,6 +48,7 @@ def _queries(bridge: str, address: str, table: str, manager: str) -> tuple[Query
         Query("network.ForwardChains"),
         Query("files.Texts", {"paths": paths}),
         Query("files.Existing", {"paths": [*links, *places]}),
+        Query("network.Ipv6Forwarded"),
     )
 
 
@@ -108,13 +59,15 @@ def decide(
     chains: Sequence[Mapping[str, str]],
     texts: _Texts,
     existing: list[str],
+    forwards6: bool,
     *,
     bridge: str,
     address: str,
     table: str,
     manager: str,
+    address6: str = "",
 ) -> Decision:
-    """A bridge that is up, with its address, its NAT, and what brings it back after a restart.
+    """A bridge that is up, with its addresses, its table, and what brings it back after a restart.
 
     Parameters
     ----------
@@ -123,19 +76,24 @@ def decide(
     listed: our table as it is, "" when there is none, None when that cannot be told.
     chains: those that judge what is forwarded.
     texts, existing: of the files that bring it back.
+    forwards6: whether the host forwards IPv6, without which the bridge has none.
+    address6: as records of earlier versions have it: "", no IPv6.
     """
-    after = f"{bridge} with {address}, NAT in table {table}"
-    refusal, fix = _in_the_way(device, subnets, listed, bridge=bridge, address=address, table=table)
+    has6 = address6 if forwards6 else ""
+    after = f"{bridge} with {' and '.join(filter(None, (address, has6)))}, NAT in table {table}"
+    rules = ruleset(bridge, address, address6, table)
+    refusal, fix = _in_the_way(
+        device, subnets, listed, bridge=bridge, address=address, table=table, rules=rules
+    )
     if refusal:
         return Decision(_state(device, bridge), after, refusal=refusal, fix=fix)
-    files = _boot_files(bridge, address, table, manager)
-    missing = _missing_now(device, listed, address=address, ruleset=ruleset(bridge, address, table))
+    files = _boot_files(bridge, address, table, manager, address6)
+    missing = _missing_now(device, listed, address=address, address6=has6, ruleset=rules)
     stale = [file for file in files if texts.get(file.path) != file.text]
     unlinked = manager in BOOT and BOOT[manager].link(f"mxc-ops-{bridge}") not in existing
     if stale or unlinked:
         missing.append("not kept over restarts")
-    unread = bool(missing) and set(missing) <= {_NO_IP, _NO_NFT}
-    notice = _notice(chains, bridge=bridge, table=table, manager=manager)
+    notice = _notice(chains, bridge=bridge, table=table, manager=manager, ipv6=bool(has6))
     if not missing:
         return nothing_to_do(after, notice=notice)
     service = (BOOT[manager].enable(f"mxc-ops-{bridge}"),) if stale or unlinked else ()
@@ -143,23 +101,32 @@ def decide(
         _state(device, bridge) if device is None else f"{bridge}: {', '.join(missing)}",
         after,
         (
-            f"sh -ec {quote(bring_up(bridge, address, table))}",
+            f"sh -ec {quote(bring_up(bridge, address, address6, table))}",
             *(write_file(file.path, file.text, mode=file.mode) for file in stale),
             *service,
         ),
-        prior={
-            "files": {file.path: _earlier(texts, file) for file in files},
-            "directories": _absent_parents(files, existing),
-        },
-        made={
-            "address": address,
-            "ruleset": ruleset(bridge, address, table),
-            "files": {file.path: file.text for file in files},
-        },
+        prior=_prior(files, texts, existing),
+        made=_made(address, address6, rules, files),
         files=tuple(FileChange(file.path, texts.get(file.path), file.text) for file in stale),
         notice=notice,
-        unread=unread,
+        unread=set(missing) <= {_NO_IP, _NO_NFT},
     )
+
+
+def _prior(files: Sequence[BootFile], texts: _Texts, existing: Sequence[str]) -> dict[str, Any]:
+    return {
+        "files": {file.path: _earlier(texts, file) for file in files},
+        "directories": _absent_parents(files, existing),
+    }
+
+
+def _made(address: str, address6: str, rules: str, files: Sequence[BootFile]) -> dict[str, Any]:
+    return {
+        "address": address,
+        "address6": address6,
+        "ruleset": rules,
+        "files": {file.path: file.text for file in files},
+    }
 
 
 def _state(device: _Device, bridge: str) -> str:
@@ -174,6 +141,7 @@ def _in_the_way(
     bridge: str,
     address: str,
     table: str,
+    rules: str,
 ) -> tuple[str, str]:
     """What of somebody else's has the name or the addresses, and what can be done about it."""
     kind = "" if device is None else device["kind"]
@@ -190,7 +158,7 @@ def _in_the_way(
                 f"see what it is: ip address; ip route show table all to match {wanted};"
                 f' or choose another: mxc_bridges = {{"{bridge}": "ADDRESS/PREFIX"}} in the inventory',
             )
-    if listed and not ours and not _lines(listed) <= _lines(ruleset(bridge, address, table)):
+    if listed and not ours and not _lines(listed) <= _lines(rules):
         what = f"nftables has a table inet {table} that is not of our making"
         return what, f"if nothing needs it: nft delete table inet {table}"
     return "", ""
@@ -203,17 +171,21 @@ def _lines(text: str) -> set[str]:
 _NO_IP, _NO_NFT = "cannot be told without iproute2", "its NAT cannot be told"
 
 
-def _missing_now(device: _Device, listed: str | None, *, address: str, ruleset: str) -> list[str]:
+def _missing_now(
+    device: _Device, listed: str | None, *, address: str, address6: str, ruleset: str
+) -> list[str]:
     if device is None:
         return ["not there"]
     if device["kind"] == "unreadable":
         return [_NO_IP]
-    others = [entry for entry in device["addresses"] if entry != address]
+    others = [entry for entry in device["addresses"] if entry not in (address, address6)]
     wrong = {
         f"has no address {address}": address not in device["addresses"],
+        f"has no address {address6}": bool(address6) and address6 not in device["addresses"],
         f"has an address that is not wanted: {', '.join(others)}": bool(others),
         "is down": not device["up"],
-        "speaks IPv6": device["ipv6"],
+        "speaks IPv6": device["ipv6"] and not address6,
+        "believes router advertisements": device["advertised"] and device["ipv6"] and bool(address6),
         "no NAT": listed == "",
         "another NAT": listed and listed != ruleset,
         _NO_NFT: listed is None,
@@ -221,13 +193,14 @@ def _missing_now(device: _Device, listed: str | None, *, address: str, ruleset: 
     return [what for what, is_so in wrong.items() if is_so]
 
 
-def _notice(chains: Sequence[Mapping[str, str]], *, bridge: str, table: str, manager: str) -> str:
+def _notice(chains: Sequence[Mapping[str, str]], *, bridge: str, table: str, manager: str, ipv6: bool) -> str:
     """What we cannot do: come back without a service manager, overrule what others drop (nft(8), accept)."""
     told = [] if manager in BOOT else ["it will not come back after a restart: no service manager here"]
     for chain in chains:
         # What firewalld does not know ends in a reject at its chain's end.
         drops = chain["policy"] == "drop" or chain["table"] == "firewalld"
-        if drops and chain["table"] != table and chain["family"] in _LET_THROUGH:
+        judges = chain["family"] in _LET_THROUGH and (ipv6 or chain["family"] != "ip6")
+        if drops and chain["table"] != table and judges:
             command = _FIREWALLD if chain["table"] == "firewalld" else _LET_THROUGH[chain["family"]]
             told.append(
                 f"table {chain['table']} drops what is forwarded unless it is told otherwise; to let {bridge}"
@@ -245,7 +218,7 @@ _LEGACY = (
     "iptables-legacy -I FORWARD -i {bridge} -j ACCEPT &&"
     " iptables-legacy -I FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 )
-_LET_THROUGH = {"inet": _NFT, "ip": _NFT, "legacy": _LEGACY}
+_LET_THROUGH = {"inet": _NFT, "ip": _NFT, "ip6": _NFT, "legacy": _LEGACY}
 
 
 def _earlier(texts: _Texts, file: BootFile) -> str | None:
@@ -266,16 +239,18 @@ def reverse(
     chains: Sequence[Mapping[str, str]],
     texts: _Texts,
     existing: list[str],
+    forwards6: bool,
     *,
     bridge: str,
     address: str,
     table: str,
     manager: str,
+    address6: str = "",
     prior: Mapping[str, Any],
     made: Mapping[str, Any],
 ) -> Decision:
     """Bridge, table and files of ours gone; refused while something is attached, or cannot be told."""
-    del subnets, chains, address
+    del subnets, chains, address, forwards6, address6
     unnamed = [f"ip link delete dev {quote(f'{bridge}-new')}"] if _unnamed(bridge) in existing else []
     ours = device is not None and device["alias"] == ALIAS
     touched = [path for path in made["files"] if texts.get(path) != prior["files"][path]]
@@ -308,7 +283,10 @@ def reverse(
     )
 
 
-_TOOLS = "have ip and nft at work here: mxc-ops prep host --backend lxc --item lxc.package.network --yes"
+_TOOLS = (
+    "have ip and nft at work here: mxc-ops prep host --backend bubblewrap --feature network"
+    " --item bubblewrap.network.package --yes"
+)
 
 
 def _untold(device: _Device, listed: str | None, *, bridge: str, table: str) -> list[str]:
@@ -339,7 +317,8 @@ def _changed(
     if device is not None and device["kind"] != "unreadable" and device["alias"] != ALIAS:
         found.append(f"{bridge} is no longer of our making")
     elif device is not None and device["kind"] != "unreadable":
-        others = [entry for entry in device["addresses"] if entry != made["address"]]
+        ours = (made["address"], made.get("address6"))
+        others = [entry for entry in device["addresses"] if entry not in ours]
         found += [f"{bridge} has an address {entry} that is not ours" for entry in others]
     if listed and not _lines(listed) <= _lines(made["ruleset"]):
         found.append(f"table inet {table} has rules that are not ours")
@@ -351,4 +330,9 @@ def _changed(
     return found
 
 
-RULES = {"bridge": Rule(_queries, decide, reverse)}
+RULES = {
+    "bridge": Rule(_queries, decide, reverse),
+    "ipv6_forwarding": Rule(
+        forwarding.queries, forwarding.decide, reverse_setting, reverse_queries=setting_reverse_queries
+    ),
+}

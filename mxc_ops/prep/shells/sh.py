@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from shlex import quote
 
-from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, FAILED, PENDING, SCHEMA_VERSION, Receipt
+from mxc_ops.prep.receipts import COMPLETE, DIRECTORY, FAILED, FORMERLY, PENDING, SCHEMA_VERSION, Receipt
 from mxc_ops.prep.shells import HELD_BY_ANOTHER, UPLOADS, UPLOADS_LETTERS, Change
 
 __all__ = ["SHELL"]
@@ -72,6 +72,7 @@ class Sh:
         path = f"{DIRECTORY}/{receipt.item}"
         lines = [
             *_head(path),
+            *_renamed(receipt.item),
             _FRESH_SNAPSHOT,
             f"state={PENDING}; {_write(_document(receipt, {}))}",
             *([_kept(change.snapshot)] if change.snapshot else []),
@@ -85,7 +86,7 @@ class Sh:
     def reversal(self, change: Change) -> str:
         path = f"{DIRECTORY}/{change.receipt.item}"
         files = [f'"$receipt.{kind}"' for kind in ("json", "before", "new")]
-        lines = [*_head(path), *_isolated(change), f"rm -f {' '.join(files)}"]
+        lines = [*_head(path), *_renamed(change.receipt.item), *_isolated(change), f"rm -f {' '.join(files)}"]
         return _logged("\n".join(lines), path, change.deadline_s + _STRAGGLER_S)
 
     def hold(self, holder: str, wait_s: int) -> str:
@@ -188,6 +189,16 @@ def _head(path: str) -> Iterator[str]:
     waited = f"waited {_STRAGGLER_S} s in vain for {_STRAGGLER}"
     held = f"{{ echo {quote(waited)} >&2; exit {HELD_BY_ANOTHER}; }}"
     yield f"exec 8<{_LOCK}; {_lock(8, _STRAGGLER_S)} || {held}"
+
+
+def _renamed(item: str) -> Iterator[str]:
+    """A record under the name that its item had goes on under today's."""
+    if item in FORMERLY:
+        former = f"{DIRECTORY}/{FORMERLY[item]}"
+        yield (
+            f'for kind in before json; do if test -e {former}.$kind && ! test -e "$receipt.json";'
+            f' then mv -f {former}.$kind "$receipt.$kind"; fi; done'
+        )
 
 
 def _folders(private: str) -> str:
