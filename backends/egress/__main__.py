@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     """Serve; 0 when the owner has gone, 1 when serving never began."""
     try:
         settings = _read_settings(int(arguments[0]))
+        _keep_only(settings.descriptors)
         dns.rdata.load_all_types()
         for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's; our end is the owner's
             signal.signal(number, signal.SIG_IGN)
@@ -43,6 +44,15 @@ def _read_settings(fd: int) -> EgressSettings:
     text = os.pread(fd, _LONGEST_SETTINGS, 0)
     os.close(fd)
     return decode(text)
+
+
+def _keep_only(descriptors: tuple[int, ...]) -> None:
+    """Whatever else the starter's own starter left open is nothing for who reads what is hostile."""
+    first = 3
+    for fd in sorted({*descriptors}):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
 def _take_descriptors() -> None:

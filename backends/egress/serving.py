@@ -28,14 +28,17 @@ _ENDING_S = 1.0
 
 
 async def serve(settings: EgressSettings) -> None:
-    """Serve all listeners; returns when the control socket has ended."""
+    """Serve all listeners; returns when the control socket, or the owner, has ended."""
     asyncio.get_running_loop().set_exception_handler(report_context)
     resolver = Resolver(HostsFile(), ask_nameservers(Nameservers(settings.nameservers)))
     gate = Gate(settings.rules, resolver, OwnAddresses(), Events(settings.events))
     clients = Clients(gate)
     parts = _Parts(gate, clients, settings)
     listening = [parts.listen(listener) for listener in settings.listeners]
-    await serve_control(gate, socket.socket(fileno=settings.control))
+    served = asyncio.ensure_future(serve_control(gate, socket.socket(fileno=settings.control)))
+    if settings.owner is not None:
+        asyncio.get_running_loop().add_reader(settings.owner, served.cancel)
+    await asyncio.wait({served})
     for each in listening:
         each.close()
     await clients.end("stopped", _ENDING_S)

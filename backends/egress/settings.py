@@ -73,6 +73,7 @@ class EgressSettings:
     control: a connected stream socket, whose end of file ends the process.
     sockets: a connected SOCK_SEQPACKET socket to who makes sockets inside the sandbox.
     user: (uid, gid) to become; None: stay.
+    owner: a pidfd; the end of that process ends this one, too, whoever holds the other end of `control`.
     nameservers: addresses; empty: those of the host's ``/etc/resolv.conf``.
     """
 
@@ -85,6 +86,13 @@ class EgressSettings:
     sockets: int | None
     user: tuple[int, int] | None
     nameservers: tuple[str, ...] = ()
+    owner: int | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it has of its starter's, besides 0, 1 and 2."""
+        others = (self.events, self.sockets, self.owner)
+        return (self.control, *(one.fd for one in self.listeners), *(fd for fd in others if fd is not None))
 
     @property
     def rules(self) -> Rules:

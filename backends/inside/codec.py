@@ -53,7 +53,7 @@ _TAG_LANDLOCK = 22
 _TAG_LANDLOCK_PATH = 23
 _TAG_SECCOMP = 24
 _TAG_MASK = 25
-_TAG_CALLER = 26
+_TAG_OWNER = 26
 _TAG_GUARD = 27
 _TAG_GIVE = 28
 _TAG_USER = 29
@@ -173,8 +173,7 @@ def _inside_records(spec: InsideSpec) -> list[bytes]:
     records += [_number(_TAG_GIVE, fd) for fd in spec.give]
     if spec.stderr is not None:
         records.append(_number(_TAG_STDERR, spec.stderr))
-    if spec.caller is not None:
-        records.append(_number(_TAG_CALLER, spec.caller))
+    records += [_number(_TAG_OWNER, pidfd) for pidfd in spec.owners]
     if spec.tty:
         records.append(_record(_TAG_TTY, b""))
     if spec.unstopped:

@@ -13,8 +13,6 @@
 #include "launcher.h"
 #include "links.h"
 
-enum { NUMBERS = 3 };
-
 /* The words of the text; ENTER's begins with ids instead, netlink's has none. */
 static int split(struct step *step, size_t from)
 {
@@ -64,9 +62,13 @@ static int receive(int control, char *buffer, struct step *step)
     return split(step, ids);
 }
 
+/* A descriptor that cannot be sent (too many are on their way) is an error like any other. */
 static void answer(int control, struct wire_step_done done, const int *fds, size_t count)
 {
-    (void)!send_descriptors(control, &done, sizeof(done), fds, count);
+    if (send_descriptors(control, &done, sizeof(done), fds, count, 0) >= 0 || !count)
+        return;
+    done.error = errno;
+    send_descriptors(control, &done, sizeof(done), NULL, 0, 0);
 }
 
 static int write_setting(const char *name, const char *value)
@@ -93,7 +95,7 @@ static int change_links(struct gate *gate, const struct step *step)
         return step->count == 2 ? add_pair(gate->host_links, word[1], word[0], gate->network_fd) : EINVAL;
     case GATE_LINK:
         return step->count == 2 ? set_link(number[0] & GATE_ON_HOST ? gate->host_links : gate->links, word[0], word[1],
-                                           number[1], (number[0] & GATE_ALONE) != 0)
+                                           number[1], (number[0] & GATE_ISOLATED) != 0)
                                 : EINVAL;
     case GATE_ADDRESS:
         return step->count == 2 ? add_address(gate->links, word[0], word[1], number[0]) : EINVAL;
@@ -114,8 +116,6 @@ static int make_descriptor(const struct step *step)
     const uint32_t *number = step->asked.numbers;
     errno = EINVAL;
     switch (step->asked.op) {
-    case GATE_SOCKET:
-        return socket((int)number[0], (int)number[1] | SOCK_CLOEXEC, 0);
     case GATE_LISTEN:
         return step->count == 1 && number[1] <= UINT16_MAX
                    ? make_listener(step->words[0], (int)number[0], (uint16_t)number[1], (int)number[2])
@@ -132,6 +132,17 @@ static int take_over(int *fd)
     return taken;
 }
 
+/* The words are kept: the buffer of a message is the next one's. */
+static int watch_host(struct gate *gate, const struct step *step)
+{
+    if (step->count != 4)
+        return EINVAL;
+    for (size_t word = 0; word < 4; word++)
+        if (!(gate->sets[word] = strdup(step->words[word])))
+            return ENOMEM;
+    return 0;
+}
+
 static int use_programs(struct gate *gate, struct step *step, uint32_t *value)
 {
     const uint32_t *number = step->asked.numbers;
@@ -145,6 +156,8 @@ static int use_programs(struct gate *gate, struct step *step, uint32_t *value)
     case GATE_SERVE:
         gate->served = take_over(&step->fds[0]);
         return gate->served < 0 ? EBADF : 0;
+    case GATE_WATCH:
+        return watch_host(gate, step);
     case GATE_ASK:
         return ask_netfilter(step->text, step->length, step->fds[0]);
     case GATE_LOG:
@@ -162,7 +175,6 @@ static void take_step(struct gate *gate, struct step *step)
     struct wire_step_done done = {.op = step->asked.op};
     int made = -1;
     switch (step->asked.op) {
-    case GATE_SOCKET:
     case GATE_LISTEN:
     case GATE_TAP:
         made = make_descriptor(step);
@@ -186,9 +198,15 @@ static void close_descriptors(struct step *step)
 static int serve(struct gate *gate, char *buffer)
 {
     for (;;) {
-        struct pollfd events[] = {{gate->control, POLLIN, 0}, {gate->served, POLLIN, 0}, {gate->log, POLLIN, 0}};
-        if (poll(events, 3, -1) < 0 && errno != EINTR)
+        struct pollfd events[] = {{gate->control, POLLIN, 0},
+                                  {gate->served, POLLIN, 0},
+                                  {gate->log, POLLIN, 0},
+                                  {gate->owner, POLLIN, 0},
+                                  {gate->sets[0] ? gate->host_watch : -1, POLLIN, 0}};
+        if ((poll(events, 5, -1) < 0 && errno != EINTR) || events[3].revents)
             return EXIT_SETUP_FAILED;
+        if (events[4].revents)
+            take_new_addresses(gate->host_watch, add_host_address, gate);
         if (events[2].revents)
             pass_log_on(gate->log, gate->sink, &gate->sink_room);
         if (events[0].revents) {
@@ -211,12 +229,13 @@ static int serve(struct gate *gate, char *buffer)
 
 int run_gate(int control)
 {
-    struct gate gate = {.control = control, .served = -1, .log = -1, .sink = -1, .helper = -1, .users_fd = -1};
+    struct gate gate = {.control = control, .host_watch = -1, .served = -1, .log = -1, .sink = -1, .helper = -1, .users_fd = -1};
     struct step step = {0};
     char *buffer = malloc(GATE_MESSAGE);
-    if (!buffer || receive(control, buffer, &step) || step.asked.op != GATE_ENTER)
+    if (!buffer || keep_descriptors(&control, 1, 0).step || receive(control, buffer, &step) || step.asked.op != GATE_ENTER)
         return EXIT_SETUP_FAILED;
-    int error = enter_gate(&step, &gate);
+    gate.owner = take_over(&step.fds[0]); /* what is held comes second, and stays open as it is */
+    int error = gate.owner < 0 ? EBADF : enter_gate(&step, &gate);
     int fds[] = {gate.network_fd, gate.users_fd};
     answer(control, (struct wire_step_done){GATE_ENTER, error, 0}, fds, error ? 0 : gate.users_fd < 0 ? 1 : 2);
     return error ? EXIT_SETUP_FAILED : serve(&gate, buffer);

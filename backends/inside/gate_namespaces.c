@@ -59,7 +59,8 @@ static int become_first(struct gate *gate)
 static int open_networks(struct gate *gate)
 {
     gate->host_links = open_links();
-    if (gate->host_links < 0 || unshare(CLONE_NEWNET) < 0)
+    gate->host_watch = watch_addresses();
+    if (gate->host_links < 0 || gate->host_watch < 0 || unshare(CLONE_NEWNET) < 0)
         return errno;
     gate->links = open_links();
     gate->network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);

@@ -17,7 +17,7 @@
 
 #include "gate.h"
 
-enum { LOOK_MS = 2, CAPABILITIES = 64 };
+enum { LOOK_MS = 2, CAPABILITIES = 64, ADDING_MS = 10000 };
 
 static const char STANDS_FOR_NETWORK[] = "@network";
 
@@ -66,9 +66,12 @@ static int64_t now_ms(void)
 /* ETIMEDOUT: it was killed. */
 static int await_end(pid_t pid, uint32_t deadline_ms, uint32_t *status)
 {
-    int until = (int)syscall(SYS_pidfd_open, pid, 0), ended = 0, error = 0;
+    int until = (int)syscall(SYS_pidfd_open, pid, 0), ended = 0, error = 0, ready;
     struct pollfd event = {until, POLLIN, 0};
-    if (until < 0 || poll(&event, 1, (int)deadline_ms) <= 0) {
+    do
+        ready = until < 0 ? 0 : poll(&event, 1, (int)deadline_ms);
+    while (ready < 0 && errno == EINTR);
+    if (ready <= 0) {
         error = ETIMEDOUT;
         kill(pid, SIGKILL);
     }
@@ -88,6 +91,19 @@ int run_program(char **argv, int input, int output, uint32_t deadline_ms, uint32
     if (pid == 0)
         become(argv, input, output);
     return await_end(pid, deadline_ms, status);
+}
+
+/* One that cannot be added is one that a sandbox might reach: the namespace closes with us. */
+void add_host_address(const char *address, void *context)
+{
+    struct gate *gate = context;
+    char element[64];
+    uint32_t status = 0;
+    snprintf(element, sizeof(element), "{ %s }", address);
+    char *set = gate->sets[strchr(address, ':') ? 3 : 2], *words[] = {
+        gate->sets[0], "add", "element", "inet", gate->sets[1], set, element, NULL};
+    if (run_program(words, -1, -1, ADDING_MS, &status) || status)
+        _exit(EXIT_SETUP_FAILED);
 }
 
 /* It is born before the namespace is made: so it stays in the host's, where packets of a user's come from. */
@@ -144,7 +160,8 @@ int start_anchor(struct gate *gate)
         ssize_t length = readlink("/proc/self", number, sizeof(number));
         if (length <= 0 || write(ends[1], number, (size_t)length) != length)
             _exit(EXIT_SETUP_FAILED);
-        syscall(SYS_close_range, 0, UINT_MAX, 0);
+        if (syscall(SYS_close_range, 0, UINT_MAX, 0) < 0)
+            _exit(EXIT_SETUP_FAILED);
         for (;;)
             pause();
     }
@@ -169,7 +186,7 @@ int become_helper(struct gate *gate, char **argv, int output)
         memcpy(text + length, said, bytes);
         length += bytes;
     }
-    int error = send_descriptors(gate->helper, text, length, &output, output >= 0) < 0 ? errno : 0;
+    int error = send_descriptors(gate->helper, text, length, &output, output >= 0, MSG_DONTWAIT) < 0 ? errno : 0;
     close(gate->helper);
     gate->helper = -1;
     return error;

@@ -15,7 +15,7 @@
 
 #include "gate.h"
 
-enum { TAKEN_AT_ONCE = 64, LOG_ROOM = 1 << 20, LOG_MESSAGE = 16384 };
+enum { TAKEN_AT_ONCE = 64, LOG_ROOM = 1 << 20, LOG_MESSAGE = 16384, ANSWER_S = 10 };
 
 /* -1 with the errno that there was. */
 static int drop(int fd)
@@ -53,7 +53,10 @@ int make_listener(const char *address, int type, uint16_t port, int backlog)
     if (!length)
         return -1;
     int fd = socket(place.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+    if (fd < 0)
+        return -1;
+    /* With it two may have one UDP port, and the later one gets what comes. */
+    if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
         return drop(fd);
     if (place.ss_family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
         return drop(fd);
@@ -126,6 +129,9 @@ int ask_netfilter(const char *request, size_t length, int output)
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), error = 0;
     if (fd < 0 || send(fd, request, length, 0) < 0)
         error = errno;
+    struct timeval patience = {.tv_sec = ANSWER_S};
+    if (!error && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+        error = errno;
     for (int last = 0; !error && !last;) {
         ssize_t got = recv(fd, answer, sizeof(answer), 0);
         if (got <= 0 || write(output, answer, (size_t)got) != got)
@@ -160,7 +166,7 @@ void pass_log_on(int log, int sink, uint64_t *room)
     }
 }
 
-ssize_t send_descriptors(int socket_fd, const void *data, size_t length, const int *fds, size_t count)
+ssize_t send_descriptors(int socket_fd, const void *data, size_t length, const int *fds, size_t count, int flags)
 {
     char ancillary[CMSG_SPACE(GATE_DESCRIPTORS * sizeof(int))] = {0};
     struct iovec part = {(void *)(uintptr_t)data, length};
@@ -176,16 +182,19 @@ ssize_t send_descriptors(int socket_fd, const void *data, size_t length, const i
     }
     ssize_t sent;
     do
-        sent = sendmsg(socket_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        sent = sendmsg(socket_fd, &message, MSG_NOSIGNAL | flags);
     while (sent < 0 && errno == EINTR);
     return sent;
 }
 
 static void answer_socket(int served, const struct wire_socket *asked)
 {
-    int made = socket((int)asked->family, (int)asked->type | SOCK_CLOEXEC, 0);
+    int known = (asked->family == AF_INET || asked->family == AF_INET6) &&
+                (asked->type == SOCK_STREAM || asked->type == SOCK_DGRAM);
+    errno = EPROTONOSUPPORT;
+    int made = known ? socket((int)asked->family, (int)asked->type | SOCK_CLOEXEC, 0) : -1;
     int32_t error = made < 0 ? errno : 0;
-    (void)!send_descriptors(served, &error, sizeof(error), &made, made >= 0);
+    (void)!send_descriptors(served, &error, sizeof(error), &made, made >= 0, MSG_DONTWAIT);
     if (made >= 0)
         close(made);
 }

@@ -24,7 +24,8 @@ enum { BATCH = 64 };
 
 struct init {
     struct guards guards;
-    int control, caller, signals, error_fd;
+    int control, signals, error_fd;
+    const int *owners; /* MAX_OWNERS, -1 for none */
     pid_t workload;
     unsigned int abi;
     int status;
@@ -35,7 +36,7 @@ struct init {
 
 static struct failure keep_only_named(const struct spec *spec)
 {
-    int keep[MAX_HOLD + MAX_GIVE + 3];
+    int keep[MAX_HOLD + MAX_GIVE + MAX_OWNERS + 2];
     size_t count = spec->count[TAG_HOLD];
     memcpy(keep, spec->hold, count * sizeof(*keep));
     memcpy(keep + count, spec->give, spec->count[TAG_GIVE] * sizeof(*keep));
@@ -43,8 +44,8 @@ static struct failure keep_only_named(const struct spec *spec)
     keep[count++] = spec->control;
     if (spec->stderr_fd >= 0)
         keep[count++] = spec->stderr_fd;
-    if (spec->caller >= 0)
-        keep[count++] = spec->caller;
+    for (uint32_t i = 0; i < spec->count[TAG_OWNER]; i++)
+        keep[count++] = spec->owners[i];
     return keep_descriptors(keep, count, 0);
 }
 
@@ -170,11 +171,12 @@ static int watch(struct init *init)
         struct pollfd events[] = {{init->signals, POLLIN, 0},
                                   {init->control, POLLIN, 0},
                                   {init->error_fd, POLLIN, 0},
-                                  {init->caller, POLLIN, 0},
+                                  {init->owners[0], POLLIN, 0},
+                                  {init->owners[1], POLLIN, 0},
                                   {init->guards.mounts, POLLPRI, 0}};
         int wait = init->more ? 0 : init->guards.count ? GUARD_INTERVAL : -1;
-        if ((poll(events, 5, wait) < 0 && errno != EINTR) || events[3].revents)
-            return EXIT_SETUP_FAILED; /* the caller has ended: nothing may outlive it */
+        if ((poll(events, 6, wait) < 0 && errno != EINTR) || events[3].revents || events[4].revents)
+            return EXIT_SETUP_FAILED; /* who owns it, or its network, has ended: nothing may outlive that */
         struct failure lost = check_guards(&init->guards);
         if (lost.step) {
             report_failure(init->control, lost);
@@ -207,8 +209,10 @@ static void take_every_signal(void)
 
 int run_inside(struct spec *spec)
 {
-    struct init init = {.control = spec->control, .caller = spec->caller, .guards = {.mounts = -1}};
+    struct init init = {.control = spec->control, .owners = spec->owners, .guards = {.mounts = -1}};
     init.abi = spec->count[TAG_LANDLOCK] ? landlock_abi() : 0;
+    for (uint32_t none = spec->count[TAG_OWNER]; none < MAX_OWNERS; none++)
+        spec->owners[none] = -1;
     init.unstopped = spec->count[TAG_UNSTOPPED] > 0;
     take_every_signal();
     errno = ECHILD;

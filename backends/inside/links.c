@@ -63,52 +63,56 @@ static struct request begin(unsigned short type, unsigned short flags, const voi
     return request;
 }
 
-/* 0 or an errno: the kernel answers each request with one. */
-static int ask(int links, struct request *request)
+/* The answer's length, or 0 with errno. */
+static size_t send_and_receive(int links, const struct request *request, char *answer, size_t room)
 {
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-    if (sendto(links, request, request->header.nlmsg_len, 0, (struct sockaddr *)&kernel, sizeof(kernel)) < 0)
-        return errno;
-    char answer[4096];
-    ssize_t got;
+    ssize_t got = sendto(links, request, request->header.nlmsg_len, 0, (struct sockaddr *)&kernel, sizeof(kernel));
+    if (got < 0)
+        return 0;
     do
-        got = recv(links, answer, sizeof(answer), 0);
+        got = recv(links, answer, room, 0);
     while (got < 0 && errno == EINTR);
-    struct nlmsghdr header;
-    struct nlmsgerr error;
-    if (got < (ssize_t)(sizeof(header) + sizeof(error.error)))
-        return got < 0 ? errno : EPROTO;
-    memcpy(&header, answer, sizeof(header));
-    memcpy(&error.error, answer + NLMSG_HDRLEN, sizeof(error.error));
-    return header.nlmsg_type == NLMSG_ERROR ? -error.error : EPROTO;
+    if (got >= 0 && got < (ssize_t)(NLMSG_HDRLEN + sizeof(int32_t)))
+        errno = EPROTO;
+    return got < (ssize_t)(NLMSG_HDRLEN + sizeof(int32_t)) ? 0 : (size_t)got;
 }
 
-/* By the socket's own namespace, which need not be the one that we are in; 0 with errno. */
+/* What an answer of the type NLMSG_ERROR says; the kernel answers each request that changes something with one. */
+static int error_in(const char *answer)
+{
+    struct nlmsghdr header;
+    int32_t error;
+    memcpy(&header, answer, sizeof(header));
+    memcpy(&error, answer + NLMSG_HDRLEN, sizeof(error));
+    return header.nlmsg_type == NLMSG_ERROR ? -error : EPROTO;
+}
+
+static int ask(int links, const struct request *request)
+{
+    char answer[4096];
+    return send_and_receive(links, request, answer, sizeof(answer)) ? error_in(answer) : errno;
+}
+
+/* By the socket's own namespace, which need not be the one that we are in. */
 static int index_of(int links, const char *name, uint32_t *index)
 {
     struct ifinfomsg body = {.ifi_family = AF_UNSPEC};
     struct request request = begin(RTM_GETLINK, 0, &body, sizeof(body));
-    request.header.nlmsg_flags = NLM_F_REQUEST;
-    put_text(&request, IFLA_IFNAME, name);
-    struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-    if (sendto(links, &request, request.header.nlmsg_len, 0, (struct sockaddr *)&kernel, sizeof(kernel)) < 0)
-        return errno;
-    char answer[16384];
-    ssize_t got = recv(links, answer, sizeof(answer), 0);
     struct nlmsghdr header;
-    if (got < (ssize_t)sizeof(header) + 4)
-        return got < 0 ? errno : EPROTO;
+    char answer[16384];
+    request.header.nlmsg_flags = NLM_F_REQUEST;
+    if (strlen(name) >= IFNAMSIZ)
+        return ENAMETOOLONG;
+    put_text(&request, IFLA_IFNAME, name);
+    size_t got = send_and_receive(links, &request, answer, sizeof(answer));
+    if (!got)
+        return errno;
     memcpy(&header, answer, sizeof(header));
-    if (header.nlmsg_type == NLMSG_ERROR) {
-        int32_t error;
-        memcpy(&error, answer + NLMSG_HDRLEN, sizeof(error));
-        return error ? -error : EPROTO;
-    }
-    struct ifinfomsg found;
-    if (header.nlmsg_type != RTM_NEWLINK || got < (ssize_t)(NLMSG_HDRLEN + sizeof(found)))
-        return EPROTO;
-    memcpy(&found, answer + NLMSG_HDRLEN, sizeof(found));
-    *index = (uint32_t)found.ifi_index;
+    if (header.nlmsg_type != RTM_NEWLINK || got < NLMSG_HDRLEN + sizeof(body))
+        return error_in(answer) ? error_in(answer) : EPROTO;
+    memcpy(&body, answer + NLMSG_HDRLEN, sizeof(body));
+    *index = (uint32_t)body.ifi_index;
     return 0;
 }
 
@@ -117,17 +121,19 @@ int open_links(void)
     return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 }
 
-int add_pair(int links, const char *inside, const char *outside, int outside_namespace)
+int add_pair(int links, const char *here, const char *there, int there_namespace)
 {
     struct ifinfomsg body = {.ifi_family = AF_UNSPEC}, none = {.ifi_family = AF_UNSPEC};
     struct request request = begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &body, sizeof(body));
-    put_text(&request, IFLA_IFNAME, inside);
+    if (strlen(here) >= IFNAMSIZ || strlen(there) >= IFNAMSIZ)
+        return ENAMETOOLONG;
+    put_text(&request, IFLA_IFNAME, here);
     struct rtattr *information = put(&request, IFLA_LINKINFO, NULL, 0);
     put(&request, IFLA_INFO_KIND, "veth", 4);
     struct rtattr *data = put(&request, IFLA_INFO_DATA, NULL, 0);
     struct rtattr *peer = put(&request, VETH_INFO_PEER, &none, sizeof(none));
-    put_text(&request, IFLA_IFNAME, outside);
-    put_number(&request, IFLA_NET_NS_FD, (uint32_t)outside_namespace);
+    put_text(&request, IFLA_IFNAME, there);
+    put_number(&request, IFLA_NET_NS_FD, (uint32_t)there_namespace);
     close_nest(&request, peer);
     close_nest(&request, data);
     close_nest(&request, information);
@@ -145,7 +151,7 @@ static int isolate(int links, uint32_t index)
     return ask(links, &request);
 }
 
-int set_link(int links, const char *name, const char *attached_to, uint32_t mtu, int alone)
+int set_link(int links, const char *name, const char *attached_to, uint32_t mtu, int isolated)
 {
     uint32_t index = 0, bridge = 0;
     int error = index_of(links, name, &index);
@@ -161,7 +167,7 @@ int set_link(int links, const char *name, const char *attached_to, uint32_t mtu,
     if (mtu)
         put_number(&request, IFLA_MTU, mtu);
     error = ask(links, &request);
-    return error || !alone ? error : isolate(links, index);
+    return error || !isolated ? error : isolate(links, index);
 }
 
 /* Its family and bytes; the answer is their number, 0 for what is no address. */
@@ -210,4 +216,54 @@ int add_route(int links, const char *destination, uint32_t prefix, const char *g
         put(&request, RTA_GATEWAY, via, via_length);
     put_number(&request, RTA_OIF, index);
     return ask(links, &request);
+}
+
+int watch_addresses(void)
+{
+    struct sockaddr_nl groups = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR};
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&groups, sizeof(groups)) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+/* IPv4 tells its own address as the local one; IPv6 has the other alone. */
+static int read_new_address(const char *message, uint32_t length, char *text, size_t room)
+{
+    struct ifaddrmsg body;
+    struct rtattr attribute;
+    int found = 0;
+    if (length < NLMSG_HDRLEN + sizeof(body))
+        return 0;
+    memcpy(&body, message + NLMSG_HDRLEN, sizeof(body));
+    for (size_t at = NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(body)); at + sizeof(attribute) <= length;
+         at += RTA_ALIGN(attribute.rta_len)) {
+        memcpy(&attribute, message + at, sizeof(attribute));
+        if (attribute.rta_len < sizeof(attribute) || attribute.rta_len > length - at)
+            break;
+        size_t bytes = body.ifa_family == AF_INET6 ? 16 : 4;
+        int wanted = attribute.rta_type == (body.ifa_family == AF_INET6 ? IFA_ADDRESS : IFA_LOCAL);
+        if (wanted && attribute.rta_len == RTA_LENGTH(bytes))
+            found = inet_ntop(body.ifa_family, message + at + RTA_LENGTH(0), text, (socklen_t)room) != NULL;
+    }
+    return found;
+}
+
+void take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context)
+{
+    char messages[8192], text[INET6_ADDRSTRLEN];
+    ssize_t got;
+    while ((got = recv(watch, messages, sizeof(messages), MSG_DONTWAIT)) > 0) {
+        struct nlmsghdr header;
+        for (ssize_t at = 0; got - at >= (ssize_t)sizeof(header); at += NLMSG_ALIGN((ssize_t)header.nlmsg_len)) {
+            memcpy(&header, messages + at, sizeof(header));
+            if (header.nlmsg_len < sizeof(header) || (ssize_t)header.nlmsg_len > got - at)
+                break;
+            if (header.nlmsg_type == RTM_NEWADDR && read_new_address(messages + at, header.nlmsg_len, text, sizeof(text)))
+                take(text, context);
+        }
+    }
 }

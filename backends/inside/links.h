@@ -7,16 +7,20 @@
 
 int open_links(void); /* -1 with errno */
 
-/* A veth pair: `outside` goes to the namespace of that descriptor. */
-int add_pair(int links, const char *inside, const char *outside, int outside_namespace);
+/* A veth pair: `there` goes to the namespace of that descriptor. */
+int add_pair(int links, const char *here, const char *there, int there_namespace);
 
-/* Up, attached to a bridge if one is named; `mtu` 0 leaves that as it is. `alone`: what else is attached to the
- * bridge, and alone too, is out of its reach. */
-int set_link(int links, const char *name, const char *attached_to, uint32_t mtu, int alone);
+/* Up, attached to a bridge if one is named; `mtu` 0 leaves that as it is. `isolated`: what else is attached to the
+ * bridge, and isolated too, is out of its reach. */
+int set_link(int links, const char *name, const char *attached_to, uint32_t mtu, int isolated);
 
 int add_address(int links, const char *name, const char *address, uint32_t prefix);
 
 /* `local`: whatever is sent there arrives here. */
 int add_route(int links, const char *destination, uint32_t prefix, const char *gateway, const char *name, int local);
+
+/* A socket that becomes readable when addresses are new in this namespace, -1 with errno; and each of them. */
+int watch_addresses(void);
+void take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context);
 
 #endif

@@ -201,8 +201,9 @@ class LandlockRules:
 class InsideSpec:
     """What process 1 of the sandbox starts, and under which last restrictions.
 
-    `caller` is a pidfd: when that process ends, so does the sandbox. `user` (uid, gid, as they are inside) is
-    whom process 1 becomes first of all, and with it the workload; None: they are whom it was started as.
+    `owners` are pidfds: when one of these processes ends, so does the sandbox. `user` (uid, gid, as they are
+    inside) is whom process 1 becomes first of all, and with it the workload; None: they are whom it was
+    started as.
     `hold` are descriptors kept open until the end and never seen by the workload; `give` are handed to it
     under the same numbers. With `unstopped`, process 1 has it go on whenever somebody stops it. `stderr`
     becomes its descriptor 2 (None: 2 as it is). With `tty`, descriptor 0 becomes its controlling terminal.
@@ -219,7 +220,7 @@ class InsideSpec:
     cwd: str = "/"
     umask: int = 0o022
     stderr: int | None = None
-    caller: int | None = None
+    owners: tuple[int, ...] = ()
     tty: bool = False
     hold: tuple[int, ...] = ()
     give: tuple[int, ...] = ()

@@ -44,7 +44,7 @@ static const struct rule {
     [TAG_LANDLOCK] = {IN_INSIDE, SHAPE_FIXED, sizeof(struct wire_landlock), 1, 0},
     [TAG_LANDLOCK_PATH] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_landlock_path), MAX_RULES, 0},
     [TAG_SECCOMP] = {IN_INSIDE, SHAPE_BYTES, 8, 1, 0},
-    [TAG_CALLER] = {IN_INSIDE, SHAPE_FIXED, 4, 1, 0},
+    [TAG_OWNER] = {IN_INSIDE, SHAPE_FIXED, 4, MAX_OWNERS, 0},
     [TAG_MASK] = {IN_INSIDE, SHAPE_PREFIXED_TEXT, sizeof(struct wire_mask), MAX_MASKS, 0},
     [TAG_GUARD] = {IN_INSIDE, SHAPE_TEXT, 0, MAX_GUARDS, 0},
     [TAG_USER] = {IN_INSIDE, SHAPE_FIXED, 8, 1, 0},
@@ -240,8 +240,8 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
         return read_fd(payload, &spec->give[index]);
     case TAG_STDERR:
         return read_fd(payload, &spec->stderr_fd);
-    case TAG_CALLER:
-        return read_fd(payload, &spec->caller);
+    case TAG_OWNER:
+        return read_fd(payload, &spec->owners[index]);
     case TAG_USER:
         spec->uid = read_u32(payload);
         spec->gid = read_u32(payload + 4);
@@ -279,7 +279,7 @@ static int take_record(struct spec *spec, uint32_t tag, uint32_t index, char *pa
 int spec_parse(char *buffer, size_t size, enum wire_mode mode, struct spec *spec)
 {
     memset(spec, 0, sizeof(*spec));
-    *spec = (struct spec){.buffer = buffer, .size = size, .mode = mode, .control = -1, .stderr_fd = -1, .caller = -1};
+    *spec = (struct spec){.buffer = buffer, .size = size, .mode = mode, .control = -1, .stderr_fd = -1};
     spec->in_users = spec->in_network = -1;
     int error = check_header(spec);
     if (!error)

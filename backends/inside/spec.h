@@ -8,7 +8,7 @@
 #include "wire.h"
 
 enum { MAX_CGROUPS = 64, MAX_KEEP = 4096, MAX_HOLD = 64, MAX_GIVE = 64, MAX_RLIMITS = 16 };
-enum { MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192, MAX_ENTRIES = 8192, MAX_IDS = 4 };
+enum { MAX_OWNERS = 2, MAX_RULES = 4096, MAX_MOUNTS = 4096, MAX_MASKS = 4096, MAX_GUARDS = 8192, MAX_ENTRIES = 8192, MAX_IDS = 4 };
 
 struct landlock_path {
     uint64_t access;
@@ -54,7 +54,7 @@ struct spec {
     int hold[MAX_HOLD];
     int give[MAX_GIVE];
     int stderr_fd;
-    int caller; /* pidfd, or -1 */
+    int owners[MAX_OWNERS]; /* pidfds */
     mode_t umask;
     char *cwd;
     struct wire_rlimit rlimits[MAX_RLIMITS];

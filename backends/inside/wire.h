@@ -36,7 +36,7 @@ enum wire_tag {
     TAG_LANDLOCK_PATH = 23,
     TAG_SECCOMP = 24,
     TAG_MASK = 25,
-    TAG_CALLER = 26,
+    TAG_OWNER = 26,
     TAG_GUARD = 27,
     TAG_GIVE = 28,
     TAG_USER = 29,
@@ -146,13 +146,14 @@ struct wire_mask {
 /* What a gate is asked to do, one after another (see gate.py): the numbers, then as text the words of it, each with its
  * NUL. Descriptors come with the message. */
 enum gate_op {
-    GATE_ENTER = 1,    /* parent's pid, flags, ids: struct wire_ids of that many, then the mappers → namespaces */
+    GATE_ENTER = 1,    /* parent's pid, flags, ids: struct wire_ids of that many, then the mappers; a pidfd of whom it
+                        * serves, and what is to be held → namespaces */
     GATE_PAIR = 2,     /* a link from inside to the host: the names of its ends */
     GATE_LINK = 3,     /* flags, mtu: name, what it is attached to */
     GATE_ADDRESS = 4,  /* length of the prefix: name, address */
     GATE_ROUTE = 5,    /* length of the prefix, flags: destination, gateway, name */
     GATE_SETTING = 6,  /* name below /proc/sys, value */
-    GATE_SOCKET = 7,   /* family, type → socket */
+    GATE_WATCH = 7,    /* nft, table, sets of IPv4 and IPv6: what the host has of addresses from now on is put there */
     GATE_LISTEN = 8,   /* type, port, backlog: address → socket */
     GATE_TAP = 9,      /* name → a machine's end of it */
     GATE_LOG = 10,     /* MiB that it may take, 0: any: messages of netlink that ask for it; where it goes */
@@ -164,7 +165,7 @@ enum gate_op {
 };
 
 enum gate_enter_flag { GATE_USERS = 1, GATE_MAPPERS = 2, GATE_HELPS = 4 };
-enum gate_link_flag { GATE_ON_HOST = 1, GATE_ALONE = 2 }; /* alone: what is attached beside it is out of its reach */
+enum gate_link_flag { GATE_ON_HOST = 1, GATE_ISOLATED = 2 }; /* from what else is attached beside it */
 enum gate_route_flag { GATE_LOCAL = 1 };
 enum gate_await_flag { GATE_IPV4 = 1, GATE_IPV6 = 2 };
 enum { GATE_MESSAGE = 65536, GATE_DESCRIPTORS = 2 };

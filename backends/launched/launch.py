@@ -189,6 +189,11 @@ class _Launch:
             os.close(self._diagnostics_end)
         self._child_only.close()
 
+    def _owners(self) -> list[int]:
+        """Whoever ends the sandbox by ending: we, and who holds its network."""
+        gate = [] if self._network is None else [fcntl(self._network.gate, F_DUPFD_CLOEXEC, _FIRST_FREE)]
+        return [os.pidfd_open(os.getpid()), *gate]
+
     def _namespaces(self) -> list[int]:
         """Those that are there before the sandbox is."""
         if self._network is None:
@@ -253,7 +258,7 @@ class _Launch:
             env=plan.environment + self._secrets,
             cwd=plan.cwd,
             stderr=stderr,
-            caller=child_only.add(os.pidfd_open(os.getpid())),
+            owners=tuple(child_only.add(fd) for fd in self._owners()),
             tty=self._streams.tty,
             give=self._give,
             unstopped=bool(self._give),

@@ -78,7 +78,7 @@ class LaunchedRunning:
 
     @property
     def network(self) -> Network | None:
-        """That it was started in, until it has ended."""
+        """What it was started in."""
         return self._network
 
     @property
@@ -146,7 +146,7 @@ class LaunchedRunning:
         wall_ms = (time.monotonic() - self._started_at) * 1000
         diagnostics = self._read_diagnostics()
         hits = self._group.read_hits() if self._group is not None else {}
-        network = self._network.finish() if self._network is not None else None
+        network = self._network.end() if self._network is not None else None
         self._release()
         end = next((message for message in messages if isinstance(message, EndedMessage)), None)
         started = any(isinstance(message, Started) for message in messages)
@@ -197,5 +197,3 @@ class LaunchedRunning:
             os.close(lease.lock)
         if self._group is not None:
             self._group.remove()
-        if self._network is not None:
-            self._network.close()

@@ -13,7 +13,7 @@ from backends.agent.connection import ask_ping
 from backends.agent.errors import GuestError, GuestLost, GuestSilent
 from backends.agent.relay import Relay
 from backends.base import Handles, Streams
-from backends.errors import LaunchFailed, Problem
+from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.beneath import open_beneath
@@ -189,6 +189,8 @@ class AgentSandbox:
             self._running.kill()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), _END_S)
+        with suppress(MxcError):  # why it could not be set up is `gone`'s to tell
+            await on_thread(lambda: self._running.wait(_GIVEN_UP_S))
 
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._running.pidfd)

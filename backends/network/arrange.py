@@ -44,8 +44,8 @@ class Given:
 
 
 def bridge_places(bridge: Bridge) -> tuple[int, int]:
-    """(first, count) of the numbers that sandboxes may have on it: the bridge itself is the first address."""
-    return 2, ip_interface(bridge.address).network.num_addresses - 3
+    """(first, count) of the numbers that sandboxes may have on it: every usable address but the bridge's."""
+    return 1, ip_interface(bridge.address).network.num_addresses - 3
 
 
 def layout(plan: NetworkPlan, given: Given) -> LocalLayout | RoutedLayout:
@@ -90,7 +90,10 @@ def before_rules(plan: NetworkPlan, given: Given) -> Iterator[Step]:
     yield Link("lo")
     if plan.routed:
         yield Setting("net/ipv4/ip_forward", "1")
+        # A guest is one neighbour, and would be told of one denial a second.
+        yield Setting("net/ipv4/icmp_ratemask", "0")
         if plan.has_ipv6:
+            yield Setting("net/ipv6/icmp/ratelimit", "0")
             yield Setting("net/ipv6/conf/all/forwarding", "1")
     else:
         yield Setting("net/ipv4/ping_group_range", f"{given.groups[0]} {given.groups[1]}")
@@ -123,7 +126,7 @@ def guest_network(plan: NetworkPlan) -> GuestNetwork:
 
 def _attach(plan: NetworkPlan, bridge: Bridge, given: Given) -> Iterator[Step]:
     yield Pair(UPLINK, given.outside)
-    yield Link(given.outside, bridge.name, on_host=True, alone=True)
+    yield Link(given.outside, bridge.name, on_host=True, isolated=True)
     places = _places(plan, given)
     for place in places:
         yield Address(UPLINK, str(place.ip), place.network.prefixlen)
@@ -149,4 +152,7 @@ def _places(plan: NetworkPlan, given: Given) -> tuple[IPv4Interface | IPv6Interf
 
 
 def _place(bridge: IPv4Interface | IPv6Interface, number: int) -> IPv4Interface | IPv6Interface:
-    return ip_interface(f"{bridge.network.network_address + number}/{bridge.network.prefixlen}")
+    after_bridge = number >= int(bridge.ip) - int(bridge.network.network_address)
+    return ip_interface(
+        f"{bridge.network.network_address + number + after_bridge}/{bridge.network.prefixlen}"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.network.layout import Layout
-from backends.network.matching import Matching, address_set, destination, matching
+from backends.network.matching import Matching, address_set, matching
 from backends.network.policy import NetworkPolicy, Rule
 from backends.network.ranges import FAMILIES, Range, merged, parse
 from backends.network.verdicts import chain
@@ -13,11 +13,13 @@ from backends.network.verdicts import chain
 __all__ = [
     "DEFAULT",
     "HOST",
+    "HOST_SETS",
     "MAPPED",
     "MAX_ELEMENTS",
     "SPOOFED",
     "Matched",
     "egress",
+    "host_sets",
     "match_all",
     "networks",
     "spoofed",
@@ -28,6 +30,8 @@ HOST = "egress.host"
 MAPPED = "egress.mapped"
 SPOOFED = "egress.spoofed"
 MAX_ELEMENTS = 65_536
+HOST_SETS = {4: "host.v4", 6: "host.v6"}
+_KEYWORD = {4: "ip", 6: "ip6"}
 
 
 @frozen
@@ -65,6 +69,17 @@ def networks(texts: tuple[str, ...]) -> dict[int, tuple[Range, ...]]:
     return {family: merged(ranges) for family, ranges in found.items()}
 
 
+def host_sets(layout: Layout) -> list[str]:
+    """The sets of the host's addresses: those that it gets later are added to them (`steps.Watch`)."""
+    closed = networks(layout.host_addresses)
+    return [
+        f"set {HOST_SETS[family]} {{ type ipv{family}_addr; flags interval;"
+        + (f" elements = {address_set(family, closed[family])}" if closed[family] else "")
+        + "\n\t}"
+        for family in FAMILIES
+    ]
+
+
 def spoofed(own: tuple[str, ...], condition: str = "") -> list[str]:
     """What leads packets that meet `condition` to `SPOOFED`, unless they are from one of `own`."""
     known = networks(own)
@@ -75,14 +90,13 @@ def spoofed(own: tuple[str, ...], condition: str = "") -> list[str]:
     return found
 
 
-def egress(layout: Layout, matched: Matched, redirects: list[str]) -> str:
+def egress(matched: Matched, redirects: list[str]) -> str:
     """The chain: the host, deny, allow, what the proxy takes instead of the default, the default.
 
     ``::ffff:0:0/96`` is no destination on any wire (RFC 4291 §2.5.5.2), and a rule for such a block is one
     for IPv4: packets that bear one are refused, lest they pass as IPv6.
     """
-    closed = networks(layout.host_addresses)
-    lines = [f"{destination(family, closed[family])} goto {HOST}" for family in FAMILIES if closed[family]]
+    lines = [f"ct original {_KEYWORD[family]} daddr @{HOST_SETS[family]} goto {HOST}" for family in FAMILIES]
     lines.append(f"ct original ip6 daddr ::ffff:0:0/96 goto {MAPPED}")
     for rule, found in (*matched.deny, *matched.allow):
         lines += [f"{condition} goto {rule.name}" for condition in found.conditions]

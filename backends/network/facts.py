@@ -58,7 +58,7 @@ def observe_network(*, uplink: bool, root: bool) -> NetworkFacts:
     uplink: whether packets of the sandbox are to leave; else only what rules and proxies need is looked for.
     root: whether the bridge is used, rather than a helper of a user's.
     """
-    has_ipv6 = os.path.exists("/proc/net/if_inet6")
+    has_ipv6 = _has_ipv6()
     nft = _find("nft")
     if not uplink:
         return NetworkFacts(nft=nft, has_ipv6=has_ipv6)
@@ -73,6 +73,13 @@ def observe_network(*, uplink: bool, root: bool) -> NetworkFacts:
         addresses=host_addresses(),
         nameservers=_nameservers(),
     )
+
+
+def _has_ipv6() -> bool:
+    """A kernel that was booted without it has its files all the same."""
+    with suppress(OSError), open("/sys/module/ipv6/parameters/disable_ipv6") as file:
+        return file.read().strip() == "0"
+    return os.path.exists("/proc/net/if_inet6")
 
 
 def _find(program: str) -> str:

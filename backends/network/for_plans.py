@@ -106,7 +106,7 @@ def as_dict(network: NetworkPlan | None) -> dict[str, object] | None:
 
     return {
         "wayOut": network.way_out,
-        "rules": ruleset(network.policy, layout(network, Given(number=2))).text,
+        "rules": ruleset(network.policy, layout(network, Given(number=1))).text,
         "proxy": network.proxy_url or None,
         "nameservers": list(network.nameservers),
         "listens": [

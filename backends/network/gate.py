@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 import struct
-from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
+    SCM_RIGHTS,
+    SHUT_RDWR,
+    SOCK_CLOEXEC,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socketpair,
+)
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from select import poll
+from select import POLLIN, poll
+from signal import SIGKILL, pidfd_send_signal
 
 from backends import process
 from backends.errors import LaunchFailed, Problem
@@ -27,6 +39,7 @@ from backends.network.steps import (
 __all__ = ["Asked", "Gate"]
 
 _END_S = 5.0
+_ANSWER_S = 60.0  # longer than any program that it runs may take
 _INT = struct.Struct("i")
 _MOST_DESCRIPTORS = 2
 _MOST_WORDS = 4000
@@ -62,6 +75,10 @@ class Gate:
             theirs.close()
             os.close(null)
 
+    @property
+    def pidfd(self) -> int:
+        return self._child.pidfd
+
     def do(self, steps: Sequence[Asked]) -> list[int]:
         """Have it take these steps, in order; answers the descriptors that they made, which are the caller's.
 
@@ -81,9 +98,20 @@ class Gate:
             raise failure
         return made
 
-    def enter(self, step: Enter) -> None:
-        """Its first step. Raises `LaunchFailed`."""
-        found = self.do([(step, ())])
+    def enter(self, step: Enter, held: int | None) -> None:
+        """Its first step.
+
+        Parameters
+        ----------
+        held: a descriptor that it keeps open for as long as it lives.
+
+        Raises `LaunchFailed`.
+        """
+        owner = os.pidfd_open(os.getpid())
+        try:
+            found = self.do([(step, (owner,) if held is None else (owner, held))])
+        finally:
+            os.close(owner)
         self.network = found[0]
         self.users = found[1] if len(found) > 1 else None
 
@@ -112,14 +140,18 @@ class Gate:
         """Idempotent."""
         if self._control.fileno() < 0:
             return
+        if os.getpid() == self._owner:
+            with suppress(OSError):  # a fork of ours may hold a copy of it
+                self._control.shutdown(SHUT_RDWR)
         self._control.close()
         _close(one for one in (self.network, self.users) if one is not None and one >= 0)
         self.network, self.users = -1, None
         if os.getpid() != self._owner:
             return
         waiting = poll()
-        waiting.register(self._child.pidfd)
-        waiting.poll(_END_S * 1000)
+        waiting.register(self._child.pidfd, POLLIN)
+        if not waiting.poll(_END_S * 1000):
+            pidfd_send_signal(self._child.pidfd, SIGKILL)  # and with it all of its pid namespace
         process.reap(self._child)
         os.close(self._child.pidfd)
 
@@ -137,13 +169,19 @@ class Gate:
 
     def _take(self, step: Step, descriptors: tuple[int, ...]) -> list[int]:
         room = CMSG_SPACE(_MOST_DESCRIPTORS * _INT.size)
-        data, ancillary, _, _ = self._control.recvmsg(ANSWER_BYTES, room)
+        waiting = poll()
+        waiting.register(self._control.fileno(), POLLIN)
+        if not waiting.poll(_ANSWER_S * 1000):
+            self._control.shutdown(SHUT_RDWR)  # nor is anything of the steps after this one waited for
+            raise _failed(_title(step), "the gate does not answer")
+        data, ancillary, flags, _ = self._control.recvmsg(ANSWER_BYTES, room, MSG_CMSG_CLOEXEC)
         found = [number for _, _, rights in ancillary for (number,) in _INT.iter_unpack(rights)]
-        for one in found:
-            os.set_inheritable(one, False)
         if not data:
             raise _failed("its process has ended", _said(step, descriptors))
         answer = decode_answer(data)
+        if flags & MSG_CTRUNC:
+            _close(found)
+            raise _failed(_title(step), "too many open files")
         if answer.error:
             raise _failed(_title(step), os.strerror(answer.error), _said(step, descriptors))
         if isinstance(step, Run) and answer.value:
@@ -152,7 +190,9 @@ class Gate:
 
 
 def _title(step: Step) -> str:
-    return step.argv[0] if isinstance(step, Run | Helper) else type(step).__name__.lower()
+    if isinstance(step, Run | Helper):
+        return step.argv[0]
+    return "what carries its packets" if isinstance(step, Await) else f"step {type(step).__name__.lower()}"
 
 
 def _said(step: Step, descriptors: tuple[int, ...]) -> str:
@@ -172,7 +212,7 @@ def _failed(what: str, *why: str) -> LaunchFailed:
         Problem(
             "network_not_made",
             "/network",
-            f"the sandbox's network could not be made as the policy wants it, so nothing was started: {said}",
+            f"the sandbox's network could not be made, or changed, as the policy wants it: {said}",
             fix="mxc-ops doctor --feature network tells what this host lacks",
         )
     )

@@ -20,9 +20,11 @@ from _socket import (
     socketpair,
 )
 from contextlib import suppress
+from threading import Lock
 
 from backends.egress.settings import EgressSettings, Listener, Rules
 from backends.errors import BackendUnavailable, LaunchFailed, MxcError, Problem
+from backends.frozen import replace
 from backends.guest_etc import INSIDE_ID
 from backends.inside.codec import spec_memfd
 from backends.inside.protocol import ContainerIds, UserNamespace
@@ -30,15 +32,16 @@ from backends.linux.numbers import take
 from backends.linux.uid_range import configured_range, lease
 from backends.network.arrange import Given, after_rules, before_rules, bridge_places, layout
 from backends.network.counters import counters_request
-from backends.network.facts import Bridge
+from backends.network.egress import HOST_SETS
+from backends.network.facts import Bridge, host_addresses
 from backends.network.gate import Asked, Gate
 from backends.network.nflog import bind_messages
-from backends.network.outcome import NetworkOutcome, concluded
+from backends.network.outcome import NetworkOutcome, concluded, proxy_lost
 from backends.network.plan import TAP, HelperUplink, NetworkPlan, Opening
 from backends.network.policy import NetworkPolicy
 from backends.network.ruleset import LOG_GROUP, TABLE, ruleset
 from backends.network.serving import Served
-from backends.network.steps import Await, Enter, Helper, Listen, Log, Run, Serve, Step, Tap
+from backends.network.steps import Await, Enter, Helper, Listen, Log, Run, Serve, Step, Tap, Watch
 
 __all__ = ["Network", "open_network"]
 
@@ -62,13 +65,16 @@ class Network:
         self.tap: int | None = None
         self._served: Served | None = None
         self._generation = 0
+        self._policy = plan.policy
+        self._place: int | None = None  # the lock of it, on the bridge
+        self._one_at_a_time = Lock()
         self._gate = Gate(launcher)
         try:
             self._output = self._hold(os.memfd_create("output", os.MFD_CLOEXEC))
             self._log, self._read_log = self._sink("log")
             self._events, self._read_events = self._sink("events")
             self._given = self._taken()
-            self._gate.enter(self._entering(users))
+            self._gate.enter(self._entering(users), self._place)
             self._make()
         except BaseException:
             self.close()
@@ -77,6 +83,11 @@ class Network:
     @property
     def namespace(self) -> int:
         return self._gate.network
+
+    @property
+    def gate(self) -> int:
+        """A pidfd of the gate, without which the sandbox must not go on: nothing is told of it then."""
+        return self._gate.pidfd
 
     @property
     def users(self) -> int | None:
@@ -92,28 +103,45 @@ class Network:
     def replace(self, policy: NetworkPolicy) -> None:
         """Hold this policy from now on; connections that it does not allow go no further.
 
-        It must need no other way out than the network was opened with. Raises `LaunchFailed`:
-        then either policy may hold where the two differ, and nothing that neither allows.
+        It must need no other way out than the network was opened with. Raises `LaunchFailed`: then the one
+        before holds.
         """
         plan = self._plan
         if (policy.needs_uplink and plan.uplink is None) or (policy.needs_names and not plan.filters):
             raise LaunchFailed(_other_way_out())
-        generation = self._generation + 1
-        rules = ruleset(policy, layout(self._plan, self._given), generation=generation)
-        self._gate.run((self._plan.nft, "-f", "-"), rules.text, _LOADING_MS)
-        self._generation = generation
-        if self._served is not None:
-            self._served.replace(Rules(policy.names, policy.denied_names, policy.deny))
+        with self._one_at_a_time:
+            self._load(policy)
+            try:
+                if self._served is not None:
+                    self._served.replace(Rules(policy.names, policy.denied_names, policy.deny))
+            except LaunchFailed:
+                self._load(self._policy)
+                raise
+            self._policy = policy
 
-    def finish(self) -> NetworkOutcome:
-        """What there is to tell, once everything in it has ended: of one that is kept, counts only."""
-        if self._served is not None:
-            self._served.close()
-        counted = b""
-        with suppress(MxcError):
-            counted = self._gate.ask(counters_request(TABLE))
-        kept = self._plan.kept
-        return concluded(counted, b"" if kept else _whole(self._log), b"" if kept else _whole(self._events))
+    def _load(self, policy: NetworkPolicy) -> None:
+        """Each time under a generation of its own: what an earlier one let through is judged anew."""
+        self._generation += 1
+        plan = replace(self._plan, host_addresses=(*self._plan.own, *host_addresses()))
+        rules = ruleset(policy, layout(plan, self._given), generation=self._generation)
+        self._gate.run((plan.nft, "-f", "-"), rules.text, _LOADING_MS)
+
+    def end(self) -> NetworkOutcome:
+        """Close it, once everything in the sandbox has ended; what there is to tell: of one that is kept,
+        counts only, and of whatever cannot be told, nothing."""
+        try:
+            lost = b""
+            if self._served is not None:
+                lost = proxy_lost() if self._served.has_ended else b""
+                self._served.close()
+            counted = b""
+            with suppress(MxcError, OSError):
+                counted = self._gate.ask(counters_request(TABLE))
+            kept = self._plan.kept
+            proxied = b"" if kept else _whole(self._events)
+            return concluded(counted, b"" if kept else _whole(self._log), proxied + lost)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Idempotent."""
@@ -147,7 +175,7 @@ class Network:
             raise BackendUnavailable(
                 Problem("bridge_full", "/network", message, fix="wait for a sandbox to end"), retryable=True
             )
-        self._hold(place.lock)
+        self._place = self._hold(place.lock)
         return Given(place.number, f"mxc{os.urandom(_RANDOM_BYTES).hex()}")
 
     def _entering(self, users: UserNamespace | None) -> Enter:
@@ -171,6 +199,8 @@ class Network:
             (Log(bind_messages(LOG_GROUP), 0 if plan.kept else _LOG_MIB), (self._log,)),
             (load, (rules, self._output)),
         ]
+        if plan.uplink is not None:
+            steps.append((Watch(plan.nft, TABLE, HOST_SETS[4], HOST_SETS[6]), ()))
         steps += [(step, self._beside(step)) for step in after_rules(plan, self._given)]
         steps += [(Listen(one.address, one.port, _kind(one), _BACKLOG), ()) for one in inside]
         try:
@@ -243,7 +273,8 @@ def open_network(plan: NetworkPlan, launcher: str, users: UserNamespace | None =
 
 def _other_way_out() -> Problem:
     message = "the sandbox was started with another way out than this takes"
-    return Problem("other_way_out", "/network", message, fix="stop the sandbox, and start it again")
+    fix = "stop the sandbox, change its network, and start it again"
+    return Problem("other_way_out", "/network", message, fix=fix)
 
 
 def _kind(opening: Opening) -> int:
@@ -255,7 +286,8 @@ def _listen(opening: Opening) -> int:
     family = AF_INET6 if ":" in opening.address else AF_INET
     listening = socket(family, _kind(opening) | SOCK_CLOEXEC | SOCK_NONBLOCK)
     try:
-        listening.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        if opening.is_stream:  # with it two may have one UDP port, and the later one gets what comes
+            listening.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         if family == AF_INET6:
             listening.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
         listening.bind((opening.address, opening.port))

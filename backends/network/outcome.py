@@ -15,7 +15,7 @@ from backends.network.counters import RuleCount, rule_counts
 from backends.network.nflog import Decision, decisions
 from backends.network.steps import logged
 
-__all__ = ["NetworkOutcome", "concluded", "events_of_proxy", "events_of_rules"]
+__all__ = ["NetworkOutcome", "concluded", "events_of_proxy", "events_of_rules", "proxy_lost"]
 
 
 @frozen
@@ -66,9 +66,8 @@ def events_of_rules(records: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _event(decision: Decision, at_ns: int) -> dict[str, Any]:
-    at = datetime.fromtimestamp(at_ns / 1e9, UTC)
     event: dict[str, Any] = {
-        "ts": f"{at.isoformat(timespec='milliseconds')[:23]}Z",
+        "ts": _stamp(datetime.fromtimestamp(at_ns / 1e9, UTC)),
         "source": "rules",
         "verdict": "allowed" if decision.allowed else "denied",
         "protocol": decision.protocol,
@@ -77,6 +76,16 @@ def _event(decision: Decision, at_ns: int) -> dict[str, Any]:
         "rule": decision.rule,
     }
     return {name: value for name, value in event.items() if value not in (None, "")}
+
+
+def proxy_lost() -> bytes:
+    """The line of a proxy that had ended before its sandbox: what went through it was closed from then on."""
+    told = {"ts": _stamp(datetime.now(UTC)), "source": "proxy", "verdict": "failed", "reason": "proxy_lost"}
+    return f"\n{json.dumps(told)}\n".encode()
+
+
+def _stamp(at: datetime) -> str:
+    return f"{at.isoformat(timespec='milliseconds')[:23]}Z"
 
 
 def events_of_proxy(lines: bytes) -> Iterator[dict[str, Any]]:

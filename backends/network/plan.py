@@ -75,7 +75,8 @@ class NetworkPlan:
     """`routed`: the sandbox is a machine behind a tap; else its processes are in the namespace themselves.
 
     `filters`: whether our own proxy is there. `proxy_url`: what programs find in their environment; "" where
-    there is none. `nameservers`: whom they ask. `kept`: decisions are read while the sandbox runs.
+    there is none. `own`: addresses at which a helper answers. `nameservers`: whom programs ask. `kept`:
+    decisions are read while the sandbox runs.
     """
 
     policy: NetworkPolicy
@@ -85,6 +86,7 @@ class NetworkPlan:
     carries: tuple[int, ...]
     has_ipv6: bool
     host_addresses: tuple[str, ...]
+    own: tuple[str, ...]
     nameservers: tuple[str, ...]
     openings: tuple[Opening, ...]
     filters: bool
@@ -129,6 +131,7 @@ def plan_network(policy: NetworkPolicy, facts: NetworkFacts, *, root: bool, rout
         carries=_carried(facts, uplink),
         has_ipv6=facts.has_ipv6,
         host_addresses=(*facts.addresses, *own),
+        own=own,
         nameservers=ours[:1] if names else facts.nameservers if uplink else (),
         openings=(
             *_own_proxy(ours, names=names),
@@ -167,14 +170,8 @@ def _uplink(facts: NetworkFacts, *, root: bool) -> Bridge | HelperUplink:
         return HelperUplink(argv, ipv4, ipv6, facts.addresses)  # the host's very own
     if facts.slirp:
         # Its IPv6 comes by router advertisements, which nothing on a sandbox's link may send.
-        words = (
-            "--configure",
-            "--mtu=65520",
-            "--disable-host-loopback",
-            "--disable-dns",
-            "--netns-type=path",
-        )
-        argv = (facts.slirp, *words, "@network", UPLINK)
+        words = ("--configure", "--mtu=65520", "--disable-host-loopback", "--disable-dns", "--enable-seccomp")
+        argv = (facts.slirp, *words, "--netns-type=path", "@network", UPLINK)
         return HelperUplink(argv, ipv4=True, ipv6=False, inside=_SLIRP_INSIDE, own=_SLIRP_OWN)
     raise _lacking(
         "uplink_missing", "neither pasta nor slirp4netns, which carry a user's packets, is installed"

@@ -34,7 +34,7 @@ import re
 
 from backends.frozen import frozen
 from backends.network import local_chains, routed_chains
-from backends.network.egress import DEFAULT, HOST, MAPPED, SPOOFED, Matched, egress, match_all
+from backends.network.egress import DEFAULT, HOST, MAPPED, SPOOFED, egress, host_sets, match_all
 from backends.network.layout import Layout, LocalLayout, RoutedLayout
 from backends.network.policy import NetworkPolicy
 from backends.network.redirection import REDIRECT, redirected
@@ -88,13 +88,13 @@ def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ru
     counters = (*ledger.accepting, *refused, _INVALID)
     _check_names(counters)
     mark = ledger.mark(REDIRECT) if redirects else None
-    chains = [screen(ledger), refuse(), egress(layout, matched, redirects), *_ends(ledger, refused)]
+    chains = [screen(ledger), refuse(), egress(matched, redirects), *_ends(ledger, refused)]
     if isinstance(layout, LocalLayout):
         chains += local_chains.base_chains(layout, ledger, mark)
     else:
         chains += routed_chains.inner_chains(layout, policy)
         chains += routed_chains.base_chains(layout, ledger, mark)
-    return Ruleset(_file(counters, ledger, matched, chains), counters)
+    return Ruleset(_file(counters, ledger, [*host_sets(layout), *matched.sets], chains), counters)
 
 
 def _proxy(layout: Layout) -> dict[int, str]:
@@ -129,8 +129,8 @@ def _ends(ledger: Ledger, refused: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _file(counters: tuple[str, ...], ledger: Ledger, matched: Matched, chains: list[str]) -> str:
-    declared = [*(f"counter {name} {{ }}" for name in counters), *ledger.accounts(), *matched.sets]
+def _file(counters: tuple[str, ...], ledger: Ledger, sets: list[str], chains: list[str]) -> str:
+    declared = [*(f"counter {name} {{ }}" for name in counters), *ledger.accounts(), *sets]
     head = f"table inet {TABLE} {{\n}}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n"
     return "".join([head, *(f"\t{line}\n" for line in declared), *chains, "}\n"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
+from _socket import AF_UNIX, SHUT_RDWR, SOCK_CLOEXEC, SOCK_STREAM, socketpair
 from contextlib import suppress
 from select import POLLIN, poll
 from signal import SIGKILL, pidfd_send_signal
@@ -37,7 +37,7 @@ class Served:
 
         Parameters
         ----------
-        settings: all but `control`, which is made here. The descriptors that it names stay the caller's.
+        settings: all but `control` and `owner`, which are made here. The descriptors stay the caller's.
 
         Raises `OSError`.
         """
@@ -47,33 +47,46 @@ class Served:
         self._heard = b""
         self._control, theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        told = spec_memfd(encode(replace(settings, control=theirs.fileno())))
+        owner = os.pidfd_open(os.getpid())
+        told = spec_memfd(encode(replace(settings, control=theirs.fileno(), owner=owner)))
         try:
             others = (path for path in sys.path if path.startswith("/"))
             argv = (sys.executable, "-I", "-c", _BOOT, str(told), _ROOT, *others)
-            self._child = process.spawn(argv, (null, null, null), (told, theirs.fileno(), *inherited))
+            self._child = process.spawn(argv, (null, null, null), (told, theirs.fileno(), owner, *inherited))
         except BaseException:
             self._control.close()
             raise
         finally:
             theirs.close()
+            os.close(owner)
             os.close(told)
             os.close(null)
 
     def replace(self, rules: Rules) -> None:
         """Put these rules in the place of all that hold; connections that they do not allow are closed.
 
-        Raises `LaunchFailed` when it has gone, or refuses them: then those before hold.
+        Raises `LaunchFailed` when it has gone, or does not answer, and so ends: no name is reached any more;
+        or when it refuses them, and those before hold.
         """
         try:
+            self._control.settimeout(_ANSWER_S)
             self._control.sendall(encode_replace(rules))
             answer = json.loads(self._line())
             while "ready" in answer:
                 answer = json.loads(self._line())
         except (OSError, ValueError) as error:
+            with suppress(OSError):  # an answer that comes late must not be taken for the next one
+                self._control.shutdown(SHUT_RDWR)
             raise _lost(str(error)) from error
         if not answer.get("ok"):
             raise _lost(str(answer.get("error")))
+
+    @property
+    def has_ended(self) -> bool:
+        """By itself, which it never does of its own will: nothing is let through any more."""
+        waiting = poll()
+        waiting.register(self._child.pidfd, POLLIN)
+        return bool(waiting.poll(0))
 
     def close(self) -> None:
         """It ends, and every connection with it. Idempotent.
@@ -83,6 +96,9 @@ class Served:
         if self._control.fileno() < 0:
             return
         served = self._has_said_something()
+        if os.getpid() == self._owner:
+            with suppress(OSError):  # a fork of ours may hold a copy of it
+                self._control.shutdown(SHUT_RDWR)
         self._control.close()
         if os.getpid() != self._owner:
             return

@@ -26,7 +26,6 @@ __all__ = [
     "Listen",
     "Log",
     "Logged",
-    "MakeSocket",
     "Pair",
     "Route",
     "Run",
@@ -34,6 +33,7 @@ __all__ = [
     "Setting",
     "Step",
     "Tap",
+    "Watch",
     "decode_answer",
     "encode_step",
     "logged",
@@ -46,7 +46,7 @@ _LOGGED = struct.Struct("<QI")
 ANSWER_BYTES = _ANSWER.size
 
 _USERS, _MAPPERS, _HELPS = 1, 2, 4
-_ON_HOST, _ALONE = 1, 2
+_ON_HOST, _ISOLATED = 1, 2
 _LOCAL = 1
 _IPV4, _IPV6 = 1, 2
 
@@ -55,7 +55,7 @@ _IPV4, _IPV6 = 1, 2
 class Enter:
     """The first step: the namespaces. `ids`: those of a user namespace that is made around the network;
     `mappers` (newuidmap, newgidmap) write them where they are not the caller's own alone. `helps`: a `Helper`
-    comes."""
+    comes. With it come a pidfd of whom the gate serves, and what it is to keep open."""
 
     parent_pid: int
     ids: tuple[ContainerIds, ...] = ()
@@ -73,13 +73,13 @@ class Pair:
 
 @frozen
 class Link:
-    """A link comes up, attached to a bridge. `alone`: others that are alone on it are out of its reach."""
+    """A link comes up, attached to a bridge. `isolated`: others that are, too, are out of its reach there."""
 
     name: str
     attached_to: str = ""
     mtu: int = 0
     on_host: bool = False
-    alone: bool = False
+    isolated: bool = False
 
 
 @frozen
@@ -109,11 +109,13 @@ class Setting:
 
 
 @frozen
-class MakeSocket:
-    """Answered with a descriptor."""
+class Watch:
+    """Addresses that the host gets from now on are put into two sets of a table, by `nft`."""
 
-    family: int
-    kind: int
+    nft: str
+    table: str
+    ipv4_set: str
+    ipv6_set: str
 
 
 @frozen
@@ -189,7 +191,7 @@ Step = (
     | Address
     | Route
     | Setting
-    | MakeSocket
+    | Watch
     | Listen
     | Tap
     | Log
@@ -228,7 +230,7 @@ def encode_step(step: Step) -> bytes:
         case Pair():
             return _message(2, (), step.inside, step.outside)
         case Link():
-            flags = (_ON_HOST if step.on_host else 0) | (_ALONE if step.alone else 0)
+            flags = (_ON_HOST if step.on_host else 0) | (_ISOLATED if step.isolated else 0)
             return _message(3, (flags, step.mtu), step.name, step.attached_to)
         case Address():
             return _message(4, (step.prefix,), step.name, step.address)
@@ -237,8 +239,8 @@ def encode_step(step: Step) -> bytes:
             return _message(5, numbers, step.destination, step.gateway, step.name)
         case Setting():
             return _message(6, (), step.name, step.value)
-        case MakeSocket():
-            return _message(7, (step.family, step.kind))
+        case Watch():
+            return _message(7, (), step.nft, step.table, step.ipv4_set, step.ipv6_set)
         case Listen():
             return _message(8, (step.kind, step.port, step.backlog), step.address)
         case Tap():

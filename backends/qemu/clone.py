@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from backends.agent.inherited import Conversation, inherit
 from backends.errors import LaunchFailed, Problem
-from backends.frozen import replace
+from backends.frozen import frozen, replace
 from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest
@@ -22,11 +22,20 @@ from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
 
-__all__ = ["Clone", "restore"]
+__all__ = ["Clone", "Link", "restore"]
 
 _AGENT_S = 15.0
 _POLL_S = 0.002
 _starting = 0
+
+
+@frozen
+class Link:
+    """A way out of a machine: its tap, and a pidfd of who judges what goes over it, the end of whom ends the
+    machine, too. Both stay their owner's."""
+
+    tap: int
+    gate: int
 
 
 class Clone:
@@ -83,7 +92,7 @@ async def restore(
     own_memory: bool = False,
     conversation: Conversation | None = None,
     stood: bool = False,
-    tap: int | None = None,
+    link: Link | None = None,
 ) -> Clone:
     """A clone that answers. It still is its template's double: `identify` it before anything else runs in it.
 
@@ -95,7 +104,7 @@ async def restore(
         made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
     stood: the original stood still; its copy is told to go on.
-    tap: where its network card leads; None: nowhere.
+    link: where its network card leads; None: nowhere.
 
     Raises `LaunchFailed`, `BackendUnavailable` (the host is full, the image was removed).
     """
@@ -109,16 +118,17 @@ async def restore(
         image = hold_image(plan.image)
         own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
         disk = own if grants is None else grants
-        machine = replace(plan.clone, tap=tap is not None)
+        machine = replace(plan.clone, tap=link is not None)
         if own_memory:
             memory = sparse_file("machine-memory", machine.memory_mib * MIB)
             machine = replace(machine, memory_shared=True)
             if template.memory >= 0:
                 filled = asyncio.create_task(on_thread(lambda: copy_data(template.memory, memory)))
         fds = {"memory": memory if own_memory else template.memory, "grants": disk}
-        if tap is not None:
-            fds[Part.NETWORK.value] = tap
-        running = await _restore(plan, machine, template, confinement, timings, fds, filled)
+        if link is not None:
+            fds[Part.NETWORK.value] = link.tap
+        owners = () if link is None else (link.gate,)
+        running = await _restore(plan, machine, template, confinement, timings, fds, filled, owners)
         if stood:
             await _go_on(running)
         guest = await _connect(running, conversation)
@@ -145,6 +155,7 @@ async def _restore(
     timings: Timings,
     fds: Mapping[str, int],
     filled: asyncio.Task[None] | None,
+    owners: tuple[int, ...],
 ) -> RunningMachine:
     state = os.memfd_create("template-state", os.MFD_CLOEXEC)
     try:
@@ -153,7 +164,7 @@ async def _restore(
         os.lseek(state, 0, os.SEEK_SET)
         with open_parts(plan.image, boots=False) as parts:
             descriptors = {**parts.fds, **fds, "state": state}
-            running = await RunningMachine.start(machine, confinement, descriptors, timings)
+            running = await RunningMachine.start(machine, confinement, descriptors, timings, owners)
         try:
             timings.mark("qmpUp")
             if template.memory >= 0:

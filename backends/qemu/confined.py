@@ -32,7 +32,12 @@ class ConfinedQemu:
     """A started QEMU. `pidfd` is readable when it and everything of its confinement is gone."""
 
     def __init__(
-        self, confinement: Confinement, accelerator: str, argv: Sequence[str], give: Sequence[int]
+        self,
+        confinement: Confinement,
+        accelerator: str,
+        argv: Sequence[str],
+        give: Sequence[int],
+        owners: Sequence[int] = (),
     ) -> None:
         """Start it.
 
@@ -40,6 +45,7 @@ class ConfinedQemu:
         ----------
         argv: QEMU's, from `machine.arguments`.
         give: the descriptors that it names; they stay the caller's to close.
+        owners: pidfds of processes, besides this one, that end it by ending; the caller's to close, too.
 
         Raises `LaunchFailed` when nothing can be started, `BackendUnavailable` when no uid is free.
         """
@@ -51,7 +57,7 @@ class ConfinedQemu:
         self._owner = os.getpid()
         child_only = ChildDescriptors()
         try:
-            self._child = self._start(confinement, accelerator, argv, give, child_only)
+            self._child = self._start(confinement, accelerator, argv, give, owners, child_only)
         except BaseException as error:
             self._give_back()
             if isinstance(error, OSError | ValueError):
@@ -105,6 +111,7 @@ class ConfinedQemu:
         accelerator: str,
         argv: Sequence[str],
         give: Sequence[int],
+        owners: Sequence[int],
         child_only: ChildDescriptors,
     ) -> process.Spawned:
         identity = confinement.identity
@@ -121,7 +128,7 @@ class ConfinedQemu:
         inside = InsideSpec(
             control=control,
             argv=tuple(argv),
-            caller=child_only.add(os.pidfd_open(os.getpid())),
+            owners=(child_only.add(os.pidfd_open(os.getpid())), *owners),
             hold=(self._lease.lock,) if self._lease else (),
             give=tuple(give),
             rlimits=tuple((number, value, value) for number, value in confinement.limits.rlimits),
@@ -132,7 +139,7 @@ class ConfinedQemu:
         words = "\0".join((*options(argv[0], accelerator, confinement.places), ""))
         options_fd = child_only.memfd(words.encode("utf-8", "surrogateescape"))
         cgroups = [child_only.add(fd) for fd in self._group.open_join_fds()] if self._group else []
-        keep = {*give, options_fd, program, inside_spec, inside.caller or -1, *inside.hold}
+        keep = {*give, options_fd, program, inside_spec, *inside.owners, *inside.hold}
         outside = OutsideSpec(
             parent_pid=os.getpid(),
             control=control,
@@ -146,7 +153,9 @@ class ConfinedQemu:
         )
         outside_spec = child_only.add(spec_memfd(encode(outside)))
         launcher = (confinement.launcher, "outside", str(outside_spec))
-        return process.spawn(launcher, (null, stderr, stderr), sorted({*child_only.fds, *give, *inside.hold}))
+        return process.spawn(
+            launcher, (null, stderr, stderr), sorted({*child_only.fds, *give, *owners, *inside.hold})
+        )
 
     def _last_words(self) -> str:
         parts: list[str] = []

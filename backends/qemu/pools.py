@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.qemu.clone import Clone, restore
+from backends.qemu.clone import Clone, Link, restore
 from backends.qemu.confinement import Confinement
 from backends.qemu.open_templates import shared_template
 from backends.qemu.per_loop import PerLoop
@@ -50,17 +50,17 @@ async def take_clone(
     *,
     grants: int | None,
     used_bytes: int,
-    tap: int | None = None,
+    link: Link | None = None,
 ) -> Clone:
     """A clone for one run: from its pool, if one is kept, else restored now.
 
     Parameters
     ----------
     grants: the file for its disk of read-only grants, if there are any; the first `used_bytes` matter.
-    tap: where its network card leads; None: nowhere, as with all that are parked.
+    link: where its network card leads; None: nowhere, as with all that are parked.
     """
     pool = _pools.get().get(_name(plan, confinement))
-    if pool is not None and tap is None and used_bytes <= _MOST_COPIED_BYTES:
+    if pool is not None and link is None and used_bytes <= _MOST_COPIED_BYTES:
         clone = await pool.acquire(timings)
         if grants is not None:
             try:
@@ -71,7 +71,7 @@ async def take_clone(
         return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
-    return await restore(plan, template, confinement, timings, grants=grants, tap=tap)
+    return await restore(plan, template, confinement, timings, grants=grants, link=link)
 
 
 async def close_pools() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -45,12 +45,14 @@ class RunningMachine:
         confinement: Confinement,
         descriptors: Mapping[str, int],
         timings: Timings | None = None,
+        owners: Sequence[int] = (),
     ) -> RunningMachine:
         """Start QEMU and connect to its monitor.
 
         Parameters
         ----------
         descriptors: of every part and disk that is no channel, by name; they stay the caller's to close.
+        owners: see `ConfinedQemu`.
 
         Raises `LaunchFailed`, with what QEMU and the guest's console said.
         """
@@ -62,7 +64,8 @@ class RunningMachine:
                 **{name: theirs.fileno() for name, (_, theirs) in zip(names, pairs, strict=True)},
             }
             argv = arguments(machine, fds)
-            qemu = ConfinedQemu(confinement, machine.accelerator, argv, tuple(sorted(fds.values())))
+            given = tuple(sorted(fds.values()))
+            qemu = ConfinedQemu(confinement, machine.accelerator, argv, given, owners)
         except BaseException:
             for ours, _ in pairs:
                 ours.close()

@@ -21,7 +21,7 @@ from backends.guest_files.archive import check_copies, put_content
 from backends.guest_files.disk import build_disk
 from backends.guest_files.snapshot import Snapshot
 from backends.inside.agent_protocol import GuestHide, GuestIdentity, GuestMount, MountFlag
-from backends.qemu.clone import Clone, restore
+from backends.qemu.clone import Clone, Link, restore
 from backends.qemu.guest import Guest
 from backends.qemu.memory_file import is_sealed
 from backends.qemu.off_loop import off_loop, on_thread
@@ -104,12 +104,15 @@ class FurnishedMachine:
 
     @property
     def open_network(self) -> Network | None:
-        """The one that it was started with, until it has ended."""
+        """What it was started with, until it has ended."""
         return self._network
 
     @property
-    def _tap(self) -> int | None:
-        return None if self._network is None else self._network.tap
+    def _link(self) -> Link | None:
+        if self._network is None:
+            return None
+        assert self._network.tap is not None  # it is of a machine
+        return Link(self._network.tap, self._network.gate)
 
     @property
     def is_there(self) -> bool:
@@ -159,8 +162,7 @@ class FurnishedMachine:
             await clone.end()
         if self._network is not None:
             network, self._network = self._network, None
-            self.network = await on_thread(network.finish)
-            await on_thread(network.close)
+            self.network = await on_thread(network.end)
         if self._disk >= 0:
             os.close(self._disk)
             self._disk = -1
@@ -199,7 +201,7 @@ class FurnishedMachine:
             return await self._own_clone()
         if not plan.files.read_only:
             return await take_clone(
-                plan.template, plan.confinement, self._timings, grants=None, used_bytes=0, tap=self._tap
+                plan.template, plan.confinement, self._timings, grants=None, used_bytes=0, link=self._link
             )
         disk = await on_thread(
             lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
@@ -214,7 +216,7 @@ class FurnishedMachine:
                 self._timings,
                 grants=disk.fd,
                 used_bytes=disk.used_bytes,
-                tap=self._tap,
+                link=self._link,
             )
         finally:
             os.close(disk.fd)
@@ -254,7 +256,7 @@ class FurnishedMachine:
             own_memory=own_memory,
             conversation=None if original is None else original.conversation,
             stood=original is not None and original.stood,
-            tap=self._tap,
+            link=self._link,
         )
 
     async def _furnish(self, guest: Guest) -> None:

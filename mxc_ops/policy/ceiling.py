@@ -1,4 +1,4 @@
-"""Whether what an owner wants to open later lies within what the policy lets them (pure).
+"""As what an owner may open something later, of what the policy lets them (pure).
 
 A rule lies within a ceiling when one of the ceiling's rules has all of it: the question is never answered by
 putting several together, so it may be refused where they would do, and never the other way round.
@@ -8,43 +8,36 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from backends.network.policy import Ceiling, Inspection, NameRule, Peer, Ports, Protocol, Rule
+from backends.frozen import replace
+from backends.network.policy import Ceiling, NameRule, Peer, Ports, Protocol, Rule
 
-__all__ = ["within_ceiling"]
+__all__ = ["opened_within"]
 
-_STRICTNESS = {Inspection.NONE: 0, Inspection.HTTP: 1, Inspection.TLS: 1}
 _WITH_PORTS = (Protocol.TCP, Protocol.UDP)
 
 
-def within_ceiling(rule: Rule | NameRule, ceiling: Ceiling) -> bool:
-    """Whether the ceiling lets it be opened."""
-    if isinstance(rule, NameRule):
-        return any(_name_within(rule, one) for one in ceiling.names)
-    return any(_rule_within(rule, one) for one in ceiling.allow)
+def opened_within(rule: Rule | NameRule, ceiling: Ceiling) -> Rule | NameRule | None:
+    """The rule as the ceiling lets it be opened; None: it does not.
+
+    A name has methods, addresses and inspection of the ceiling's own rule.
+    """
+    if isinstance(rule, Rule):
+        return rule if any(_rule_within(rule, one) for one in ceiling.allow) else None
+    outer = next((one for one in ceiling.names if _name_within(rule, one)), None)
+    if outer is None:
+        return None
+    return replace(rule, methods=outer.methods, addresses=outer.addresses, inspection=outer.inspection)
 
 
 def _name_within(rule: NameRule, outer: NameRule) -> bool:
-    return (
-        _pattern_within(rule.pattern, outer.pattern)
-        and all(any(a[0] <= b[0] and b[1] <= a[1] for a in outer.ports) for b in rule.ports)
-        and (not outer.methods or (bool(rule.methods) and {*rule.methods} <= {*outer.methods}))
-        and all(any(_network_within(b, a) for a in outer.addresses) for b in rule.addresses)
-        and _inspected_as_much(rule, outer)
-    )
+    ports = all(any(a[0] <= b[0] and b[1] <= a[1] for a in outer.ports) for b in rule.ports)
+    return ports and _pattern_within(rule.pattern, outer.pattern)
 
 
 def _pattern_within(inner: str, outer: str) -> bool:
     if outer in ("*", inner):
         return True
     return outer.startswith("*.") and inner.endswith(outer[1:])
-
-
-def _inspected_as_much(rule: NameRule, outer: NameRule) -> bool:
-    if rule.inspection is None or rule.inspection is outer.inspection:
-        return rule.inspection is outer.inspection or outer.inspection is Inspection.NONE
-    if outer.inspection is None:
-        return _STRICTNESS[rule.inspection] > 0
-    return _STRICTNESS[rule.inspection] > _STRICTNESS[outer.inspection]
 
 
 def _rule_within(rule: Rule, outer: Rule) -> bool:

@@ -29,7 +29,7 @@ from mxc_ops.policy.network_checks import contradictions, effective
 from mxc_ops.policy.network_values import normalised, pattern_of, proxy_address, proxy_fault
 from mxc_ops.policy.port_mappings import read_mapping
 
-__all__ = ["EVERY_PORT", "endpoint", "network_policy"]
+__all__ = ["EVERY_PORT", "endpoint", "network_policy", "read_policy"]
 
 EVERY_PORT = ((1, 65535),)
 
@@ -44,6 +44,11 @@ Place = Callable[[str], str]
 
 
 def network_policy(canonical: Mapping[str, Any]) -> NetworkPolicy:
+    """What is to be held: `read_policy`, as few rules as it takes (see `effective`)."""
+    return effective(read_policy(canonical))
+
+
+def read_policy(canonical: Mapping[str, Any]) -> NetworkPolicy:
     """What a document, as `canonicalise` answers it, says of its network.
 
     Rules are called ``egress.allow.0``, ``egress.deny.0``, ``names.0``, ``deniedNames.0``,
@@ -87,7 +92,7 @@ def network_policy(canonical: Mapping[str, Any]) -> NetworkPolicy:
     problems.extend(contradictions(policy))
     if problems:
         raise PolicyRefused(problems)
-    return effective(policy)
+    return policy
 
 
 def endpoint(url: str, pointer: str) -> ProxyEndpoint | Problem:

@@ -34,7 +34,7 @@ def open_events(folder: int) -> int:
 
     Raises `Foreign` and `OSError`.
     """
-    return open_file(_NAME, folder, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    return open_file(_NAME, folder, os.O_RDWR | os.O_CREAT)
 
 
 def read_events(entry: Entry) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ class EventLog:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._size = os.lseek(descriptor, 0, os.SEEK_END)
 
     def append(self, events: Iterable[Mapping[str, Any]]) -> None:
         """A disk that is full loses them, and nothing else."""
@@ -69,10 +69,12 @@ class EventLog:
         os.close(self._descriptor)
 
     def _drop_older_half(self) -> None:
+        """Where this is killed on the way, some are there twice, and none is lost."""
         half = self._size // 2
         kept = os.pread(self._descriptor, self._size - half, half).partition(b"\n")[2]
-        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
         write_all(self._descriptor, kept)
+        os.ftruncate(self._descriptor, len(kept))
         self._size = len(kept)
 
 
@@ -95,12 +97,14 @@ class NetworkWatch:
         """What was decided until now is written down first."""
         for descriptor, read in self._sources:
             self._loop.remove_reader(descriptor)
-            self._take(descriptor, read)
+            while self._take(descriptor, read):
+                pass
             os.close(descriptor)
         self._sources.clear()
         self._events.close()
 
-    def _take(self, descriptor: int, read: Callable[[bytes], Iterator[dict[str, Any]]]) -> None:
+    def _take(self, descriptor: int, read: Callable[[bytes], Iterator[dict[str, Any]]]) -> bool:
+        """Whether there may be more."""
         found: list[dict[str, Any]] = []
         for _ in range(_AT_ONCE):
             try:
@@ -111,5 +115,9 @@ class NetworkWatch:
                 self._loop.remove_reader(descriptor)
                 break
             found += read(message)
+        else:
+            self._events.append(found)
+            return True
         if found:
             self._events.append(found)
+        return False

@@ -12,12 +12,12 @@ from typing import Any
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.network.policy import NameRule, NetworkPolicy, Rule
-from mxc_ops.policy.ceiling import within_ceiling
-from mxc_ops.policy.network import network_policy
+from mxc_ops.policy.ceiling import opened_within
+from mxc_ops.policy.network import read_policy
 from mxc_ops.policy.network_document import extension_parts, network_section
 from mxc_ops.policy.network_text import destination
 
-__all__ = ["NetworkChanges", "changed_document"]
+__all__ = ["ChangedDocuments", "NetworkChanges", "changed_documents"]
 
 
 @frozen
@@ -35,35 +35,44 @@ class NetworkChanges:
         return {name: texts for name, texts in told.items() if texts}
 
 
-def changed_document(document: Mapping[str, Any], changes: NetworkChanges) -> dict[str, Any]:
+@frozen
+class ChangedDocuments:
+    """Canonical documents: with all that closes something, and with what opens something besides."""
+
+    tightened: Mapping[str, Any]
+    whole: Mapping[str, Any]
+
+
+def changed_documents(document: Mapping[str, Any], changes: NetworkChanges) -> ChangedDocuments:
     """The canonical document with the changes.
 
     Raises `ConfigError` for what is no destination, `PolicyRefused` for what the ceiling does not let be
     opened, for what is to be revoked and was never allowed, and for what does not go together.
     """
-    policy = network_policy(document)
-    allow = _read(changes.allow, "--allow")
-    problems = [_beyond(text, policy) for text, rule in allow if not within_ceiling(rule, policy.ceiling)]
+    policy = read_policy(document)
+    allow = [(text, opened_within(rule, policy.ceiling)) for text, rule in _read(changes.allow, "--allow")]
+    problems = [_beyond(text, policy) for text, rule in allow if rule is None]
     revoke = _read(changes.revoke, "--revoke")
     problems += [_not_there(text) for text, rule in revoke if not _is_there(rule, policy)]
     if problems:
         raise PolicyRefused(problems)
     deny = [rule for _, rule in _read(changes.deny, "--deny", denied=True)]
-    kept = replace(
+    tightened = replace(
         policy,
         allow=_without(policy.allow, revoke),
         names=_without(policy.names, revoke),
+        deny=(*policy.deny, *(rule for rule in deny if isinstance(rule, Rule))),
+        denied_names=(*policy.denied_names, *(rule for rule in deny if isinstance(rule, NameRule))),
     )
-    opened = [rule for _, rule in allow if not _is_there(rule, kept)]
-    new = replace(
-        kept,
-        allow=(*kept.allow, *(rule for rule in opened if isinstance(rule, Rule))),
-        names=(*kept.names, *(rule for rule in opened if isinstance(rule, NameRule))),
-        deny=(*kept.deny, *(rule for rule in deny if isinstance(rule, Rule))),
-        denied_names=(*kept.denied_names, *(rule for rule in deny if isinstance(rule, NameRule))),
+    opened = [rule for _, rule in allow if rule is not None and not _is_there(rule, tightened)]
+    whole = replace(
+        tightened,
+        allow=(*tightened.allow, *(rule for rule in opened if isinstance(rule, Rule))),
+        names=(*tightened.names, *(rule for rule in opened if isinstance(rule, NameRule))),
     )
-    written = _written(document, new)
-    network_policy(written)  # which raises what does not go together
+    written = ChangedDocuments(_written(document, tightened), _written(document, whole))
+    for each in (written.tightened, written.whole):
+        read_policy(each)  # which raises what does not go together
     return written
 
 
@@ -71,19 +80,19 @@ def _read(texts: Sequence[str], flag: str, *, denied: bool = False) -> list[tupl
     return [(text, destination(text, "new", flag, denied=denied)) for text in texts]
 
 
-def _same(one: Rule | NameRule) -> Rule | NameRule:
-    """Without what a rule is called, and where it was written."""
-    return replace(one, name="", pointer="")
+def _what(rule: Rule | NameRule) -> tuple[Any, ...]:
+    """The destination alone, as it is written on one line."""
+    return (rule.to, rule.ports) if isinstance(rule, Rule) else (rule.pattern, rule.ports)
 
 
 def _is_there(rule: Rule | NameRule, policy: NetworkPolicy) -> bool:
     there: tuple[Rule | NameRule, ...] = (*policy.allow, *policy.names)
-    return any(_same(rule) == _same(one) for one in there)
+    return any(_what(rule) == _what(one) for one in there)
 
 
 def _without(rules: tuple[Any, ...], revoked: Sequence[tuple[str, Rule | NameRule]]) -> tuple[Any, ...]:
-    gone = [_same(rule) for _, rule in revoked]
-    return tuple(rule for rule in rules if _same(rule) not in gone)
+    gone = [_what(rule) for _, rule in revoked]
+    return tuple(rule for rule in rules if _what(rule) not in gone)
 
 
 def _written(document: Mapping[str, Any], policy: NetworkPolicy) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from backends.frozen import replace
 from backends.sessions import Copied, Settled
 from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.policy_builder import Policy
+from mxc_ops.session.changing_network import change_network
 from mxc_ops.session.control import Control
 from mxc_ops.session.endings import REBOOTED, how_it_ended
 from mxc_ops.session.entry import Entry
@@ -25,7 +26,7 @@ from mxc_ops.session.errors import stale_id
 from mxc_ops.session.event_log import open_events
 from mxc_ops.session.forking import Forked, taken_copy
 from mxc_ops.session.ids import PREFIXES
-from mxc_ops.session.network_changes import NetworkChanges, changed_document
+from mxc_ops.session.network_changes import NetworkChanges
 from mxc_ops.session.nursery import begin
 from mxc_ops.session.places import closing
 from mxc_ops.session.record import Lease, State, Unreadable, expired, new_record
@@ -124,6 +125,7 @@ class Sessions:
         taken = kept(original, snapshot) if snapshot else taken_copy(original)
         try:
             with taken as copied, ThreadPoolExecutor(max_workers=min(count, _AT_ONCE)) as pool:
+                record = self.store.open(original.id).record  # what was closed meanwhile is closed to copies
                 for _ in range(count):
                     new = new_record(
                         record.containment, record.document, record.document_hash, lease=record.lease,
@@ -172,23 +174,11 @@ class Sessions:
     def change_network(self, text: str, changes: NetworkChanges) -> Entry:
         """Let its network be another one from now on, for all of its starts: see `NetworkChanges`.
 
-        The whole of it, or nothing. Raises what `changed_document` raises, ``stale_id``, and `LaunchFailed`:
-        then what was open before may be closed already, and nothing more is open.
+        Raises what `changing_network.change_network` raises, and ``stale_id``.
         """
         entry = self.store.open(text)
         with Transition(entry, "network") as moving:
-            before = moving.record
-            document = changed_document(before.document, changes)
-            request = as_request(json.dumps(document).encode())
-            new = replace(before, document=document, document_hash=request.document_hash)
-            moving.save(new, {"network": changes.as_dict()})
-            if moving.shown is Shown.RUNNING:
-                try:
-                    with Control(before.run_folder) as control:
-                        control.ask("network", document=document)
-                except (MxcError, OSError):
-                    moving.save(before, {"network": "taken back"})
-                    raise
+            change_network(entry, moving, changes)
         return self.store.open(entry.id)
 
     def stop(self, text: str, *, discard: bool = False) -> Stopped:

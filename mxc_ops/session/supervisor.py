@@ -20,6 +20,7 @@ from backends.agent.errors import GuestError, GuestLost, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
+from backends.qemu.off_loop import on_thread
 from backends.sessions import Copied, KeepsSessions, SessionSandbox, Settled
 from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.session.entry import sign
@@ -77,15 +78,16 @@ def _report(assignment: Assignment, message: dict[str, Any]) -> bool:
 
 async def _supervise(assignment: Assignment) -> None:
     sandbox, imposed, enforced = await _start(assignment)
-    watch = NetworkWatch(sandbox.network, EventLog(assignment.events))
-    ending = None
+    watch, ending = None, None
     try:
+        watch = NetworkWatch(sandbox.network, EventLog(assignment.events))
         relay = await sandbox.relay()
         relay.imposed = imposed
         ending = await _Supervisor(assignment, sandbox, relay, enforced).serve()
     finally:
         await sandbox.end()
-        watch.close()
+        if watch is not None:
+            watch.close()
     if ending is not None:
         os.close(assignment.alive)  # it has no supervisor any more
         settle(*ending)
@@ -329,7 +331,7 @@ class _Supervisor:
         network = self._sandbox.network
         policy = apart_from_ports(as_request(json.dumps(document).encode())).network
         if network is not None:
-            await asyncio.to_thread(network.replace, policy)
+            await on_thread(lambda: network.replace(policy))
         elif not policy.is_isolated:
             raise LaunchFailed(_no_network())
         return {}

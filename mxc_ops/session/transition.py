@@ -97,6 +97,17 @@ class Transition:
             raise ValueError("each start has a number of its own")
         record = replace(record, boot_id=self._home.boot_id, last_used=self.last_used)
         text = as_text(record)
+        without = record.state in (State.PROVISIONED, State.STARTING)
+        with self._without_supervisor() if without else nullcontext():
+            self._keep(record, text, noted)
+        self.shown = Shown(record.state.value)
+
+    def amend(self, document: Mapping[str, Any], document_hash: str, noted: Mapping[str, Any]) -> None:
+        """Keep another document from now on, whatever state it is in. Raises as `save`."""
+        record = replace(self.record, document=document, document_hash=document_hash)
+        self._keep(record, as_text(record), noted)
+
+    def _keep(self, record: Record, text: bytes, noted: Mapping[str, Any] | None) -> None:
         entry: dict[str, Any] = {
             **(noted or {}),
             "at": moment(),
@@ -105,12 +116,10 @@ class Transition:
             "to": record.state.value,
             "by": os.getpid(),
         }
-        without = record.state in (State.PROVISIONED, State.STARTING)
-        with telling(self._entry.path), self._without_supervisor() if without else nullcontext():
+        with telling(self._entry.path):
             note(self._folder, entry)
             replace_file(RECORD, self._folder, text)
         self.record = record
-        self.shown = Shown(record.state.value)
 
     def make_run_folder(self) -> str:
         """An empty folder for sockets; its path, which `record` has too, to be saved with the next state."""

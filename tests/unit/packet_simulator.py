@@ -347,7 +347,9 @@ def _block(text: str) -> tuple[Any, Any]:
 
 
 def _declared(kind: str, text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = re.findall(rf"^\t{kind} (\S+) \{{ .*elements = \{{ (.*) \}}$", text, re.M)
+    found: list[tuple[str, str]] = re.findall(
+        rf"^\t{kind} (\S+) \{{ [^{{}}]*(?:elements = \{{ (.*) \}})?$", text, re.M
+    )
     return found
 
 
@@ -356,7 +358,7 @@ def _pairs(body: str) -> list[tuple[str, str]]:
 
 
 def _members(body: str) -> list[tuple[Any, Any]]:
-    return [_block(item) for item in body.split(", ")]
+    return [_block(item) for item in body.split(", ") if item]
 
 
 def _base(name: str, line: str) -> _Base:

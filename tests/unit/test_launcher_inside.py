@@ -219,7 +219,7 @@ def test_the_sandbox_ends_with_the_process_it_was_told_to_watch() -> None:
     """Also when a fork of that process still holds the control socket."""
     with subprocess.Popen(["sleep", "100"]) as watched:
         pidfd = os.pidfd_open(watched.pid)
-        with start_inside(inside_spec("sleep", "100", caller=pidfd), pass_fds=(pidfd,)) as launch:
+        with start_inside(inside_spec("sleep", "100", owners=(pidfd,)), pass_fds=(pidfd,)) as launch:
             assert isinstance(launch.message(), Started)
             watched.kill()
             assert launch.process.wait(DEADLINE_S) == protocol.EXIT_SETUP_FAILED

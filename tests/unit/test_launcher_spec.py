@@ -42,7 +42,7 @@ FULL_OUTSIDE = OutsideSpec(
 )  # fmt: skip
 FULL_INSIDE = InsideSpec(
     control=5, argv=("sh", "-c", "true"), env=(("A", "b"), ("C", "")), cwd="/tmp", stderr=6, tty=True,
-    caller=10, hold=(7,), rlimits=((7, 10, 20),), seccomp=bytes(8) * 4,
+    owners=(10, 11), hold=(7,), rlimits=((7, 10, 20),), seccomp=bytes(8) * 4,
     masks=((8, "/denied"), (9, "/also/denied")), guards=("/denied", "/fixed"),
     give=(12, 13), user=(1000, 1000),
     landlock=LandlockRules(0xFFFF, 0, 3, (LandlockPath("/", 13), LandlockPath("/tmp", 2, optional=True))),
