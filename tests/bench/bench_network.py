@@ -29,7 +29,6 @@ SENT_MIB = 1024
 SINK_PORT = 9009
 RULE = network(allow=["192.0.2.7:8000"])
 TRUE = ("/bin/true",)
-PARTS = ("root", "user", "sizes", "throughput", "proxy", "machine")
 _CHECKOUT = Path(__file__).parents[2]
 
 _SINK = f"""
@@ -62,7 +61,7 @@ print({SENT_MIB} / (time.monotonic() - begun))
 
 def main() -> None:
     if os.environ.get("MXC_BENCH_IN_BED"):
-        globals()[f"_{sys.argv[1]}"]()
+        PARTS[sys.argv[1]]()
         return
     for part in ("mxc_ops", "vm_images", "backends"):
         compileall.compile_dir(_CHECKOUT / part, quiet=2)
@@ -157,7 +156,8 @@ def _names(count: int) -> list[str]:
 def _throughput() -> None:
     argv = ["nsenter", "-n", "-t", os.environ["MXC_BENCH_IN_BED"], sys.executable, "-c", _SEND, "192.0.2.7"]
     policy = Policy(network=network(allow=[f"192.0.2.7:{SINK_PORT}"]))
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(5):
         done = subprocess.run(argv, check=True, capture_output=True, text=True)
         theirs.append(float(done.stdout))
@@ -182,7 +182,8 @@ def _proxy() -> None:
     }
     policy = Policy.from_config(document)
     argv = ["/usr/bin/python3", "-c", _SEND, "sink.test", "127.0.0.1", "61080"]
-    rates, shares = [], []
+    rates: list[float] = []
+    shares: list[float] = []
     for _ in range(5):
         before = os.times()
         rate = float(mxc_ops.run(policy, argv).check().stdout)
@@ -213,6 +214,15 @@ def _machine() -> None:
 def _line(what: str, times: list[float], note: str = "") -> None:
     print(f"{what:<50} median {median(times):8.1f} ms  min {min(times):8.1f} ms   {note}", flush=True)
 
+
+PARTS = {
+    "root": _root,
+    "user": _user,
+    "sizes": _sizes,
+    "throughput": _throughput,
+    "proxy": _proxy,
+    "machine": _machine,
+}
 
 if __name__ == "__main__":
     main()
