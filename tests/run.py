@@ -42,6 +42,7 @@ CHECKS: Mapping[str, Sequence[str]] = {
     ),
     "packages for tests": (
         *(f"{_BIN}/mxc-ops", "prep", "host", "--yes", "--item", "*.package.*"),
+        *("--item", "*.network.package"),
         *(word for flag, names in _PACKAGES_FOR.items() for name in names for word in (flag, name)),
     ),
 }
