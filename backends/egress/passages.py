@@ -92,6 +92,20 @@ class Connection:
         """Wait for a first message, from now on."""
         self.due = asyncio.get_running_loop().time() + FIRST_MESSAGE_S
 
+    async def begins_with(self, passage: Passage) -> bytes:
+        """What the message begins with, which stays to be read; nothing where the client is done.
+
+        Raises `Refused`.
+        """
+        try:
+            async with asyncio.timeout_at(self.due):
+                first = await self.stream.receive()
+        except TimeoutError:
+            raise Refused(passage, "timeout", denied=False) from None
+        if first:
+            self.stream.unread(first)
+        return first
+
     def end(self, reason: str) -> None:
         self.ended_by = self.ended_by or reason
         if self.task is not None:

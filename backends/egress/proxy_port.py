@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from backends.egress.gate import Gate
@@ -16,15 +15,9 @@ __all__ = ["serve_proxy"]
 
 async def serve_proxy(gate: Gate, connection: Connection) -> None:
     """Serve one client. Raises `Refused`."""
-    passage = Passage(connection.number, "connect")
-    try:
-        async with asyncio.timeout_at(connection.due):
-            first = await connection.stream.receive()
-    except TimeoutError:
-        raise Refused(passage, "timeout", denied=False) from None
+    first = await connection.begins_with(Passage(connection.number, "connect"))
     if not first:
         return
-    connection.stream.unread(first)
     if first[0] == VERSION_5:
         await serve_socks(gate, connection)
     elif first[0] == VERSION_4:

@@ -6,7 +6,6 @@ that only the client connects with it.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 from backends.egress.gate import Gate
@@ -29,14 +28,9 @@ async def serve_redirected(gate: Gate, connection: Connection) -> None:
     port = passage.port = _original_port(connection.stream.socket)
     if port is None:
         raise Refused(passage, "not_redirected")
-    try:
-        async with asyncio.timeout_at(connection.due):
-            first = await connection.stream.receive()
-    except TimeoutError:
-        raise Refused(passage, "timeout", denied=False) from None
+    first = await connection.begins_with(passage)
     if not first:
         return
-    connection.stream.unread(first)
     if first[0] == _TLS_HANDSHAKE:
         await _serve_tls(gate, connection, passage)
     elif first[:1].isalpha():

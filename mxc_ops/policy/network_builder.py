@@ -124,7 +124,8 @@ class _Collected:
                     self.problems.extend(error.problems)
                 else:
                     pointers.append(pointer)
-        faults = list(mapping_faults(entries, "network.publish", pointers))
+        longest = "reach_host" if len(reach_host) > len(publish) else "publish"
+        faults = list(mapping_faults(entries, f"network.{longest}", pointers))
         self.problems.extend(faults)
         if faults:
             return ()
