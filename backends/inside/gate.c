@@ -205,8 +205,11 @@ static int serve(struct gate *gate, char *buffer)
                                   {gate->sets[0] ? gate->host_watch : -1, POLLIN, 0}};
         if ((poll(events, 5, -1) < 0 && errno != EINTR) || events[3].revents)
             return EXIT_SETUP_FAILED;
-        if (events[4].revents)
-            take_new_addresses(gate->host_watch, add_host_address, gate);
+        if (events[4].revents) {
+            if (take_new_addresses(gate->host_watch, add_host_address, gate) < 0)
+                return EXIT_SETUP_FAILED;
+            close_host_addresses(gate);
+        }
         if (events[2].revents)
             pass_log_on(gate->log, gate->sink, &gate->sink_room);
         if (events[0].revents) {

@@ -53,7 +53,8 @@ int run_program(char **argv, int input, int output, uint32_t deadline_ms, uint32
 int start_waiting_helper(struct gate *gate);
 int start_anchor(struct gate *gate);
 int become_helper(struct gate *gate, char **argv, int output);
-void add_host_address(const char *address, void *gate); /* to the sets */
+void add_host_address(const char *address, void *gate);
+void close_host_addresses(const struct gate *gate); /* all that were added come into the sets */
 int await_uplink(const struct gate *gate, const char *name, uint32_t deadline_ms, uint32_t families);
 
 #endif

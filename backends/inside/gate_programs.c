@@ -17,7 +17,7 @@
 
 #include "gate.h"
 
-enum { LOOK_MS = 2, CAPABILITIES = 64, ADDING_MS = 10000 };
+enum { LOOK_MS = 2, CAPABILITIES = 64, ADDING_MS = 10000, MOST_FOUND = 32768 };
 
 static const char STANDS_FOR_NETWORK[] = "@network";
 
@@ -94,16 +94,34 @@ int run_program(char **argv, int input, int output, uint32_t deadline_ms, uint32
 }
 
 /* One that cannot be added is one that a sandbox might reach: the namespace closes with us. */
-void add_host_address(const char *address, void *context)
+static struct {
+    char text[MOST_FOUND];
+    size_t length;
+} found[2]; /* of IPv4 and IPv6: the host's new addresses that are not in the sets yet */
+
+void close_host_addresses(const struct gate *gate)
 {
-    struct gate *gate = context;
-    char element[64];
-    uint32_t status = 0;
-    snprintf(element, sizeof(element), "{ %s }", address);
-    char *set = gate->sets[strchr(address, ':') ? 3 : 2], *words[] = {
-        gate->sets[0], "add", "element", "inet", gate->sets[1], set, element, NULL};
-    if (run_program(words, -1, -1, ADDING_MS, &status) || status)
-        _exit(EXIT_SETUP_FAILED);
+    for (int family = 0; family < 2; family++) {
+        uint32_t status = 0;
+        char *words[] = {gate->sets[0], "add", "element", "inet", gate->sets[1], gate->sets[2 + family],
+                         found[family].text, NULL};
+        if (!found[family].length)
+            continue;
+        memcpy(found[family].text + found[family].length, " }", 3);
+        if (run_program(words, -1, -1, ADDING_MS, &status) || status)
+            _exit(EXIT_SETUP_FAILED);
+        found[family].length = 0;
+    }
+}
+
+void add_host_address(const char *address, void *gate)
+{
+    int family = strchr(address, ':') != NULL;
+    char *text = found[family].text;
+    if (found[family].length + strlen(address) + sizeof("{ , }") > MOST_FOUND)
+        close_host_addresses(gate);
+    const char *before = found[family].length ? ", " : "{ ";
+    found[family].length += (size_t)sprintf(text + found[family].length, "%s%s", before, address);
 }
 
 /* It is born before the namespace is made: so it stays in the host's, where packets of a user's come from. */

@@ -252,17 +252,36 @@ static int read_new_address(const char *message, uint32_t length, char *text, si
     return found;
 }
 
-void take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context)
+/* All there are, to be read as if they were new; those already known are as well taken twice. */
+static int ask_for_addresses(int watch)
 {
-    char messages[8192], text[INET6_ADDRSTRLEN];
-    ssize_t got;
-    while ((got = recv(watch, messages, sizeof(messages), MSG_DONTWAIT)) > 0) {
+    struct {
+        struct nlmsghdr header;
+        struct ifaddrmsg body;
+    } all = {.header = {.nlmsg_len = sizeof(all), .nlmsg_type = RTM_GETADDR}};
+    all.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+    return send(watch, &all, sizeof(all), MSG_DONTWAIT) == sizeof(all) ? 0 : -1;
+}
+
+int take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context)
+{
+    char messages[32768], text[INET6_ADDRSTRLEN];
+    for (;;) {
+        ssize_t got = recv(watch, messages, sizeof(messages), MSG_DONTWAIT);
+        if (got < 0 && errno == ENOBUFS) { /* more came at once than has room, and the rest is lost (netlink(7)) */
+            if (ask_for_addresses(watch) < 0)
+                return -1;
+            continue;
+        }
+        if (got <= 0)
+            return 0;
         struct nlmsghdr header;
         for (ssize_t at = 0; got - at >= (ssize_t)sizeof(header); at += NLMSG_ALIGN((ssize_t)header.nlmsg_len)) {
             memcpy(&header, messages + at, sizeof(header));
             if (header.nlmsg_len < sizeof(header) || (ssize_t)header.nlmsg_len > got - at)
                 break;
-            if (header.nlmsg_type == RTM_NEWADDR && read_new_address(messages + at, header.nlmsg_len, text, sizeof(text)))
+            int is_new = header.nlmsg_type == RTM_NEWADDR;
+            if (is_new && read_new_address(messages + at, header.nlmsg_len, text, sizeof(text)))
                 take(text, context);
         }
     }

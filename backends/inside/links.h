@@ -19,8 +19,8 @@ int add_address(int links, const char *name, const char *address, uint32_t prefi
 /* `local`: whatever is sent there arrives here. */
 int add_route(int links, const char *destination, uint32_t prefix, const char *gateway, const char *name, int local);
 
-/* A socket that becomes readable when addresses are new in this namespace, -1 with errno; and each of them. */
+/* A socket that becomes readable when addresses are new in this namespace; and each of them. -1 with errno. */
 int watch_addresses(void);
-void take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context);
+int take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context);
 
 #endif

@@ -21,6 +21,7 @@ from _socket import (
 )
 from contextlib import suppress
 from threading import Lock
+from weakref import WeakSet
 
 from backends.egress.settings import EgressSettings, Listener, Rules
 from backends.errors import BackendUnavailable, LaunchFailed, MxcError, Problem
@@ -35,6 +36,7 @@ from backends.network.counters import counters_request
 from backends.network.egress import HOST_SETS
 from backends.network.facts import Bridge, host_addresses
 from backends.network.gate import Asked, Gate
+from backends.network.layout import LocalLayout, RoutedLayout
 from backends.network.nflog import bind_messages
 from backends.network.outcome import NetworkOutcome, concluded, proxy_lost
 from backends.network.plan import TAP, HelperUplink, NetworkPlan, Opening
@@ -69,6 +71,7 @@ class Network:
         self._place: int | None = None  # the lock of it, on the bridge
         self._one_at_a_time = Lock()
         self._gate = Gate(launcher)
+        _open.add(self)
         try:
             self._output = self._hold(os.memfd_create("output", os.MFD_CLOEXEC))
             self._log, self._read_log = self._sink("log")
@@ -122,9 +125,8 @@ class Network:
     def _load(self, policy: NetworkPolicy) -> None:
         """Each time under a generation of its own: what an earlier one let through is judged anew."""
         self._generation += 1
-        plan = replace(self._plan, host_addresses=(*self._plan.own, *host_addresses()))
-        rules = ruleset(policy, layout(plan, self._given), generation=self._generation)
-        self._gate.run((plan.nft, "-f", "-"), rules.text, _LOADING_MS)
+        rules = ruleset(policy, self._layout(), generation=self._generation)
+        self._gate.run((self._plan.nft, "-f", "-"), rules.text, _LOADING_MS)
 
     def end(self) -> NetworkOutcome:
         """Close it, once everything in the sandbox has ended; what there is to tell: of one that is kept,
@@ -189,7 +191,7 @@ class Network:
     def _make(self) -> None:
         """All of it in one go, in the order in which nothing is ever open that the rules do not hold."""
         plan = self._plan
-        rules = spec_memfd(ruleset(plan.policy, layout(plan, self._given)).text.encode())
+        rules = spec_memfd(ruleset(plan.policy, self._layout()).text.encode())
         inside = [opening for opening in plan.openings if opening.inside]
         load = Run((plan.nft, "-f", "-"), _LOADING_MS)
         steps: list[Asked] = [(step, ()) for step in before_rules(plan, self._given)]
@@ -211,6 +213,11 @@ class Network:
             self.tap = made.pop(0)
         if plan.openings:
             self._serve(inside, made)
+
+    def _layout(self) -> LocalLayout | RoutedLayout:
+        """With the host's addresses of now: the gate hears of those that come after it has entered."""
+        found = (*self._plan.own, *host_addresses())
+        return layout(replace(self._plan, host_addresses=found), self._given)
 
     def _beside(self, step: Step) -> tuple[int, ...]:
         return (self._output,) if isinstance(step, Helper | Await) else ()
@@ -251,6 +258,19 @@ class Network:
         leased = lease(uids)
         self._hold(leased.lock)
         return leased.uid, leased.uid
+
+
+_open: WeakSet[Network] = WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A fork of ours would keep the namespace, what listens on the host, and the locks, for all its life."""
+    for network in tuple(_open):
+        network.close()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def open_network(plan: NetworkPlan, launcher: str, users: UserNamespace | None = None) -> Network:

@@ -261,15 +261,17 @@ class _Supervisor:
 
     async def _answer(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
-        with suppress(ConnectionError, ValueError):  # a line that is too long, or a client that has gone
-            while line := await reader.readline():
-                working = self._in_background(self._tried(line))
-                while not (await asyncio.wait({working}, timeout=_PULSE_S))[0]:
-                    writer.write(b'{"working": true}\n')
+        try:
+            with suppress(ConnectionError, ValueError):  # a line that is too long, or a client that has gone
+                while line := await reader.readline():
+                    working = self._in_background(self._tried(line))
+                    while not (await asyncio.wait({working}, timeout=_PULSE_S))[0]:
+                        writer.write(b'{"working": true}\n')
+                        await writer.drain()
+                    writer.write(json.dumps(working.result()).encode() + b"\n")
                     await writer.drain()
-                writer.write(json.dumps(working.result()).encode() + b"\n")
-                await writer.drain()
-        writer.close()
+        finally:  # whoever waits for an answer must not wait for ever
+            writer.close()
 
     async def _tried(self, line: bytes) -> dict[str, Any]:
         try:
