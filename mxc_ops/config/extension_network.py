@@ -22,7 +22,7 @@ from mxc_ops.config.models.kinds import (
     section,
     text,
 )
-from mxc_ops.config.rules_network import check_port_range, check_rule
+from mxc_ops.config.rules_egress import check_port_range, check_rule
 from mxc_ops.policy.network_values import (
     pattern_fault,
     private_fault,
