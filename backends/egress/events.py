@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,6 +24,9 @@ _LONGEST_TEXT = 253
 _REFUSED_BURST = 4000
 _REFUSED_PER_S = 500
 """How often it is refused a sandbox decides itself: it must not fill disks by it, nor hide the rest."""
+
+_MOST_IN_FILE = 4 << 20
+"""As of the rules' decisions: a file is in memory, outside of the sandbox's limits."""
 
 _NAME_PAUSE_S = 1.0
 
@@ -49,6 +53,7 @@ class Events:
         self._credit = float(_REFUSED_BURST)
         self._credited = clock()
         self._named: OrderedDict[str, float] = OrderedDict()
+        self._room = _MOST_IN_FILE if fd is not None and stat.S_ISREG(os.fstat(fd).st_mode) else None
         if fd is not None:
             os.set_blocking(fd, False)
 
@@ -74,12 +79,18 @@ class Events:
                 line[key] = value[:_LONGEST_TEXT] if isinstance(value, str) else value
         if self._dropped:
             line["dropped"] = self._dropped
+        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        if self._room is not None and len(text) > self._room:
+            self._dropped += 1
+            return
         try:
-            os.write(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            os.write(self._fd, text)
         except OSError:
             self._dropped += 1
         else:
             self._dropped = 0
+            if self._room is not None:
+                self._room -= len(text)
 
     def write_name(self, verdict: str, name: str, **fields: Value) -> None:
         """A line about a look-up: about the same name at most one a second."""

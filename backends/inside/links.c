@@ -230,26 +230,48 @@ int watch_addresses(void)
     return -1;
 }
 
+static void take_address(int family, const void *address, take_address_fn *take, void *context)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (inet_ntop(family, address, text, sizeof(text)))
+        take(text, context);
+}
+
+/* The kernel answers at both ends of a network, too, whether an address for broadcast was given or not. */
+static void take_ends(const void *address, uint32_t prefix, take_address_fn *take, void *context)
+{
+    uint32_t number, rest = prefix < 31 ? UINT32_MAX >> prefix : 0;
+    if (!rest)
+        return;
+    memcpy(&number, address, sizeof(number));
+    uint32_t first = htonl(ntohl(number) & ~rest), last = htonl(ntohl(number) | rest);
+    take_address(AF_INET, &first, take, context);
+    take_address(AF_INET, &last, take, context);
+}
+
 /* IPv4 tells its own address as the local one; IPv6 has the other alone. */
-static int read_new_address(const char *message, uint32_t length, char *text, size_t room)
+static void read_new_address(const char *message, uint32_t length, take_address_fn *take, void *context)
 {
     struct ifaddrmsg body;
     struct rtattr attribute;
-    int found = 0;
     if (length < NLMSG_HDRLEN + sizeof(body))
-        return 0;
+        return;
     memcpy(&body, message + NLMSG_HDRLEN, sizeof(body));
+    int of_ipv6 = body.ifa_family == AF_INET6;
     for (size_t at = NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(body)); at + sizeof(attribute) <= length;
          at += RTA_ALIGN(attribute.rta_len)) {
+        const char *value = message + at + RTA_LENGTH(0);
         memcpy(&attribute, message + at, sizeof(attribute));
         if (attribute.rta_len < sizeof(attribute) || attribute.rta_len > length - at)
             break;
-        size_t bytes = body.ifa_family == AF_INET6 ? 16 : 4;
-        int wanted = attribute.rta_type == (body.ifa_family == AF_INET6 ? IFA_ADDRESS : IFA_LOCAL);
-        if (wanted && attribute.rta_len == RTA_LENGTH(bytes))
-            found = inet_ntop(body.ifa_family, message + at + RTA_LENGTH(0), text, (socklen_t)room) != NULL;
+        int is_broadcast = !of_ipv6 && attribute.rta_type == IFA_BROADCAST;
+        int is_own = attribute.rta_type == (of_ipv6 ? IFA_ADDRESS : IFA_LOCAL);
+        if (attribute.rta_len != RTA_LENGTH(of_ipv6 ? 16 : 4) || !(is_own || is_broadcast))
+            continue;
+        take_address(body.ifa_family, value, take, context);
+        if (is_own && !of_ipv6)
+            take_ends(value, body.ifa_prefixlen, take, context);
     }
-    return found;
 }
 
 /* All there are, to be read as if they were new; those already known are as well taken twice. */
@@ -263,9 +285,9 @@ static int ask_for_addresses(int watch)
     return send(watch, &all, sizeof(all), MSG_DONTWAIT) == sizeof(all) ? 0 : -1;
 }
 
-int take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context)
+int take_new_addresses(int watch, take_address_fn *take, void *context)
 {
-    char messages[32768], text[INET6_ADDRSTRLEN];
+    char messages[32768];
     for (;;) {
         ssize_t got = recv(watch, messages, sizeof(messages), MSG_DONTWAIT);
         if (got < 0 && errno == ENOBUFS) { /* more came at once than has room, and the rest is lost (netlink(7)) */
@@ -280,9 +302,8 @@ int take_new_addresses(int watch, void (*take)(const char *address, void *contex
             memcpy(&header, messages + at, sizeof(header));
             if (header.nlmsg_len < sizeof(header) || (ssize_t)header.nlmsg_len > got - at)
                 break;
-            int is_new = header.nlmsg_type == RTM_NEWADDR;
-            if (is_new && read_new_address(messages + at, header.nlmsg_len, text, sizeof(text)))
-                take(text, context);
+            if (header.nlmsg_type == RTM_NEWADDR)
+                read_new_address(messages + at, header.nlmsg_len, take, context);
         }
     }
 }

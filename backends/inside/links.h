@@ -21,6 +21,7 @@ int add_route(int links, const char *destination, uint32_t prefix, const char *g
 
 /* A socket that becomes readable when addresses are new in this namespace; and each of them. -1 with errno. */
 int watch_addresses(void);
-int take_new_addresses(int watch, void (*take)(const char *address, void *context), void *context);
+typedef void take_address_fn(const char *address, void *context);
+int take_new_addresses(int watch, take_address_fn *take, void *context);
 
 #endif

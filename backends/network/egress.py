@@ -32,6 +32,12 @@ SPOOFED = "egress.spoofed"
 MAX_ELEMENTS = 65_536
 HOST_SETS = {4: "host.v4", 6: "host.v6"}
 _KEYWORD = {4: "ip", 6: "ip6"}
+_NOBODYS = {
+    4: "{ 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }",
+    6: "{ ::/127, fe80::/10, ff00::/8 }",
+}
+"""Loopback that is sent out by a link, which a helper may pass on; the link's own, where the host is all that
+there is; and what goes to many, of whom it is one."""
 
 
 @frozen
@@ -50,8 +56,8 @@ def match_all(policy: NetworkPolicy) -> Matched:
     """Raises `PolicyRefused` as `matching` does, and where all sets together exceed `MAX_ELEMENTS`."""
     total = 0
     found: list[tuple[Rule, Matching]] = []
-    for rule in (*policy.deny, *policy.allow):
-        one = matching(rule)
+    for index, rule in enumerate((*policy.deny, *policy.allow)):
+        one = matching(rule, translated=index < len(policy.deny))
         total += one.size
         if total > MAX_ELEMENTS:
             message = f"with this rule, the policy has more than {MAX_ELEMENTS} blocks of addresses"
@@ -96,7 +102,11 @@ def egress(matched: Matched, redirects: list[str]) -> str:
     ``::ffff:0:0/96`` is no destination on any wire (RFC 4291 §2.5.5.2), and a rule for such a block is one
     for IPv4: packets that bear one are refused, lest they pass as IPv6.
     """
-    lines = [f"ct original {_KEYWORD[family]} daddr @{HOST_SETS[family]} goto {HOST}" for family in FAMILIES]
+    lines = [
+        f"ct original {_KEYWORD[family]} daddr {closed} goto {HOST}"
+        for family in FAMILIES
+        for closed in (f"@{HOST_SETS[family]}", _NOBODYS[family])
+    ]
     lines.append(f"ct original ip6 daddr ::ffff:0:0/96 goto {MAPPED}")
     for rule, found in (*matched.deny, *matched.allow):
         lines += [f"{condition} goto {rule.name}" for condition in found.conditions]

@@ -19,6 +19,7 @@ BRIDGE = "mxcbr0"
 _PATH_OF_ROOT = "/usr/sbin:/sbin"
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _AF_INET6 = 10
+_OF_HOST = ("LOCAL", "BROADCAST")
 _RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
@@ -130,7 +131,7 @@ def _default_routes() -> Iterator[int]:
 
 
 def host_addresses() -> tuple[str, ...]:
-    """Every address that the host answers at, those of its loopback apart."""
+    """Every address that the host answers at, also as one of many; those of its loopback apart."""
     return (*_ipv4(), *(address for address, _, _ in _ipv6() if address != "::1"))
 
 
@@ -143,7 +144,7 @@ def _ipv4() -> Iterator[str]:
             words = line.split()
             if words[:1] == ["|--"]:
                 address = words[1]
-            elif words[:3] == ["/32", "host", "LOCAL"] and not address.startswith("127."):
+            elif words[:1] == ["/32"] and words[-1] in _OF_HOST and not address.startswith("127."):
                 seen[address] = None
     yield from seen
 

@@ -28,13 +28,15 @@ MOST_IN_A_TREE = 256
 _KEYWORD = {4: "ip", 6: "ip6"}
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
 _EVERY_PORT = (0, 65535)
+_TRANSLATED = 0x64_FF9B << 96
+"""The first address of 64:ff9b::/96."""
 
 
 @frozen
 class Matching:
     """A packet that meets any one of `conditions` meets the rule; none of them: nothing does.
 
-    `sets` declares the sets that they name, which hold `size` elements together.
+    `sets` declares the sets that they name; `size` is how many elements the rule asked for.
     """
 
     conditions: tuple[str, ...]
@@ -42,16 +44,23 @@ class Matching:
     size: int = 0
 
 
-def matching(rule: Rule) -> Matching:
+def matching(rule: Rule, *, translated: bool = False) -> Matching:
     """What `rule` matches, with its sets named after it.
+
+    Parameters
+    ----------
+    translated: also the addresses by which a network with NAT64 reaches those of IPv4 (RFC 6052 §2.1).
 
     Raises `PolicyRefused` for text that is no network, and for exceptions that leave more than `MAX_BLOCKS`
     blocks of one peer (spec: policy-semantics.md §3.1).
     """
     found = _addresses(rule)
+    if translated and rule.to:
+        embedded = [(_TRANSLATED + first, _TRANSLATED + last) for first, last in found[4]]
+        found[6] = merged((*found[6], *embedded))
     conditions: list[str] = []
     sets: list[str] = []
-    size = 0
+    sizes = {4: 0, 6: 0}
     for family in FAMILIES:
         ranges = found[family]
         if not ranges:
@@ -62,10 +71,11 @@ def matching(rule: Rule) -> Matching:
             made = _one_set(rule.name, family, ranges) if few else _sets_by_length(rule.name, family, ranges)
             places = [where for where, _, _ in made]
             sets += [declared for _, declared, _ in made]
-            size += sum(count for _, _, count in made)
+            sizes[family] = sum(count for _, _, count in made)
         what = _protocols(rule.ports, family)
         conditions += [f"{where} {each}".rstrip() for where in places for each in what]
-    return Matching(tuple(conditions), tuple(sets), size)
+    written = sizes[6] - sizes[4] if translated else sizes[6]
+    return Matching(tuple(conditions), tuple(sets), sizes[4] + max(0, written))
 
 
 _Set = tuple[str, str, int]

@@ -20,9 +20,13 @@ from tests.security.network_attacks import ATTACKS, StandIn, Watch, new_token, s
 pytest_plugins = ("tests.network.fixtures",)
 
 ON_EACH = pytest.mark.parametrize("flavour", FLAVOURS)
+ON_EACH_KIND = pytest.mark.parametrize("flavour", [FLAVOURS[0], FLAVOURS[1], FLAVOURS[4]])
+"""Of network, that is: LXC has that of bubblewrap."""
 SHARING_KERNEL = pytest.mark.parametrize("flavour", FLAVOURS[:4])
 ALLOWED, ALLOWED6 = "192.0.2.7", "2001:db8:2::7"
 FORBIDDEN, FORBIDDEN6 = "192.0.2.66", "2001:db8:2::66"
+ELSEWHERE = "192.0.2.67", "2001:db8:2::67"
+"""Where what nothing guards sends, so that it is not taken for anybody else."""
 PORTS = ({"protocol": "tcp", "port": 8000}, {"protocol": "udp", "port": 8000})
 ONE_ALLOWED = {"network": {"egress": {"allow": [to(ALLOWED, ALLOWED6, ports=PORTS)]}}}
 ALL_ALLOWED = {"network": {"egress": {"default": "allow", "deny": [to(FORBIDDEN, FORBIDDEN6)]}}}
@@ -97,10 +101,10 @@ def test_no_other_kind_of_socket_can_be_made(lab: Lab) -> None:
 # --- ways around ---------------------------------------------------------------------------------------
 
 
-def around(token: str) -> tuple[Attack, ...]:
+def around(token: str, to4: str = FORBIDDEN, to6: str = FORBIDDEN6) -> tuple[Attack, ...]:
     """What is forbidden, in every way that takes no right."""
-    four: Attack = {"to": FORBIDDEN, "first": ALLOWED, "port": 8000, "token": token}
-    six: Attack = {"to": FORBIDDEN6, "first": ALLOWED6, "port": 8000, "token": token}
+    four: Attack = {"to": to4, "first": ALLOWED, "port": 8000, "token": token}
+    six: Attack = {"to": to6, "first": ALLOWED6, "port": 8000, "token": token}
     kinds = ("plainly", "stream", "in_fragments", "then_elsewhere", "bound_to_link", "echo_request")
     return (
         *({"kind": kind, **which} for kind in (*kinds, "by_several_paths") for which in (four, six)),
@@ -126,7 +130,7 @@ def elsewhere(token: str) -> tuple[Attack, ...]:
 
 def test_every_way_leads_there_where_nothing_guards_it(bare: StandIn, watches: tuple[Watch, Watch]) -> None:
     silent: list[Attack] = []
-    for one in around(""):
+    for one in around("", *ELSEWHERE):
         watches[1].forget()
         token = new_token()
         bare.run([{**one, "token": token}])
@@ -137,7 +141,7 @@ def test_every_way_leads_there_where_nothing_guards_it(bare: StandIn, watches: t
     assert silent == []
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_no_way_around_a_rule(lab: Lab, watches: tuple[Watch, Watch]) -> None:
     for watch in watches:
         watch.forget()
@@ -147,7 +151,7 @@ def test_no_way_around_a_rule(lab: Lab, watches: tuple[Watch, Watch]) -> None:
     assert [one for watch in watches for one in watch.to_or_from(FORBIDDEN, FORBIDDEN6)] == []
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_a_denied_address_is_denied_in_the_clothes_of_ipv6(lab: Lab, watches: tuple[Watch, Watch]) -> None:
     """As a network with NAT64 would take it (RFC 6052 §2.1): the proxy denies it so, too."""
     token = new_token()
@@ -180,7 +184,7 @@ def test_a_source_can_be_made_up_where_nothing_guards_it(bare: StandIn, watches:
     assert {one.source for one in watches[0].carrying(token)} >= {"fdb5:6d78:62::77", "2001:db8:2::9"}
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_no_packet_leaves_under_a_source_that_is_not_the_sandboxs(
     lab: Lab, watches: tuple[Watch, Watch]
 ) -> None:
@@ -202,7 +206,7 @@ def at_host(lab: Lab, attacks: Sequence[Attack]) -> list[list[Any]]:
     return lab.bed.on_host.ask("seen")
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_the_hosts_addresses_are_closed_whatever_is_allowed(lab: Lab) -> None:
     attacks = [
         {"kind": kind, "to": one, "port": 8000, "token": "x"}
@@ -212,7 +216,7 @@ def test_the_hosts_addresses_are_closed_whatever_is_allowed(lab: Lab) -> None:
     assert at_host(lab, attacks) == []
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_the_hosts_loopback_is_not_reached_by_naming_the_link(lab: Lab) -> None:
     """A socket that is bound to the link sends what is for loopback there, and a helper may pass it on."""
     sources = {"127.0.0.1": "203.0.113.2", "127.0.0.53": "203.0.113.2", "::1": "2001:db8:113::2"}
@@ -228,7 +232,7 @@ def test_the_hosts_loopback_is_not_reached_by_naming_the_link(lab: Lab) -> None:
     assert at_host(lab, [{"port": 8000, "token": "x", **one} for one in attacks]) == []
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_the_host_is_not_reached_as_one_of_many(lab: Lab) -> None:
     """Broadcast and multicast: what listens at every address gets them."""
     everybody = ("255.255.255.255", "10.187.3.255", "203.0.113.255", "224.0.0.1", "ff02::1", "ff05::1")
@@ -236,7 +240,7 @@ def test_the_host_is_not_reached_as_one_of_many(lab: Lab) -> None:
     assert at_host(lab, attacks) == []
 
 
-@ON_EACH
+@ON_EACH_KIND
 def test_an_address_that_the_host_gets_later_is_closed_too(lab: Lab) -> None:
     later = {"203.0.113.77": "203.0.113.77/24", "2001:db8:113::77": "2001:db8:113::77/64"}
     late: list[Attack] = [

@@ -113,7 +113,8 @@ BY_ANY_LINK = {
 
 def test_frames_go_where_nothing_guards_them(bare: StandIn, watches: tuple[Watch, Watch]) -> None:
     token = new_token()
-    there = {**GUEST, "link": "uplink", "four": StandIn.ADDRESS, "six": StandIn.ADDRESS6}
+    elsewhere = {"forbidden": "192.0.2.67", "forbidden6": "2001:db8:2::67"}
+    there = {**GUEST, **elsewhere, "link": "uplink", "four": StandIn.ADDRESS, "six": StandIn.ADDRESS6}
     near = {"gateway": "10.187.0.1", "gateway6": "fdb5:6d78:62::1"}
     [told] = bare.run([{"kind": "frames", **there, **near, "token": token}], SOURCE)
     assert set(leaked(watches, token, told["said"].split())) >= BY_ANY_LINK

@@ -19,6 +19,18 @@ from tests.unit.packet_simulator import Address
 __all__ = ["ICMP", "Asked", "decide", "edges", "policies", "port_edges"]
 
 ICMP = {4: 1, 6: 58}
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+_NOBODYS = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255"),
+            *("::", "::1", "fe80::/10", "ff00::/8"),
+        ),
+    )
+)
+"""What leaves a sandbox's link for nobody but its host, or for many of whom it is one: docs/network.md."""
+
 _NUMBERS = {Protocol.TCP: (6,), Protocol.UDP: (17,), Protocol.ANY: (6, 17)}
 
 
@@ -33,9 +45,11 @@ class Asked:
 
 def decide(policy: NetworkPolicy, asked: Asked) -> tuple[str, bool]:
     """The deciding rule's name, and whether it allows."""
+    if any(asked.destination in one for one in _NOBODYS if one.version == asked.destination.version):
+        return "egress.host", False
     for rules, allowed in ((policy.deny, False), (policy.allow, True)):
         for rule in rules:
-            if _matches(rule, asked):
+            if _matches(rule, asked) or (not allowed and _matches_translated(rule, asked)):
                 return rule.name, allowed
     return "egress.default", policy.egress_allowed
 
@@ -43,6 +57,15 @@ def decide(policy: NetworkPolicy, asked: Asked) -> tuple[str, bool]:
 def _matches(rule: Rule, asked: Asked) -> bool:
     to = not rule.to or any(_holds(peer, asked.destination) for peer in rule.to)
     return to and (not rule.ports or any(_carries(entry, asked) for entry in rule.ports))
+
+
+def _matches_translated(rule: Rule, asked: Asked) -> bool:
+    """A network with NAT64 takes what follows the prefix for an address of IPv4 (RFC 6052 §2.1)."""
+    if asked.destination not in _TRANSLATED:
+        return False
+    inner = ipaddress.IPv4Address(int(asked.destination) & 0xFFFFFFFF)
+    ports = not rule.ports or any(_carries(entry, asked) for entry in rule.ports)
+    return ports and any(_holds(peer, inner) for peer in rule.to)
 
 
 def _holds(peer: Peer, destination: Address) -> bool:
@@ -129,7 +152,10 @@ def policies(draw: st.DrawFn) -> NetworkPolicy:
 
 
 def edges(policy: NetworkPolicy) -> list[Address]:
-    """The first and last address of all networks in `policy`, and those beside them, without mapped ones."""
+    """The first and last address of all networks in `policy`, and those beside them, without mapped ones.
+
+    Those of IPv4 also as NAT64 writes them.
+    """
     found = {ipaddress.ip_address("10.0.0.77"), ipaddress.ip_address("2001:db8::77")}
     for rule in (*policy.deny, *policy.allow):
         for text in (text for peer in rule.to for text in (peer.cidr, *peer.excepted)):
@@ -138,6 +164,7 @@ def edges(policy: NetworkPolicy) -> list[Address]:
                 beside = (number - 1, number, number + 1)
                 kind = type(network.network_address)
                 found |= {kind(one) for one in beside if 0 <= one < 1 << network.max_prefixlen}
+    found |= {_TRANSLATED[int(one)] for one in tuple(found) if one.version == 4}
     return sorted(
         (one for one in found if not (isinstance(one, IPv6Address) and one.ipv4_mapped is not None)),
         key=lambda one: (one.version, int(one)),
