@@ -175,13 +175,17 @@ def test_who_reads_nothing_of_much_keeps_nobody_else_waiting(net: Network) -> No
 
 
 def test_a_server_that_resets_is_told_on(net: Network) -> None:
+    connected = threading.Event()
+
     def reset(sock: socket.socket) -> None:
+        connected.wait(DEADLINE_S)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     net.serve(WEB, 443, reset)
     with Proxy(net, RULES) as proxy:
         client, head = proxy.connect("example.test:443")
         assert head.startswith(b"HTTP/1.1 200")
+        connected.set()
         client.settimeout(DEADLINE_S)
         assert is_ended(client)
         assert proxy.event(verdict="closed")["reason"] == "broken"
