@@ -309,7 +309,11 @@ def test_the_policy_is_the_provisioned_one(client: Client) -> None:
             "policy_validation",
             "/filesystem/readonlyPaths/0",
         ),
-        ({"network": {"egress": {"default": "allow"}}}, "policy_validation", "/network/egress/default"),
+        (
+            {"mxcOps": {"portMappings": [{"direction": "toSandbox", "hostPort": 18080, "sandboxPort": 80}]}},
+            "policy_validation",
+            "/mxcOps/portMappings",
+        ),
         ({"lxc": {"distribution": "debian", "release": "12"}}, "malformed_request", "/lxc"),
     ],
 )
