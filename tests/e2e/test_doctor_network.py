@@ -55,7 +55,7 @@ ip route add default via 198.51.100.2
 ip route add default via 2001:db8::2
 """
 FIX = "mxc-ops prep host --backend {} --feature network --yes"
-NO_TUN = "mount -t tmpfs tmpfs /srv; mknod -m 600 /srv/tun c 10 200; mount --bind /srv/tun /dev/net/tun"
+NO_TUN = "mount -t tmpfs tmpfs /media; mknod -m 600 /media/tun c 10 200; mount --bind /media/tun /dev/net/tun"
 NO_HELPER = (
     "for name in pasta slirp4netns; do"
     " if found=$(command -v $name); then mount --bind /dev/null $(readlink -f $found); fi; done"
