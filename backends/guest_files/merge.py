@@ -210,17 +210,17 @@ class _Merge:
             self._beside(path, now)
         elif self._host[path] is None and path not in self._left_out:
             self._put(path, now)
-        elif self._is_directory(path) and now.kind == stat.S_IFDIR:
-            return  # both made it
         else:
-            self._beside(path, now)
+            self._changed_by_both(path, now)
 
     def _altered(self, path: str, was: Shipped, now: GuestObject) -> None:
         there = self._host[path]
         content = (was.digest, was.target, stat.S_IFMT(was.mode)) != (now.digest, now.target, now.kind)
         if content:
-            if was.withheld or self._place(_parent(path)) != _parent(path) or not same(was.host, there):
+            if was.withheld or self._place(_parent(path)) != _parent(path):
                 self._beside(path, now)
+            elif not same(was.host, there):
+                self._changed_by_both(path, now)
             elif now.kind == stat.S_IFDIR or was.host.kind == stat.S_IFDIR:
                 self._removals.append(Step(Does.REMOVE, path, there))
                 self._put(path, now)
@@ -235,6 +235,11 @@ class _Merge:
                 self._modes.append(Step(Does.MODE, path, there, mode=mode))
         else:
             self._clashes.append(Clash(path, ""))
+
+    def _changed_by_both(self, path: str, now: GuestObject) -> None:
+        """A directory that both made is one, whatever was there before."""
+        if now.kind != stat.S_IFDIR or not self._is_directory(path):
+            self._beside(path, now)
 
     def _put(self, path: str, now: GuestObject, origin: str = "") -> None:
         if now.kind == stat.S_IFDIR:

@@ -132,15 +132,26 @@ static int take_over(int *fd)
     return taken;
 }
 
+/* -1: some may have been missed. */
+static int close_addresses(struct gate *gate)
+{
+    if (take_new_addresses(gate->host_watch, add_host_address, gate) < 0)
+        return -1;
+    close_host_addresses(gate);
+    return 0;
+}
+
 /* The words are kept: the buffer of a message is the next one's. */
 static int watch_host(struct gate *gate, const struct step *step)
 {
     if (step->count != 4)
         return EINVAL;
-    for (size_t word = 0; word < 4; word++)
+    for (size_t word = 0; word < 4; word++) {
+        free(gate->sets[word]);
         if (!(gate->sets[word] = strdup(step->words[word])))
             return ENOMEM;
-    return 0;
+    }
+    return step->asked.numbers[0] && (ask_for_addresses(gate->host_watch) < 0 || close_addresses(gate) < 0) ? errno : 0;
 }
 
 static int use_programs(struct gate *gate, struct step *step, uint32_t *value)
@@ -205,11 +216,8 @@ static int serve(struct gate *gate, char *buffer)
                                   {gate->sets[0] ? gate->host_watch : -1, POLLIN, 0}};
         if ((poll(events, 5, -1) < 0 && errno != EINTR) || events[3].revents)
             return EXIT_SETUP_FAILED;
-        if (events[4].revents) {
-            if (take_new_addresses(gate->host_watch, add_host_address, gate) < 0)
-                return EXIT_SETUP_FAILED;
-            close_host_addresses(gate);
-        }
+        if (events[4].revents && close_addresses(gate) < 0)
+            return EXIT_SETUP_FAILED;
         if (events[2].revents)
             pass_log_on(gate->log, gate->sink, &gate->sink_room);
         if (events[0].revents) {

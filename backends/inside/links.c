@@ -275,7 +275,7 @@ static void read_new_address(const char *message, uint32_t length, take_address_
 }
 
 /* All there are, to be read as if they were new; those already known are as well taken twice. */
-static int ask_for_addresses(int watch)
+int ask_for_addresses(int watch)
 {
     struct {
         struct nlmsghdr header;

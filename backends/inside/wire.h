@@ -153,7 +153,8 @@ enum gate_op {
     GATE_ADDRESS = 4,  /* length of the prefix: name, address */
     GATE_ROUTE = 5,    /* length of the prefix, flags: destination, gateway, name */
     GATE_SETTING = 6,  /* name below /proc/sys, value */
-    GATE_WATCH = 7,    /* nft, table, sets of IPv4 and IPv6: what the host has of addresses from now on is put there */
+    GATE_WATCH = 7,    /* nft, table, sets of IPv4 and IPv6: what the host gets of addresses from now on is put there;
+                        * number 0: also what it has */
     GATE_LISTEN = 8,   /* type, port, backlog: address → socket */
     GATE_TAP = 9,      /* name → a machine's end of it */
     GATE_LOG = 10,     /* MiB that it may take, 0: any: messages of netlink that ask for it; where it goes */

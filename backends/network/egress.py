@@ -7,7 +7,7 @@ from backends.frozen import frozen
 from backends.network.layout import Layout
 from backends.network.matching import Matching, address_set, matching
 from backends.network.policy import NetworkPolicy, Rule
-from backends.network.ranges import FAMILIES, Range, merged, parse
+from backends.network.ranges import FAMILIES, Range, elements, merged, parse
 from backends.network.verdicts import chain
 
 __all__ = [
@@ -68,22 +68,39 @@ def match_all(policy: NetworkPolicy) -> Matched:
 
 def networks(texts: tuple[str, ...]) -> dict[int, tuple[Range, ...]]:
     """Addresses and networks of a layout, by family. Raises `ValueError` for any other text."""
+    return {family: merged(ranges) for family, ranges in _parsed(texts).items()}
+
+
+def _parsed(texts: tuple[str, ...]) -> dict[int, list[Range]]:
     found: dict[int, list[Range]] = {family: [] for family in FAMILIES}
     for text in texts:
         family, one = parse(text)
         found[family].append(one)
-    return {family: merged(ranges) for family, ranges in found.items()}
+    return found
 
 
 def host_sets(layout: Layout) -> list[str]:
-    """The sets of the host's addresses: those that it gets later are added to them (`steps.Watch`)."""
-    closed = networks(layout.host_addresses)
-    return [
-        f"set {HOST_SETS[family]} {{ type ipv{family}_addr; flags interval;"
-        + (f" elements = {address_set(family, closed[family])}" if closed[family] else "")
-        + "\n\t}"
-        for family in FAMILIES
-    ]
+    """The sets of the host's addresses: those that it gets later are added to them (`steps.Watch`).
+
+    Each for itself, and in no range: one that is told of again, as by every renewal of a lease, is added
+    again, and nft takes no part of a range for it. Raises `ValueError` for what is no address.
+    """
+    found: list[str] = []
+    for family, ranges in _parsed(layout.host_addresses).items():
+        texts = dict.fromkeys(elements(family, [one for one in ranges if one[0] == one[1]]))
+        listed = f" elements = {{ {', '.join(texts)} }}" if texts else ""
+        found.append(f"set {HOST_SETS[family]} {{ type ipv{family}_addr;{listed}\n\t}}")
+    return found
+
+
+def _host(layout: Layout) -> list[str]:
+    """The conditions that a destination is the host's."""
+    found: list[str] = []
+    for family, ranges in _parsed(layout.host_addresses).items():
+        whole = merged(one for one in ranges if one[0] != one[1])
+        closed = [f"@{HOST_SETS[family]}", _NOBODYS[family], *([address_set(family, whole)] if whole else [])]
+        found += [f"ct original {_KEYWORD[family]} daddr {one}" for one in closed]
+    return found
 
 
 def spoofed(own: tuple[str, ...], condition: str = "") -> list[str]:
@@ -96,17 +113,13 @@ def spoofed(own: tuple[str, ...], condition: str = "") -> list[str]:
     return found
 
 
-def egress(matched: Matched, redirects: list[str]) -> str:
+def egress(layout: Layout, matched: Matched, redirects: list[str]) -> str:
     """The chain: the host, deny, allow, what the proxy takes instead of the default, the default.
 
     ``::ffff:0:0/96`` is no destination on any wire (RFC 4291 §2.5.5.2), and a rule for such a block is one
     for IPv4: packets that bear one are refused, lest they pass as IPv6.
     """
-    lines = [
-        f"ct original {_KEYWORD[family]} daddr {closed} goto {HOST}"
-        for family in FAMILIES
-        for closed in (f"@{HOST_SETS[family]}", _NOBODYS[family])
-    ]
+    lines = [f"{condition} goto {HOST}" for condition in _host(layout)]
     lines.append(f"ct original ip6 daddr ::ffff:0:0/96 goto {MAPPED}")
     for rule, found in (*matched.deny, *matched.allow):
         lines += [f"{condition} goto {rule.name}" for condition in found.conditions]

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fcntl import ioctl
 
+from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
+from backends.network.host_networks import parse_own, read_kernel_tables
 
 __all__ = ["BRIDGE", "Bridge", "NetworkFacts", "host_addresses", "observe_network"]
 
@@ -19,7 +21,6 @@ BRIDGE = "mxcbr0"
 _PATH_OF_ROOT = "/usr/sbin:/sbin"
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _AF_INET6 = 10
-_OF_HOST = ("LOCAL", "BROADCAST")
 _RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
@@ -37,7 +38,7 @@ class NetworkFacts:
     """Paths are absolute, "" for what is not there.
 
     `forwards`, `carries`: the families (4, 6) in which the host forwards, and has a way out. `has_ipv6`: the
-    kernel has it. `addresses` are the host's own. `nameservers` are its, but for those on its loopback.
+    kernel has it. `addresses`: see `host_addresses`. `nameservers` are its, but for those on its loopback.
     """
 
     nft: str = ""
@@ -58,6 +59,8 @@ def observe_network(*, uplink: bool, root: bool) -> NetworkFacts:
     ----------
     uplink: whether packets of the sandbox are to leave; else only what rules and proxies need is looked for.
     root: whether the bridge is used, rather than a helper of a user's.
+
+    Raises as `host_addresses` does.
     """
     has_ipv6 = _has_ipv6()
     nft = _find("nft")
@@ -131,22 +134,21 @@ def _default_routes() -> Iterator[int]:
 
 
 def host_addresses() -> tuple[str, ...]:
-    """Every address that the host answers at, also as one of many; those of its loopback apart."""
-    return (*_ipv4(), *(address for address, _, _ in _ipv6() if address != "::1"))
+    """Where the host answers, also as one of many: addresses, and networks whose every address it has.
 
-
-def _ipv4() -> Iterator[str]:
-    """Of fib_trie: a line with an address is followed by what it is for."""
-    seen: dict[str, None] = {}
-    with suppress(OSError), open("/proc/net/fib_trie") as file:
-        address = ""
-        for line in file:
-            words = line.split()
-            if words[:1] == ["|--"]:
-                address = words[1]
-            elif words[:1] == ["/32"] and words[-1] in _OF_HOST and not address.startswith("127."):
-                seen[address] = None
-    yield from seen
+    Those of its loopback apart. Raises `BackendUnavailable` when that cannot be known: it would be open.
+    """
+    try:
+        found = parse_own(*read_kernel_tables())
+    except OSError as error:
+        message = f"the host's own addresses, which are closed to a sandbox, cannot be read: {error}"
+        fix = "mount -t proc proc /proc"
+        raise BackendUnavailable(Problem("host_addresses_unknown", "/network", message, fix=fix)) from error
+    return tuple(
+        str(one.network_address) if one.num_addresses == 1 else str(one)
+        for one in found
+        if not one.is_loopback
+    )
 
 
 def _ipv6() -> Iterator[tuple[str, int, str]]:

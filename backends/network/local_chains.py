@@ -10,7 +10,7 @@ from backends.network.egress import networks, spoofed
 from backends.network.layout import LocalLayout
 from backends.network.matching import address_set
 from backends.network.redirection import translation
-from backends.network.verdicts import ADVERTISEMENTS, INGRESS, Ledger, chain, notices
+from backends.network.verdicts import ADVERTISEMENTS, INGRESS, SOURCE_ROUTED, Ledger, chain, notices
 
 __all__ = ["LOOPBACK", "base_chains"]
 
@@ -43,6 +43,7 @@ def _output(layout: LocalLayout, ledger: Ledger) -> str:
     return chain(
         "output",
         [
+            SOURCE_ROUTED,
             *ledger.known("ct state new,established"),
             *_loopback(layout, "oifname"),
             *([f"{uplink} {ADVERTISEMENTS}"] if layout.uplink else []),

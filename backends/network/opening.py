@@ -32,7 +32,7 @@ from backends.inside.protocol import ContainerIds, UserNamespace
 from backends.linux.numbers import take
 from backends.linux.uid_range import configured_range, lease
 from backends.network.arrange import Given, after_rules, before_rules, bridge_places, layout
-from backends.network.counters import counters_request
+from backends.network.counters import counters_request, rule_counts
 from backends.network.egress import HOST_SETS
 from backends.network.facts import Bridge, host_addresses
 from backends.network.gate import Asked, Gate
@@ -43,12 +43,14 @@ from backends.network.plan import TAP, HelperUplink, NetworkPlan, Opening
 from backends.network.policy import NetworkPolicy
 from backends.network.ruleset import LOG_GROUP, TABLE, ruleset
 from backends.network.serving import Served
-from backends.network.steps import Await, Enter, Helper, Listen, Log, Run, Serve, Step, Tap, Watch
+from backends.network.steps import Ask, Await, Enter, Helper, Listen, Log, Run, Serve, Step, Tap, Watch
 
 __all__ = ["Network", "open_network"]
 
 _LOADING_MS = 30_000
 _LOG_MIB = 4
+_FIX_LOADING = "mxc-ops doctor --feature network"
+_NOT_LOADED = "{} says that it has loaded the rules of the sandbox's network, and the kernel has none"
 _BACKLOG = 1024
 _RANDOM_BYTES = 6
 _FIX_RANGE = "mxc-ops prep host --backend bubblewrap --yes"
@@ -127,6 +129,8 @@ class Network:
         self._generation += 1
         rules = ruleset(policy, self._layout(), generation=self._generation)
         self._gate.run((self._plan.nft, "-f", "-"), rules.text, _LOADING_MS)
+        if self._plan.uplink is not None:  # one that came since they were read is in the sets before
+            self._gate.do([(_watch(self._plan, anew=True), ())])
 
     def end(self) -> NetworkOutcome:
         """Close it, once everything in the sandbox has ended; what there is to tell: of one that is kept,
@@ -192,6 +196,7 @@ class Network:
         """All of it in one go, in the order in which nothing is ever open that the rules do not hold."""
         plan = self._plan
         rules = spec_memfd(ruleset(plan.policy, self._layout()).text.encode())
+        loaded = os.memfd_create("loaded", os.MFD_CLOEXEC)
         inside = [opening for opening in plan.openings if opening.inside]
         load = Run((plan.nft, "-f", "-"), _LOADING_MS)
         steps: list[Asked] = [(step, ()) for step in before_rules(plan, self._given)]
@@ -200,15 +205,20 @@ class Network:
         steps += [
             (Log(bind_messages(LOG_GROUP), 0 if plan.kept else _LOG_MIB), (self._log,)),
             (load, (rules, self._output)),
+            (Ask(counters_request(TABLE)), (loaded,)),
         ]
         if plan.uplink is not None:
-            steps.append((Watch(plan.nft, TABLE, HOST_SETS[4], HOST_SETS[6]), ()))
+            steps.append((_watch(plan), ()))
         steps += [(step, self._beside(step)) for step in after_rules(plan, self._given)]
         steps += [(Listen(one.address, one.port, _kind(one), _BACKLOG), ()) for one in inside]
         try:
             made = [self._hold(fd) for fd in self._gate.do(steps)]
+            if not rule_counts(_whole(loaded)):
+                message = _NOT_LOADED.format(plan.nft)
+                raise LaunchFailed(Problem("rules_not_there", "/network", message, fix=_FIX_LOADING))
         finally:
             os.close(rules)
+            os.close(loaded)
         if plan.routed:
             self.tap = made.pop(0)
         if plan.openings:
@@ -295,6 +305,10 @@ def _other_way_out() -> Problem:
     message = "the sandbox was started with another way out than this takes"
     fix = "stop the sandbox, change its network, and start it again"
     return Problem("other_way_out", "/network", message, fix=fix)
+
+
+def _watch(plan: NetworkPlan, *, anew: bool = False) -> Watch:
+    return Watch(plan.nft, TABLE, HOST_SETS[4], HOST_SETS[6], anew)
 
 
 def _kind(opening: Opening) -> int:

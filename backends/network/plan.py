@@ -167,7 +167,8 @@ def _uplink(facts: NetworkFacts, *, root: bool) -> Bridge | HelperUplink:
         words = ("--quiet", "--foreground", "--config-net", "--ns-ifname", UPLINK, *_SEALED)
         families = () if ipv4 and ipv6 else ("--ipv4-only",) if ipv4 else ("--ipv6-only",)
         argv = (facts.pasta, *words, *families, "--netns-only", "--netns", "@network")
-        return HelperUplink(argv, ipv4, ipv6, facts.addresses)  # the host's very own
+        inside = tuple(one for one in facts.addresses if "/" not in one)  # the host's very own
+        return HelperUplink(argv, ipv4, ipv6, inside)
     if facts.slirp:
         # Its IPv6 comes by router advertisements, which nothing on a sandbox's link may send.
         words = ("--configure", "--mtu=65520", "--disable-host-loopback", "--disable-dns", "--enable-seccomp")

@@ -12,7 +12,7 @@ from backends.network.matching import address_set, destination, port_set
 from backends.network.policy import Direction, NetworkPolicy, PortMapping
 from backends.network.ranges import FAMILIES, merged
 from backends.network.redirection import redirecting_dns, translation
-from backends.network.verdicts import ADVERTISEMENTS, INGRESS, Ledger, chain, notices
+from backends.network.verdicts import ADVERTISEMENTS, INGRESS, SOURCE_ROUTED, Ledger, chain, notices
 
 __all__ = ["base_chains", "inner_chains", "mapped_ports", "proxy_addresses"]
 
@@ -89,6 +89,7 @@ def _prerouting(layout: RoutedLayout, ledger: Ledger) -> str:
         [
             *([f'iifname "{layout.uplink}" accept'] if layout.uplink else []),
             f'iifname != "{layout.tap}" drop',
+            SOURCE_ROUTED,
             ADVERTISEMENTS,
             "ip6 saddr { ::, fe80::/10 } drop",  # its kernel's talk with the link, of no use here
             *spoofed(layout.guest),

@@ -88,7 +88,7 @@ def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ru
     counters = (*ledger.accepting, *refused, _INVALID)
     _check_names(counters)
     mark = ledger.mark(REDIRECT) if redirects else None
-    chains = [screen(ledger), refuse(), egress(matched, redirects), *_ends(ledger, refused)]
+    chains = [screen(ledger), refuse(), egress(layout, matched, redirects), *_ends(ledger, refused)]
     if isinstance(layout, LocalLayout):
         chains += local_chains.base_chains(layout, ledger, mark)
     else:

@@ -110,12 +110,16 @@ class Setting:
 
 @frozen
 class Watch:
-    """Addresses that the host gets from now on are put into two sets of a table, by `nft`."""
+    """Addresses that the host gets from now on are put into two sets of a table, by `nft`.
+
+    `anew`: those that it has as well, before this is answered: the sets were replaced.
+    """
 
     nft: str
     table: str
     ipv4_set: str
     ipv6_set: str
+    anew: bool = False
 
 
 @frozen
@@ -240,7 +244,7 @@ def encode_step(step: Step) -> bytes:
         case Setting():
             return _message(6, (), step.name, step.value)
         case Watch():
-            return _message(7, (), step.nft, step.table, step.ipv4_set, step.ipv6_set)
+            return _message(7, (int(step.anew),), step.nft, step.table, step.ipv4_set, step.ipv6_set)
         case Listen():
             return _message(8, (step.kind, step.port, step.backlog), step.address)
         case Tap():

@@ -14,6 +14,7 @@ __all__ = [
     "ADVERTISEMENTS",
     "INGRESS",
     "LOG_GROUP",
+    "SOURCE_ROUTED",
     "Ledger",
     "accepting",
     "chain",
@@ -36,6 +37,8 @@ _ERRORS = (
 _RESET = "tcp flags & rst == rst"
 # Neighbours' only (RFC 4861 §7.1): nobody on the link is to give us routes.
 ADVERTISEMENTS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
+# A routing header (RFC 8200 §4.4) names a destination that no rule is asked about: not in any packet.
+SOURCE_ROUTED = "exthdr rt exists counter name invalid drop"
 # Confirmed without DNAT: its address was settled when it was new, and no later packet can redirect it.
 _SETTLED = "ct status & 0x28 == 0x08"
 

@@ -63,6 +63,8 @@ def _open(
         control.ask("network", document=whole)
     except BaseException:
         _record(moving, tightened, "taken back: what was to be opened")
+        with suppress(MxcError, OSError):  # it may have been done all the same, and only not told
+            control.ask("network", document=tightened)
         raise
 
 

@@ -69,6 +69,8 @@ from mxc_ops.sources import as_request
 
 NEW = ("192.0.2.60", "2001:db8:2::60")
 
+NEW_ONES = [{"kind": "tcp", "to": address, "port": 8000, "wait": 3} for address in NEW]
+
 def addresses(verb):
     for address in NEW:
         options = ["nodad"] if verb == "add" and ":" in address else []
@@ -79,17 +81,16 @@ def greeting(address):
         return sock.makefile("rb").readline().decode().strip()
 
 def an_address_more(given):
-    probes = [{"kind": "tcp", "to": address, "port": 8000, "wait": 3} for address in NEW]
     with opened(given, default="allow") as session:
-        came = {"beyond": probed(given, session, *probes, SEVEN)}
+        came = {"beyond": probed(given, session, *NEW_ONES, SEVEN)}
         crowd = (f"10.66.{number >> 8}.{number & 255}/32" for number in range(given["before"]))
         lines = "".join(f"address add {address} dev lo;" for address in crowd).replace(";", chr(10))
         subprocess.run(["ip", "-b", "-"], input=lines, text=True, check=True)
         addresses("add")
         try:
             came["the host itself"] = [greeting(address) for address in NEW]
-            until(lambda: not any(probed(given, session, *probes)))
-            came["the host's"] = [probed(given, session, *probes, SEVEN) for _ in range(3)]
+            until(lambda: not any(probed(given, session, *NEW_ONES)))
+            came["the host's"] = [probed(given, session, *NEW_ONES, SEVEN) for _ in range(3)]
             came["told"] = [decided(session, "denied", address=address, port=8000) for address in NEW]
         finally:
             addresses("del")
@@ -104,6 +105,42 @@ def an_address_before_the_launch(given):
         finally:
             addresses("del")
     return sorted((line["probe"], line["reached"]) for line in map(json.loads, result.stdout.splitlines()))
+
+def an_address_told_again(given):
+    # Beside others: as each renewal of a lease does, and a link that comes back.
+    beside = [f"10.66.0.{last}" for last in (4, 5, 6)]
+    for address in beside:
+        subprocess.run(["ip", "address", "add", f"{address}/24", "dev", "lo"], check=True)
+    try:
+        with opened(given, default="allow") as session:
+            for lifetime in ("1000", "2000"):
+                lifetimes = f"valid_lft {lifetime} preferred_lft {lifetime}"
+                subprocess.run(f"ip address change 10.66.0.5/24 dev lo {lifetimes}".split(), check=True)
+                addresses("add")
+                until(lambda: not any(probed(given, session, *NEW_ONES)))
+                addresses("del")
+            return probed(given, session, SEVEN)
+    finally:
+        subprocess.run("ip address flush dev lo to 10.66.0.0/16".split(), check=True)
+
+def an_address_while_rules_are_replaced(given):
+    # It is told of after the addresses were read, and before the rules are loaded.
+    from backends.inside.store import LAUNCHER, find_program
+    from backends.network import for_plans, opening
+    from backends.network.policy import NetworkPolicy
+    policy = NetworkPolicy(egress_allowed=True)
+    plan = for_plans.plan_for(policy, for_plans.observe_for(policy, root=True), root=True)
+    network = opening.open_network(plan, find_program(LAUNCHER))
+    try:
+        addresses("add")
+        opening.host_addresses = lambda: ()
+        network.replace(policy)
+        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list table inet mxc"
+        listed = subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
+        return [address in listed for address in NEW]
+    finally:
+        addresses("del")
+        network.close()
 
 def proxies():
     ours = os.readlink("/proc/self/ns/net")
@@ -319,6 +356,17 @@ def test_an_address_that_the_host_gets_between_plan_and_launch_is_closed(lab: La
     came = host_script(lab, "an_address_before_the_launch", **given)
     assert came == [[0, False], [1, False], [2, True]]
     assert lab.bed.on_host.ask("seen") == []
+
+
+@AS_ROOT
+def test_an_address_that_the_host_is_told_of_again_harms_no_sandbox(lab: Lab) -> None:
+    """Nft took no part of a range for an element, and the gate ended its sandbox over it."""
+    assert host_script(lab, "an_address_told_again") == [True]
+
+
+@AS_ROOT
+def test_an_address_that_the_host_gets_while_rules_are_replaced_is_closed(lab: Lab) -> None:
+    assert host_script(lab, "an_address_while_rules_are_replaced") == [True, True]
 
 
 @AS_EITHER

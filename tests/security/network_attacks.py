@@ -130,6 +130,7 @@ class StandIn:
         assert self._held.stdout is not None
         assert self._held.stdout.readline() == READY
         name = f"bare{os.getpid()}"[:15]
+        self._remove = f"ip -n {bed.host} link del {name}".split(" ")
         inside = f"nsenter --net=/proc/{self._held.pid}/ns/net"
         for command in (
             f"ip -n {bed.host} link add {name} type veth peer name uplink netns {self._held.pid}",
@@ -163,6 +164,8 @@ class StandIn:
         return told
 
     def close(self) -> None:
+        # The kernel takes its time with a link of a namespace that ended, and the next one has the same name.
+        subprocess.run(self._remove, check=True)
         self._held.communicate()
 
 

@@ -220,6 +220,7 @@ def closed(given):
 FAILS = "#!/bin/sh\necho 'no such table' >&2\nexit 1\n"
 LACKING = {
     "rules that are not taken": ("nft", FAILS, "network_not_made"),
+    "rules that are lost": ("nft", "#!/bin/sh\nexec cat >/dev/null\n", "rules_not_there"),
     "no nft": ("nft", "", "nft_missing"),
     "nobody to carry a user's packets": ("pasta", "", "uplink_missing"),
     "somebody who does not carry them": ("pasta", FAILS, "network_not_made"),
@@ -257,7 +258,7 @@ def test_without_rules_nothing_is_started(
         _refused(own, document, code)
         assert nothing_of(own)
     assert [one for watch in watches for one in watch.carrying(token)] == []
-    assert links(lab.bed) == []
+    wait_until(lambda: links(lab.bed) == [], "a link is left")
 
 
 @pytest.mark.parametrize("flavour", [FLAVOURS[0], FLAVOURS[2], FLAVOURS[4]])

@@ -53,6 +53,7 @@ class Packet:
     original: tuple[Address, int] | None = None
     hop_limit: int = 64
     later_fragment: bool = False
+    routing_header: bool = False
     reset: bool = False
 
     @property
@@ -204,6 +205,10 @@ class _Rule:
     def _frag(self) -> bool:
         self._take("frag-off", "!=", "0")
         return self.packet.family == 6 and self.packet.later_fragment
+
+    def _exthdr(self) -> bool:
+        self._take("rt", "exists")
+        return self.packet.family == 6 and self.packet.routing_header
 
     def _icmp(self) -> bool:
         self._take("type")

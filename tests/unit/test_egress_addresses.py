@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.egress.addresses import check, is_public, unwrap
-from backends.egress.own_addresses import OwnAddresses, parse_own, read_kernel_tables
+from backends.egress.own_addresses import OwnAddresses
+from backends.network.host_networks import parse_own, read_kernel_tables
 from backends.network.policy import Peer, Ports, Protocol, Rule
 
 FOURS = st.ip_addresses(v=4)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.guest_files import RW, File, Link, Run, Tree, build, host_tree
@@ -97,6 +97,8 @@ class Model:
 
 @settings(max_examples=_EXAMPLES)
 @given(edits, edits, edits)
+# Both put a directory in place of the same link.
+@example([("a", Link("nowhere"))], [("a", 0o755), ("a/a", Link("nowhere"))], [("a", 0o755)])
 def test_each_path_is_as_who_alone_changed_it_left_it_and_nothing_is_lost(
     before: list[tuple[str, File | Link | int | None]],
     in_guest: list[tuple[str, File | Link | int | None]],

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backends.frozen import replace as frozen_replace
 from backends.network import matching
 from backends.network.layout import Layout, LocalLayout, RoutedLayout
 from backends.network.policy import Direction, NetworkPolicy, Peer, PortMapping, Ports, Protocol, Rule
@@ -227,6 +228,30 @@ def test_a_fragment_without_ports_passes_by_no_rule(layout: Layout, protocol: in
         packet = first_packet(layout, Asked(ip_address(destination), protocol, 0))
         outcome = send(simulator, layout, replace(packet, later_fragment=True))
         assert (outcome.rule, outcome.verdict) == ("invalid", "drop")
+
+
+@LAYOUTS
+@pytest.mark.parametrize("mark", [0, 0x00000001])
+def test_no_packet_names_another_destination_behind_its_own(layout: Layout, mark: int) -> None:
+    """Nor one of a connection that was accepted: its rule was asked about the first destination alone."""
+    simulator = Simulator(ruleset(NetworkPolicy(egress_allowed=True), layout).text)
+    packet = first_packet(layout, Asked(ip_address("2001:db8::5"), 17, 53))
+    known = replace(packet, state="established", mark=mark) if mark else packet
+    assert send(simulator, layout, known).verdict == "accept"
+    outcome = send(simulator, layout, replace(known, routing_header=True))
+    assert (outcome.rule, outcome.verdict) == ("invalid", "drop")
+
+
+@LAYOUTS
+def test_networks_that_the_host_answers_in_are_closed_whole(layout: Layout) -> None:
+    """A route of the kind local (ip-route(8)): the host has every address of it."""
+    networks = ("198.51.100.0/25", "2001:db8:5::/48")
+    wide = frozen_replace(layout, host_addresses=(*layout.host_addresses, *networks))
+    simulator = Simulator(ruleset(NetworkPolicy(egress_allowed=True), wide).text)
+    inside, outside = ("198.51.100.127", "2001:db8:5:ffff::1"), ("198.51.100.128", "2001:db8:6::1")
+    for text in (*inside, *outside):
+        rule = "egress.host" if text in inside else "egress.default"
+        assert send(simulator, wide, first_packet(wide, Asked(ip_address(text), 6, 22))).rule == rule
 
 
 @LAYOUTS
