@@ -16,6 +16,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+from backends.digest import Fingerprint
 from backends.ended import Ended
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
@@ -137,7 +138,7 @@ class SandboxRequest:
     system: System = System()
     image: Image | None = None
     container_id: str = ""
-    document_hash: str = ""
+    document_hash: Fingerprint = Fingerprint(str)
     warnings: tuple[str, ...] = ()  # what the user should know about the document although it is run
     pointers: Mapping[str, str] = MappingProxyType({})
     """Where the document says a thing, by our field name (``cwd`` → ``/process/cwd``), for error messages."""

@@ -1,7 +1,9 @@
-"""SHA-256 without loading OpenSSL, which would cost several ms of every cold start."""
+"""SHA-256 without loading OpenSSL, which takes several ms of every cold start; and only when asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -18,3 +20,30 @@ def sha256(data: bytes = b"") -> Digest:
         except ImportError:
             continue
     raise ImportError("this Python has no SHA-256")
+
+
+class Fingerprint:
+    """What identifies something large, taken when it is first looked at; equal to one that says the same."""
+
+    __slots__ = ("_take", "_taken")
+
+    def __init__(self, take: Callable[[], str]) -> None:
+        self._take = take
+        self._taken: str | None = None
+
+    def __str__(self) -> str:
+        if self._taken is None:
+            self._taken = self._take()
+        return self._taken
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __reduce__(self) -> tuple[type[Fingerprint], tuple[Callable[[], str]]]:
+        return Fingerprint, (partial(str, str(self)),)
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, Fingerprint) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(str(self))

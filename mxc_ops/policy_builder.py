@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from backends.base import Access, Environment, Grant, Limits, SandboxRequest, SecretSource, Stdin, Timeout
+from backends.digest import Fingerprint
 from backends.features import Asked, Feature
 from backends.frozen import replace
 from backends.network.policy import NO_NETWORK, NetworkPolicy
@@ -116,7 +117,7 @@ class Policy:
             shell=shell,
             args=args,
             vm=machine.complete(self._template.containment, self.vm, has_args=bool(args)),
-            document_hash=self._hash(shell, args),
+            document_hash=Fingerprint(lambda: self._hash(shell, args)),
         )
 
     def as_config(self, command: str | Sequence[str]) -> dict[str, Any]:

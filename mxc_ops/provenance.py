@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from backends.digest import sha256
+from backends.digest import Fingerprint, sha256
 from backends.frozen import frozen
 
 
@@ -35,7 +35,7 @@ class Origin:
 
     __slots__ = ("document_hash", "plan")
 
-    def __init__(self, document_hash: str, plan: Any) -> None:
+    def __init__(self, document_hash: Fingerprint, plan: Any) -> None:
         self.document_hash = document_hash
         self.plan = plan
 
@@ -43,7 +43,7 @@ class Origin:
 def trace(origin: Origin) -> Provenance:
     """Compute the provenance of a run from its plan."""
     plan: dict[str, Any] = origin.plan.as_dict()
-    return Provenance(origin.document_hash, canonical_hash(plan), versions(plan))
+    return Provenance(str(origin.document_hash), canonical_hash(plan), versions(plan))
 
 
 def versions(plan: dict[str, Any]) -> dict[str, str]:

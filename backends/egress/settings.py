@@ -101,7 +101,7 @@ class EgressSettings:
 
 def encode(settings: EgressSettings) -> bytes:
     """The settings as one JSON text."""
-    return json.dumps(_plain(settings), separators=(",", ":")).encode()
+    return _written(settings).encode()
 
 
 def decode(text: bytes) -> EgressSettings:
@@ -126,8 +126,7 @@ def decode(text: bytes) -> EgressSettings:
 def encode_replace(rules: Rules) -> bytes:
     """The control line that puts `rules` in the place of all that hold."""
     fields = {"names": rules.names, "deniedNames": rules.denied_names, "deny": rules.deny}
-    message = {"op": "replace", **{key: _plain(value) for key, value in fields.items()}}
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return _written({"op": "replace", **fields}).encode() + b"\n"
 
 
 def decode_rules(message: Mapping[str, Any]) -> Rules:
@@ -156,14 +155,15 @@ def _check_rules(rules: Rules) -> None:
         ip_network(cidr, strict=False)
 
 
+def _written(value: Any) -> str:
+    return json.dumps(value, default=_plain, separators=(",", ":"))
+
+
 def _plain(value: Any) -> Any:
+    """What JSON has no form for."""
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, tuple):
-        return [_plain(item) for item in cast("tuple[Any, ...]", value)]
-    if hasattr(value, "__frozen_fields__"):
-        return {name: _plain(getattr(value, name)) for name in field_names(value.__class__)}
-    return value
+    return {name: getattr(value, name) for name in field_names(value.__class__)}
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:

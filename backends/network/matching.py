@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
-from backends.network.policy import Peer, Ports, Protocol, Rule
+from backends.network.policy import Ports, Protocol, Rule
 from backends.network.ranges import (
     BITS,
     FAMILIES,
@@ -125,7 +125,11 @@ def _addresses(rule: Rule) -> dict[int, tuple[Range, ...]]:
     found: dict[int, list[Range]] = {family: [] for family in FAMILIES}
     for peer in rule.to:
         try:
-            family, ranges = _carved(peer)
+            family, whole = parse(peer.cidr)
+            if not peer.excepted:
+                found[family].append(whole)
+                continue
+            ranges = _carved(family, whole, peer.excepted)
         except ValueError as error:
             problem = Problem("network_address", rule.pointer, str(error), expected="an address or a network")
             raise PolicyRefused(problem) from None
@@ -143,12 +147,9 @@ def _addresses(rule: Rule) -> dict[int, tuple[Range, ...]]:
     return {family: merged(ranges) for family, ranges in found.items()}
 
 
-def _carved(peer: Peer) -> tuple[int, tuple[Range, ...]]:
-    family, whole = parse(peer.cidr)
-    if not peer.excepted:
-        return family, (whole,)
-    holes = [parse(text) for text in peer.excepted]
-    return family, without(whole, [hole for other, hole in holes if other == family])
+def _carved(family: int, whole: Range, excepted: tuple[str, ...]) -> tuple[Range, ...]:
+    holes = [parse(text) for text in excepted]
+    return without(whole, [hole for other, hole in holes if other == family])
 
 
 def _protocols(ports: tuple[Ports, ...], family: int) -> list[str]:

@@ -5,8 +5,9 @@ A rule may list ten thousand networks, on the way of every start; `ipaddress` wo
 
 from __future__ import annotations
 
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from collections.abc import Iterable
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from functools import lru_cache
 
 __all__ = ["BITS", "FAMILIES", "Range", "by_length", "elements", "merged", "netmask", "parse", "without"]
 
@@ -18,12 +19,13 @@ _MAPPED = 0xFFFF << 32
 _MAPPED_PREFIX = 96
 
 
+@lru_cache(maxsize=1 << 14)
 def parse(text: str) -> tuple[int, Range]:
     """The family, 4 or 6, and the (first, last) address of an address or network.
 
     What lies in ``::ffff:0:0/96`` is IPv4 (spec: policy-semantics.md §3.1); a larger block that contains it
-    is IPv6 and nothing else. Raises `ValueError` for other text, and for a network with host bits set, which
-    could mean the address or the network.
+    is IPv6 and nothing else. Raises `ValueError` for other text, also for IPv4 in another spelling than its
+    one, and for a network with host bits set, which could mean the address or the network.
     """
     address, slash, written = text.partition("/")
     family = 6 if ":" in address else 4
@@ -34,7 +36,8 @@ def parse(text: str) -> tuple[int, Range]:
         raise ValueError(f"{text!r} is no IP address or network") from None
     prefix = bits
     if slash:
-        prefix = int(written) if written.isascii() and written.isdecimal() and len(written) <= 3 else -1
+        plain = written.isascii() and written.isdecimal() and (written == "0" or written[0] != "0")
+        prefix = int(written) if plain and len(written) <= 3 else -1
         if not 0 <= prefix <= bits:
             raise ValueError(f"{text!r} has no valid prefix length")
     rest = (1 << bits - prefix) - 1

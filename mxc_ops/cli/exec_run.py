@@ -100,7 +100,7 @@ def _log_policy(document: Document, request: SandboxRequest, log: ExecLog) -> No
         {
             "event": "mxc.PolicyHash",
             "backend": request.containment,
-            "policy_hash": request.document_hash,
+            "policy_hash": str(request.document_hash),
             "config_schema_version": document.declared_version or "",
         }
     )

@@ -37,7 +37,7 @@ def _plan(options: Namespace) -> int:
         request = with_accelerator(build_request(document), options)
         with prepare(request) as prepared:
             plan = prepared.plan.as_dict()
-            hashes = {"documentHash": request.document_hash, "planHash": canonical_hash(plan)}
+            hashes = {"documentHash": str(request.document_hash), "planHash": canonical_hash(plan)}
             print_document({"plan": plan, "warnings": list(prepared.warnings), **hashes})
     except UsageError:
         raise

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
+from backends.digest import Fingerprint
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.registry import available, resolve_intent
@@ -106,7 +107,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         vm=vm,
         system=_system(containment, canonical),
         container_id=canonical.get("containerId", ""),
-        document_hash=policy_hash(canonical),
+        document_hash=Fingerprint(lambda: policy_hash(canonical)),
         warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings, *network_warnings),
         pointers=POINTERS,
     )

@@ -122,8 +122,9 @@ def _rules(entries: Sequence[Mapping[str, Any]], name: str, where: str, place: P
 
 
 def _peer(entry: Mapping[str, Any]) -> Peer:
-    cidr, excepted = normalised(entry["cidr"], tuple(entry.get("except", ())))
-    return Peer(cidr, excepted)
+    if "except" in entry:
+        return Peer(*normalised(entry["cidr"], tuple(entry["except"])))
+    return Peer(*normalised(entry["cidr"]))
 
 
 def _ports(entry: Mapping[str, Any]) -> Ports:

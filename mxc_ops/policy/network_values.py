@@ -5,12 +5,11 @@ What is slow to import is imported where it is needed: most documents have no ne
 
 from __future__ import annotations
 
-from _socket import inet_aton, inet_ntoa
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from backends.errors import Problem
 from backends.frozen import frozen
+from backends.network.ranges import parse
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -84,25 +83,18 @@ def read_network(text: str) -> Network | Problem:
     )
 
 
-@lru_cache(maxsize=1 << 14)
 def is_plain_network(text: str) -> bool:
     """Whether `text` is an IPv4 address or network in the one spelling that it has.
 
     That is what most entries are, and told twenty times as fast as by `read_network`, for lists of thousands.
     """
-    address, slash, written = text.partition("/")
-    if slash and (written not in _LENGTHS or len(address) > _LONGEST_IPV4):
+    if ":" in text:
         return False
     try:
-        number = int.from_bytes(inet_aton(address), "big")
-    except OSError:
+        parse(text)
+    except ValueError:
         return False
-    return not number & _HOST_BITS[int(written or 32)] and inet_ntoa(number.to_bytes(4, "big")) == address
-
-
-_LENGTHS = frozenset(str(length) for length in range(33))
-_HOST_BITS = tuple((1 << 32 - length) - 1 for length in range(33))
-_LONGEST_IPV4 = 15
+    return True
 
 
 def normalised(cidr: str, excepted: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:

@@ -70,4 +70,4 @@ def _open(
 
 def _record(moving: Transition, document: Mapping[str, Any], what: object) -> None:
     request = as_request(json.dumps(document).encode())
-    moving.amend(document, request.document_hash, {"network": what})
+    moving.amend(document, str(request.document_hash), {"network": what})

@@ -77,7 +77,7 @@ class Sessions:
         prepare(apart_from_ports(request)).close()
         document = policy.as_config(_PLACEHOLDER)
         as_request(json.dumps(document).encode())  # which is how each start takes it
-        record = new_record(request.containment, document, request.document_hash, name=name, lease=lease)
+        record = new_record(request.containment, document, str(request.document_hash), name=name, lease=lease)
         return self.store.create(record)
 
     def start(self, text: str, snapshot: str = "") -> Entry:

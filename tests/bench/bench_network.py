@@ -7,12 +7,13 @@ what is promised as a ratio is shown as one, of two things that are measured in 
 from __future__ import annotations
 
 import compileall
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -138,10 +139,24 @@ def _added(who: str, promise: str) -> None:
 def _sizes() -> None:
     few = Policy(network=network(allow=[*_cidrs(10), *_names(10)]))
     many = Policy(network=network(allow=[*_cidrs(10_000), *_names(1000)]))
-    times = in_turns({"few": lambda: mxc_ops.run(few, TRUE), "many": lambda: mxc_ops.run(many, TRUE)}, ROUNDS)
+    with tempfile.TemporaryDirectory() as folder:
+        documents = {"few": Path(folder, "few.json"), "many": Path(folder, "many.json")}
+        for policy, path in zip((few, many), documents.values(), strict=True):
+            path.write_text(json.dumps(policy.as_config(TRUE)))
+
+        def command(size: str) -> Callable[[], object]:
+            argv = [Path(sys.executable).parent / "mxc-ops", "run", documents[size]]
+            return lambda: subprocess.run(argv, check=True)
+
+        _compared("command line", {size: command(size) for size in documents})
+    _compared("API", {"few": lambda: mxc_ops.run(few, TRUE), "many": lambda: mxc_ops.run(many, TRUE)})
+
+
+def _compared(how: str, calls: dict[str, Callable[[], object]]) -> None:
+    times = in_turns(calls, ROUNDS)
     ratio = median(times["many"]) / median(times["few"])
-    _line("10 names and 10 CIDRs", times["few"])
-    _line("1,000 names and 10,000 CIDRs", times["many"], f"{ratio:.2f} x, promised: 1.5 x")
+    _line(f"{how}: 10 names and 10 CIDRs", times["few"])
+    _line(f"{how}: 1,000 names and 10,000 CIDRs", times["many"], f"{ratio:.2f} x, promised: 1.5 x")
 
 
 def _cidrs(count: int) -> list[str]:

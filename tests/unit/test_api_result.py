@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends.digest import Fingerprint
 from backends.ended import LimitOutcome, Outcome, Usage
 from backends.frozen import replace
 from mxc_ops import CommandFailed, Result
@@ -34,7 +35,7 @@ RESULT = Result(
     limits=(LimitOutcome("pids", 5, "cgroup v2", "sandbox", True), LimitOutcome("cpus", 1, "x", "sandbox")),
     enforced=(("network", "empty network namespace"),),
     warnings=("careful",),
-    origin=Origin("sha256:d", Plan()),
+    origin=Origin(Fingerprint(lambda: "sha256:d"), Plan()),
     stdout="grün".encode(),
     stderr=b"\xff",
     stderr_dropped_bytes=7,

@@ -16,6 +16,7 @@ import pytest
 
 from backends.base import SandboxRequest
 from backends.bubblewrap.probe import explain_refusal
+from backends.digest import Fingerprint
 from backends.ended import Outcome, Usage
 from backends.errors import BackendUnavailable, Problem, UnsupportedContainment, UsageError
 from backends.frozen import replace
@@ -141,7 +142,9 @@ MACHINE = "CapEff: 0000000000000000\nCapBnd: 0000000000000000\nNoNewPrivs: 1\nSe
 IMAGE = Image("tiny", "0" * 64, "1" * 64, "/k", "/i", "", "", "", 128, False, "true")
 
 ISOLATION = ("isolation", "a virtual machine of its own")
-ANSWER = Result(0, Outcome.EXITED, None, Usage(), (), (ISOLATION,), (), Origin("sha256:d", None))
+ANSWER = Result(
+    0, Outcome.EXITED, None, Usage(), (), (ISOLATION,), (), Origin(Fingerprint(lambda: "sha256:d"), None)
+)
 
 
 @pytest.fixture
