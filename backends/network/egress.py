@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
+from backends.network.exact_sets import ExactSet
 from backends.network.layout import Layout
 from backends.network.matching import Matching, address_set, matching
 from backends.network.policy import NetworkPolicy, Rule
@@ -50,6 +51,10 @@ class Matched:
     @property
     def sets(self) -> list[str]:
         return [text for _, found in (*self.deny, *self.allow) for text in found.sets]
+
+    @property
+    def exact(self) -> tuple[ExactSet, ...]:
+        return tuple(one for _, found in (*self.deny, *self.allow) for one in found.exact)
 
 
 def match_all(policy: NetworkPolicy) -> Matched:

@@ -8,18 +8,9 @@ from __future__ import annotations
 
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
+from backends.network.exact_sets import ExactSet, exact_sets
 from backends.network.policy import Ports, Protocol, Rule
-from backends.network.ranges import (
-    BITS,
-    FAMILIES,
-    Range,
-    by_length,
-    elements,
-    merged,
-    netmask,
-    parse,
-    without,
-)
+from backends.network.ranges import BITS, FAMILIES, Range, elements, merged, parse, without
 
 __all__ = ["MAX_BLOCKS", "MOST_IN_A_TREE", "Matching", "address_set", "destination", "matching", "port_set"]
 
@@ -36,11 +27,13 @@ _TRANSLATED = 0x64_FF9B << 96
 class Matching:
     """A packet that meets any one of `conditions` meets the rule; none of them: nothing does.
 
-    `sets` declares the sets that they name; `size` is how many elements the rule asked for.
+    `sets` declares the sets of ranges that they name, `exact` are the others; `size` is how many elements the
+    rule asked for.
     """
 
     conditions: tuple[str, ...]
     sets: tuple[str, ...] = ()
+    exact: tuple[ExactSet, ...] = ()
     size: int = 0
 
 
@@ -60,6 +53,7 @@ def matching(rule: Rule, *, translated: bool = False) -> Matching:
         found[6] = merged((*found[6], *embedded))
     conditions: list[str] = []
     sets: list[str] = []
+    exact: list[ExactSet] = []
     sizes = {4: 0, 6: 0}
     for family in FAMILIES:
         ranges = found[family]
@@ -67,40 +61,22 @@ def matching(rule: Rule, *, translated: bool = False) -> Matching:
             continue
         places = [f"meta nfproto ipv{family}"]
         if ranges != ((0, (1 << BITS[family]) - 1),):
-            few = len(ranges) <= MOST_IN_A_TREE
-            made = _one_set(rule.name, family, ranges) if few else _sets_by_length(rule.name, family, ranges)
-            places = [where for where, _, _ in made]
-            sets += [declared for _, declared, _ in made]
-            sizes[family] = sum(count for _, _, count in made)
+            if len(ranges) <= MOST_IN_A_TREE:
+                name, texts = f"{rule.name}.v{family}", elements(family, ranges)
+                sets.append(_tree(name, family, texts))
+                places, sizes[family] = [f"ct original {_KEYWORD[family]} daddr @{name}"], len(texts)
+            else:
+                made = exact_sets(rule.name, family, ranges)
+                exact += made
+                places, sizes[family] = [one.condition for one in made], sum(len(one.firsts) for one in made)
         what = _protocols(rule.ports, family)
         conditions += [f"{where} {each}".rstrip() for where in places for each in what]
     written = sizes[6] - sizes[4] if translated else sizes[6]
-    return Matching(tuple(conditions), tuple(sets), sizes[4] + max(0, written))
+    return Matching(tuple(conditions), tuple(sets), tuple(exact), sizes[4] + max(0, written))
 
 
-_Set = tuple[str, str, int]
-"""The condition, the declaration, the number of elements."""
-
-
-def _one_set(rule: str, family: int, ranges: tuple[Range, ...]) -> list[_Set]:
-    name, texts = f"{rule}.v{family}", elements(family, ranges)
-    declared = (
-        f"set {name} {{ type ipv{family}_addr; flags interval; elements = {{ {', '.join(texts)} }}\n\t}}"
-    )
-    return [(f"ct original {_KEYWORD[family]} daddr @{name}", declared, len(texts))]
-
-
-def _sets_by_length(rule: str, family: int, ranges: tuple[Range, ...]) -> list[_Set]:
-    """Of each length of prefix the networks of that by themselves: nft and the kernel take a third of the
-    time for a table of exact addresses that they take for a tree of ranges."""
-    made: list[_Set] = []
-    for length, texts in by_length(family, ranges).items():
-        name, count = f"{rule}.v{family}.{length}", len(texts)
-        kind = f"type ipv{family}_addr; size {count};"
-        declared = f"set {name} {{ {kind} elements = {{ {', '.join(texts)} }}\n\t}}"
-        where = f"ct original {_KEYWORD[family]} daddr & {netmask(family, length)} @{name}"
-        made.append((where, declared, count))
-    return made
+def _tree(name: str, family: int, texts: list[str]) -> str:
+    return f"set {name} {{ type ipv{family}_addr; flags interval; elements = {{ {', '.join(texts)} }}\n\t}}"
 
 
 def destination(family: int, networks: tuple[Range, ...]) -> str:

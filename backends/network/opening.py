@@ -34,6 +34,7 @@ from backends.linux.uid_range import configured_range, lease
 from backends.network.arrange import Given, after_rules, before_rules, bridge_places, layout
 from backends.network.counters import counters_request, rule_counts
 from backends.network.egress import HOST_SETS
+from backends.network.exact_sets import filling
 from backends.network.facts import Bridge, host_addresses
 from backends.network.gate import Asked, Gate
 from backends.network.layout import LocalLayout, RoutedLayout
@@ -195,7 +196,8 @@ class Network:
     def _make(self) -> None:
         """All of it in one go, in the order in which nothing is ever open that the rules do not hold."""
         plan = self._plan
-        rules = spec_memfd(ruleset(plan.policy, self._layout()).text.encode())
+        wanted = ruleset(plan.policy, self._layout())
+        rules = spec_memfd(wanted.unfilled.encode())
         loaded = os.memfd_create("loaded", os.MFD_CLOEXEC)
         inside = [opening for opening in plan.openings if opening.inside]
         load = Run((plan.nft, "-f", "-"), _LOADING_MS)
@@ -205,6 +207,7 @@ class Network:
         steps += [
             (Log(bind_messages(LOG_GROUP), 0 if plan.kept else _LOG_MIB), (self._log,)),
             (load, (rules, self._output)),
+            *((Ask(some), (loaded,)) for one in wanted.exact for some in filling(TABLE, one)),
             (Ask(counters_request(TABLE)), (loaded,)),
         ]
         if plan.uplink is not None:

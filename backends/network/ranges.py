@@ -9,7 +9,18 @@ from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from collections.abc import Iterable
 from functools import lru_cache
 
-__all__ = ["BITS", "FAMILIES", "Range", "by_length", "elements", "merged", "netmask", "parse", "without"]
+__all__ = [
+    "BITS",
+    "FAMILIES",
+    "Range",
+    "by_length",
+    "elements",
+    "merged",
+    "netmask",
+    "parse",
+    "spelled",
+    "without",
+]
 
 Range = tuple[int, int]
 FAMILIES = (4, 6)
@@ -82,18 +93,16 @@ def without(whole: Range, holes: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(left)
 
 
-def by_length(family: int, ranges: Iterable[Range]) -> dict[int, list[str]]:
+def by_length(family: int, ranges: Iterable[Range]) -> dict[int, list[int]]:
     """The networks that ranges are made of: length of the prefix → first addresses, both in order."""
-    kind, bits = _SOCKET_FAMILY[family], BITS[family]
-    size = bits // 8
-    found: dict[int, list[str]] = {}
+    bits = BITS[family]
+    found: dict[int, list[int]] = {}
     for first, last in ranges:
         start = first
         while start <= last:
             left = last - start + 1
             count = min(start & -start or 1 << bits, 1 << left.bit_length() - 1)
-            text = inet_ntop(kind, start.to_bytes(size, "big"))
-            found.setdefault(bits + 1 - count.bit_length(), []).append(text)
+            found.setdefault(bits + 1 - count.bit_length(), []).append(start)
             start += count
     return dict(sorted(found.items()))
 
@@ -101,22 +110,25 @@ def by_length(family: int, ranges: Iterable[Range]) -> dict[int, list[str]]:
 def netmask(family: int, length: int) -> str:
     """The mask of a prefix, as an address."""
     bits = BITS[family]
-    number = (1 << bits) - (1 << bits - length)
-    return inet_ntop(_SOCKET_FAMILY[family], number.to_bytes(bits // 8, "big"))
+    return spelled(family, (1 << bits) - (1 << bits - length))
+
+
+def spelled(family: int, number: int) -> str:
+    """How a number is written as an address."""
+    return inet_ntop(_SOCKET_FAMILY[family], number.to_bytes(BITS[family] // 8, "big"))
 
 
 def elements(family: int, ranges: Iterable[Range]) -> list[str]:
     """How nft writes them: an address, a network where that is all of it (which nft reads faster), or a-b."""
-    kind, bits = _SOCKET_FAMILY[family], BITS[family]
-    size = bits // 8
+    bits = BITS[family]
     texts: list[str] = []
     for first, last in ranges:
-        text = inet_ntop(kind, first.to_bytes(size, "big"))
+        text = spelled(family, first)
         count = last - first + 1
         if count == 1:
             texts.append(text)
         elif count & count - 1 == 0 and first % count == 0:
             texts.append(f"{text}/{bits + 1 - count.bit_length()}")
         else:
-            texts.append(f"{text}-{inet_ntop(kind, last.to_bytes(size, 'big'))}")
+            texts.append(f"{text}-{spelled(family, last)}")
     return texts

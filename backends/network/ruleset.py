@@ -35,6 +35,7 @@ import re
 from backends.frozen import frozen
 from backends.network import local_chains, routed_chains
 from backends.network.egress import DEFAULT, HOST, MAPPED, SPOOFED, egress, host_sets, match_all
+from backends.network.exact_sets import ExactSet
 from backends.network.layout import Layout, LocalLayout, RoutedLayout
 from backends.network.policy import NetworkPolicy
 from backends.network.redirection import REDIRECT, redirected
@@ -52,6 +53,7 @@ from backends.network.verdicts import (
 __all__ = ["LOG_GROUP", "TABLE", "Ruleset", "ruleset"]
 
 TABLE = "mxc"
+_HEAD = f"table inet {TABLE} {{\n}}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n"
 _INVALID = "invalid"
 _GENERATIONS = 1 << 16
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
@@ -62,10 +64,26 @@ _LONGEST_NAME = 100
 
 @frozen
 class Ruleset:
-    """`text` is for ``nft -f``. `counters` are all there are, those that have a mark first, in its order."""
+    """What is for ``nft -f``. `counters` are all there are, those that have a mark first, in its order."""
 
-    text: str
+    head: str
+    exact: tuple[ExactSet, ...]
+    chains: str
     counters: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self._file(filled=True)
+
+    @property
+    def unfilled(self) -> str:
+        """With `exact` empty, for where nothing runs yet that could pass by them."""
+        return self._file(filled=False)
+
+    def _file(self, *, filled: bool) -> str:
+        sets = (f"\t{one.declared(filled=filled)}\n" for one in self.exact)
+        return "".join([self.head, *sets, self.chains])
 
 
 def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ruleset:
@@ -94,7 +112,10 @@ def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ru
     else:
         chains += routed_chains.inner_chains(layout, policy)
         chains += routed_chains.base_chains(layout, ledger, mark)
-    return Ruleset(_file(counters, ledger, [*host_sets(layout), *matched.sets], chains), counters)
+    declared = [*(f"counter {name} {{ }}" for name in counters), *ledger.accounts()]
+    declared += [*host_sets(layout), *matched.sets]
+    head = "".join([_HEAD, *(f"\t{line}\n" for line in declared)])
+    return Ruleset(head, matched.exact, "".join([*chains, "}\n"]), counters)
 
 
 def _proxy(layout: Layout) -> dict[int, str]:
@@ -127,12 +148,6 @@ def _ends(ledger: Ledger, refused: tuple[str, ...]) -> list[str]:
         ),
         *(refusing(name, "drop") if name in unanswered else refusing(name) for name in refused),
     ]
-
-
-def _file(counters: tuple[str, ...], ledger: Ledger, sets: list[str], chains: list[str]) -> str:
-    declared = [*(f"counter {name} {{ }}" for name in counters), *ledger.accounts(), *sets]
-    head = f"table inet {TABLE} {{\n}}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n"
-    return "".join([head, *(f"\t{line}\n" for line in declared), *chains, "}\n"])
 
 
 def _check_interfaces(layout: Layout) -> None:

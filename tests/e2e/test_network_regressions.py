@@ -125,6 +125,7 @@ def an_address_told_again(given):
 
 def an_address_while_rules_are_replaced(given):
     # It is told of after the addresses were read, and before the rules are loaded.
+    from unittest.mock import patch
     from backends.inside.store import LAUNCHER, find_program
     from backends.network import for_plans, opening
     from backends.network.policy import NetworkPolicy
@@ -133,8 +134,8 @@ def an_address_while_rules_are_replaced(given):
     network = opening.open_network(plan, find_program(LAUNCHER))
     try:
         addresses("add")
-        opening.host_addresses = lambda: ()
-        network.replace(policy)
+        with patch.object(opening, "host_addresses", lambda: ()):
+            network.replace(policy)
         inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list table inet mxc"
         listed = subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
         return [address in listed for address in NEW]

@@ -1,0 +1,83 @@
+"""Networks by the thousand: for each length of prefix a set of first addresses, looked up exactly. Pure.
+
+nft and the kernel take a third of the time for them that they take for a tree of ranges. They are loaded
+empty where nothing runs yet, and filled by netlink, which takes a third again of what nft takes to read them
+as text; where they replace others they are loaded whole, in one transaction. Sources:
+linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from backends.frozen import frozen
+from backends.network.netlink import attribute, message
+from backends.network.ranges import BITS, Range, by_length, netmask, spelled
+
+__all__ = ["ExactSet", "exact_sets", "filling"]
+
+_KEYWORD = {4: "ip", 6: "ip6"}
+_GENERIC = struct.Struct(">BBH")  # family, version, resource
+_NESTED = struct.Struct("=HH")
+_IS_NESTED = 0x8000
+_UNSPECIFIED, _INET = 0, 1
+_TABLES = 10  # NFNL_SUBSYS_NFTABLES
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_NEW_ELEMENTS = _TABLES << 8 | 12
+_REQUEST, _ACKNOWLEDGED, _CREATE = 0x1, 0x4, 0x400
+_TABLE, _SET, _ELEMENTS = 1, 2, 3
+_ELEMENT = _KEY = _VALUE = 1
+_MOST_BYTES = 60_000  # of all elements: an attribute and a message for the gate have 65,535
+
+
+@frozen
+class ExactSet:
+    """The networks of one length that a rule lists, by their first addresses, in order."""
+
+    name: str
+    family: int
+    length: int
+    firsts: tuple[int, ...]
+
+    @property
+    def condition(self) -> str:
+        """Whether a connection's original destination is in one of them."""
+        mask = netmask(self.family, self.length)
+        return f"ct original {_KEYWORD[self.family]} daddr & {mask} @{self.name}"
+
+    def declared(self, *, filled: bool) -> str:
+        """For nft."""
+        texts = ", ".join([spelled(self.family, first) for first in self.firsts]) if filled else ""
+        elements = f" elements = {{ {texts} }}" if filled else ""
+        return f"set {self.name} {{ type ipv{self.family}_addr; size {len(self.firsts)};{elements}\n\t}}"
+
+
+def exact_sets(rule: str, family: int, ranges: tuple[Range, ...]) -> list[ExactSet]:
+    """The sets of a rule's ranges, which are sorted and merged."""
+    found = by_length(family, ranges).items()
+    return [ExactSet(f"{rule}.v{family}.{length}", family, length, tuple(firsts)) for length, firsts in found]
+
+
+def filling(table: str, one: ExactSet) -> Iterator[bytes]:
+    """What netfilter must be sent to fill a set of a table of the family inet. Each is a transaction, and is
+    answered with an errno."""
+    size = BITS[one.family] // 8
+    value = _NESTED.pack(4 + size, _VALUE)
+    key = _NESTED.pack(4 + len(value) + size, _IS_NESTED | _KEY) + value
+    element = _NESTED.pack(4 + len(key) + size, _IS_NESTED | _ELEMENT) + key
+    most = _MOST_BYTES // (len(element) + size)
+    place = _GENERIC.pack(_INET, 0, 0) + attribute(_TABLE, table.encode() + b"\0")
+    place += attribute(_SET, one.name.encode() + b"\0")
+    for start in range(0, len(one.firsts), most):
+        some = one.firsts[start : start + most]
+        listed = b"".join([element + first.to_bytes(size, "big") for first in some])
+        body = place + attribute(_IS_NESTED | _ELEMENTS, listed)
+        batch = _GENERIC.pack(_UNSPECIFIED, 0, _TABLES)
+        yield b"".join(
+            (
+                message(_BATCH_BEGIN, _REQUEST, 1, batch),
+                message(_NEW_ELEMENTS, _REQUEST | _ACKNOWLEDGED | _CREATE, 2, body),
+                message(_BATCH_END, _REQUEST, 3, batch),
+            )
+        )
