@@ -48,9 +48,11 @@ def replace(instance: _T, **changes: Any) -> _T:
 def _methods(
     title: str, names: tuple[str, ...], defaults: Mapping[str, Any]
 ) -> dict[str, Callable[..., Any]]:
+    count = len(names)
+
     def init(self: object, *args: Any, **kwargs: Any) -> None:
-        if len(args) == len(names) and not kwargs:  # as most are made, some by the ten thousand
-            for name, value in zip(names, args, strict=True):
+        if len(args) == count and not kwargs:  # as most are made, some by the ten thousand
+            for name, value in zip(names, args):  # noqa: B905 - a word more takes a fifth more time
                 _set(self, name, value)
             return
         if len(args) > len(names):

@@ -122,9 +122,8 @@ def _rules(entries: Sequence[Mapping[str, Any]], name: str, where: str, place: P
 
 
 def _peer(entry: Mapping[str, Any]) -> Peer:
-    if "except" in entry:
-        return Peer(*normalised(entry["cidr"], tuple(entry["except"])))
-    return Peer(*normalised(entry["cidr"]))
+    cidr, excepted = normalised(entry["cidr"], tuple(entry["except"]) if "except" in entry else ())
+    return Peer(cidr, excepted)
 
 
 def _ports(entry: Mapping[str, Any]) -> Ports:
