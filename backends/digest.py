@@ -28,12 +28,12 @@ class Fingerprint:
     __slots__ = ("_take", "_taken")
 
     def __init__(self, take: Callable[[], str]) -> None:
-        self._take = take
-        self._taken: str | None = None
+        self._take: Callable[[], str] | None = take
+        self._taken = ""
 
     def __str__(self) -> str:
-        if self._taken is None:
-            self._taken = self._take()
+        if self._take is not None:
+            self._taken, self._take = self._take(), None  # with all that it was taken of
         return self._taken
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from backends.egress.addresses import Network
-from backends.network.host_networks import parse_own, read_kernel_tables
+from backends.network.host_networks import KernelTables, parse_own, read_kernel_tables
 
 __all__ = ["OwnAddresses"]
 
@@ -24,7 +24,7 @@ class OwnAddresses:
 
     def __init__(
         self,
-        source: Callable[[], tuple[str, str]] = read_kernel_tables,
+        source: Callable[[], KernelTables] = read_kernel_tables,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
@@ -35,6 +35,6 @@ class OwnAddresses:
     def networks(self) -> tuple[Network, ...]:
         now = self._clock()
         if now >= self._until:
-            self._known = parse_own(*self._source())
+            self._known = parse_own(self._source())
             self._until = now + _FRESH_S
         return self._known

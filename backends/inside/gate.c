@@ -147,11 +147,15 @@ static int watch_host(struct gate *gate, const struct step *step)
     if (step->count != 4)
         return EINVAL;
     for (size_t word = 0; word < 4; word++) {
-        free(gate->sets[word]);
-        if (!(gate->sets[word] = strdup(step->words[word])))
+        char *kept = strdup(step->words[word]);
+        if (!kept)
             return ENOMEM;
+        free(gate->sets[word]);
+        gate->sets[word] = kept;
     }
-    return step->asked.numbers[0] && (ask_for_addresses(gate->host_watch) < 0 || close_addresses(gate) < 0) ? errno : 0;
+    if (step->asked.numbers[0] && (ask_for_addresses(gate->host_watch) < 0 || close_addresses(gate) < 0))
+        _exit(EXIT_SETUP_FAILED);
+    return 0;
 }
 
 static int use_programs(struct gate *gate, struct step *step, uint32_t *value)

@@ -237,19 +237,25 @@ static void take_address(int family, const void *address, take_address_fn *take,
         take(text, context);
 }
 
-/* The kernel answers at both ends of a network, too, whether an address for broadcast was given or not. */
-static void take_ends(const void *address, uint32_t prefix, take_address_fn *take, void *context)
+/* The kernel answers at both ends of a network of IPv4, too, whether an address for broadcast was given or not; where it
+ * forwards, at the first of one of IPv6 (RFC 4291 2.6.1). */
+static void take_ends(const unsigned char *address, size_t size, uint32_t prefix, take_address_fn *take, void *context)
 {
-    uint32_t number, rest = prefix < 31 ? UINT32_MAX >> prefix : 0;
-    if (!rest)
+    unsigned char first[16], last[16];
+    if (prefix + 1 >= 8 * size)
         return;
-    memcpy(&number, address, sizeof(number));
-    uint32_t first = htonl(ntohl(number) & ~rest), last = htonl(ntohl(number) | rest);
-    take_address(AF_INET, &first, take, context);
-    take_address(AF_INET, &last, take, context);
+    for (size_t at = 0; at < size; at++) {
+        uint32_t left = prefix > 8 * at ? prefix - (uint32_t)(8 * at) : 0;
+        unsigned char rest = left >= 8 ? 0 : (unsigned char)(0xFF >> left);
+        first[at] = address[at] & (unsigned char)~rest;
+        last[at] = address[at] | rest;
+    }
+    take_address(size == 4 ? AF_INET : AF_INET6, first, take, context);
+    if (size == 4)
+        take_address(AF_INET, last, take, context);
 }
 
-/* IPv4 tells its own address as the local one; IPv6 has the other alone. */
+/* Its own address is the local one; where IPv6 has no peer, it has the other alone. */
 static void read_new_address(const char *message, uint32_t length, take_address_fn *take, void *context)
 {
     struct ifaddrmsg body;
@@ -257,21 +263,28 @@ static void read_new_address(const char *message, uint32_t length, take_address_
     if (length < NLMSG_HDRLEN + sizeof(body))
         return;
     memcpy(&body, message + NLMSG_HDRLEN, sizeof(body));
-    int of_ipv6 = body.ifa_family == AF_INET6;
+    size_t size = body.ifa_family == AF_INET6 ? 16 : 4;
+    const char *own = NULL, *other = NULL;
     for (size_t at = NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(body)); at + sizeof(attribute) <= length;
          at += RTA_ALIGN(attribute.rta_len)) {
         const char *value = message + at + RTA_LENGTH(0);
         memcpy(&attribute, message + at, sizeof(attribute));
         if (attribute.rta_len < sizeof(attribute) || attribute.rta_len > length - at)
             break;
-        int is_broadcast = !of_ipv6 && attribute.rta_type == IFA_BROADCAST;
-        int is_own = attribute.rta_type == (of_ipv6 ? IFA_ADDRESS : IFA_LOCAL);
-        if (attribute.rta_len != RTA_LENGTH(of_ipv6 ? 16 : 4) || !(is_own || is_broadcast))
+        if (attribute.rta_len != RTA_LENGTH(size))
             continue;
-        take_address(body.ifa_family, value, take, context);
-        if (is_own && !of_ipv6)
-            take_ends(value, body.ifa_prefixlen, take, context);
+        if (attribute.rta_type == IFA_LOCAL)
+            own = value;
+        else if (attribute.rta_type == IFA_ADDRESS)
+            other = value;
+        else if (attribute.rta_type == IFA_BROADCAST)
+            take_address(body.ifa_family, value, take, context);
     }
+    own = own ? own : other;
+    if (!own)
+        return;
+    take_address(body.ifa_family, own, take, context);
+    take_ends((const unsigned char *)own, size, body.ifa_prefixlen, take, context);
 }
 
 /* All there are, to be read as if they were new; those already known are as well taken twice. */
@@ -285,25 +298,52 @@ int ask_for_addresses(int watch)
     return send(watch, &all, sizeof(all), MSG_DONTWAIT) == sizeof(all) ? 0 : -1;
 }
 
+/* What one message of netlink was about. */
+enum told { TOLD = 0, TORN = 1, REFUSED = -1 };
+
+static enum told read_addresses(const char *messages, ssize_t got, take_address_fn *take, void *context)
+{
+    enum told told = TOLD;
+    struct nlmsghdr header;
+    struct nlmsgerr refused;
+    for (ssize_t at = 0; got - at >= (ssize_t)sizeof(header); at += NLMSG_ALIGN((ssize_t)header.nlmsg_len)) {
+        memcpy(&header, messages + at, sizeof(header));
+        if (header.nlmsg_len < sizeof(header) || (ssize_t)header.nlmsg_len > got - at)
+            break;
+        if (header.nlmsg_flags & NLM_F_DUMP_INTR)
+            told = TORN;
+        if (header.nlmsg_type == RTM_NEWADDR)
+            read_new_address(messages + at, header.nlmsg_len, take, context);
+        if (header.nlmsg_type == NLMSG_ERROR && header.nlmsg_len >= NLMSG_LENGTH(sizeof(refused))) {
+            memcpy(&refused, messages + at + NLMSG_HDRLEN, sizeof(refused));
+            errno = -refused.error;
+            if (refused.error == -EBUSY) /* all are being told of already */
+                told = TORN;
+            else if (refused.error)
+                return REFUSED;
+        }
+    }
+    return told;
+}
+
+/* While there is no room the kernel drops what is new without a word (netlink(7)): so it is asked for all of them once
+ * everything has been taken, and not before. */
 int take_new_addresses(int watch, take_address_fn *take, void *context)
 {
     char messages[32768];
-    for (;;) {
+    for (int missed = 0;;) {
         ssize_t got = recv(watch, messages, sizeof(messages), MSG_DONTWAIT);
-        if (got < 0 && errno == ENOBUFS) { /* more came at once than has room, and the rest is lost (netlink(7)) */
+        enum told told = got > 0 ? read_addresses(messages, got, take, context) : TOLD;
+        if (told == REFUSED)
+            return -1;
+        if (told == TORN || (got < 0 && errno == ENOBUFS))
+            missed = 1;
+        else if (got <= 0 && !missed)
+            return 0;
+        else if (got <= 0) {
             if (ask_for_addresses(watch) < 0)
                 return -1;
-            continue;
-        }
-        if (got <= 0)
-            return 0;
-        struct nlmsghdr header;
-        for (ssize_t at = 0; got - at >= (ssize_t)sizeof(header); at += NLMSG_ALIGN((ssize_t)header.nlmsg_len)) {
-            memcpy(&header, messages + at, sizeof(header));
-            if (header.nlmsg_len < sizeof(header) || (ssize_t)header.nlmsg_len > got - at)
-                break;
-            if (header.nlmsg_type == RTM_NEWADDR)
-                read_new_address(messages + at, header.nlmsg_len, take, context);
+            missed = 0;
         }
     }
 }

@@ -19,10 +19,13 @@ int add_address(int links, const char *name, const char *address, uint32_t prefi
 /* `local`: whatever is sent there arrives here. */
 int add_route(int links, const char *destination, uint32_t prefix, const char *gateway, const char *name, int local);
 
-/* A socket that becomes readable when addresses are new in this namespace, all that are there to be told of as if
- * they were new, and each of them. -1 with errno. */
+/* A socket that becomes readable when addresses are new in this namespace. This and the next two: -1 with errno. */
 int watch_addresses(void);
+
+/* Have it tell of all that are there, as if they were new. */
 int ask_for_addresses(int watch);
+
+/* Each that it tells of. */
 typedef void take_address_fn(const char *address, void *context);
 int take_new_addresses(int watch, take_address_fn *take, void *context);
 

@@ -153,8 +153,8 @@ enum gate_op {
     GATE_ADDRESS = 4,  /* length of the prefix: name, address */
     GATE_ROUTE = 5,    /* length of the prefix, flags: destination, gateway, name */
     GATE_SETTING = 6,  /* name below /proc/sys, value */
-    GATE_WATCH = 7,    /* nft, table, sets of IPv4 and IPv6: what the host gets of addresses from now on is put there;
-                        * number 0: also what it has */
+    GATE_WATCH = 7,    /* nft, table, sets of IPv4 and IPv6: what the host gets of addresses from now on is put there,
+                        * and where the first number is not 0, what it has */
     GATE_LISTEN = 8,   /* type, port, backlog: address → socket */
     GATE_TAP = 9,      /* name → a machine's end of it */
     GATE_LOG = 10,     /* MiB that it may take, 0: any: messages of netlink that ask for it; where it goes */
@@ -162,7 +162,7 @@ enum gate_op {
     GATE_HELPER = 12,  /* argv, in which "@network" stands for the namespace; output */
     GATE_AWAIT = 13,   /* ms, flags: the link that the helper makes */
     GATE_SERVE = 14,   /* a socket on which sockets are asked for */
-    GATE_ASK = 15      /* a request of netlink to netfilter, for all that there is of something; where answers go */
+    GATE_ASK = 15      /* a request of netlink to netfilter, for all of something, or a transaction; where answers go */
 };
 
 enum gate_enter_flag { GATE_USERS = 1, GATE_MAPPERS = 2, GATE_HELPS = 4 };

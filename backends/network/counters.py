@@ -1,4 +1,4 @@
-"""What each rule has counted: the kernel's list of a table's counters, asked for and read. Pure.
+"""What is in the kernel: whether a table is there, and what each rule has counted. Asked for and read. Pure.
 
 By netlink and not by nft(8), which reads every element of every set to list a counter. Sources:
 linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
@@ -11,15 +11,17 @@ import struct
 from backends.frozen import frozen
 from backends.network.netlink import attribute, attributes, message, messages
 
-__all__ = ["RuleCount", "counters_request", "rule_counts"]
+__all__ = ["RuleCount", "counters_request", "rule_counts", "table_handle", "tables_request"]
 
 _GENERIC = struct.Struct(">BBH")  # family, version, resource
 _COUNT = struct.Struct(">Q")
 _REQUEST_DUMP = 0x1 | 0x300
 _TABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_NEW_TABLE, _GET_TABLE = _TABLES | 0, _TABLES | 1
 _NEW_OBJECT, _GET_OBJECT = _TABLES | 18, _TABLES | 19
 _INET = 1
 _TABLE, _NAME, _TYPE, _DATA = 1, 2, 3, 4
+_TABLE_NAME, _TABLE_HANDLE = 1, 4
 _COUNTER = 1
 _BYTES, _PACKETS = 1, 2
 
@@ -31,6 +33,20 @@ class RuleCount:
     name: str
     packets: int
     bytes: int
+
+
+def tables_request() -> bytes:
+    """Asks for all tables of the family inet."""
+    return message(_GET_TABLE, _REQUEST_DUMP, 1, _GENERIC.pack(_INET, 0, 0))
+
+
+def table_handle(answers: bytes, table: str) -> int | None:
+    """The number of a table, which no other one of the namespace has had before; None: it is not there."""
+    for kind, body in messages(answers):
+        fields = dict(attributes(body[_GENERIC.size :])) if kind == _NEW_TABLE else {}
+        if fields.get(_TABLE_NAME) == table.encode() + b"\0" and _TABLE_HANDLE in fields:
+            return int.from_bytes(fields[_TABLE_HANDLE], "big")
+    return None
 
 
 def counters_request(table: str) -> bytes:

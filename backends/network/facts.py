@@ -139,7 +139,7 @@ def host_addresses() -> tuple[str, ...]:
     Those of its loopback apart. Raises `BackendUnavailable` when that cannot be known: it would be open.
     """
     try:
-        found = parse_own(*read_kernel_tables())
+        found = parse_own(read_kernel_tables())
     except OSError as error:
         message = f"the host's own addresses, which are closed to a sandbox, cannot be read: {error}"
         fix = "mount -t proc proc /proc"

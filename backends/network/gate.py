@@ -11,6 +11,7 @@ from _socket import (
     MSG_CTRUNC,
     SCM_RIGHTS,
     SHUT_RDWR,
+    SO_SNDTIMEO,
     SOCK_CLOEXEC,
     SOCK_SEQPACKET,
     SOL_SOCKET,
@@ -41,7 +42,9 @@ __all__ = ["Asked", "Gate"]
 _END_S = 5.0
 _ANSWER_S = 60.0  # longer than any program that it runs may take
 _INT = struct.Struct("i")
+_TIME = struct.Struct("ll")  # timeval: seconds, microseconds
 _MOST_DESCRIPTORS = 2
+_MOST_AHEAD = 64
 _MOST_WORDS = 4000
 
 Asked = tuple[Step, tuple[int, ...]]
@@ -64,6 +67,7 @@ class Gate:
         self.network = -1
         self._owner = os.getpid()
         self._control, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
+        self._control.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIME.pack(int(_ANSWER_S), 0))
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             argv = (launcher, "gate", str(theirs.fileno()))
@@ -84,9 +88,19 @@ class Gate:
 
         Raises `LaunchFailed` for the first that fails; what those after it made is closed.
         """
+        made: list[int] = []
+        try:
+            for start in range(0, len(steps), _MOST_AHEAD):
+                self._do(steps[start : start + _MOST_AHEAD], made)
+        except BaseException:
+            _close(made)
+            raise
+        return made
+
+    def _do(self, steps: Sequence[Asked], made: list[int]) -> None:
+        """So few that the gate has room for all answers, and does not wait for them to be taken."""
         for step, descriptors in steps:
             self._send(encode_step(step), descriptors)
-        made: list[int] = []
         failure: LaunchFailed | None = None
         for step, descriptors in steps:
             try:
@@ -94,9 +108,7 @@ class Gate:
             except LaunchFailed as error:
                 failure = failure or error
         if failure is not None:
-            _close(made)
             raise failure
-        return made
 
     def enter(self, step: Enter, held: int | None) -> None:
         """Its first step.
@@ -164,6 +176,8 @@ class Gate:
         ancillary = [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else []
         try:
             self._control.sendmsg([message], ancillary)
+        except BlockingIOError as error:
+            raise _failed("the gate takes no steps") from error
         except OSError as error:
             raise _failed("its process has ended", f"{error}") from error
 

@@ -43,7 +43,7 @@ def _output(layout: LocalLayout, ledger: Ledger) -> str:
     return chain(
         "output",
         [
-            SOURCE_ROUTED,
+            *SOURCE_ROUTED,
             *ledger.known("ct state new,established"),
             *_loopback(layout, "oifname"),
             *([f"{uplink} {ADVERTISEMENTS}"] if layout.uplink else []),

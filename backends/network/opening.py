@@ -32,12 +32,12 @@ from backends.inside.protocol import ContainerIds, UserNamespace
 from backends.linux.numbers import take
 from backends.linux.uid_range import configured_range, lease
 from backends.network.arrange import Given, after_rules, before_rules, bridge_places, layout
-from backends.network.counters import counters_request, rule_counts
+from backends.network.counters import counters_request, table_handle, tables_request
 from backends.network.egress import HOST_SETS
 from backends.network.exact_sets import filling
 from backends.network.facts import Bridge, host_addresses
 from backends.network.gate import Asked, Gate
-from backends.network.layout import LocalLayout, RoutedLayout
+from backends.network.layout import Layout
 from backends.network.nflog import bind_messages
 from backends.network.outcome import NetworkOutcome, concluded, proxy_lost
 from backends.network.plan import TAP, HelperUplink, NetworkPlan, Opening
@@ -51,7 +51,9 @@ __all__ = ["Network", "open_network"]
 _LOADING_MS = 30_000
 _LOG_MIB = 4
 _FIX_LOADING = "mxc-ops doctor --feature network"
-_NOT_LOADED = "{} says that it has loaded the rules of the sandbox's network, and the kernel has none"
+_NOT_LOADED = (
+    "{} says that it has loaded the rules of the sandbox's network, and the kernel does not have them"
+)
 _BACKLOG = 1024
 _RANDOM_BYTES = 6
 _FIX_RANGE = "mxc-ops prep host --backend bubblewrap --yes"
@@ -70,6 +72,7 @@ class Network:
         self.tap: int | None = None
         self._served: Served | None = None
         self._generation = 0
+        self._table: int | None = None
         self._policy = plan.policy
         self._place: int | None = None  # the lock of it, on the bridge
         self._one_at_a_time = Lock()
@@ -110,28 +113,38 @@ class Network:
         """Hold this policy from now on; connections that it does not allow go no further.
 
         It must need no other way out than the network was opened with. Raises `LaunchFailed`: then the one
-        before holds.
+        before holds, or, where it cannot be had back, the network ends and the sandbox with it.
         """
         plan = self._plan
         if (policy.needs_uplink and plan.uplink is None) or (policy.needs_names and not plan.filters):
             raise LaunchFailed(_other_way_out())
         with self._one_at_a_time:
-            self._load(policy)
+            where, before = self._layout(), self._table
             try:
+                self._load(policy, where)
                 if self._served is not None:
                     self._served.replace(Rules(policy.names, policy.denied_names, policy.deny))
             except LaunchFailed:
-                self._load(self._policy)
+                self._take_back(where, before)
                 raise
             self._policy = policy
 
-    def _load(self, policy: NetworkPolicy) -> None:
+    def _load(self, policy: NetworkPolicy, where: Layout) -> None:
         """Each time under a generation of its own: what an earlier one let through is judged anew."""
         self._generation += 1
-        rules = ruleset(policy, self._layout(), generation=self._generation)
+        rules = ruleset(policy, where, generation=self._generation)
         self._gate.run((self._plan.nft, "-f", "-"), rules.text, _LOADING_MS)
+        self._table = self._loaded(self._gate.ask(tables_request()))
         if self._plan.uplink is not None:  # one that came since they were read is in the sets before
             self._gate.do([(_watch(self._plan, anew=True), ())])
+
+    def _take_back(self, where: Layout, before: int | None) -> None:
+        """Have the rules that were there, in the table `before`. Where that fails nobody knows which hold."""
+        try:
+            if table_handle(self._gate.ask(tables_request()), TABLE) != before:
+                self._load(self._policy, where)
+        except LaunchFailed:
+            self._gate.close()
 
     def end(self) -> NetworkOutcome:
         """Close it, once everything in the sandbox has ended; what there is to tell: of one that is kept,
@@ -207,8 +220,8 @@ class Network:
         steps += [
             (Log(bind_messages(LOG_GROUP), 0 if plan.kept else _LOG_MIB), (self._log,)),
             (load, (rules, self._output)),
-            *((Ask(some), (loaded,)) for one in wanted.exact for some in filling(TABLE, one)),
-            (Ask(counters_request(TABLE)), (loaded,)),
+            *((Ask(some), (loaded,)) for some in filling(TABLE, wanted.exact)),
+            (Ask(tables_request()), (loaded,)),
         ]
         if plan.uplink is not None:
             steps.append((_watch(plan), ()))
@@ -216,9 +229,7 @@ class Network:
         steps += [(Listen(one.address, one.port, _kind(one), _BACKLOG), ()) for one in inside]
         try:
             made = [self._hold(fd) for fd in self._gate.do(steps)]
-            if not rule_counts(_whole(loaded)):
-                message = _NOT_LOADED.format(plan.nft)
-                raise LaunchFailed(Problem("rules_not_there", "/network", message, fix=_FIX_LOADING))
+            self._table = self._loaded(_whole(loaded))
         finally:
             os.close(rules)
             os.close(loaded)
@@ -227,9 +238,18 @@ class Network:
         if plan.openings:
             self._serve(inside, made)
 
-    def _layout(self) -> LocalLayout | RoutedLayout:
+    def _loaded(self, tables: bytes) -> int:
+        """The table's handle. Raises `LaunchFailed` where it is none, or the one that was to be replaced."""
+        handle = table_handle(tables, TABLE)
+        if handle is None or handle == self._table:
+            message = _NOT_LOADED.format(self._plan.nft)
+            raise LaunchFailed(Problem("rules_not_there", "/network", message, fix=_FIX_LOADING))
+        return handle
+
+    def _layout(self) -> Layout:
         """With the host's addresses of now: the gate hears of those that come after it has entered."""
-        found = (*self._plan.own, *host_addresses())
+        led_out = self._plan.uplink is not None
+        found = (*self._plan.own, *(host_addresses() if led_out else ()))
         return layout(replace(self._plan, host_addresses=found), self._given)
 
     def _beside(self, step: Step) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def _prerouting(layout: RoutedLayout, ledger: Ledger) -> str:
         [
             *([f'iifname "{layout.uplink}" accept'] if layout.uplink else []),
             f'iifname != "{layout.tap}" drop',
-            SOURCE_ROUTED,
+            *SOURCE_ROUTED,
             ADVERTISEMENTS,
             "ip6 saddr { ::, fe80::/10 } drop",  # its kernel's talk with the link, of no use here
             *spoofed(layout.guest),

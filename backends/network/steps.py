@@ -150,8 +150,8 @@ class Log:
 
 @frozen
 class Ask:
-    """A request of netlink to netfilter, for all that there is of something; the descriptor that comes with
-    this gets the answers as they came."""
+    """A request of netlink to netfilter: for all that there is of something, or a transaction; the descriptor
+    that comes with this gets the answers as they came."""
 
     request: bytes
 

@@ -37,8 +37,10 @@ _ERRORS = (
 _RESET = "tcp flags & rst == rst"
 # Neighbours' only (RFC 4861 §7.1): nobody on the link is to give us routes.
 ADVERTISEMENTS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
-# A routing header (RFC 8200 §4.4) names a destination that no rule is asked about: not in any packet.
-SOURCE_ROUTED = "exthdr rt exists counter name invalid drop"
+# They name destinations that no rule is asked about (RFC 791 §3.1, RFC 8200 §4.4): not in any packet.
+SOURCE_ROUTED = tuple(
+    f"{route} exists counter name invalid drop" for route in ("ip option lsrr", "ip option ssrr", "exthdr rt")
+)
 # Confirmed without DNAT: its address was settled when it was new, and no later packet can redirect it.
 _SETTLED = "ct status & 0x28 == 0x08"
 

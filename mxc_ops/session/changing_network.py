@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from backends.errors import MxcError
-from mxc_ops.session.control import Control
+from mxc_ops.session.control import SUPERVISOR_LOST, Control
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.network_changes import NetworkChanges, changed_documents
 from mxc_ops.session.reaching import why_unreachable
@@ -59,12 +59,17 @@ def _open(
 ) -> None:
     if whole == tightened:
         return
+    taken_back = "taken back: what was to be opened"
     try:
         control.ask("network", document=whole)
-    except BaseException:
-        _record(moving, tightened, "taken back: what was to be opened")
-        with suppress(MxcError, OSError):  # it may have been done all the same, and only not told
-            control.ask("network", document=tightened)
+    except BaseException as error:
+        if isinstance(error, MxcError) and error.problems[0].code != SUPERVISOR_LOST:
+            _record(moving, tightened, taken_back)
+            raise
+        # It may have been done all the same, and only not told: what runs is not to be wider than the record.
+        with suppress(MxcError, OSError), Control(moving.record.run_folder) as again:
+            again.ask("network", document=tightened)
+            _record(moving, tightened, taken_back)
         raise
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from backends.errors import LaunchFailed, Problem
 from mxc_ops.session.starting import told_error
 
-__all__ = ["MOST_LINE", "Control", "answered", "connect", "encoded", "supervisor_lost"]
+__all__ = ["MOST_LINE", "SUPERVISOR_LOST", "Control", "answered", "connect", "encoded", "supervisor_lost"]
 
 MOST_LINE = 8 << 20
+SUPERVISOR_LOST = "supervisor_lost"
 _ANSWER_S = 30.0
 
 
@@ -91,4 +92,4 @@ def answered(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 def supervisor_lost(error: Exception) -> LaunchFailed:
     """What to raise when it hangs up, or is silent."""
     message = f"the sandbox's supervisor does not answer: {error}"
-    return LaunchFailed(Problem("supervisor_lost", "", message), retryable=True)
+    return LaunchFailed(Problem(SUPERVISOR_LOST, "", message), retryable=True)

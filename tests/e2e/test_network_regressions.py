@@ -14,10 +14,10 @@ import pytest
 from mxc_ops.policy.port_mappings import MAX_MAPPINGS
 from tests.conftest import User
 from tests.e2e.test_network_ports import LOOPBACK, SERVING, TAKEN, dial, mapped
-from tests.network import in_session
 from tests.network.bed import Bed
 from tests.network.cases import to
-from tests.network.flavours import FLAVOURS, PROBES, probes_input
+from tests.network.flavours import FLAVOURS, probes_input
+from tests.network.host_scripts import host_script
 from tests.network.lab import Lab
 from tests.network.link import Refused
 from tests.security.host import wait_until
@@ -34,7 +34,6 @@ BEHIND_DOOR = mapped(
     {"network": {**LOOPBACK["network"], "egress": {"allow": [to("192.0.2.7")]}}}, {"hostPort": DOOR[1]}
 )
 INHERITED = 50
-NEW = ("192.0.2.60", "2001:db8:2::60")
 FIRST_PORT, MOST_PORTS = 18300, MAX_MAPPINGS
 ON_BOTH_WAYS = pytest.mark.parametrize("direction", ["toHost", "toSandbox"])
 
@@ -61,87 +60,8 @@ def limit(given):
 """
 
 ABOUT_SESSIONS = """
-import json, os, signal, socket, subprocess
+import os, signal, subprocess
 from pathlib import Path
-from mxc_ops import prepare
-from mxc_ops.ends import Ends
-from mxc_ops.sources import as_request
-
-NEW = ("192.0.2.60", "2001:db8:2::60")
-
-NEW_ONES = [{"kind": "tcp", "to": address, "port": 8000, "wait": 3} for address in NEW]
-
-def addresses(verb):
-    for address in NEW:
-        options = ["nodad"] if verb == "add" and ":" in address else []
-        subprocess.run(["ip", "address", verb, address, "dev", "lo", *options], check=True)
-
-def greeting(address):
-    with socket.create_connection((address, 8000), 10) as sock:
-        return sock.makefile("rb").readline().decode().strip()
-
-def an_address_more(given):
-    with opened(given, default="allow") as session:
-        came = {"beyond": probed(given, session, *NEW_ONES, SEVEN)}
-        crowd = (f"10.66.{number >> 8}.{number & 255}/32" for number in range(given["before"]))
-        lines = "".join(f"address add {address} dev lo;" for address in crowd).replace(";", chr(10))
-        subprocess.run(["ip", "-b", "-"], input=lines, text=True, check=True)
-        addresses("add")
-        try:
-            came["the host itself"] = [greeting(address) for address in NEW]
-            until(lambda: not any(probed(given, session, *NEW_ONES)))
-            came["the host's"] = [probed(given, session, *NEW_ONES, SEVEN) for _ in range(3)]
-            came["told"] = [decided(session, "denied", address=address, port=8000) for address in NEW]
-        finally:
-            addresses("del")
-            subprocess.run("ip address flush dev lo to 10.66.0.0/16".split(), check=True)
-    return came
-
-def an_address_before_the_launch(given):
-    with prepare(as_request(json.dumps(given["document"]).encode())) as prepared:
-        addresses("add")
-        try:
-            result = prepared.run(Ends(given["input"].encode(), None, None, None, None, None, 1 << 20))
-        finally:
-            addresses("del")
-    return sorted((line["probe"], line["reached"]) for line in map(json.loads, result.stdout.splitlines()))
-
-def an_address_told_again(given):
-    # Beside others: as each renewal of a lease does, and a link that comes back.
-    beside = [f"10.66.0.{last}" for last in (4, 5, 6)]
-    for address in beside:
-        subprocess.run(["ip", "address", "add", f"{address}/24", "dev", "lo"], check=True)
-    try:
-        with opened(given, default="allow") as session:
-            for lifetime in ("1000", "2000"):
-                lifetimes = f"valid_lft {lifetime} preferred_lft {lifetime}"
-                subprocess.run(f"ip address change 10.66.0.5/24 dev lo {lifetimes}".split(), check=True)
-                addresses("add")
-                until(lambda: not any(probed(given, session, *NEW_ONES)))
-                addresses("del")
-            return probed(given, session, SEVEN)
-    finally:
-        subprocess.run("ip address flush dev lo to 10.66.0.0/16".split(), check=True)
-
-def an_address_while_rules_are_replaced(given):
-    # It is told of after the addresses were read, and before the rules are loaded.
-    from unittest.mock import patch
-    from backends.inside.store import LAUNCHER, find_program
-    from backends.network import for_plans, opening
-    from backends.network.policy import NetworkPolicy
-    policy = NetworkPolicy(egress_allowed=True)
-    plan = for_plans.plan_for(policy, for_plans.observe_for(policy, root=True), root=True)
-    network = opening.open_network(plan, find_program(LAUNCHER))
-    try:
-        addresses("add")
-        with patch.object(opening, "host_addresses", lambda: ()):
-            network.replace(policy)
-        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list table inet mxc"
-        listed = subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
-        return [address in listed for address in NEW]
-    finally:
-        addresses("del")
-        network.close()
 
 def proxies():
     ours = os.readlink("/proc/self/ns/net")
@@ -175,6 +95,43 @@ def a_change_that_fails(given):
         session.start()
         look("started again")
     return came
+
+def a_change_that_is_lost(given):
+    from backends.frozen import replace
+    from backends.inside.store import LAUNCHER, find_program
+    from backends.network import for_plans, opening
+    from backends.network.policy import NetworkPolicy
+    folder = Path(given["folder"])
+    stub, loses = folder / "nft", folder / "loses"
+    stub.write_text(f'#!/bin/sh\\n[ -e {loses} ] && exec cat >/dev/null\\nexec /usr/sbin/nft "$@"\\n')
+    stub.chmod(0o755)
+    open_to_all = NetworkPolicy(egress_allowed=True)
+    plan = for_plans.plan_for(open_to_all, for_plans.observe_for(open_to_all, root=True), root=True)
+    network = opening.open_network(replace(plan, nft=str(stub)), find_program(LAUNCHER))
+    def rules():
+        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list table inet mxc"
+        return subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
+    try:
+        before = rules()
+        loses.touch()
+        came = refused(lambda: network.replace(NetworkPolicy()))
+        after = rules()
+        loses.unlink()
+        network.replace(NetworkPolicy())
+        return came, after == before, rules() == before
+    finally:
+        network.close()
+
+def many_steps(given):
+    from backends.inside.store import LAUNCHER, find_program
+    from backends.network.gate import Gate
+    from backends.network.steps import Enter, Setting
+    gate = Gate(find_program(LAUNCHER))
+    try:
+        gate.enter(Enter(os.getpid()), None)
+        return gate.do([(Setting("net/ipv4/ping_group_range", "0 0"), ())] * given["count"])
+    finally:
+        gate.close()
 """
 
 
@@ -187,19 +144,6 @@ def own(bed: Bed, as_user: User, lab: Lab) -> Iterator[Front]:
 
 def script(own: Front, function: str, given: Any = None) -> Any:
     return own.link.ask("script", source=ABOUT_CALLERS, function=function, given=given)
-
-
-def host_script(lab: Lab, function: str, **more: Any) -> Any:
-    given: dict[str, Any] = {
-        "containment": lab.flavour.containment,
-        "python_source": False,
-        "command": [lab.flavour.interpreter, "-c", PROBES],
-        "read_only": [],
-        "env": {},
-        **more,
-    }
-    source = Path(in_session.__file__).read_text() + ABOUT_SESSIONS
-    return lab.at_host.ask("script", source=source, function=function, given=given)
 
 
 @contextmanager
@@ -338,38 +282,6 @@ def test_a_hundred_ports_are_refused_before_anything_starts(lab: Lab, own: Front
     assert problem["path"] == "/mxcOps/portMappings"
 
 
-@pytest.mark.parametrize("before", [0, 2000], ids=["alone", "after-more-than-netlink-has-room-for"])
-@AS_ROOT
-def test_an_address_that_the_host_gets_later_is_closed(lab: Lab, before: int) -> None:
-    came = host_script(lab, "an_address_more", before=before)
-    assert came["beyond"] == [True, True, True]
-    assert came["the host itself"] == [f"tcp {address} 8000" for address in NEW]
-    assert came["the host's"] == [[False, False, True]] * 3
-    assert came["told"] == [True, True]
-
-
-@AS_ROOT
-def test_an_address_that_the_host_gets_between_plan_and_launch_is_closed(lab: Lab) -> None:
-    """The plan has the host's addresses of its time, and only later ones were told of."""
-    probes = [{"kind": "tcp", "to": to, "port": 8000, "wait": 3} for to in (*NEW, "192.0.2.7")]
-    document = lab.document({"network": {"egress": {"default": "allow"}}})
-    given = {"document": document, "input": probes_input(probes)}
-    came = host_script(lab, "an_address_before_the_launch", **given)
-    assert came == [[0, False], [1, False], [2, True]]
-    assert lab.bed.on_host.ask("seen") == []
-
-
-@AS_ROOT
-def test_an_address_that_the_host_is_told_of_again_harms_no_sandbox(lab: Lab) -> None:
-    """Nft took no part of a range for an element, and the gate ended its sandbox over it."""
-    assert host_script(lab, "an_address_told_again") == [True]
-
-
-@AS_ROOT
-def test_an_address_that_the_host_gets_while_rules_are_replaced_is_closed(lab: Lab) -> None:
-    assert host_script(lab, "an_address_while_rules_are_replaced") == [True, True]
-
-
 @AS_EITHER
 def test_a_sandbox_does_not_outlive_its_gate(lab: Lab, own: Front) -> None:
     """Without it nobody is told what is let through, and no new address of the host's is closed."""
@@ -381,8 +293,21 @@ def test_a_sandbox_does_not_outlive_its_gate(lab: Lab, own: Front) -> None:
 
 @AS_ROOT
 def test_a_change_that_fails_leaves_what_was(lab: Lab) -> None:
-    came = host_script(lab, "a_change_that_fails")
+    came = host_script(lab, ABOUT_SESSIONS, "a_change_that_fails")
     assert came["to open"] == came["to close"] == came["to do both"] == ["proxy_lost"]
     looks = ("at first", "not opened", "not closed", "neither", "started again")
     assert [came[when] for when in looks] == [[True, False]] * len(looks)
     assert [came[f"recorded {when}"] for when in looks] == [came["recorded at first"]] * len(looks)
+
+
+@AS_ROOT
+def test_a_change_whose_rules_are_lost_is_none(lab: Lab, tmp_path: Path) -> None:
+    """Nft says that it has loaded them, and the kernel has those before."""
+    came = host_script(lab, ABOUT_SESSIONS, "a_change_that_is_lost", folder=str(tmp_path))
+    assert came == [["rules_not_there"], True, False]
+
+
+@AS_ROOT
+def test_a_gate_is_asked_for_any_number_of_steps(lab: Lab) -> None:
+    """With so many answers that nobody took it took no more steps, and the caller waited for that."""
+    assert host_script(lab, ABOUT_SESSIONS, "many_steps", count=2000) == []

@@ -23,15 +23,17 @@ def says(probe: Probe) -> str:
             for part in probe["text"].split("\x1e"):
                 sock.sendall(part.encode("latin-1"))
                 time.sleep(0.05 if "\x1e" in probe["text"] else 0)
-        return heard(sock)
+        return heard(sock, probe.get("patience", READ_S))
 
 
-def heard(sock: socket.socket) -> str:
+def heard(sock: socket.socket, patience_s: float = READ_S) -> str:
+    """What comes within `patience_s`, and after it until nothing comes any more."""
     answer = b""
-    sock.settimeout(READ_S)
+    sock.settimeout(patience_s)
     with suppress(OSError):
         while data := sock.recv(65536):
             answer += data
+            sock.settimeout(READ_S)
     statuses = [
         line.decode("latin-1") for line in answer.split(b"\r\n") if line.startswith((b"HTTP/", b"X-Mxc"))
     ]

@@ -151,6 +151,29 @@ def test_no_way_around_a_rule(lab: Lab, watches: tuple[Watch, Watch]) -> None:
     assert [one for watch in watches for one in watch.to_or_from(FORBIDDEN, FORBIDDEN6)] == []
 
 
+def by_way_of(token: str) -> tuple[Attack, ...]:
+    """To what is allowed, and behind it to what is not."""
+    four: Attack = {"kind": "source_route", "to": FORBIDDEN, "first": ALLOWED}
+    six: Attack = {"kind": "source_route6", "to": FORBIDDEN6, "first": ALLOWED6, "kind_of_header": 4}
+    return tuple({**one, "port": 8000, "token": token} for one in (four, six))
+
+
+def test_a_packet_may_name_two_destinations_where_nothing_guards_it(
+    bare: StandIn, watches: tuple[Watch, Watch]
+) -> None:
+    """The host's kernel, too, may be told to take the second one."""
+    for one in by_way_of(new_token()):
+        bare.run([one])
+        assert watches[0].carrying(one["token"]), one
+
+
+@ON_EACH_KIND
+def test_no_packet_names_two_destinations(lab: Lab, watches: tuple[Watch, Watch]) -> None:
+    token = new_token()
+    attack(lab, ALL_ALLOWED, by_way_of(token))
+    assert [one for watch in watches for one in watch.carrying(token)] == []
+
+
 @ON_EACH_KIND
 def test_a_denied_address_is_denied_in_the_clothes_of_ipv6(lab: Lab, watches: tuple[Watch, Watch]) -> None:
     """As a network with NAT64 would take it (RFC 6052 §2.1): the proxy denies it so, too."""

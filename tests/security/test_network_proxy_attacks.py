@@ -63,6 +63,7 @@ def asked(lab: Lab, sections: dict[str, Any], attacks: Sequence[Attack]) -> Ran:
     control = {
         "kind": "says",
         "text": f"GET http://{WEB}/ HTTP/1.1\r\nHost: {WEB}\r\nConnection: close\r\n\r\n",
+        "patience": 30,
     }
     ran = lab.run(
         lab.document(sections, source=REQUESTS), [*({"wait": 5, **one} for one in attacks), control]

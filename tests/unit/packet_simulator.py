@@ -53,7 +53,7 @@ class Packet:
     original: tuple[Address, int] | None = None
     hop_limit: int = 64
     later_fragment: bool = False
-    routing_header: bool = False
+    route: str = ""  # what names further destinations: lsrr, ssrr, rt
     reset: bool = False
 
     @property
@@ -191,6 +191,10 @@ class _Rule:
         if what == "frag-off":
             self._take("&", "0x1fff", "!=", "0")
             return self.packet.family == family and self.packet.later_fragment
+        if what == "option":
+            route = self.words.pop(0)
+            self._take("exists")
+            return self.packet.family == 4 and self.packet.route == route
         if what == "hoplimit":
             return self._member(self.packet.hop_limit, int) and self.packet.family == family
         address = {"saddr": self.packet.source, "daddr": self.packet.destination}[what]
@@ -208,7 +212,7 @@ class _Rule:
 
     def _exthdr(self) -> bool:
         self._take("rt", "exists")
-        return self.packet.family == 6 and self.packet.routing_header
+        return self.packet.family == 6 and self.packet.route == "rt"
 
     def _icmp(self) -> bool:
         self._take("type")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backends.egress.addresses import check, is_public, unwrap
 from backends.egress.own_addresses import OwnAddresses
-from backends.network.host_networks import parse_own, read_kernel_tables
+from backends.network.host_networks import KernelTables, parse_own, read_kernel_tables
 from backends.network.policy import Peer, Ports, Protocol, Rule
 
 FOURS = st.ip_addresses(v=4)
@@ -153,22 +153,30 @@ Id 100:
         /0 host LOCAL
 """
 INTERFACES = "20010db8000000000000000000000009 02 40 00 80     eth0\n"
+NOWHERE = f"{'0' * 32} 00 {'0' * 32} 00000000 00000001 00000000"
+ROUTES6 = f"""20010db8000000000000000000000000 40 {NOWHERE} 00000001     eth0
+20010db8000000000000000000000000 80 {NOWHERE} 00300001     eth0
+20010db8000700000000000000000000 30 {NOWHERE} 80200001       lo
+00000000000000000000000000000000 00 {NOWHERE} 80200001       lo
+"""
 
 
 def test_the_kernels_tables_say_what_is_the_hosts_own() -> None:
-    assert set(map(str, parse_own(TRIE, INTERFACES))) == {
+    """Of IPv6 also where it answers for all routers of a network, and networks that it has all of."""
+    assert set(map(str, parse_own(KernelTables(TRIE, INTERFACES, ROUTES6)))) == {
         *("192.0.2.9/32", "192.0.2.255/32", "198.51.100.0/24", "2001:db8::9/128"),
+        *("2001:db8::/128", "2001:db8:7::/48"),
     }
 
 
 def test_this_hosts_loopback_is_its_own() -> None:
-    own = parse_own(*read_kernel_tables())
+    own = parse_own(read_kernel_tables())
     assert any(ip_address("127.0.0.1") in network for network in own)
 
 
 def test_the_hosts_addresses_are_read_again_after_a_second() -> None:
     now, texts = [0.0], [TRIE]
-    own = OwnAddresses(lambda: (texts[0], ""), lambda: now[0])
+    own = OwnAddresses(lambda: KernelTables(texts[0]), lambda: now[0])
     assert ip_network("192.0.2.9/32") in own.networks()
     texts[0] = TRIE.replace("192.0.2.9", "192.0.2.77")
     now[0] = 0.5

@@ -232,13 +232,18 @@ def test_a_fragment_without_ports_passes_by_no_rule(layout: Layout, protocol: in
 
 @LAYOUTS
 @pytest.mark.parametrize("mark", [0, 0x00000001])
-def test_no_packet_names_another_destination_behind_its_own(layout: Layout, mark: int) -> None:
+@pytest.mark.parametrize(
+    ("route", "first"), [("lsrr", "203.0.113.5"), ("ssrr", "203.0.113.5"), ("rt", "2001:db8::5")]
+)
+def test_no_packet_names_another_destination_behind_its_own(
+    layout: Layout, mark: int, route: str, first: str
+) -> None:
     """Nor one of a connection that was accepted: its rule was asked about the first destination alone."""
     simulator = Simulator(ruleset(NetworkPolicy(egress_allowed=True), layout).text)
-    packet = first_packet(layout, Asked(ip_address("2001:db8::5"), 17, 53))
+    packet = first_packet(layout, Asked(ip_address(first), 17, 53))
     known = replace(packet, state="established", mark=mark) if mark else packet
     assert send(simulator, layout, known).verdict == "accept"
-    outcome = send(simulator, layout, replace(known, routing_header=True))
+    outcome = send(simulator, layout, replace(known, route=route))
     assert (outcome.rule, outcome.verdict) == ("invalid", "drop")
 
 
