@@ -5,7 +5,7 @@ One sandbox for each policy of the tables and each flavour tries all that the po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -38,15 +38,23 @@ def test_the_table_is_large_and_every_case_has_both_sides() -> None:
 @pytest.mark.parametrize("policy", [pytest.param(policy, id=policy.name) for policy in TABLE])
 @ON_EACH
 def test_what_is_allowed_is_reached_and_nothing_else(lab: Lab, policy: Policy) -> None:
+    hold(
+        lab, policy, [(case.about, one) for case in policy.cases for one in case.expected], lab.flavour.itself
+    )
+
+
+def hold(
+    lab: Lab, policy: Policy, expected: Sequence[tuple[str, Expected]], itself: tuple[str, ...] = ()
+) -> None:
+    """Try what is expected, each with what it is about, in a sandbox that has the addresses `itself`."""
     document = lab.document(policy.sections)
-    expected = [(case.about, one) for case in policy.cases for one in case.expected]
     ran = lab.run(document, [one.as_probe() for _, one in expected])
     events = {_decision(event): event["verdict"] for event in ran.events}
     came = {tuple(one) for link in (lab.bed.out_there, lab.bed.on_host) for one in link.ask("seen")}
     wrong = [
         f"{about}: {one}: expected {_wanted(one)}, got {fault}"
         for (about, one), told in zip(expected, ran.probes, strict=True)
-        if (fault := _fault(one, told, events, came, lab.flavour.itself))
+        if (fault := _fault(one, told, events, came, itself))
     ]
     assert not wrong, "\n".join([*wrong, lab.rules(document)])
 
