@@ -17,6 +17,8 @@
 #include "hide.h"
 #include "mount_numbers.h"
 
+enum { MOST_TRIES = 10000 };
+
 /* A file with several names, `hidden` of which are known to be out of sight. */
 struct linked {
     struct stat status;
@@ -139,11 +141,15 @@ static int walk(int fd, dev_t device, int (*visit)(int folder, const char *name,
     return done;
 }
 
-/* As programs would find it. -1 with errno 0: nobody finds anything. */
+/* As programs would find it. -1 with errno 0: nobody finds anything. A `..` on the way is given up (EAGAIN, openat2(2))
+ * whenever anything is mounted or renamed meanwhile, wherever that is. */
 static int look_up(const char *name)
 {
     struct open_how open_how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT};
-    int place = (int)syscall(SYS_openat2, how->root, name, &open_how, sizeof(open_how));
+    int place = -1;
+    errno = EAGAIN;
+    for (int tries = 0; place < 0 && errno == EAGAIN && tries < MOST_TRIES; tries++)
+        place = (int)syscall(SYS_openat2, how->root, name, &open_how, sizeof(open_how));
     if (place < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG))
         errno = 0;
     return place;

@@ -196,6 +196,18 @@ def test_what_is_hidden_is_hidden_under_each_of_its_names(
     assert stage.read(*names, *others, hidden=denied) == list(others)
 
 
+def test_what_is_hidden_is_found_while_others_mount(stage: Stage) -> None:
+    """The kernel gives up a ``..`` then, and the start failed."""
+    churn = "while mount -t tmpfs none /mnt && umount /mnt; do :; done"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", churn]) as mounting:
+        try:
+            for _ in range(40):
+                assert stage.read(*TEXT, "/etc/passwd", hidden=("/usr/bin/far",)) == ["/etc/passwd"]
+            assert mounting.poll() is None
+        finally:
+            mounting.kill()
+
+
 @pytest.mark.parametrize("denied", ["/nothing/there", "/etc/passwd/below", "/opt/x", "/../nowhere"])
 def test_what_nothing_has_is_no_hindrance(stage: Stage, denied: str) -> None:
     assert stage.read(*TOOL, hidden=(denied,)) == list(TOOL)
