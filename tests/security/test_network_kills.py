@@ -28,6 +28,8 @@ ON_EACH_KIND = pytest.mark.parametrize("flavour", [FLAVOURS[0], FLAVOURS[1], FLA
 """Of network, that is: LXC has that of bubblewrap."""
 OF_USERS = pytest.mark.parametrize("flavour", [FLAVOURS[1]])
 BOARD = "192.0.2.90"
+AFTER_S = 8
+"""Seconds in which somebody of ours has been killed, however busy the machine is."""
 FORBIDDEN, FORBIDDEN6 = "192.0.2.66", "2001:db8:2::66"
 NAME = "web.example.test"
 EVERYTHING_OF_OURS = {
@@ -115,7 +117,7 @@ def on_and_on(token: str) -> list[dict[str, Any]]:
 
 
 def after(**probe: Any) -> dict[str, Any]:
-    return {"reached": False, "after": 1, "wait": 1, **probe}
+    return {"reached": False, "after": AFTER_S, "wait": 1, **probe}
 
 
 ALSO_CLOSED = (
@@ -178,7 +180,7 @@ def test_without_its_proxy_a_sandbox_reaches_nothing_by_name(
         after(kind="dns", to="192.0.2.53", port=53, name=NAME),
         after(kind="straight", name=NAME, to="192.0.2.80", port=80, speak="http"),
         after(kind="tcp", to="127.0.0.1", port=7999),
-        {"kind": "tcp", "to": BOARD, "port": 8000, "after": 1},
+        {"kind": "tcp", "to": BOARD, "port": 8000, "after": AFTER_S},
     )
     with attacking(lab, own, [*on_and_on(token), *ALSO_CLOSED, *by_name]) as ending:
         everybody = list(descendants(own.pid))[1:]
