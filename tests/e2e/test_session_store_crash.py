@@ -36,7 +36,7 @@ def ended(folder: Path, *arguments: object) -> Generator[str]:
     )
     try:
         out, err = driver.communicate(timeout=1800)
-        assert (driver.returncode, err) == (0, "")
+        assert driver.returncode == 0 and not err, err
         yield out
     finally:
         with suppress(ProcessLookupError):
