@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from backends.errors import MxcError
+from backends.errors import LifecycleError, MxcError
 from backends.frozen import replace
 from mxc_ops.session.entry import Entry, process_start
 from mxc_ops.session.record import State
@@ -271,10 +271,13 @@ def _after(store: Store, entry: Entry, phase: str, *, whole: bool) -> None:
     require_tidy(store, force=phase == "sweep")
     for one in store.entries():
         assert isinstance(one, Entry)
-        if one.shown in (Shown.STARTING, Shown.STOPPING):  # its supervisor lives, who was moving it does not
-            stop(one)
-        if store.open(one.id).shown is not Shown.RUNNING:
-            start(store.open(one.id))
+        # Its supervisor may live, or come or go this very moment, and who was moving it does not.
+        with suppress(LifecycleError):
+            if one.shown in (Shown.STARTING, Shown.STOPPING):
+                stop(one)
+        with suppress(LifecycleError):
+            if store.open(one.id).shown is not Shown.RUNNING:
+                start(store.open(one.id))
         use(store.open(one.id))
     assert phase in ("deprovision", "sweep") or store.open(entry.id).shown is Shown.RUNNING
 
