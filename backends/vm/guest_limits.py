@@ -22,7 +22,7 @@ __all__ = ["GuestLimits", "mark_guest_hits", "plan_guest_limits", "plan_machine_
 
 _GUEST_CGROUPS = CgroupFacts("v2", {"memory": "", "pids": "", "cpu": ""})
 _QEMU_OVERHEAD_MIB = 320  # code, translated blocks (TCG keeps some 100 MiB of them), devices
-_QEMU_PROCESSES = 64  # its threads count, too
+_QEMU_PROCESSES = 128  # its threads count, too: its block layer alone starts up to 64 when disks are slow
 _SYSTEM_MIB = 64  # what kernel, agent and page tables take of a guest
 _PRIVATE = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108 - the guest's: all that its users can write to
 
