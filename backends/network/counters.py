@@ -9,11 +9,10 @@ from __future__ import annotations
 import struct
 
 from backends.frozen import frozen
-from backends.network.netlink import attribute, attributes, message, messages
+from backends.network.netlink import GENERIC_BYTES, attribute, attributes, generic, message, messages
 
 __all__ = ["RuleCount", "counters_request", "rule_counts", "table_handle", "tables_request"]
 
-_GENERIC = struct.Struct(">BBH")  # family, version, resource
 _COUNT = struct.Struct(">Q")
 _REQUEST_DUMP = 0x1 | 0x300
 _TABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
@@ -37,13 +36,13 @@ class RuleCount:
 
 def tables_request() -> bytes:
     """Asks for all tables of the family inet."""
-    return message(_GET_TABLE, _REQUEST_DUMP, 1, _GENERIC.pack(_INET, 0, 0))
+    return message(_GET_TABLE, _REQUEST_DUMP, 1, generic(_INET))
 
 
 def table_handle(answers: bytes, table: str) -> int | None:
     """The number of a table, which no other one of the namespace has had before; None: it is not there."""
     for kind, body in messages(answers):
-        fields = dict(attributes(body[_GENERIC.size :])) if kind == _NEW_TABLE else {}
+        fields = dict(attributes(body[GENERIC_BYTES:])) if kind == _NEW_TABLE else {}
         if fields.get(_TABLE_NAME) == table.encode() + b"\0" and _TABLE_HANDLE in fields:
             return int.from_bytes(fields[_TABLE_HANDLE], "big")
     return None
@@ -51,7 +50,7 @@ def table_handle(answers: bytes, table: str) -> int | None:
 
 def counters_request(table: str) -> bytes:
     """Asks for all counters of a table of the family inet."""
-    body = _GENERIC.pack(_INET, 0, 0)
+    body = generic(_INET)
     body += attribute(_TABLE, table.encode() + b"\0") + attribute(_TYPE, struct.pack(">I", _COUNTER))
     return message(_GET_OBJECT, _REQUEST_DUMP, 1, body)
 
@@ -60,7 +59,7 @@ def rule_counts(answers: bytes) -> tuple[RuleCount, ...]:
     """The counters, in the order in which they were made; whatever else is in there is passed over."""
     found: list[RuleCount] = []
     for kind, body in messages(answers):
-        fields = dict(attributes(body[_GENERIC.size :])) if kind == _NEW_OBJECT else {}
+        fields = dict(attributes(body[GENERIC_BYTES:])) if kind == _NEW_OBJECT else {}
         counts = dict(attributes(fields.get(_DATA, b"")))
         if {_BYTES, _PACKETS} <= counts.keys() and _NAME in fields:
             packets, octets = (_COUNT.unpack(counts[which])[0] for which in (_PACKETS, _BYTES))

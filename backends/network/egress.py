@@ -8,7 +8,7 @@ from backends.network.exact_sets import ExactSet
 from backends.network.layout import Layout
 from backends.network.matching import Matching, address_set, matching
 from backends.network.policy import NetworkPolicy, Rule
-from backends.network.ranges import FAMILIES, Range, elements, merged, parse
+from backends.network.ranges import FAMILIES, KEYWORD, Range, elements, merged, parse
 from backends.network.verdicts import chain
 
 __all__ = [
@@ -32,7 +32,6 @@ MAPPED = "egress.mapped"
 SPOOFED = "egress.spoofed"
 MAX_ELEMENTS = 65_536
 HOST_SETS = {4: "host.v4", 6: "host.v6"}
-_KEYWORD = {4: "ip", 6: "ip6"}
 _NOBODYS = {
     4: "{ 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }",
     6: "{ ::/127, fe80::/10, ff00::/8 }",
@@ -104,7 +103,7 @@ def _host(layout: Layout) -> list[str]:
     for family, ranges in _parsed(layout.host_addresses).items():
         whole = merged(one for one in ranges if one[0] != one[1])
         closed = [f"@{HOST_SETS[family]}", _NOBODYS[family], *([address_set(family, whole)] if whole else [])]
-        found += [f"ct original {_KEYWORD[family]} daddr {one}" for one in closed]
+        found += [f"ct original {KEYWORD[family]} daddr {one}" for one in closed]
     return found
 
 

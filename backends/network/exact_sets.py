@@ -12,13 +12,11 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 from backends.frozen import frozen
-from backends.network.netlink import attribute, message
-from backends.network.ranges import BITS, Range, by_length, netmask, spelled
+from backends.network.netlink import attribute, generic, message
+from backends.network.ranges import BITS, KEYWORD, Range, by_length, netmask, spelled
 
 __all__ = ["ExactSet", "exact_sets", "filling"]
 
-_KEYWORD = {4: "ip", 6: "ip6"}
-_GENERIC = struct.Struct(">BBH")  # family, version, resource
 _NESTED = struct.Struct("=HH")
 _IS_NESTED = 0x8000
 _UNSPECIFIED, _INET = 0, 1
@@ -45,7 +43,7 @@ class ExactSet:
     def condition(self) -> str:
         """Whether a connection's original destination is in one of them."""
         mask = netmask(self.family, self.length)
-        return f"ct original {_KEYWORD[self.family]} daddr & {mask} @{self.name}"
+        return f"ct original {KEYWORD[self.family]} daddr & {mask} @{self.name}"
 
     def declared(self, *, filled: bool) -> str:
         """For nft."""
@@ -68,7 +66,7 @@ def filling(table: str, sets: Iterable[ExactSet]) -> Iterator[bytes]:
     for one in sets:
         size = BITS[one.family] // 8
         element = _element(size)
-        place = _GENERIC.pack(_INET, 0, 0) + attribute(_TABLE, table.encode() + b"\0")
+        place = generic(_INET) + attribute(_TABLE, table.encode() + b"\0")
         place += attribute(_SET, one.name.encode() + b"\0")
         rest = one.firsts
         while rest:
@@ -94,7 +92,7 @@ def _element(size: int) -> bytes:
 
 def _transaction(parts: Sequence[tuple[bytes, bytes]]) -> bytes:
     """The last part alone is acknowledged; whatever fails before it is told ahead of that."""
-    batch = _GENERIC.pack(_UNSPECIFIED, 0, _TABLES)
+    batch = generic(_UNSPECIFIED, _TABLES)
     messages = [message(_BATCH_BEGIN, _REQUEST, 1, batch)]
     for number, (place, listed) in enumerate(parts, start=1):
         flags = _REQUEST | _CREATE | (_ACKNOWLEDGED if number == len(parts) else 0)

@@ -38,9 +38,10 @@ def read_kernel_tables() -> KernelTables:
     """Raises `OSError`."""
     trie = _read(_FIB_TRIE)
     try:
-        return KernelTables(trie, _read(_IF_INET6), _read(_ROUTES6))
+        interfaces = _read(_IF_INET6)
     except FileNotFoundError:
         return KernelTables(trie)
+    return KernelTables(trie, interfaces, _read(_ROUTES6))
 
 
 def _read(path: str) -> str:

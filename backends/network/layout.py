@@ -16,7 +16,7 @@ class LocalLayout:
     uplink: the interface that leads out; empty: there is none.
     own: the sandbox's own addresses on the uplink, which alone it may send from. An unprivileged program can
         bind any IPv6 address (IPV6_FREEBIND, ipv6(7)). Empty: not known, and what leads out must see to it.
-    host_addresses: and networks, of the host itself, closed ahead of everything.
+    host_addresses: addresses or networks of the host itself, closed ahead of everything.
     proxy_port: where the filtering proxy listens, on 127.0.0.1 and ::1, for clients that ask it.
     redirect_port: where it listens there for TCP that was meant for other addresses.
     dns_port: where it answers DNS there, over UDP and TCP.

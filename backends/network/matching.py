@@ -10,13 +10,12 @@ from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen
 from backends.network.exact_sets import ExactSet, exact_sets
 from backends.network.policy import Ports, Protocol, Rule
-from backends.network.ranges import BITS, FAMILIES, Range, elements, merged, parse, without
+from backends.network.ranges import BITS, FAMILIES, KEYWORD, Range, elements, merged, parse, without
 
 __all__ = ["MAX_BLOCKS", "MOST_IN_A_TREE", "Matching", "address_set", "destination", "matching", "port_set"]
 
 MAX_BLOCKS = 256
 MOST_IN_A_TREE = 256
-_KEYWORD = {4: "ip", 6: "ip6"}
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
 _EVERY_PORT = (0, 65535)
 _TRANSLATED = 0x64_FF9B << 96
@@ -64,7 +63,7 @@ def matching(rule: Rule, *, translated: bool = False) -> Matching:
             if len(ranges) <= MOST_IN_A_TREE:
                 name, texts = f"{rule.name}.v{family}", elements(family, ranges)
                 sets.append(_tree(name, family, texts))
-                places, sizes[family] = [f"ct original {_KEYWORD[family]} daddr @{name}"], len(texts)
+                places, sizes[family] = [f"ct original {KEYWORD[family]} daddr @{name}"], len(texts)
             else:
                 made = exact_sets(rule.name, family, ranges)
                 exact += made
@@ -81,7 +80,7 @@ def _tree(name: str, family: int, texts: list[str]) -> str:
 
 def destination(family: int, networks: tuple[Range, ...]) -> str:
     """The condition that the original destination lies in `networks`, which are not none."""
-    return f"ct original {_KEYWORD[family]} daddr {address_set(family, networks)}"
+    return f"ct original {KEYWORD[family]} daddr {address_set(family, networks)}"
 
 
 def address_set(family: int, networks: tuple[Range, ...]) -> str:

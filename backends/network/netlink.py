@@ -5,9 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-__all__ = ["attribute", "attributes", "message", "messages"]
+__all__ = ["GENERIC_BYTES", "attribute", "attributes", "generic", "message", "messages"]
+
+GENERIC_BYTES = 4
+"""Of the header that netfilter has at the head of each body (linux/netfilter/nfnetlink.h)."""
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_GENERIC = struct.Struct(">BBH")  # family, version, resource
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
@@ -15,6 +19,11 @@ _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     """One message."""
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def generic(family: int, resource: int = 0) -> bytes:
+    """Netfilter's header."""
+    return _GENERIC.pack(family, 0, resource)
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -11,11 +11,10 @@ import struct
 from socket import AF_INET, AF_INET6, inet_ntop
 
 from backends.frozen import frozen
-from backends.network.netlink import attribute, attributes, message, messages
+from backends.network.netlink import GENERIC_BYTES, attribute, attributes, generic, message, messages
 
 __all__ = ["Decision", "bind_messages", "decisions"]
 
-_GENERIC_SIZE = 4  # family, version, resource
 _REQUEST_ACK = 0x1 | 0x4
 _PACKET = 4 << 8  # NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
 _CONFIG = 4 << 8 | 1
@@ -74,7 +73,7 @@ def decisions(datagram: bytes) -> tuple[Decision, ...]:
     found: list[Decision] = []
     for kind, body in messages(datagram):
         if kind == _PACKET:
-            fields = dict(attributes(body[_GENERIC_SIZE:]))
+            fields = dict(attributes(body[GENERIC_BYTES:]))
             prefix = fields.get(_PREFIX, b"").rstrip(b"\0").decode("ascii", "replace")
             rule, _, verdict = prefix.rpartition(" ")
             if rule and verdict in _VERDICTS:
@@ -83,7 +82,7 @@ def decisions(datagram: bytes) -> tuple[Decision, ...]:
 
 
 def _request(sequence: int, group: int, kind: int, value: bytes) -> bytes:
-    body = struct.pack(">BBH", 0, 0, group) + attribute(kind, value)
+    body = generic(0, group) + attribute(kind, value)
     return message(_CONFIG, _REQUEST_ACK, sequence, body)
 
 

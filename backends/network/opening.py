@@ -124,7 +124,7 @@ class Network:
                 self._load(policy, where)
                 if self._served is not None:
                     self._served.replace(Rules(policy.names, policy.denied_names, policy.deny))
-            except LaunchFailed:
+            except BaseException:
                 self._take_back(where, before)
                 raise
             self._policy = policy
@@ -143,7 +143,7 @@ class Network:
         try:
             if table_handle(self._gate.ask(tables_request()), TABLE) != before:
                 self._load(self._policy, where)
-        except LaunchFailed:
+        except (MxcError, OSError):
             self._gate.close()
 
     def end(self) -> NetworkOutcome:

@@ -12,6 +12,7 @@ from functools import lru_cache
 __all__ = [
     "BITS",
     "FAMILIES",
+    "KEYWORD",
     "Range",
     "by_length",
     "elements",
@@ -24,6 +25,8 @@ __all__ = [
 
 Range = tuple[int, int]
 FAMILIES = (4, 6)
+KEYWORD = {4: "ip", 6: "ip6"}
+"""How nft calls the families."""
 BITS = {4: 32, 6: 128}
 _SOCKET_FAMILY = {4: AF_INET, 6: AF_INET6}
 _MAPPED = 0xFFFF << 32

@@ -10,13 +10,12 @@ from backends.network.egress import HOST, networks, spoofed
 from backends.network.layout import RoutedLayout
 from backends.network.matching import address_set, destination, port_set
 from backends.network.policy import Direction, NetworkPolicy, PortMapping
-from backends.network.ranges import FAMILIES, merged
+from backends.network.ranges import FAMILIES, KEYWORD, merged
 from backends.network.redirection import redirecting_dns, translation
 from backends.network.verdicts import ADVERTISEMENTS, INGRESS, SOURCE_ROUTED, Ledger, chain, notices
 
 __all__ = ["base_chains", "inner_chains", "mapped_ports", "proxy_addresses"]
 
-_KEYWORD = {4: "ip", 6: "ip6"}
 _ANSWERS = "ct direction reply ct state established"
 
 
@@ -77,9 +76,7 @@ def _ours(layout: RoutedLayout, side: str) -> list[str]:
     """The conditions that a packet's `side`, saddr or daddr, is one of our addresses on the tap."""
     ours = networks(layout.gateway)
     return [
-        f"{_KEYWORD[family]} {side} {address_set(family, ours[family])}"
-        for family in FAMILIES
-        if ours[family]
+        f"{KEYWORD[family]} {side} {address_set(family, ours[family])}" for family in FAMILIES if ours[family]
     ]
 
 
@@ -169,7 +166,7 @@ def _output(layout: RoutedLayout, ledger: Ledger) -> str:
 def _masquerade(layout: RoutedLayout) -> str:
     guest = networks(layout.guest)
     lines = [
-        f'oifname "{layout.uplink}" {_KEYWORD[family]} saddr {address_set(family, guest[family])} masquerade'
+        f'oifname "{layout.uplink}" {KEYWORD[family]} saddr {address_set(family, guest[family])} masquerade'
         for family in FAMILIES
         if guest[family]
     ]

@@ -27,7 +27,8 @@ def change_network(entry: Entry, moving: Transition, changes: NetworkChanges) ->
     """Hold the changed policy from now on, in what runs of the sandbox, and for its later starts.
 
     Raises what `changed_documents` raises, and `LaunchFailed` where what runs cannot be changed: then nothing
-    is opened; what was to be closed may be closed.
+    is opened; what was to be closed may be closed. Where nobody answers (`SUPERVISOR_LOST`), what was to be
+    opened may be open, and is recorded then.
     """
     before = moving.record.document
     changed = changed_documents(before, changes)

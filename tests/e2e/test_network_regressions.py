@@ -100,7 +100,7 @@ def a_change_that_is_lost(given):
     from backends.frozen import replace
     from backends.inside.store import LAUNCHER, find_program
     from backends.network import for_plans, opening
-    from backends.network.policy import NetworkPolicy
+    from backends.network.policy import NetworkPolicy, Peer, Rule
     folder = Path(given["folder"])
     stub, loses = folder / "nft", folder / "loses"
     stub.write_text(f'#!/bin/sh\\n[ -e {loses} ] && exec cat >/dev/null\\nexec /usr/sbin/nft "$@"\\n')
@@ -116,9 +116,13 @@ def a_change_that_is_lost(given):
         loses.touch()
         came = refused(lambda: network.replace(NetworkPolicy()))
         after = rules()
+        peers = tuple(Peer(f"10.{n >> 7}.{n % 128 * 2}.0/24") for n in range(300))
+        long = replace(open_to_all, deny=(Rule("egress.deny.0", "", peers),))
+        longer = replace(plan, nft=str(stub), policy=long)
+        lost = refused(lambda: opening.open_network(longer, find_program(LAUNCHER)))
         loses.unlink()
         network.replace(NetworkPolicy())
-        return came, after == before, rules() == before
+        return came, lost, after == before, rules() == before
     finally:
         network.close()
 
@@ -302,9 +306,9 @@ def test_a_change_that_fails_leaves_what_was(lab: Lab) -> None:
 
 @AS_ROOT
 def test_a_change_whose_rules_are_lost_is_none(lab: Lab, tmp_path: Path) -> None:
-    """Nft says that it has loaded them, and the kernel has those before."""
+    """Nft says that it has loaded them, and the kernel has those before. Nor does anything start so."""
     came = host_script(lab, ABOUT_SESSIONS, "a_change_that_is_lost", folder=str(tmp_path))
-    assert came == [["rules_not_there"], True, False]
+    assert came == [["rules_not_there"], ["network_not_made"], True, False]
 
 
 @AS_ROOT

@@ -156,11 +156,11 @@ def _denied_in_use(
     ending = f"open({END!r}, 'w').close()"
     session.exec(ending if given["python_source"] else [given["command"][0], "-c", ending])
     using.join()
+    until(lambda: decided(session, "denied", **event))
     return {
         "denied": f"{said[0]['reached']} {said[0]['said']}",
         "kept": f"{said[1]['reached']} {said[1]['said']}",
         "new": str(trying[0]),
-        "event": str(decided(session, "denied", **event)),
     }
 
 
