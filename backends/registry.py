@@ -42,9 +42,7 @@ CONTAINMENTS: Mapping[str, Entry] = {
     "lxc": Entry("backends.lxc", ("linux",), needs="backends.lxc.needs"),
     "microvm": Entry("backends.microvm", ("linux",), needs="backends.microvm.needs"),
     "vm": Entry("backends.vm", ("linux",), needs="backends.vm.needs"),
-    "hyperlight": Entry(
-        None, ("linux", "win32"), "mxc-ops does not run Hyperlight yet", "backends.hyperlight.needs"
-    ),
+    "hyperlight": Entry("backends.hyperlight", ("linux", "win32"), needs="backends.hyperlight.needs"),
     "wslc": Entry(None, ("win32",), "WSL containers exist on Windows only", "backends.wslc.needs"),
     "windows_sandbox": Entry(
         None, ("win32",), "Windows Sandbox exists on Windows only", "backends.windows_sandbox.needs"

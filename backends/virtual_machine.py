@@ -6,7 +6,7 @@ from enum import Enum
 
 from backends.frozen import frozen
 
-__all__ = ["CommandKind", "Image", "System", "VirtualMachine"]
+__all__ = ["OF_WAITING_INTERPRETERS", "CommandKind", "Image", "System", "VirtualMachine"]
 
 
 @frozen
@@ -54,11 +54,22 @@ class Image:
 
 
 class CommandKind(Enum):
-    """What a command is in a virtual machine: a line for the shell, an argument vector, Python source."""
+    """What a command is in a virtual machine: a line for /bin/sh, an argument vector, or source.
+
+    Python and JavaScript are taken by an interpreter that waits in the image, scripts of bash by that, and
+    .NET's by the image's program ``dotnet-jit``.
+    """
 
     SHELL = "shell"
     ARGS = "args"
     PYTHON = "python"
+    NODE = "node"
+    BASH = "bash"
+    DOTNET_JIT = "dotnet-jit"
+
+
+OF_WAITING_INTERPRETERS = (CommandKind.PYTHON, CommandKind.NODE)
+"""Those that a fork of, or the very, interpreter that waits in the image takes."""
 
 
 @frozen

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnsupportedContainment,
         UsageError,
     )
+    from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
     from backends.virtual_machine import CommandKind, System, VirtualMachine
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
@@ -53,6 +54,8 @@ __all__ = [
     "CommandKind",
     "ConfigError",
     "CopyBackFailed",
+    "Driver",
+    "HyperlightSettings",
     "LaunchFailed",
     "Lease",
     "LifecycleError",
@@ -69,6 +72,7 @@ __all__ = [
     "Process",
     "Provenance",
     "Result",
+    "Runtime",
     "Sandbox",
     "SecretSource",
     "Session",
@@ -97,6 +101,7 @@ _HOMES = {
         *("CopyBackFailed", "LifecycleError", "PrepFailed"),
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
+    "backends.hyperlight_settings": ("Driver", "HyperlightSettings", "Runtime"),
     "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),

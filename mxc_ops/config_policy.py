@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends import registry
 from backends.base import Access, SecretSource, StdinMode
+from backends.hyperlight_settings import HyperlightSettings, Runtime
 from backends.virtual_machine import System
 from mxc_ops.policy import machine
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
@@ -28,6 +29,7 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         access: tuple(grant.path for grant in request.grants if grant.access is access) for access in Access
     }
     timeout = request.timeout
+    runtime = request.hyperlight.runtime if request.hyperlight else Runtime.PYTHON
     return {
         "read_only": paths[Access.READ_ONLY],
         "read_write": paths[Access.READ_WRITE],
@@ -47,7 +49,8 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "user": request.user,
         "group": request.group,
         "containment": request.containment,
-        "vm": machine.without_defaults(request.containment, request.vm) if request.vm else None,
+        "vm": machine.without_defaults(request.containment, request.vm, runtime) if request.vm else None,
+        "hyperlight": request.hyperlight,
         "system": request.system if request.system != System() else None,
         "name": request.container_id,
     }
@@ -72,6 +75,7 @@ def config_from_policy(policy: Policy, shell: str | None, args: tuple[str, ...])
                 }
             ),
             "lxc": _system(policy),
+            "hyperlight": _runtime(policy),
             "network": network_section(policy.network, host_loopback=policy.host_loopback),
             "runtimeConfig": runtime_config(policy.network),
             "mxcOps": extension,
@@ -122,6 +126,7 @@ def _extension(policy: Policy) -> dict[str, Any]:
             "optionalPaths": [os.fspath(path) for path in policy.optional],
             "env": secrets,
             "vm": _machine(policy),
+            "hyperlight": _driver(policy),
             **extension_parts(policy.network),
         }
     )
@@ -131,6 +136,19 @@ def _system(policy: Policy) -> dict[str, Any]:
     if policy.system is None:
         return {}
     return {"distribution": policy.system.distribution, "release": policy.system.releases[0]}
+
+
+def _runtime(policy: Policy) -> dict[str, Any]:
+    """Always named: without a name it is another one (config-schema.md §3.1)."""
+    if policy.containment != "hyperlight":
+        return {}
+    return {"runtime": (policy.hyperlight or HyperlightSettings()).runtime.value}
+
+
+def _driver(policy: Policy) -> dict[str, Any]:
+    if policy.hyperlight is None or policy.hyperlight.driver is None:
+        return {}
+    return {"driver": policy.hyperlight.driver.value}
 
 
 def _machine(policy: Policy) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from backends.base import SandboxRequest
 from backends.errors import BackendUnavailable, ConfigError, Problem
 from backends.frozen import replace
+from backends.hyperlight_settings import Driver, Runtime
 from backends.virtual_machine import Image, System, VirtualMachine
 from mxc_ops.policy import machine
 
@@ -14,12 +15,19 @@ __all__ = ["with_image"]
 
 
 def with_image(request: SandboxRequest) -> SandboxRequest:
-    """The request with its image, where it takes one and has none yet.
+    """The request with its image, where it takes one and has none yet, and its driver, where there are two.
 
     Raises `BackendUnavailable` where there is none such, `ConfigError` for what is no image's name; both say
     where the document asks for it.
     """
-    vm = machine.complete(request.containment, request.vm, has_args=bool(request.args))
+    runtime = Runtime.PYTHON
+    if request.hyperlight is not None:
+        from backends.hyperlight.driver import with_driver
+
+        request, runtime = with_driver(request), request.hyperlight.runtime
+        if request.hyperlight is not None and request.hyperlight.driver is Driver.NATIVE:
+            return request
+    vm = machine.complete(request.containment, request.vm, has_args=bool(request.args), runtime=runtime)
     if vm is not None and vm.image is None:
         return _of_machine(request, vm)
     if request.containment == "lxc" and request.image is None:

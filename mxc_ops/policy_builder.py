@@ -13,6 +13,7 @@ from backends.base import Access, Environment, Grant, Limits, SandboxRequest, Se
 from backends.digest import Fingerprint
 from backends.features import Asked, Feature
 from backends.frozen import replace
+from backends.hyperlight_settings import HyperlightSettings, Runtime
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import System, VirtualMachine
 from mxc_ops import policy_checks
@@ -45,8 +46,10 @@ class Policy:
     tty: whether the workload gets a terminal.
     user, group: host ids to run as, when the caller is root and wants to name them.
     containment: ``process`` is this platform's own sandbox; ``vm`` and ``microvm`` start a virtual machine,
-        for which a command that is a str is a line for the shell and Python source, respectively.
+        for which a command that is a str is a line for the shell and Python source, respectively;
+        ``hyperlight`` runs source of the runtime that `hyperlight` names.
     vm: what that machine is like, where its defaults are not meant; see `VirtualMachine`.
+    hyperlight: runtime and driver of ``hyperlight``; by default Python, and whatever works here.
     system: for ``lxc``, the distribution that its root is, and one name of its release; None is whatever the
         image ``base`` has.
     name: free text that names the sandbox in logs.
@@ -74,6 +77,7 @@ class Policy:
     group: int | None = None
     containment: str = "process"
     vm: VirtualMachine | None = None
+    hyperlight: HyperlightSettings | None = None
     system: System | None = None
     name: str = ""
 
@@ -116,7 +120,9 @@ class Policy:
             self._template,
             shell=shell,
             args=args,
-            vm=machine.complete(self._template.containment, self.vm, has_args=bool(args)),
+            vm=machine.complete(
+                self._template.containment, self.vm, has_args=bool(args), runtime=self._runtime
+            ),
             document_hash=Fingerprint(lambda: self._hash(shell, args)),
         )
 
@@ -128,8 +134,13 @@ class Policy:
 
     def _split(self, command: str | Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
         has_args = not isinstance(command, str)
-        kind = machine.command_kind(self.containment, self.vm, has_args=has_args)
+        machine.check_runtime(self.containment, self.vm, _POINTERS, has_args=has_args)
+        kind = machine.command_kind(self.containment, self.vm, has_args=has_args, runtime=self._runtime)
         return policy_checks.split_command(command, kind)
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self.hyperlight.runtime if self.hyperlight else Runtime.PYTHON
 
     def _hash(self, shell: str | None, args: tuple[str, ...]) -> str:
         from mxc_ops.config.canonical import policy_hash
@@ -154,6 +165,8 @@ class Policy:
         ]
         if self.system is not None and containment != "lxc":
             foreign.append(("system", str(self.system)))
+        if self.hyperlight is not None and containment != "hyperlight":
+            foreign.append(("hyperlight", self.hyperlight.runtime.value))
         return SandboxRequest(
             containment=containment,
             cwd=os.fspath(self.cwd),
@@ -172,6 +185,7 @@ class Policy:
             seccomp=self.seccomp,
             user=self.user,
             group=self.group if self.group is not None else self.user,
+            hyperlight=(self.hyperlight or HyperlightSettings()) if containment == "hyperlight" else None,
             system=wanted_system(self.system.distribution, self.system.releases[0])
             if self.system is not None
             else System(),
@@ -207,17 +221,21 @@ class Policy:
 _POINTERS: Mapping[str, str] = {
     "accelerator": "vm.accelerator",
     "args": "command",
+    "command_kind": "vm.command",
     "container_id": "name",
     "containment": "containment",
     "cwd": "cwd",
+    "driver": "hyperlight.driver",
     "environment": "env",
     "grace_ms": "grace_s",
     "grants": "read_only",
     "group": "group",
+    "hyperlight": "hyperlight",
     "image": "vm.image_name",
     "limits": "limits",
     "machine": "vm.machine",
     "network": "network",
+    "runtime": "hyperlight.runtime",
     "seccomp": "seccomp",
     "secrets": "env",
     "shell": "command",

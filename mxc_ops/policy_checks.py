@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.network.policy import NetworkPolicy
 from backends.virtual_machine import CommandKind, System, VirtualMachine
 from mxc_ops.policy import machine
@@ -33,7 +34,7 @@ def check(given: Mapping[str, Any]) -> None:
     """
     problems = [*_paths(given), *_environment(given["env"]), *_limits(given["limits"])]
     problems += [*_times(given), *_choices(given), *_ids(given), *_stdin(given["stdin"])]
-    problems += [*_machine(given["vm"]), *_system(given["system"])]
+    problems += [*_machine(given["vm"]), *_hyperlight(given["hyperlight"]), *_system(given["system"])]
     network = given["network"]
     if not isinstance(network, NetworkPolicy):
         expected = 'mxc_ops.network(...), as network(allow=["example.test"])'
@@ -205,6 +206,17 @@ def _machine(vm: Any) -> Iterator[Problem]:
         yield _problem("vm.image", "an image is found by its name", "None, and vm.image_name")
     if not isinstance(given["command"], CommandKind | None):
         yield _problem("vm.command", f"{given['command']!r} is not known", "mxc_ops.CommandKind")
+
+
+def _hyperlight(settings: Any) -> Iterator[Problem]:
+    if settings is None:
+        return
+    if not isinstance(settings, HyperlightSettings):
+        yield _problem("hyperlight", "not HyperlightSettings", "mxc_ops.HyperlightSettings(...)")
+        return
+    for name, value, kind in (("runtime", settings.runtime, Runtime), ("driver", settings.driver, Driver)):
+        if not isinstance(value, kind) and not (value is None and kind is Driver):
+            yield _problem(f"hyperlight.{name}", f"{value!r} is not known", f"mxc_ops.{kind.__name__}")
 
 
 def _system(system: Any) -> Iterator[Problem]:

@@ -1,6 +1,7 @@
 """The ordered view into what is packed, what is copied, and how the guest is set up. Pure.
 
-Guest paths equal host paths. A grant inside a grant of the same access is part of it; one of another access
+Guest paths equal host paths, unless `GuestPlaces` says otherwise.
+A grant inside a grant of the same access is part of it; one of another access
 is left out of the outer one, which keeps an empty mount point there. What is denied is left out; where
 something granted lies below, an empty directory of mode 0111 lets the workload pass, but not look. What the
 guest itself has under a denied name is hidden before anything is granted.
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from backends.base import Effect, FilesystemView, ObjectKind, ViewEntry
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
+from backends.guest_files.places import GuestPlaces
 from backends.guest_files.reserved import PRIVATE, reserved_problems
 from backends.inside.agent_protocol import GuestFiles, GuestHide, GuestMount, MountFlag
 
@@ -122,6 +124,7 @@ def plan_files(
     *,
     device: str,
     caller: tuple[int, tuple[int, ...]] = (0, ()),
+    places: GuestPlaces = GuestPlaces(),  # noqa: B008 - it never changes
 ) -> FilesPlan:
     """Lay out the files of one virtual machine.
 
@@ -131,14 +134,16 @@ def plan_files(
     device: the guest's name of the disk with the read-only grants, such as ``/dev/vdb``.
     caller: (uid, groups) of who starts it, the primary group first: what is theirs, and their groups', is so
         inside too. For root, that is the owner of each grant, as with bubblewrap.
+    places: where the guest has what is granted; links of the host on the way to it are made only where that
+        is at its own path.
 
     Raises `PolicyRefused` for grants that would replace what the guest needs, and for named pipes and
     sockets, all of them at once.
     """
-    problems = (*reserved_problems(view.entries), *_one_ended(view.entries))
+    problems = (*reserved_problems(view.entries, places), *_one_ended(view.entries))
     if problems:
         raise PolicyRefused(problems)
-    layout = _Layout(caller)
+    layout = _Layout(caller, places)
     for entry in view.entries:
         layout.add(entry)
     grants = layout.finished()
@@ -165,15 +170,16 @@ def _one_ended(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
 class _Layout:
     """Collects, entry by entry, which tree each path is part of."""
 
-    def __init__(self, caller: tuple[int, tuple[int, ...]]) -> None:
+    def __init__(self, caller: tuple[int, tuple[int, ...]], places: GuestPlaces) -> None:
         self._caller = caller
+        self._places = places
         self._grants: list[ShippedGrant] = []
         self._tree_of: dict[str, int | None] = {}  # path of a bind → index of its tree; of a mask → None
         self._left_out: list[list[str]] = []
         self._made: list[dict[str, Made]] = []
         self.links: list[Made] = []
-        self.binds: list[tuple[ShippedGrant, str]] = []
-        """(tree, path): that path of the tree is to be bound on itself, in the order of the view."""
+        self.binds: list[tuple[str, str, bool]] = []
+        """(what the guest keeps, where it is to be bound, writable), in the order of the view."""
 
     def add(self, entry: ViewEntry) -> None:
         if entry.effect is Effect.SYMLINK:
@@ -201,8 +207,8 @@ class _Layout:
         part_of = self._tree_of[above] if above is not None else None
         if part_of is not None and self._grants[part_of].writable == writable:
             self._tree_of[entry.path] = part_of
-            if writable:  # a mount point keeps its name, as in every sandbox
-                self.binds.append((self._grants[part_of], entry.path))
+            if writable or self._places.roots is not None:  # a mount point keeps its name, as everywhere
+                self._show(self._grants[part_of], entry.path)
             return
         if around is not None:
             self._make(around, entry.path, entry.kind)
@@ -224,10 +230,16 @@ class _Layout:
         self._grants.append(grant)
         self._left_out.append([])
         self._made.append({})
-        self.binds.append((grant, entry.path))
+        self._show(grant, entry.path)
+
+    def _show(self, grant: ShippedGrant, path: str) -> None:
+        kept = grant.place + path[len(grant.path) :]
+        self.binds += [(kept, place, grant.writable) for place in self._places.of(path)]
 
     def _link(self, entry: ViewEntry) -> None:
         around = self._tree_around(entry.path)
+        if around is None and self._places.roots is not None:
+            return
         if around is None:
             self.links.append(Made(entry.path.lstrip("/"), ObjectKind.OTHER, 0o777, entry.target))
         else:  # only below what is denied: elsewhere, the tree shows it itself
@@ -284,9 +296,9 @@ def _steps(
         yield GuestMount(_COPIES, "", "tmpfs", _SAFE)
     for grant in writable:
         yield GuestPut(GuestFiles(grant.place), grant=grant.number)
-    for grant, path in layout.binds:
-        flags = _SAFE | MountFlag.BIND | (MountFlag(0) if grant.writable else MountFlag.READ_ONLY)
-        yield GuestMount(path, grant.place + path[len(grant.path) :], flags=flags)
+    for kept, place, is_writable in sorted(layout.binds, key=lambda bind: bind[1].count("/")):
+        flags = _SAFE | MountFlag.BIND | (MountFlag(0) if is_writable else MountFlag.READ_ONLY)
+        yield GuestMount(place, kept, flags=flags)
 
 
 def _step_as_dict(step: GuestStep) -> dict[str, object]:

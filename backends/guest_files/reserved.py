@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from backends.base import Effect, ViewEntry
 from backends.errors import Problem
+from backends.guest_files.places import GuestPlaces
 from backends.pathnames import within
 
 __all__ = ["OWN_PATHS", "PRIVATE", "SYSTEM_PATHS", "reserved_problems"]
@@ -31,15 +32,16 @@ over them would take the loader from under the agent's children: no grant may co
 are fine."""
 
 
-def reserved_problems(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
+_SAME = GuestPlaces()
+
+
+def reserved_problems(entries: Iterable[ViewEntry], places: GuestPlaces = _SAME) -> Iterator[Problem]:
     """One problem for each entry that shows something of the host where the guest's own must stay."""
     for entry in entries:
         if entry.effect not in (Effect.BIND_READ_ONLY, Effect.BIND_READ_WRITE):
             continue
-        system = next((path for path in SYSTEM_PATHS if within(path, entry.path)), None)
-        own = next((p for p in OWN_PATHS if within(entry.path, p) or within(p, entry.path)), None)
-        if system is not None or own is not None:
-            needed = system or own
+        needed = next((own for place in places.of(entry.path) if (own := _covered(place))), "")
+        if needed:
             yield Problem(
                 "guest_path_reserved",
                 entry.pointer,
@@ -49,3 +51,9 @@ def reserved_problems(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
                 fix="grant only the directories below it that the command needs, or choose containment"
                 " bubblewrap, which shows the host's own system directories",
             )
+
+
+def _covered(place: str) -> str:
+    """What of the guest's own something at `place` would cover, or lie in; "" for nothing."""
+    system = next((path for path in SYSTEM_PATHS if within(path, place)), "")
+    return system or next((own for own in OWN_PATHS if within(place, own) or within(own, place)), "")

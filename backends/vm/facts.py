@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from backends.bubblewrap.facts import BaselineEntry, Helper
 from backends.frozen import frozen
+from backends.guest_files.places import GuestPlaces
 from backends.guest_files.reserved import OWN_PATHS, SYSTEM_PATHS
 from backends.linux.cgroups import CgroupFacts
 from backends.linux.uid_range import UidRange
@@ -25,7 +26,8 @@ class VmFacts:
     """`accelerator` and `kind` are already chosen; `helper` and `launcher` confine QEMU.
 
     `caller` is the (uid, gid) that we run as, `groups` all groups of it, `seccomp` maps profile names to the
-    hash of their filter. `network` is there where the request has one.
+    hash of their filter. `network` is there where the request has one. `shown_at` is where the machine has
+    what is granted.
     """
 
     qemu: QemuProgram
@@ -42,6 +44,7 @@ class VmFacts:
     cgroups: CgroupFacts
     seccomp: Mapping[str, str]
     network: NetworkFacts | None = None
+    shown_at: GuestPlaces = GuestPlaces()
 
     @property
     def baseline_trees(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import FilesPlan, plan_files
+from backends.hyperlight_settings import HyperlightSettings
 from backends.inside.agent_protocol import GuestCommand
 from backends.launched.identity import Identity, choose_identity
 from backends.network import for_plans
@@ -17,7 +18,7 @@ from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
 from backends.qemu.template_plan import TemplatePlan, plan_template
-from backends.virtual_machine import CommandKind, Image, VirtualMachine
+from backends.virtual_machine import OF_WAITING_INTERPRETERS, CommandKind, Image, VirtualMachine
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["SHELL", "VmPlan", "make_plan"]
 
 SHELL = ("/bin/sh", "-c")
+_TAKES = {
+    CommandKind.SHELL: SHELL,
+    CommandKind.BASH: ("/bin/bash", "-c"),
+    CommandKind.DOTNET_JIT: ("dotnet-jit", "-c"),
+    CommandKind.PYTHON: (),
+    CommandKind.NODE: (),
+}
 _LEAST_MEMORY_MIB = 96
 
 
@@ -57,6 +65,7 @@ class VmPlan:
     warnings: tuple[str, ...]
     pointers: Mapping[str, str]
     denied: tuple[str, ...]
+    hyperlight: HyperlightSettings | None = None
 
     def __repr__(self) -> str:
         return f"VmPlan({self.as_dict()!r})"  # without environment values: they may end up in a log
@@ -69,8 +78,10 @@ class VmPlan:
         numbers = {
             name: place for place, name in enumerate([*names, *(d.name for d in clone.disks)], start=3)
         }
+        hyperlight = self.hyperlight
         return {
             "backend": self.containment,
+            **({} if hyperlight is None else {"driver": "qemu", "runtime": hyperlight.runtime.value}),
             "helper": {"path": clone.qemu, "version": template.qemu_build},
             "launcher": {"path": self.confinement.launcher, "key": self.launcher_key},
             "image": {"name": template.image.name, "key": template.image.key},
@@ -123,7 +134,9 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         cpus=wanted.cpus or 1,
     )
     network = for_plans.plan_for(request.network, facts.network, root=facts.caller[0] == 0, routed=True)
-    files = plan_files(view, device=template.grants_device, caller=_file_user(identity, facts))
+    files = plan_files(
+        view, device=template.grants_device, caller=_file_user(identity, facts), places=facts.shown_at
+    )
     return VmPlan(
         containment=request.containment,
         template=template,
@@ -145,6 +158,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         warnings=(*view.warnings, *limits.warnings),
         pointers=request.pointers,
         denied=tuple(grant.pointer for grant in request.grants if grant.access is Access.DENIED),
+        hyperlight=request.hyperlight,
     )
 
 
@@ -204,7 +218,7 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
                 expected=", ".join(facts.seccomp),
             )
         )
-    if kind is CommandKind.PYTHON and not image.zygote:
+    if kind in OF_WAITING_INTERPRETERS and not image.zygote:
         problems.append(
             Problem(
                 "image_without_python",
@@ -232,11 +246,9 @@ def _command(
     request: SandboxRequest, kind: CommandKind, limits: GuestLimits, network: NetworkPlan | None
 ) -> GuestCommand:
     source = request.shell or ""
-    args = {
-        CommandKind.SHELL: (*SHELL, source),
-        CommandKind.ARGS: request.args,
-        CommandKind.PYTHON: ("-c", *request.args),
-    }[kind]
+    args = request.args if kind is CommandKind.ARGS else (*_TAKES[kind], source)
+    if kind in OF_WAITING_INTERPRETERS:
+        args = ("-c",)
     return GuestCommand(
         args=args,
         env=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=False),
@@ -244,7 +256,7 @@ def _command(
         user=(INSIDE_ID, INSIDE_ID),
         rlimits=limits.rlimits,
         cgroup=limits.cgroup,
-        zygote=source if kind is CommandKind.PYTHON else None,
+        zygote=source if kind in OF_WAITING_INTERPRETERS else None,
     )
 
 
@@ -255,6 +267,8 @@ def _enforced(
     facts: VmFacts,
     network: NetworkPlan | None,
 ) -> Iterator[tuple[str, str]]:
+    if request.hyperlight is not None:
+        yield "driver", f"qemu, with the runtime {request.hyperlight.runtime.value}: {request.hyperlight.why}"
     yield "isolation", f"a virtual machine of its own ({facts.kind.value}, {facts.accelerator})"
     yield "filesystem", "only what is granted is copied into the machine"
     if view.denied:

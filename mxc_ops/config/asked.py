@@ -43,6 +43,9 @@ _SECTIONS: Mapping[str, frozenset[str]] = {
     "hyperlight": frozenset({"hyperlight"}),
 }
 
+# The same of ours, below mxcOps.
+_OUR_SECTIONS: Mapping[str, tuple[str, ...]] = {"vm": machine.CONTAINMENTS, "hyperlight": ("hyperlight",)}
+
 # Lost on the way to the newest shape: pointer prefix → what the field had asked for; None: it only tightened.
 _LOST: tuple[tuple[str, Feature | None], ...] = (
     ("/network/proxy/", Feature.NETWORK_PROXY),
@@ -105,8 +108,10 @@ def _current(canonical: Mapping[str, Any], containment: str) -> Iterator[tuple[F
     for name, owners in _SECTIONS.items():
         if name in canonical and containment not in owners:
             yield Feature.BACKEND_SECTION, f"/{name}", canonical[name]
-    if containment not in machine.CONTAINMENTS and "vm" in canonical.get("mxcOps", {}):
-        yield Feature.BACKEND_SECTION, "/mxcOps/vm", canonical["mxcOps"]["vm"]
+    ours: Mapping[str, Any] = canonical.get("mxcOps", {})
+    for name, owners in _OUR_SECTIONS.items():
+        if name in ours and containment not in owners:
+            yield Feature.BACKEND_SECTION, f"/mxcOps/{name}", ours[name]
     if "test" in canonical:
         yield Feature.EXPERIMENTAL, "/test", canonical["test"]
 

@@ -66,6 +66,7 @@ SHAPES: dict[str, Shape] = {
             )
         ),
         "vm": section("MxcOpsVm"),
+        "hyperlight": section("MxcOpsHyperlight"),
         "network": section("MxcOpsNetwork"),
         "portMappings": list_of(section("MxcOpsPortMapping")),
     },
@@ -89,6 +90,7 @@ SHAPES: dict[str, Shape] = {
         "machine": choice(*machine.MACHINES),
         "command": choice(*machine.COMMANDS),
     },
+    "MxcOpsHyperlight": {"driver": choice(*machine.DRIVERS)},
 }
 
 
@@ -129,7 +131,7 @@ def _check_machine(vm: dict[str, Any], has_args: bool) -> Iterator[Problem]:
             "conflicting_fields",
             "/mxcOps/vm/command",
             f"the command is said to be {wording.shown(kind)}, and {said}",
-            expected="'args' with mxcOps.args, 'shell' or 'python' with process.commandLine",
+            expected="'args' with mxcOps.args, any other with process.commandLine",
             fix="remove mxcOps.vm.command, or say the command as it wants it",
         )
 

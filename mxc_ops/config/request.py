@@ -9,6 +9,7 @@ from typing import Any
 from backends.base import Access, Grant, Limits, SandboxRequest, SecretSource, Stdin, StdinMode, Timeout
 from backends.digest import Fingerprint
 from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.registry import available, resolve_intent
 from backends.virtual_machine import CommandKind, System, VirtualMachine
@@ -45,9 +46,13 @@ POINTERS: Mapping[str, str] = {
     "group": "/mxcOps/group",
     "vm": "/mxcOps/vm",
     "image": "/mxcOps/vm/image",
+    "hyperlight": "/hyperlight",
+    "runtime": "/hyperlight/runtime",
+    "driver": "/mxcOps/hyperlight/driver",
     "system": "/lxc",
     "accelerator": "/mxcOps/vm/accel",
     "machine": "/mxcOps/vm/machine",
+    "command_kind": "/mxcOps/vm/command",
 }
 """Where a document says what a field of the request holds: the same in every version."""
 
@@ -82,7 +87,11 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         secrets={name: SecretSource(**source) for name, source in ours.get("env", {}).items()},
     )
     shell, args = process.get("commandLine"), tuple(ours.get("args", ()))
-    vm = machine.complete(containment, _machine(ours.get("vm", {})), has_args=bool(args))
+    hyperlight = _hyperlight(containment, canonical, ours)
+    runtime = hyperlight.runtime if hyperlight else Runtime.PYTHON
+    own = _machine(ours.get("vm", {}))
+    machine.check_runtime(containment, own, POINTERS, has_args=bool(args))
+    vm = machine.complete(containment, own, has_args=bool(args), runtime=runtime)
     check_command(shell, args, POINTERS["shell"], POINTERS["args"], vm.command if vm else None)
     optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
     grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
@@ -105,6 +114,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         user=user,
         group=ours.get("group", user),
         vm=vm,
+        hyperlight=hyperlight,
         system=_system(containment, canonical),
         container_id=canonical.get("containerId", ""),
         document_hash=Fingerprint(lambda: policy_hash(canonical)),
@@ -189,6 +199,17 @@ def _machine(vm: Mapping[str, Any]) -> VirtualMachine:
         machine=vm.get("machine", ""),
         command=CommandKind(vm["command"]) if "command" in vm else None,
     )
+
+
+def _hyperlight(
+    containment: str, canonical: Mapping[str, Any], ours: Mapping[str, Any]
+) -> HyperlightSettings | None:
+    """Without a runtime it is ``agent`` (config-schema.md §3.1, 1.1.0-alpha)."""
+    if containment != "hyperlight":
+        return None
+    driver: str = ours.get("hyperlight", {}).get("driver", "auto")
+    runtime = canonical.get("hyperlight", {}).get("runtime", Runtime.AGENT.value)
+    return HyperlightSettings(Runtime(runtime), None if driver == "auto" else Driver(driver))
 
 
 def _system(containment: str, canonical: Mapping[str, Any]) -> System:

@@ -205,6 +205,12 @@ def _give_root_places(up: Upgrade) -> None:
         up.lose("/processContainer/ui/systemSettings", settings, "not a known value; 'none' holds instead")
 
 
+def _name_the_runtime(up: Upgrade) -> None:
+    """Only 1.1 names a runtime, and means another one where it does not: before, it is Python."""
+    if up.body.get("containment") == "hyperlight" and up.body.get("phase") in {None, "provision"}:
+        up.body["hyperlight"] = {"runtime": "python"}
+
+
 _LAST: tuple[Step, ...] = (_give_root_places,)
 _STEPS_FROM: dict[str | None, tuple[Step, ...]] = {
     None: (
@@ -214,6 +220,7 @@ _STEPS_FROM: dict[str | None, tuple[Step, ...]] = {
         _tidy_process_container,
         _leave_experimental,
         *_LAST,
+        _name_the_runtime,
     ),
     "0.9.0-alpha": (_fold_aliases, *_LAST),
     "1.0.0": _LAST,

@@ -28,12 +28,12 @@ LIMIT_FIELDS: Mapping[str, str] = {
 _LIMITS_POINTER = "/mxcOps/limits"
 
 _DESKTOPS = ("processcontainer", "seatbelt")
-_OURS = ("bubblewrap", "lxc", "microvm", "vm")
+_OURS = ("bubblewrap", "lxc", "microvm", "vm", "hyperlight")
 
 # Which containments give a feature, upstream or here: policy-semantics.md §3.5 (network), §4 (user
 # interface); config-schema.md §3.2 (lifecycle), cli-sdk.md §5 (telemetry).
 _COULD: Mapping[Feature, tuple[str, ...]] = {
-    Feature.EGRESS: (*_OURS, "seatbelt", "processcontainer", "wslc", "hyperlight", "isolation_session"),
+    Feature.EGRESS: (*_OURS, "seatbelt", "processcontainer", "wslc", "isolation_session"),
     Feature.INGRESS: (*_OURS, *_DESKTOPS),
     Feature.HOST_LOOPBACK: (*_OURS, *_DESKTOPS),
     Feature.NETWORK_PROXY: (*_OURS, "seatbelt", "processcontainer", "wslc"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from backends.errors import ConfigError, Problem
 from backends.frozen import replace
+from backends.hyperlight_settings import RUNTIMES, Driver, Runtime
 from backends.virtual_machine import CommandKind, VirtualMachine
 
 __all__ = [
@@ -12,10 +14,14 @@ __all__ = [
     "A_NAME",
     "COMMANDS",
     "CONTAINMENTS",
+    "DRIVERS",
     "FIELDS",
     "IMAGE_NAME",
     "MACHINES",
+    "OF_RUNTIMES",
+    "RUNTIME_NAMES",
     "VM_RANGES",
+    "check_runtime",
     "command_kind",
     "complete",
     "is_image_name",
@@ -23,12 +29,17 @@ __all__ = [
     "without_defaults",
 ]
 
-CONTAINMENTS = ("microvm", "vm")
-"""Both are made by one engine; they differ in what they take a command for, and in their image."""
+CONTAINMENTS = ("microvm", "vm", "hyperlight")
+"""All are made by one engine; they differ in what they take a command for, and in their image."""
+
+OF_RUNTIMES = ("hyperlight",)
+"""Those whose command is source for a runtime that is named: nothing else says what it is."""
 
 ACCELERATORS = ("kvm", "tcg", "auto")
 MACHINES = ("microvm", "q35")
 COMMANDS = tuple(kind.value for kind in CommandKind)
+RUNTIME_NAMES = tuple(runtime.value for runtime in Runtime)
+DRIVERS = ("auto", *(driver.value for driver in Driver))
 
 IMAGE_NAME = "[a-z0-9][a-z0-9._-]*"
 """Names of the image store, never paths: whoever writes a document must not choose files of the host."""
@@ -61,14 +72,19 @@ def is_image_name(name: str) -> bool:
     return re.fullmatch(IMAGE_NAME, name) is not None
 
 
-def command_kind(containment: str, vm: VirtualMachine | None, *, has_args: bool) -> CommandKind | None:
+def command_kind(
+    containment: str, vm: VirtualMachine | None, *, has_args: bool, runtime: Runtime = Runtime.PYTHON
+) -> CommandKind | None:
     """What the command is in the machine of this containment; None where there is no machine.
 
-    What `vm` says goes first, then an argument vector is one; a text is Python source for ``microvm``, as in
-    upstream's configs, and a line for the shell for ``vm``.
+    For ``hyperlight`` that is as `runtime` takes it. Else what `vm` says goes first, then an argument vector
+    is one; a text is Python source for ``microvm``, as in upstream's configs, and a line for the shell for
+    ``vm``.
     """
     if containment not in CONTAINMENTS:
         return None
+    if containment in OF_RUNTIMES:
+        return RUNTIMES[runtime].command
     if vm is not None and vm.command is not None:
         return vm.command
     if has_args:
@@ -76,21 +92,56 @@ def command_kind(containment: str, vm: VirtualMachine | None, *, has_args: bool)
     return CommandKind.PYTHON if containment == "microvm" else CommandKind.SHELL
 
 
-def complete(containment: str, vm: VirtualMachine | None, *, has_args: bool) -> VirtualMachine | None:
-    """The machine with its command kind and image name filled in; None where there is no machine."""
-    kind = command_kind(containment, vm, has_args=has_args)
+def check_runtime(
+    containment: str, vm: VirtualMachine | None, pointers: Mapping[str, str], *, has_args: bool
+) -> None:
+    """Refuse what contradicts that a command is source for a runtime.
+
+    Parameters
+    ----------
+    pointers: where the caller wrote ``args`` and ``command_kind``.
+
+    Raises `ConfigError`.
+    """
+    if containment not in OF_RUNTIMES:
+        return
+    problems: list[Problem] = []
+    if has_args:
+        message = f"a command of {containment} is source for its runtime, not an argument vector"
+        fix = "say it as one text, or use containment vm"
+        problems.append(Problem("conflicting_fields", pointers["args"], message, expected="source", fix=fix))
+    if vm is not None and vm.command is not None:
+        message = f"what a command of {containment} is, its runtime says"
+        fix = "name the runtime that is meant, and leave this out"
+        problems.append(Problem("conflicting_fields", pointers["command_kind"], message, fix=fix))
+    if problems:
+        raise ConfigError(problems)
+
+
+def complete(
+    containment: str, vm: VirtualMachine | None, *, has_args: bool, runtime: Runtime = Runtime.PYTHON
+) -> VirtualMachine | None:
+    """The machine with its command kind and image name filled in; None where there is no machine.
+
+    Parameters
+    ----------
+    runtime: what takes the command of ``hyperlight``.
+    """
+    kind = command_kind(containment, vm, has_args=has_args, runtime=runtime)
     if kind is None:
         return None
     vm = vm or VirtualMachine()
-    return replace(vm, command=kind, image_name=vm.image_name or _default_image(containment, kind))
+    return replace(vm, command=kind, image_name=vm.image_name or _default_image(containment, kind, runtime))
 
 
-def without_defaults(containment: str, vm: VirtualMachine) -> VirtualMachine | None:
+def without_defaults(
+    containment: str, vm: VirtualMachine, runtime: Runtime = Runtime.PYTHON
+) -> VirtualMachine | None:
     """The reverse of `complete`: only what does not hold anyway, None when that is nothing."""
     assert vm.command is not None
-    default = _default_image(containment, vm.command)
+    default = _default_image(containment, vm.command, runtime)
     kind: CommandKind | None = vm.command
-    if kind is command_kind(containment, None, has_args=kind is CommandKind.ARGS):
+    if kind is command_kind(containment, None, has_args=kind is CommandKind.ARGS, runtime=runtime):
         kind = None
     less = replace(vm, command=kind, image_name=vm.image_name if vm.image_name != default else "", image=None)
     return less if less != VirtualMachine() else None
@@ -104,5 +155,9 @@ def said(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
             yield name, str(value.value if isinstance(value, CommandKind) else value)
 
 
-def _default_image(containment: str, kind: CommandKind) -> str:
+def _default_image(containment: str, kind: CommandKind, runtime: Runtime) -> str:
+    if containment in OF_RUNTIMES:
+        return RUNTIMES[runtime].image
+    if kind in (CommandKind.NODE, CommandKind.DOTNET_JIT):
+        return kind.value
     return "python" if containment == "microvm" or kind is CommandKind.PYTHON else "base"
