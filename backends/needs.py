@@ -25,7 +25,7 @@ __all__ = [
 BASE = "base"
 EACH_USER = "each user named"
 """Stands for every user that is to run sandboxes on the host, each an item of their own."""
-FEATURES = ("build", "compiler", "image", "landlock", "libvirt", "network", "rootless", "sessions")
+FEATURES = ("build", "compiler", "image", "landlock", "libvirt", "native", "network", "rootless", "sessions")
 """Every feature that a need may be for, and that a user may ask for."""
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from backends.frozen import frozen
 
-__all__ = ["OF_WAITING_INTERPRETERS", "CommandKind", "Image", "System", "VirtualMachine"]
+__all__ = [
+    "OF_WAITING_INTERPRETERS",
+    "SHELL",
+    "CommandKind",
+    "Image",
+    "System",
+    "VirtualMachine",
+    "argument_vector",
+]
 
 
 @frozen
@@ -70,6 +79,23 @@ class CommandKind(Enum):
 
 OF_WAITING_INTERPRETERS = (CommandKind.PYTHON, CommandKind.NODE)
 """Those that a fork of, or the very, interpreter that waits in the image takes."""
+
+SHELL = ("/bin/sh", "-c")
+_TAKEN_BY: Mapping[CommandKind, tuple[str, ...]] = {
+    CommandKind.SHELL: SHELL,
+    CommandKind.BASH: ("/bin/bash", "-c"),
+    CommandKind.DOTNET_JIT: ("dotnet-jit", "-c"),
+}
+
+
+def argument_vector(kind: CommandKind, text: str | None, args: tuple[str, ...]) -> tuple[str, ...]:
+    """What is executed for a command of this kind, which is `text` or `args`; of source that a waiting
+    interpreter takes, what that finds as its arguments."""
+    if kind is CommandKind.ARGS:
+        return args
+    if kind in OF_WAITING_INTERPRETERS:
+        return ("-c",)
+    return (*_TAKEN_BY[kind], text or "")
 
 
 @frozen

@@ -12,7 +12,6 @@ from backends.guest_etc import HOSTNAME, INSIDE_ID
 from backends.launched.identity import Identity, choose_identity
 from backends.launched.parts import (
     MASKS,
-    SHELL,
     PlannedGrant,
     PlannedGuard,
     PlannedMask,
@@ -25,6 +24,7 @@ from backends.launched.parts import (
 from backends.linux.limits import LimitPlan, plan_limits
 from backends.network import for_plans
 from backends.plan_parts import limits_as_list, timeout_as_dict
+from backends.virtual_machine import SHELL
 
 if TYPE_CHECKING:
     from backends.network.plan import NetworkPlan

@@ -1,16 +1,23 @@
 """What a host must have for Hyperlight, as data (host-prep.md §1).
 
-The packages are wheels for x86_64: on Linux for glibc and Python ≥ 3.10, so neither for Alpine nor for the
-python3 of RHEL 9. There is nothing to fall back on without a hypervisor.
+On Linux, runs are machines of our own engine, so they take what microVMs take. The feature ``native`` is for
+Hyperlight's own packages: wheels for x86_64, glibc and Python ≥ 3.10, so neither for Alpine nor for the
+python3 of RHEL 9. They have nothing to fall back on without a hypervisor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from backends.microvm.needs import MACHINES, machine_needs
 from backends.needs import Need, NeedKind, chosen
 
-__all__ = ["ENVIRONMENT", "NEEDS", "REQUIREMENTS", "needs"]
+__all__ = ["ENVIRONMENT", "IMAGE", "NATIVE", "NEEDS", "REQUIREMENTS", "needs"]
+
+IMAGE = "python"
+"""The image of the runtime that older documents mean."""
+NATIVE = "native"
+"""The feature."""
 
 ENVIRONMENT = "/usr/local/lib/mxc-ops/hyperlight"
 _CHECKSUMS = {
@@ -31,9 +38,8 @@ _CHECKSUMS = {
 REQUIREMENTS = tuple(_CHECKSUMS)
 """Everything that is needed: none of them needs another package."""
 
-MACHINES = ("x86_64",)  # Hyperlight itself is for no other
-
 NEEDS: tuple[Need, ...] = (
+    *machine_needs("hyperlight", IMAGE),
     Need(
         "hyperlight.package.python",
         NeedKind.PACKAGE,
@@ -45,6 +51,7 @@ NEEDS: tuple[Need, ...] = (
             "arch": ("python",),
             "suse": ("python3",),
         },
+        feature=NATIVE,
         machines=MACHINES,
     ),
     Need(
@@ -52,20 +59,15 @@ NEEDS: tuple[Need, ...] = (
         NeedKind.PYTHON_PACKAGES,
         "Hyperlight's host library, its Wasm backend, and the Python that runs inside",
         data={"environment": ENVIRONMENT, "requirements": list(REQUIREMENTS), "checksums": _CHECKSUMS},
-        machines=MACHINES,
-    ),
-    Need(
-        "hyperlight.device.kvm",
-        NeedKind.DEVICE,
-        "one of two hypervisors that Hyperlight knows on Linux",
-        data={"path": "/dev/kvm", "group": "kvm"},
+        feature=NATIVE,
         machines=MACHINES,
     ),
     Need(
         "hyperlight.device.mshv",
         NeedKind.DEVICE,
-        "the other one, where Linux is a partition of Microsoft's hypervisor",
+        "beside KVM the one hypervisor that Hyperlight knows, where Linux is a partition of Microsoft's",
         data={"path": "/dev/mshv", "group": "mshv"},
+        feature=NATIVE,
         machines=MACHINES,
     ),
     Need(

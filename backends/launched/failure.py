@@ -7,7 +7,8 @@ import os
 
 from backends.errors import LaunchFailed, MxcError, PolicyLost, PolicyRefused, Problem
 from backends.inside.protocol import Failed, Step
-from backends.launched.parts import SHELL, LaunchedPlan
+from backends.launched.parts import LaunchedPlan
+from backends.virtual_machine import SHELL
 
 __all__ = ["changed", "explain_report"]
 

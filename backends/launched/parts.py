@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MASKS",
-    "SHELL",
     "STAGE",
     "LaunchedPlan",
     "PlannedGrant",
@@ -31,7 +30,6 @@ __all__ = [
     "plan_masks",
 ]
 
-SHELL = ("/bin/sh", "-c")
 STAGE = f"{RUN_DIRECTORY}/stage"
 """Where a root launch mounts what it was given descriptors of: its grants are 0, 1, … in it."""
 

@@ -13,7 +13,6 @@ from backends.inside.protocol import StageEntry, UserNamespace
 from backends.launched.identity import Identity, choose_identity
 from backends.launched.parts import (
     MASKS,
-    SHELL,
     PlannedGrant,
     PlannedGuard,
     PlannedMask,
@@ -30,7 +29,7 @@ from backends.lxc.config import config_lines, plan_mounts, writable_trees
 from backends.lxc.facts import FIX, LxcFacts
 from backends.network import for_plans
 from backends.plan_parts import limits_as_list, timeout_as_dict
-from backends.virtual_machine import Image
+from backends.virtual_machine import SHELL, Image
 
 if TYPE_CHECKING:
     from backends.network.plan import NetworkPlan

@@ -18,23 +18,21 @@ from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
 from backends.qemu.template_plan import TemplatePlan, plan_template
-from backends.virtual_machine import OF_WAITING_INTERPRETERS, CommandKind, Image, VirtualMachine
+from backends.virtual_machine import (
+    OF_WAITING_INTERPRETERS,
+    CommandKind,
+    Image,
+    VirtualMachine,
+    argument_vector,
+)
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
 
 if TYPE_CHECKING:
     from backends.network.plan import NetworkPlan
 
-__all__ = ["SHELL", "VmPlan", "make_plan"]
+__all__ = ["VmPlan", "make_plan"]
 
-SHELL = ("/bin/sh", "-c")
-_TAKES = {
-    CommandKind.SHELL: SHELL,
-    CommandKind.BASH: ("/bin/bash", "-c"),
-    CommandKind.DOTNET_JIT: ("dotnet-jit", "-c"),
-    CommandKind.PYTHON: (),
-    CommandKind.NODE: (),
-}
 _LEAST_MEMORY_MIB = 96
 
 
@@ -245,18 +243,14 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
 def _command(
     request: SandboxRequest, kind: CommandKind, limits: GuestLimits, network: NetworkPlan | None
 ) -> GuestCommand:
-    source = request.shell or ""
-    args = request.args if kind is CommandKind.ARGS else (*_TAKES[kind], source)
-    if kind in OF_WAITING_INTERPRETERS:
-        args = ("-c",)
     return GuestCommand(
-        args=args,
+        args=argument_vector(kind, request.shell, request.args),
         env=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=False),
         cwd=request.cwd or "/",
         user=(INSIDE_ID, INSIDE_ID),
         rlimits=limits.rlimits,
         cgroup=limits.cgroup,
-        zygote=source if kind in OF_WAITING_INTERPRETERS else None,
+        zygote=(request.shell or "") if kind in OF_WAITING_INTERPRETERS else None,
     )
 
 

@@ -11,6 +11,7 @@ from mxc_ops.policy import machine
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
+    from backends.hyperlight_settings import HyperlightSettings
     from backends.virtual_machine import VirtualMachine
 
 FLAGS: Mapping[str, str] = {
@@ -21,13 +22,19 @@ FLAGS: Mapping[str, str] = {
     "vm.accelerator": "--accel",
     "vm.machine": "--machine",
     "vm.command": "--command-kind",
+    "hyperlight": "--backend",
+    "hyperlight.runtime": "--runtime",
+    "hyperlight.driver": "--driver",
 }
 """Argument of `Policy` → the flag that says it."""
 
 
+_WHAT = {"shell": "a shell line", "source": "source for a runtime", "python": "Python source"}
+
+
 def add_machine_flags(parser: ArgumentParser) -> None:
     """The flags that stand for ``mxcOps.vm``."""
-    add = parser.add_argument_group("the virtual machine of --backend vm or microvm").add_argument
+    add = parser.add_argument_group("the virtual machine of --backend vm, microvm or hyperlight").add_argument
     add("--image", metavar="NAME", help="image that it boots; by default base, for microvm python")
     add("--vm-memory", type=int, metavar="MIB", help="its memory in MiB; by default as the image says")
     add("--vm-cpus", type=int, metavar="N", help="its processors; by default 1")
@@ -37,6 +44,9 @@ def add_machine_flags(parser: ArgumentParser) -> None:
         choices=machine.COMMANDS,
         help="what CMD is: args (for vm by default), or one word: a shell line, python (microvm's default)",
     )
+    add = parser.add_argument_group("the runtime of --backend hyperlight; CMD is its source").add_argument
+    add("--runtime", choices=machine.RUNTIME_NAMES, help="by default python")
+    add("--driver", choices=machine.DRIVERS, help="what runs it; auto is what works here")
 
 
 def add_accelerator_flag(parser: ArgumentParser) -> None:
@@ -49,6 +59,8 @@ def add_accelerator_flag(parser: ArgumentParser) -> None:
 
 def kind_from_flags(options: Namespace) -> str:
     """What the words after ``--`` are. To microvm a text is Python source, and so it is here."""
+    if options.backend in machine.OF_RUNTIMES:
+        return "source"
     said: str | None = options.command_kind
     return said or ("python" if options.backend == "microvm" else "args")
 
@@ -63,9 +75,9 @@ def command_from_flags(options: Namespace) -> str | list[str]:
     if kind == "args":
         return words
     if len(words) > 1:
-        what = "Python source" if kind == "python" else "a shell line"
-        message = f"{what} is one word, and there are {len(words)} after --"
-        fix = "put it into quotes, or run a program with --command-kind args"
+        message = f"{_WHAT.get(kind, f'{kind} source')} is one word, and there are {len(words)} after --"
+        fix = "put it into quotes"
+        fix += ", or run a program with --command-kind args" if kind != "source" else ""
         raise ConfigError(Problem("conflicting_fields", "command", message, expected="one word", fix=fix))
     return words[0]
 
@@ -82,6 +94,16 @@ def machine_from_flags(options: Namespace) -> VirtualMachine | None:
         command=CommandKind(options.command_kind) if options.command_kind else None,
     )
     return vm if vm != VirtualMachine() else None
+
+
+def hyperlight_from_flags(options: Namespace) -> HyperlightSettings | None:
+    """What the flags say of runtime and driver; None when they say nothing."""
+    from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
+
+    if options.runtime is None and options.driver is None:
+        return None
+    driver = None if options.driver in (None, "auto") else Driver(options.driver)
+    return HyperlightSettings(Runtime(options.runtime or "python"), driver)
 
 
 def with_accelerator(request: SandboxRequest, options: Namespace) -> SandboxRequest:

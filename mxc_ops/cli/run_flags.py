@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Limits, SecretSource, Stdin, StdinMode
 from backends.errors import MxcError, Problem
-from mxc_ops.cli.machine_flags import FLAGS, add_machine_flags, command_from_flags, machine_from_flags
+from mxc_ops.cli.machine_flags import (
+    FLAGS,
+    add_machine_flags,
+    command_from_flags,
+    hyperlight_from_flags,
+    machine_from_flags,
+)
 from mxc_ops.policy.machine import FIELDS
 
 if TYPE_CHECKING:
@@ -160,6 +166,7 @@ def policy_from_flags(options: Namespace) -> Policy:
         "grace_s": options.grace,
         "containment": options.backend,
         "vm": machine_from_flags(options),
+        "hyperlight": hyperlight_from_flags(options),
         "system": _system(options),
         "seccomp": options.seccomp,
         "cwd": options.cwd,

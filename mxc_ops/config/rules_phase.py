@@ -40,6 +40,7 @@ _PREFIXES: Mapping[str, str] = {
     "bwrap": "bubblewrap",
     "lxc": "lxc",
     "vm": "vm",
+    "hl": "hyperlight",
 }
 _LIFECYCLE_ONLY = ("sandboxId", "correlationVector")
 _SHARED_EXPERIMENTS = frozenset({"telemetry", "test"})

@@ -21,10 +21,9 @@ from backends.base import Handles, SandboxRequest, Streams
 from backends.ended import Ended, Outcome, Usage
 from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.inside.agent_protocol import GuestCommand, Step
-from backends.launched.parts import SHELL
 from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
-from backends.virtual_machine import CommandKind
+from backends.virtual_machine import OF_WAITING_INTERPRETERS, CommandKind, argument_vector
 from backends.vm.terminal import follow_size, make_transparent, window_size
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
@@ -188,13 +187,13 @@ class _Command:
 
     def _command(self) -> GuestCommand:
         request = self._plan.request
-        source = request.shell if request.vm and request.vm.command is CommandKind.PYTHON else None
+        kind = _kind(request)
         return GuestCommand(
-            args=("-c",) if source is not None else request.args or (*SHELL, request.shell or ""),
+            args=argument_vector(kind, request.shell, request.args),
             env=request.environment.entries + self._secrets,
             cwd=request.cwd or "/",
             tty=window_size(self._streams.stdin) if self._streams.tty else None,
-            zygote=source,
+            zygote=(request.shell or "") if kind in OF_WAITING_INTERPRETERS else None,
         )
 
     def _describe(self, ended: Any, wall_ms: float) -> Ended:
@@ -205,6 +204,12 @@ class _Command:
         if self._killed and ended_by is not None:
             outcome = Outcome.KILLED
         return Ended(outcome, code if ended_by is None else 128 + ended_by, ended_by, usage, (), warnings=())
+
+
+def _kind(request: SandboxRequest) -> CommandKind:
+    if request.vm is not None and request.vm.command is not None:
+        return request.vm.command
+    return CommandKind.ARGS if request.args else CommandKind.SHELL
 
 
 def _lost(entry: Entry, error: GuestError) -> LaunchFailed:
@@ -223,7 +228,7 @@ def _refused(request: SandboxRequest, error: GuestRefused) -> MxcError:
     if error.step is Step.EXEC:
         field = "args" if request.args else "shell"
         pointer = request.pointers.get(field, "/mxcOps/args")
-        name = request.args[0] if request.args else SHELL[0]
+        name = argument_vector(_kind(request), request.shell, request.args)[0]
         message = f"{name!r} cannot be executed inside the sandbox: {why}"
         return LaunchFailed(Problem("program_not_found", pointer, message))
     return LaunchFailed(Problem(f"command_{error.step.name.lower()}", "", str(error)))

@@ -83,6 +83,8 @@ def command_request(
     if vm := _machine(provisioned, has_args="args" in ours):
         ours["vm"] = vm
     body = {"version": NEWEST, "containment": containment, "process": process, extension.KEY: ours}
+    if "hyperlight" in provisioned:
+        body["hyperlight"] = provisioned["hyperlight"]
     return build_request(Document(NEWEST, NEWEST, RequestKind.ONE_SHOT, body, document.warnings))
 
 

@@ -23,7 +23,7 @@ __all__ = [
     "parse",
 ]
 
-PREFIXES = {"bubblewrap": "bwrap", "lxc": "lxc", "microvm": "vm", "vm": "vm"}
+PREFIXES = {"bubblewrap": "bwrap", "lxc": "lxc", "microvm": "vm", "vm": "vm", "hyperlight": "hl"}
 """Containment → what its ids begin with."""
 TAIL_DIGITS = 32
 _HEX = frozenset("0123456789abcdef")

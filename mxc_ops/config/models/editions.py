@@ -31,10 +31,12 @@ PROVISION_REQUESTS: Mapping[str, str] = {
     "isolation_session": "IsolationSessionProvisionRequest",
     "wslc": "WslcProvisionRequest",
     "windows_sandbox": "WindowsSandboxProvisionRequest",
-    **dict.fromkeys(("process", "bubblewrap", "lxc", "microvm", "vm"), "SessionProvisionRequest"),
+    **dict.fromkeys(
+        ("process", "bubblewrap", "lxc", "microvm", "vm", "hyperlight"), "SessionProvisionRequest"
+    ),
 }
 """Containment → the closed shape of its provision request; the last one is ours (see `extended`)."""
-_SESSION_FIELDS = ("containerId", "filesystem", "fallback", "network", "ui", "runtimeConfig")
+_SESSION_FIELDS = ("containerId", "filesystem", "fallback", "network", "ui", "runtimeConfig", "hyperlight")
 
 
 @dataclass(frozen=True, eq=False)
