@@ -94,7 +94,7 @@ def argument_vector(kind: CommandKind, text: str | None, args: tuple[str, ...]) 
     if kind is CommandKind.ARGS:
         return args
     if kind in OF_WAITING_INTERPRETERS:
-        return ("-c",)
+        return ("-c", *args)
     return (*_TAKEN_BY[kind], text or "")
 
 

@@ -87,8 +87,8 @@ def test_nobody_is_sent_to_a_containment_that_refuses_it_here_too() -> None:
 def test_who_cannot_give_a_network_is_sent_to_those_who_can(containment: str, feature: Feature) -> None:
     assert registry.get(containment).capabilities.support[feature] is Support.GIVEN
     asked = Asked(feature, "/network", "allow")
-    other = Capabilities("hyperlight", {}, {}, frozenset(), interactive_tty=False)
-    (problem,) = refusals(SandboxRequest("hyperlight", asked=(asked,)), other)
+    other = Capabilities("isolation_session", {}, {}, frozenset(), interactive_tty=False)
+    (problem,) = refusals(SandboxRequest("isolation_session", asked=(asked,)), other)
     assert containment in problem.fix
 
 

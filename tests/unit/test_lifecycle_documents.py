@@ -125,7 +125,6 @@ def test_a_correlation_vector_of_the_clients_is_ignored() -> None:
         ("wslc", "unsupported_containment"),
         ("windows_sandbox", "unsupported_containment"),
         ("seatbelt", "unsupported_containment"),
-        ("hyperlight", "unsupported_containment"),
         ("processcontainer", "unsupported_containment"),
     ],
 )

@@ -280,7 +280,7 @@ def test_everything_that_contradicts_itself_is_told_at_once() -> None:
     }
 
 
-@pytest.mark.parametrize("containment", ["bubblewrap", "lxc", "vm", "microvm"])
+@pytest.mark.parametrize("containment", ["bubblewrap", "lxc", "vm", "microvm", "hyperlight"])
 def test_a_one_shot_opens_no_way_without_a_port(containment: str) -> None:
     request = build_request(
         loaded(version="1.1.0-alpha", containment=containment, network=LOOPBACK_OPEN), platform="linux"
@@ -292,7 +292,7 @@ def test_a_one_shot_opens_no_way_without_a_port(containment: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("containment", ["seatbelt", "processcontainer", "wslc", "hyperlight"])
+@pytest.mark.parametrize("containment", ["seatbelt", "processcontainer", "wslc"])
 def test_the_network_of_a_containment_that_is_not_ours_is_not_judged(containment: str) -> None:
     network = {"ingress": {"default": "allow", "hostLoopback": "allow"}}
     document = loaded(version="1.1.0-alpha", containment=containment, network=network)
