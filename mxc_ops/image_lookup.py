@@ -8,7 +8,7 @@ from backends.base import SandboxRequest
 from backends.errors import BackendUnavailable, ConfigError, Problem
 from backends.frozen import replace
 from backends.hyperlight_settings import Driver, Runtime
-from backends.virtual_machine import Image, System, VirtualMachine
+from backends.virtual_machine import CommandKind, Image, System, VirtualMachine
 from mxc_ops.policy import machine
 
 __all__ = ["with_image"]
@@ -43,7 +43,25 @@ def _of_machine(request: SandboxRequest, vm: VirtualMachine) -> SandboxRequest:
     if not machine.is_image_name(vm.image_name):
         message = f"{vm.image_name!r} is not the name of an image"
         raise ConfigError(Problem("invalid_value", pointer, message, expected=machine.A_NAME))
-    return replace(request, vm=replace(vm, image=_found(lambda: find_image(vm.image_name), pointer)))
+    try:
+        found = _found(lambda: find_image(vm.image_name), pointer)
+    except BackendUnavailable as error:
+        raise _of_runtime(request, vm, error) from error
+    return replace(request, vm=replace(vm, image=found))
+
+
+def _of_runtime(request: SandboxRequest, vm: VirtualMachine, error: BackendUnavailable) -> BackendUnavailable:
+    """The same, for a runtime that others have to make an image of."""
+    if vm.command is not CommandKind.DOTNET_JIT or error.problems[0].code != "no_image":
+        return error
+    message = (
+        f"there is no image {vm.image_name!r} on this host, and mxc-ops has no recipe for it:"
+        " it takes .NET's SDK, which Debian does not have"
+    )
+    expected = "an image with a program dotnet-jit that takes source after -c"
+    fix = f"mxc-ops image build RECIPE.toml --name {vm.image_name}"
+    pointer = request.pointers.get("runtime" if request.hyperlight else "command_kind", "")
+    return BackendUnavailable(Problem("no_image", pointer, message, expected=expected, fix=fix))
 
 
 def _of_system(system: System) -> Image:

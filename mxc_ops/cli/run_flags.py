@@ -65,6 +65,7 @@ _FIELDS = {
     "a path of read_only or read_write": "a path of --ro or --rw",
     "mxcOps.limits.bestEffort": "--best-effort",
     "remove system": "remove --distribution and --release",
+    "remove hyperlight": "remove --runtime and --driver",
     'network(allow=["*"], deny=[…])': "--allow-net '*' and --deny-net, without --net all",
     'network(allow=[…]) without default="allow"': "--allow-net without --net all",
     'network(publish=["8080:80"])': "--publish 8080:80",
