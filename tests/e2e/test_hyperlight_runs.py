@@ -173,6 +173,7 @@ def test_the_command_line_names_runtime_and_driver(somebody: Commands) -> None:
     document = {"version": "1.1.0-alpha", "containment": "hyperlight", "hyperlight": {"runtime": "bash"}}
     document |= {"process": {"commandLine": "true"}, "mxcOps": {"hyperlight": {"driver": "qemu"}}}
     planned = somebody.run(MXC_OPS, "plan", somebody.config(document))
-    assert {"driver": "qemu", "runtime": "bash"}.items() <= json.loads(planned.stdout).items()
+    plan = json.loads(planned.stdout)["plan"]
+    assert (plan["driver"], plan["runtime"]) == ("qemu", "bash")
     foreign = somebody.run(MXC_OPS, "run", "--runtime", "node", "--", "1")
     assert foreign.returncode == 125 and "remove --runtime and --driver" in foreign.stderr
