@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from backends.digest import Fingerprint
 from backends.ended import Ended
@@ -22,6 +22,9 @@ from backends.features import Asked, Capabilities
 from backends.frozen import frozen
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import Image, System, VirtualMachine
+
+if TYPE_CHECKING:
+    from backends.wslc.settings import WslcSettings
 
 
 class Access(Enum):
@@ -135,6 +138,7 @@ class SandboxRequest:
     user: int | None = None
     group: int | None = None
     vm: VirtualMachine | None = None
+    wslc: WslcSettings | None = None
     system: System = System()
     image: Image | None = None
     container_id: str = ""

@@ -1,0 +1,269 @@
+"""From a request and a Windows host's facts to the calls that make its WSL container (pure).
+
+Nothing of this needs Windows: the same request and facts give the same plan anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from backends.base import Environment, ObjectKind, SandboxRequest, StdinMode, Timeout
+from backends.errors import BackendUnavailable, PolicyRefused, Problem
+from backends.features import Feature
+from backends.frozen import frozen
+from backends.plan_parts import timeout_as_dict
+from backends.wslc.needs import NEEDS
+from backends.wslc.settings import WslcSettings
+from backends.wslc.windows import checks
+from backends.wslc.windows.facts import WindowsFacts
+from backends.wslc.windows.image import PlannedImage, plan_image
+from backends.wslc.windows.paths import WindowsPath, read_path, shown
+from backends.wslc.windows.steps import (
+    KEEP_ALIVE,
+    OUTPUT_CAP,
+    Phase,
+    Port,
+    Step,
+    command_of,
+    container_steps,
+    ending_steps,
+    exec_steps,
+    first_process_steps,
+    process_steps,
+    session_steps,
+    stop_steps,
+)
+from backends.wslc.windows.volumes import Volume, Volumes, look_up, plan_volumes
+
+__all__ = ["LEAST_WSL", "WindowsPlan", "plan_windows", "plan_windows_exec"]
+
+LEAST_WSL: str = next(need.data["version"] for need in NEEDS if need.identifier == "wslc.wsl")
+_NO_ENVIRONMENT = Environment()
+
+
+@frozen
+class WindowsPlan:
+    """All that a launch would do, as data: `steps` in their order, each with its phase.
+
+    `kept`: whether the container waits for commands, instead of running one. `environment` has the values,
+    which only the launch may see.
+    """
+
+    containment: str
+    kept: bool
+    image: PlannedImage
+    storage: str
+    settings: WslcSettings
+    args: tuple[str, ...]
+    cwd: str | None
+    environment: Environment
+    stdin: StdinMode
+    volumes: tuple[Volume, ...]
+    network: bool
+    ports: tuple[Port, ...]
+    timeout: Timeout
+    steps: tuple[Step, ...]
+    enforced: tuple[tuple[str, str], ...]
+    decisions: tuple[str, ...]
+    warnings: tuple[str, ...]
+    pointers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"WindowsPlan({self.as_dict()!r})"  # without environment values: they may end up in a log
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-safe; environment values are left out, for a plan may be logged."""
+        image, settings = self.image, self.settings
+        entries = (*self.environment.entries, *self.environment.secrets)
+        return {
+            "backend": self.containment,
+            "driver": "windows",
+            "tool": {"library": "wslcsdk.dll", "leastVersion": LEAST_WSL},
+            "kept": self.kept,
+            "image": {
+                "name": image.name,
+                "archive": str(image.archive) if image.archive else None,
+                "setup": list(image.setup),
+            },
+            "session": {
+                "storage": self.storage,
+                "cpus": settings.cpus,
+                "memoryMb": settings.memory_mib,
+                "gpu": settings.gpu,
+            },
+            "argv": list(self.args),
+            "cwd": self.cwd,
+            "environment": [name for name, _ in entries],
+            "stdin": self.stdin.value,
+            "outputCapBytes": OUTPUT_CAP,
+            "volumes": [volume.as_dict() | {"pointer": volume.pointer} for volume in self.volumes],
+            "network": {
+                "mode": "bridged" if self.network else "none",
+                "ports": [port.as_dict() | {"pointer": port.pointer} for port in self.ports],
+            },
+            "limits": [],
+            "timeout": timeout_as_dict(self.timeout),
+            "steps": [step.as_dict() for step in self.steps],
+            "enforced": dict(self.enforced),
+            "decisions": list(self.decisions),
+            "warnings": list(self.warnings),
+        }
+
+
+def plan_windows(request: SandboxRequest, facts: WindowsFacts, *, kept: bool = False) -> WindowsPlan:
+    """Lay out one run, or with `kept` a container that is provisioned, started, used, stopped and removed.
+
+    Of a kept container's command, if the request has one, the steps are those of one ``exec``; see
+    `plan_windows_exec` for more of them.
+
+    Raises `PolicyRefused` with everything that Windows' tool cannot hold, `BackendUnavailable` where it is
+    too old for any of this.
+    """
+    settings = request.wslc or WslcSettings()
+    section, network = request.pointers.get("wslc", "/wslc"), "/network/egress/default"
+    problems = [*checks.settings_problems(settings, section), *checks.process_problems(request)]
+    ports = checks.planned_ports(request.network, settings, section)
+    problems += checks.network_problems(request.network, ports, network)
+    storage = _storage(settings, facts, f"{section}/storagePath")
+    place = storage if isinstance(storage, WindowsPath) else None
+    volumes = plan_volumes(request.grants, facts, place)
+    problems += volumes.problems
+    image = plan_image(settings, facts, str(place), section)
+    if isinstance(storage, Problem) or isinstance(image, Problem) or problems:
+        raise PolicyRefused([*(one for one in (storage, image) if isinstance(one, Problem)), *problems])
+    _check_version(facts)
+    has_command = request.shell is not None or bool(request.args)
+    given_up = any(asked.feature is Feature.KEEP_CONTAINER for asked in request.asked)
+    return WindowsPlan(
+        containment=request.containment,
+        kept=kept,
+        image=image,
+        storage=str(storage),
+        settings=settings,
+        args=command_of(request) if has_command else (),
+        cwd=request.cwd,
+        environment=request.environment,
+        stdin=request.stdin.mode,
+        volumes=volumes.volumes,
+        network=request.network.egress_allowed,
+        ports=ports,
+        timeout=request.timeout,
+        steps=tuple(
+            (
+                *_provision(request, settings, str(storage), image, volumes.volumes, ports, kept),
+                Step(Phase.START, "WslcStartContainer", {"flags": _start_flags(kept)}),
+                *_exec(request, kept=kept, has_command=has_command),
+                *stop_steps(),
+                *ending_steps(delete=kept or not given_up),
+            )
+        ),
+        enforced=tuple(_enforced(request, volumes, ports, image)),
+        decisions=(*image.decisions, *volumes.decisions, *_decisions(request, kept, given_up)),
+        warnings=(*checks.warnings(request, settings, section, network), *_archive_warnings(image, volumes)),
+        pointers=request.pointers,
+    )
+
+
+def plan_windows_exec(request: SandboxRequest) -> tuple[Step, ...]:
+    """The calls of one command in a container that was started. Raises `PolicyRefused`."""
+    if problems := list(checks.process_problems(request)):
+        raise PolicyRefused(problems)
+    return tuple(exec_steps(request))
+
+
+def _storage(settings: WslcSettings, facts: WindowsFacts, pointer: str) -> WindowsPath | Problem:
+    if not settings.storage:
+        return read_path(facts.storage, pointer)
+    found = look_up(settings.storage, pointer, facts)
+    if isinstance(found, Problem):
+        return found
+    path, fact = found
+    if fact.kind not in (None, ObjectKind.DIRECTORY):
+        message = f"{shown(settings.storage)} is no directory, and the disk of a session lies in one"
+        return Problem("storage_not_directory", pointer, message, expected="a directory")
+    return path
+
+
+def _check_version(facts: WindowsFacts) -> None:
+    least = [int(part) for part in LEAST_WSL.split(".")]
+    try:
+        found = [int(part) for part in facts.wsl_version.split(".")]
+    except ValueError:
+        found = []
+    if found < least:
+        said = f"it is {shown(facts.wsl_version)}" if facts.wsl_version else "there is none"
+        message = f"WSL containers need WSL {LEAST_WSL} on the host, and {said}"
+        raise BackendUnavailable(Problem("wsl_too_old", "", message, fix="wsl --update --pre-release"))
+
+
+def _provision(
+    request: SandboxRequest,
+    settings: WslcSettings,
+    storage: str,
+    image: PlannedImage,
+    volumes: tuple[Volume, ...],
+    ports: tuple[Port, ...],
+    kept: bool,
+) -> Iterator[Step]:
+    yield from session_steps(storage, settings.cpus, settings.memory_mib, gpu=settings.gpu)
+    yield from image.steps
+    if kept:
+        yield from process_steps(Phase.PROVISION, KEEP_ALIVE, None, _NO_ENVIRONMENT)
+    else:
+        yield from process_steps(Phase.PROVISION, command_of(request), request.cwd, request.environment)
+    bridged = request.network.egress_allowed
+    yield from container_steps(image.name, volumes, ports, network=bridged, gpu=settings.gpu)
+
+
+def _start_flags(kept: bool) -> list[str]:
+    return [] if kept else ["WSLC_CONTAINER_START_FLAG_ATTACH"]
+
+
+def _exec(request: SandboxRequest, *, kept: bool, has_command: bool) -> Iterator[Step]:
+    if not kept:
+        yield from first_process_steps(request.timeout)
+    elif has_command:
+        yield from exec_steps(request)
+
+
+def _enforced(
+    request: SandboxRequest, volumes: Volumes, ports: tuple[Port, ...], image: PlannedImage
+) -> Iterator[tuple[str, str]]:
+    yield "isolation", "a container alone in a virtual machine of its own (Hyper-V)"
+    yield "filesystem", "only granted directories are shared with the machine"
+    if any(volume.read_only for volume in volumes.volumes):
+        yield "filesystem.readonlyPaths", "shared read-only, by the host"
+    yield (
+        "image",
+        "from an archive of the host" if image.archive else "from the session's cache, never pulled",
+    )
+    yield "network", "bridged, behind the machine's NAT" if request.network.egress_allowed else "none at all"
+    for port in ports:
+        where = f"{port.host_address}:{port.host_port}"
+        yield f"port mapping ({where})", f"to the container's {port.container_port}, by WSL's relay"
+    yield "privileges", "the container is never privileged; the engine's own capabilities and seccomp profile"
+    yield "identity", "the image's own user, in the machine"
+    yield "ui", "the container has no display"
+
+
+def _decisions(request: SandboxRequest, kept: bool, given_up: bool) -> Iterator[str]:
+    if kept:
+        yield "one process must hold the session from provision to deprovision: its end is the machine's"
+        if request.timeout.after_ms:
+            yield "a command whose time is up is killed; what it started in the container lives until stop"
+    elif given_up:
+        yield "the container is kept after the run, on the session's disk: lifecycle.destroyOnExit is false"
+    else:
+        yield "the container is deleted after the run"
+
+
+def _archive_warnings(image: PlannedImage, volumes: Volumes) -> Iterator[str]:
+    if image.archive is None:
+        return
+    for volume in volumes.volumes:
+        tree = read_path(volume.host, volume.pointer)
+        if isinstance(tree, WindowsPath) and not volume.read_only and image.archive.within(tree):
+            yield (
+                f"{volume.pointer}: {shown(volume.host)} holds the archive {shown(str(image.archive))}, which"
+                " the sandbox may replace: later runs then get another image"
+            )
