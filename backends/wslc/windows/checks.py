@@ -93,7 +93,7 @@ def network_problems(policy: NetworkPolicy, ports: tuple[Port, ...], pointer: st
         message = "on Windows the network of a WSL container is none or all of it: there are no rules by name"
         yield Problem("network_rule_not_supported", rule.pointer, message, fix=f"{either}, or {LINUX_FIX}")
     if policy.proxy is not None:
-        message = CAPABILITIES.reasons[Feature.NETWORK_PROXY] + ", and from there it does not reach yours"
+        message = CAPABILITIES.reasons[Feature.NETWORK_PROXY]
         fix = f"remove it and name a proxy in process.env, which programs may ignore; or {LINUX_FIX}"
         yield Problem("proxy_not_supported", policy.proxy.pointer, message, fix=fix)
     for mapping in policy.mappings:
@@ -142,7 +142,7 @@ def warnings(request: SandboxRequest, settings: WslcSettings, pointer: str, netw
         yield "/mxcOps/wslc/sharedVm: on Windows every sandbox has a machine of its own; nothing is shared"
     if request.seccomp == "debug":
         place = request.pointers.get("seccomp", "/mxcOps/seccomp")
-        yield f"{place}: the container engine's own profile is all there is on Windows; 'debug' is never given"
+        yield f"{place}: on Windows there is the container engine's own profile alone: no 'debug'"
     if settings.gpu:
         yield f"{pointer}/gpu: the sandbox talks to the graphics driver of the host"
     if request.network.egress_allowed:

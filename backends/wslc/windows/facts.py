@@ -18,9 +18,9 @@ class PathFact:
 
     Parameters
     ----------
-    real: the final name that Windows gives a handle to it (``GetFinalPathNameByHandleW``, without ``\\\\?\\``):
-        no link, no short name, no substituted drive and no other case is left in it. Where there is nothing,
-        that of what exists above, and the rest as written.
+    real: the final name that Windows gives a handle to it (by ``GetFinalPathNameByHandleW``), from the drive
+        on: no link, no short name, no substituted drive and no other case is left in it. Where
+        there is nothing, that of what exists above, and the rest as written.
     kind: None: there is nothing.
     readable, writable: the rights of the user for whom the container is started.
     links_unaccounted: it, or something in it, has further names (hard links) that were not all looked for.

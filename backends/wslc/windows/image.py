@@ -1,8 +1,10 @@
 """Which image a container of Windows' own is made of, and how it gets into the session's cache (pure).
 
 It is never pulled (backends.md §5): a reference must be in the cache already, an archive is imported from the
-host. An archive of a root file system gets a name by its digest, so that no image that was cached under a
-name before is taken for it; upstream skips the import then.
+host. Only ``WslcPullSessionImage`` pulls, and no plan has it; without its image a container is not made
+(``WSLC_E_IMAGE_NOT_FOUND``), and a digest in a reference holds the engine to it. An archive of a root file
+system gets a name by its digest, so that no image that was cached under a name before is taken for it;
+upstream skips the import then.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from backends.wslc.windows.volumes import LINUX_FIX, look_up
 __all__ = ["PlannedImage", "plan_image"]
 
 _LONGEST_NAME = 255  # WSLC_IMAGE_NAME_LENGTH is 256, with the end of the string
-_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*(@sha256:[0-9a-f]{64})?")
+_REFERENCE = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+    r"(?P<tag>:[A-Za-z0-9_][A-Za-z0-9._-]*)?(?P<digest>@sha256:[0-9a-f]{64})?"
+)
 
 
 @frozen
@@ -44,21 +49,23 @@ def plan_image(
     if settings.image_tar:
         return _from_archive(settings.image_tar, facts, f"{pointer}/imageTarPath")
     name = settings.image
-    if len(name) > _LONGEST_NAME or not _REFERENCE.fullmatch(name):
+    reference = _REFERENCE.fullmatch(name)
+    if len(name) > _LONGEST_NAME or reference is None:
         message = f"{shown(name[:_LONGEST_NAME])} is no reference of an image"
         expected = f"such as 'alpine:latest', at most {_LONGEST_NAME} characters"
         return Problem("image_reference", f"{pointer}/image", message, expected=expected)
+    if not reference["tag"] and not reference["digest"]:
+        name += ":latest"
     path = executor("wslc").data["path"]
     setup = (f"{path}\\bin\\x64\\wxc-exec.exe", "--setup-wslc", "--image", name, "--storage-path", storage)
     decision = f"{pointer}/image: {shown(name)} must be in the cache of the session; it is never pulled"
-    return PlannedImage(name, (_listed(name),), setup, decisions=(decision,))
+    steps = () if reference["digest"] else (_listed(name),)
+    return PlannedImage(name, steps, setup, decisions=(decision,))
 
 
 def _listed(name: str) -> Step:
-    """The last call before a container is made: without the image, or with another digest, it is not."""
-    base, _, digest = name.partition("@sha256:")
-    expected = {"name": base, "sha256": digest} if digest else {"name": name}
-    return Step(Phase.PROVISION, "WslcListSessionImages", {"expect": expected})
+    """The cache, which lists tags only, is asked first, so that the answer can be `setup`."""
+    return Step(Phase.PROVISION, "WslcListSessionImages", {"expect": {"name": name}})
 
 
 def _from_archive(written: str, facts: WindowsFacts, pointer: str) -> PlannedImage | Problem:

@@ -19,7 +19,7 @@ def refuse_launch(plan: WindowsPlan) -> NoReturn:
             f"the plan of this {plan.containment} sandbox for Windows is made and holds its policy, but"
             " mxc-ops does not launch on Windows yet",
             expected="a Linux host, where a virtual machine of mxc-ops runs the same document",
-            fix="mxc-ops run CONFIG on Linux; or have a program make the calls of the plan's 'steps', in their"
-            " order, with wslcsdk.dll",
+            fix="mxc-ops run CONFIG on Linux; or have a program of yours make the calls of the plan's 'steps'"
+            " with wslcsdk.dll, in their order",
         )
     )

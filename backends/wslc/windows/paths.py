@@ -20,8 +20,10 @@ _DEVICE = re.compile(r"[\\/]{2}[?.](?:[\\/]|$)|\\\?\?\\")
 _MOUNTED = re.compile(r"/mnt/([a-zA-Z])(/.*)?")
 _FORBIDDEN = frozenset('<>"|?*')
 _RESERVED = frozenset(
-    ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$")
-    + tuple(device + number for device in ("COM", "LPT") for number in "0123456789¹²³")
+    (
+        *("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"),
+        *(device + number for device in ("COM", "LPT") for number in "0123456789¹²³"),
+    )
 )
 _ABSOLUTE = "an absolute path on a drive, such as 'C:\\work'"
 
@@ -133,7 +135,7 @@ def _component(name: str, written: str, pointer: str) -> Problem | None:
         return Problem(
             "path_stream",
             pointer,
-            f"{shown(written)} names a stream of {shown(file)}, and a container can be given files only whole",
+            f"{shown(written)} names a stream of {shown(file)}, and only whole files can be given",
             fix=f"name {shown(file)} without what follows the colon",
         )
     if any(ord(letter) < 32 or letter in _FORBIDDEN for letter in name):

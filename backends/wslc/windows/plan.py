@@ -31,6 +31,7 @@ from backends.wslc.windows.steps import (
     first_process_steps,
     process_steps,
     session_steps,
+    start_steps,
     stop_steps,
 )
 from backends.wslc.windows.volumes import Volume, Volumes, look_up, plan_volumes
@@ -38,7 +39,7 @@ from backends.wslc.windows.volumes import Volume, Volumes, look_up, plan_volumes
 __all__ = ["LEAST_WSL", "WindowsPlan", "plan_windows", "plan_windows_exec"]
 
 LEAST_WSL: str = next(need.data["version"] for need in NEEDS if need.identifier == "wslc.wsl")
-_NO_ENVIRONMENT = Environment()
+_NETWORK = "/network/egress/default"
 
 
 @frozen
@@ -119,47 +120,30 @@ def plan_windows(request: SandboxRequest, facts: WindowsFacts, *, kept: bool = F
     Raises `PolicyRefused` with everything that Windows' tool cannot hold, `BackendUnavailable` where it is
     too old for any of this.
     """
-    settings = request.wslc or WslcSettings()
-    section, network = request.pointers.get("wslc", "/wslc"), "/network/egress/default"
-    problems = [*checks.settings_problems(settings, section), *checks.process_problems(request)]
-    ports = checks.planned_ports(request.network, settings, section)
-    problems += checks.network_problems(request.network, ports, network)
-    storage = _storage(settings, facts, f"{section}/storagePath")
-    place = storage if isinstance(storage, WindowsPath) else None
-    volumes = plan_volumes(request.grants, facts, place)
-    problems += volumes.problems
-    image = plan_image(settings, facts, str(place), section)
-    if isinstance(storage, Problem) or isinstance(image, Problem) or problems:
-        raise PolicyRefused([*(one for one in (storage, image) if isinstance(one, Problem)), *problems])
-    _check_version(facts)
-    has_command = request.shell is not None or bool(request.args)
-    given_up = any(asked.feature is Feature.KEEP_CONTAINER for asked in request.asked)
+    parts = _parts(request, facts)
+    settings, image, volumes = parts.settings, parts.image, parts.volumes
+    not_deleted = not kept and any(asked.feature is Feature.KEEP_CONTAINER for asked in request.asked)
     return WindowsPlan(
         containment=request.containment,
         kept=kept,
         image=image,
-        storage=str(storage),
+        storage=parts.storage,
         settings=settings,
-        args=command_of(request) if has_command else (),
+        args=command_of(request) if _has_command(request) else (),
         cwd=request.cwd,
         environment=request.environment,
         stdin=request.stdin.mode,
         volumes=volumes.volumes,
         network=request.network.egress_allowed,
-        ports=ports,
+        ports=parts.ports,
         timeout=request.timeout,
-        steps=tuple(
-            (
-                *_provision(request, settings, str(storage), image, volumes.volumes, ports, kept),
-                Step(Phase.START, "WslcStartContainer", {"flags": _start_flags(kept)}),
-                *_exec(request, kept=kept, has_command=has_command),
-                *stop_steps(),
-                *ending_steps(delete=kept or not given_up),
-            )
+        steps=tuple(_steps(request, parts, kept=kept, delete=not not_deleted)),
+        enforced=tuple(_enforced(request, parts)),
+        decisions=(*image.decisions, *volumes.decisions, *_decisions(request, kept, not_deleted)),
+        warnings=(
+            *checks.warnings(request, settings, parts.section, _NETWORK),
+            *_archive_warnings(image, volumes),
         ),
-        enforced=tuple(_enforced(request, volumes, ports, image)),
-        decisions=(*image.decisions, *volumes.decisions, *_decisions(request, kept, given_up)),
-        warnings=(*checks.warnings(request, settings, section, network), *_archive_warnings(image, volumes)),
         pointers=request.pointers,
     )
 
@@ -169,6 +153,40 @@ def plan_windows_exec(request: SandboxRequest) -> tuple[Step, ...]:
     if problems := list(checks.process_problems(request)):
         raise PolicyRefused(problems)
     return tuple(exec_steps(request))
+
+
+@frozen
+class _Parts:
+    """What a request comes down to on this host. `section` is where the document's `wslc` section is."""
+
+    settings: WslcSettings
+    section: str
+    storage: str
+    image: PlannedImage
+    volumes: Volumes
+    ports: tuple[Port, ...]
+
+
+def _parts(request: SandboxRequest, facts: WindowsFacts) -> _Parts:
+    """Raises what `plan_windows` raises."""
+    settings = request.wslc or WslcSettings()
+    section = request.pointers.get("wslc", "/wslc")
+    ports = checks.planned_ports(request.network, settings, section)
+    storage = _storage(settings, facts, f"{section}/storagePath")
+    place = storage if isinstance(storage, WindowsPath) else None
+    volumes = plan_volumes(request.grants, facts, place)
+    image = plan_image(settings, facts, str(storage), section)
+    problems = [
+        *(one for one in (storage, image) if isinstance(one, Problem)),
+        *checks.settings_problems(settings, section),
+        *checks.process_problems(request),
+        *checks.network_problems(request.network, ports, _NETWORK),
+        *volumes.problems,
+    ]
+    if problems or isinstance(image, Problem):
+        raise PolicyRefused(problems)
+    _check_version(facts)
+    return _Parts(settings, section, str(storage), image, volumes, ports)
 
 
 def _storage(settings: WslcSettings, facts: WindowsFacts, pointer: str) -> WindowsPath | Problem:
@@ -196,49 +214,49 @@ def _check_version(facts: WindowsFacts) -> None:
         raise BackendUnavailable(Problem("wsl_too_old", "", message, fix="wsl --update --pre-release"))
 
 
-def _provision(
-    request: SandboxRequest,
-    settings: WslcSettings,
-    storage: str,
-    image: PlannedImage,
-    volumes: tuple[Volume, ...],
-    ports: tuple[Port, ...],
-    kept: bool,
-) -> Iterator[Step]:
-    yield from session_steps(storage, settings.cpus, settings.memory_mib, gpu=settings.gpu)
-    yield from image.steps
+def _has_command(request: SandboxRequest) -> bool:
+    return request.shell is not None or bool(request.args)
+
+
+def _steps(request: SandboxRequest, parts: _Parts, *, kept: bool, delete: bool) -> Iterator[Step]:
+    settings, bridged = parts.settings, request.network.egress_allowed
+    yield from session_steps(parts.storage, settings.cpus, settings.memory_mib, gpu=settings.gpu)
+    yield from parts.image.steps
+    yield from _first_process(request, kept=kept)
+    yield from container_steps(
+        parts.image.name, parts.volumes.volumes, parts.ports, network=bridged, gpu=settings.gpu
+    )
+    yield from start_steps(attached=not kept)
+    yield from _exec(request, kept=kept)
+    yield from stop_steps()
+    yield from ending_steps(delete=delete)
+
+
+def _first_process(request: SandboxRequest, *, kept: bool) -> Iterator[Step]:
     if kept:
-        yield from process_steps(Phase.PROVISION, KEEP_ALIVE, None, _NO_ENVIRONMENT)
-    else:
-        yield from process_steps(Phase.PROVISION, command_of(request), request.cwd, request.environment)
-    bridged = request.network.egress_allowed
-    yield from container_steps(image.name, volumes, ports, network=bridged, gpu=settings.gpu)
+        return process_steps(Phase.PROVISION, KEEP_ALIVE, None, Environment())
+    return process_steps(Phase.PROVISION, command_of(request), request.cwd, request.environment)
 
 
-def _start_flags(kept: bool) -> list[str]:
-    return [] if kept else ["WSLC_CONTAINER_START_FLAG_ATTACH"]
-
-
-def _exec(request: SandboxRequest, *, kept: bool, has_command: bool) -> Iterator[Step]:
+def _exec(request: SandboxRequest, *, kept: bool) -> Iterator[Step]:
     if not kept:
         yield from first_process_steps(request.timeout)
-    elif has_command:
+    elif _has_command(request):
         yield from exec_steps(request)
 
 
-def _enforced(
-    request: SandboxRequest, volumes: Volumes, ports: tuple[Port, ...], image: PlannedImage
-) -> Iterator[tuple[str, str]]:
+def _enforced(request: SandboxRequest, parts: _Parts) -> Iterator[tuple[str, str]]:
+    archive = parts.image.archive
     yield "isolation", "a container alone in a virtual machine of its own (Hyper-V)"
     yield "filesystem", "only granted directories are shared with the machine"
-    if any(volume.read_only for volume in volumes.volumes):
+    if any(volume.read_only for volume in parts.volumes.volumes):
         yield "filesystem.readonlyPaths", "shared read-only, by the host"
     yield (
         "image",
-        "from an archive of the host" if image.archive else "from the session's cache, never pulled",
+        "from an archive of the host" if archive else "from the session's cache, never pulled",
     )
     yield "network", "bridged, behind the machine's NAT" if request.network.egress_allowed else "none at all"
-    for port in ports:
+    for port in parts.ports:
         where = f"{port.host_address}:{port.host_port}"
         yield f"port mapping ({where})", f"to the container's {port.container_port}, by WSL's relay"
     yield "privileges", "the container is never privileged; the engine's own capabilities and seccomp profile"
@@ -246,12 +264,12 @@ def _enforced(
     yield "ui", "the container has no display"
 
 
-def _decisions(request: SandboxRequest, kept: bool, given_up: bool) -> Iterator[str]:
+def _decisions(request: SandboxRequest, kept: bool, not_deleted: bool) -> Iterator[str]:
     if kept:
         yield "one process must hold the session from provision to deprovision: its end is the machine's"
         if request.timeout.after_ms:
             yield "a command whose time is up is killed; what it started in the container lives until stop"
-    elif given_up:
+    elif not_deleted:
         yield "the container is kept after the run, on the session's disk: lifecycle.destroyOnExit is false"
     else:
         yield "the container is deleted after the run"

@@ -35,6 +35,7 @@ __all__ = [
     "first_process_steps",
     "process_steps",
     "session_steps",
+    "start_steps",
     "stop_steps",
 ]
 
@@ -47,7 +48,7 @@ SIGNALS = {name: f"WSLC_SIGNAL_SIG{name}" for name in ("HUP", "INT", "QUIT", "KI
 
 
 class Phase(Enum):
-    """lifecycle.md §1. A run that is not kept goes through all of them, and its command is the first process."""
+    """lifecycle.md §1. A run goes through all of them; its command is the container's first process."""
 
     PROVISION = "provision"
     START = "start"
@@ -153,6 +154,12 @@ def process_steps(
         yield Step(phase, "WslcSetProcessSettingsEnvVariables", {"names": names})
 
 
+def start_steps(*, attached: bool) -> Iterator[Step]:
+    """`attached`: the first process has streams that somebody will read."""
+    flags = ["WSLC_CONTAINER_START_FLAG_ATTACH"] if attached else []
+    yield Step(Phase.START, "WslcStartContainer", {"flags": flags})
+
+
 def first_process_steps(timeout: Timeout) -> Iterator[Step]:
     """Following a container's first process to its end; its end is the container's."""
     yield Step(Phase.EXEC, "WslcGetContainerInitProcess", {})
@@ -165,7 +172,7 @@ def first_process_steps(timeout: Timeout) -> Iterator[Step]:
 
 
 def exec_steps(request: SandboxRequest) -> Iterator[Step]:
-    """One command in a container that is kept; when its time is up, the process dies and not the container."""
+    """One command in a kept container; when its time is up, the process dies and not the container."""
     timeout = request.timeout
     yield from process_steps(Phase.EXEC, command_of(request), request.cwd, request.environment)
     yield Step(Phase.EXEC, "WslcCreateContainerProcess", {})

@@ -99,7 +99,7 @@ def look_up(written: str, pointer: str, facts: WindowsFacts) -> tuple[WindowsPat
     fact = facts.paths.get(written)
     if fact is None or fact.error:
         why = fact.error if fact else "it was not looked at"
-        fix = f"fsutil file queryFileID {written} says what is wrong"
+        fix = f'fsutil file queryFileID "{written}" says what is wrong'
         return Problem("path_unresolved", pointer, f"{shown(written)} could not be looked up: {why}", fix=fix)
     real = read_path(fact.real, pointer)
     if isinstance(real, Problem):
@@ -152,8 +152,8 @@ def _refusals(place: _Place, places: Sequence[_Place], storage: WindowsPath | No
         yield Problem(
             "links_unaccounted",
             place.grant.pointer,
-            f"{shown(place.grant.path)} is {place.access.value}, but it, or something in it, has further names"
-            f" (hard links) that could not all be looked for, and {shown(shower.grant.path)} may show them",
+            f"{shown(place.grant.path)} is {place.access.value}, but it, or something in it, has further"
+            f" names (hard links) that could not all be looked for; {shown(shower.grant.path)} may show them",
             fix="copy the files instead of hard linking them, or grant a directory on another drive",
         )
 
