@@ -23,6 +23,7 @@ from backends.frozen import frozen
 from backends.hyperlight_settings import HyperlightSettings
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import Image, System, VirtualMachine
+from backends.wslc_settings import WslcSettings
 
 
 class Access(Enum):
@@ -137,6 +138,7 @@ class SandboxRequest:
     group: int | None = None
     vm: VirtualMachine | None = None
     hyperlight: HyperlightSettings | None = None
+    wslc: WslcSettings | None = None
     system: System = System()
     image: Image | None = None
     container_id: str = ""
