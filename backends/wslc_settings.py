@@ -29,6 +29,7 @@ class WslcSettings:
     storage: host directory in which the container's own disk lies while it is there; "" keeps what it writes
         in memory.
     shared_vm: whether the utility VM is one for all such containers of the owner.
+    pull: whether an image that is not here may be fetched for the run.
     """
 
     image: str = DEFAULT_IMAGE
@@ -40,3 +41,4 @@ class WslcSettings:
     storage: str = ""
     ports: tuple[PortMapping, ...] = ()
     shared_vm: bool = False
+    pull: bool = False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
     from backends.virtual_machine import CommandKind, System, VirtualMachine
+    from backends.wslc_settings import WslcSettings
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
@@ -84,6 +85,7 @@ __all__ = [
     "UsageError",
     "VirtualMachine",
     "WarmPool",
+    "WslcSettings",
     "arun",
     "network",
     "prepare",
@@ -103,6 +105,7 @@ _HOMES = {
     ),
     "backends.hyperlight_settings": ("Driver", "HyperlightSettings", "Runtime"),
     "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
+    "backends.wslc_settings": ("WslcSettings",),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
     "mxc_ops.policy.network_builder": ("network",),

@@ -9,7 +9,7 @@ from backends import registry
 from backends.base import Access, SecretSource, StdinMode
 from backends.hyperlight_settings import HyperlightSettings, Runtime
 from backends.virtual_machine import System
-from mxc_ops.policy import machine
+from mxc_ops.policy import containers, machine
 from mxc_ops.policy.features import LIMIT_FIELDS, check_features
 from mxc_ops.policy.host_loopback import apart_from_ports, asks_for_ports
 from mxc_ops.policy.network_document import extension_parts, network_section, runtime_config
@@ -40,9 +40,9 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "timeout_s": timeout.after_ms / 1000 if timeout.after_ms else None,
         "grace_s": timeout.grace_ms / 1000,
         "timeout_signal": timeout.signal,
-        "cwd": request.cwd or "/",
+        "cwd": request.cwd if request.cwd != "/" or request.wslc else None,
         "seccomp": request.seccomp,
-        "network": request.network,
+        "network": containers.without_ports(request.network),
         "host_loopback": asks_for_ports(request),
         "stdin": request.stdin,
         "tty": request.tty,
@@ -51,6 +51,7 @@ def policy_arguments(source: Any) -> dict[str, Any]:
         "containment": request.containment,
         "vm": machine.without_defaults(request.containment, request.vm, runtime) if request.vm else None,
         "hyperlight": request.hyperlight,
+        "wslc": request.wslc,
         "system": request.system if request.system != System() else None,
         "name": request.container_id,
     }
@@ -76,6 +77,7 @@ def config_from_policy(policy: Policy, shell: str | None, args: tuple[str, ...])
             ),
             "lxc": _system(policy),
             "hyperlight": _runtime(policy),
+            "wslc": containers.written_section(policy.wslc) if policy.wslc else None,
             "network": network_section(policy.network, host_loopback=policy.host_loopback),
             "runtimeConfig": runtime_config(policy.network),
             "mxcOps": extension,
@@ -87,7 +89,7 @@ def _process(policy: Policy, shell: str | None) -> dict[str, Any]:
     process = _present(
         {
             "commandLine": shell,
-            "cwd": None if policy.cwd == "/" else os.fspath(policy.cwd),
+            "cwd": None if policy.cwd is None else os.fspath(policy.cwd),
             "timeout": 0 if policy.timeout_s is None else max(1, round(policy.timeout_s * 1000)),
         }
     )
@@ -127,6 +129,7 @@ def _extension(policy: Policy) -> dict[str, Any]:
             "env": secrets,
             "vm": _machine(policy),
             "hyperlight": _driver(policy),
+            "wslc": _container(policy),
             **extension_parts(policy.network),
         }
     )
@@ -149,6 +152,12 @@ def _driver(policy: Policy) -> dict[str, Any]:
     if policy.hyperlight is None or policy.hyperlight.driver is None:
         return {}
     return {"driver": policy.hyperlight.driver.value}
+
+
+def _container(policy: Policy) -> dict[str, Any]:
+    if policy.wslc is None:
+        return {}
+    return {name: True for name, field in containers.OWN_FIELDS.items() if getattr(policy.wslc, field)}
 
 
 def _machine(policy: Policy) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from backends.frozen import replace
 from backends.hyperlight_settings import HyperlightSettings, Runtime
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import System, VirtualMachine
+from backends.wslc_settings import WslcSettings
 from mxc_ops import policy_checks
-from mxc_ops.policy import machine
+from mxc_ops.policy import containers, machine
 from mxc_ops.policy.network_checks import asked_of, network_warnings
 from mxc_ops.policy.system import wanted_system
 
@@ -32,11 +33,12 @@ class Policy:
     ----------
     read_only, read_write, denied: absolute host paths; the most specific one wins, all others are hidden.
     optional: those of the granted paths that may be missing.
-    env: the workload's variables, exactly; None stands for the defaults (PATH and TERM). A `SecretSource` as
+    env: the workload's variables, exactly (of a ``wslc`` container, beside its image's); None stands for the
+        defaults (PATH and TERM). A `SecretSource` as
         value is read from its file or descriptor when the sandbox starts and is never shown.
     limits: see `Limits`; units are in its field names.
     timeout_s: seconds until `timeout_signal` is sent, `grace_s` later all is killed; None waits for ever.
-    cwd: absolute path inside the sandbox.
+    cwd: absolute path inside the sandbox; None is ``/``, or where the image of a ``wslc`` container says.
     seccomp: profile of allowed system calls: ``default``, ``strict`` or ``debug``.
     network: what `network` answers, as in ``network(allow=["example.test"], publish=["8080:80"])``; by
         default nothing is reachable.
@@ -50,6 +52,7 @@ class Policy:
         ``hyperlight`` runs source of the runtime that `hyperlight` names.
     vm: what that machine is like, where its defaults are not meant; see `VirtualMachine`.
     hyperlight: runtime and driver of ``hyperlight``; by default Python, and whatever works here.
+    wslc: image, size and ports of a ``wslc`` container; by default ``alpine:latest``.
     system: for ``lxc``, the distribution that its root is, and one name of its release; None is whatever the
         image ``base`` has.
     name: free text that names the sandbox in logs.
@@ -67,7 +70,7 @@ class Policy:
     timeout_s: float | None = None
     grace_s: float = 0.0
     timeout_signal: str = "TERM"
-    cwd: Path = "/"
+    cwd: Path | None = None
     seccomp: str = "default"
     network: NetworkPolicy = NO_NETWORK
     host_loopback: bool = False
@@ -78,6 +81,7 @@ class Policy:
     containment: str = "process"
     vm: VirtualMachine | None = None
     hyperlight: HyperlightSettings | None = None
+    wslc: WslcSettings | None = None
     system: System | None = None
     name: str = ""
 
@@ -88,7 +92,8 @@ class Policy:
             object.__setattr__(self, name, tuple(os.fspath(path) for path in paths))
         if self.env is not None:
             object.__setattr__(self, "env", dict(self.env))
-        object.__setattr__(self, "cwd", os.fspath(self.cwd))
+        if self.cwd is not None:
+            object.__setattr__(self, "cwd", os.fspath(self.cwd))
 
     @classmethod
     def from_config(cls, source: Any) -> Policy:
@@ -139,6 +144,10 @@ class Policy:
         return policy_checks.split_command(command, kind)
 
     @property
+    def _of_image(self) -> bool:
+        return self.containment in machine.OF_CONTAINER_IMAGES
+
+    @property
     def _runtime(self) -> Runtime:
         return self.hyperlight.runtime if self.hyperlight else Runtime.PYTHON
 
@@ -167,12 +176,15 @@ class Policy:
             foreign.append(("system", str(self.system)))
         if self.hyperlight is not None and containment != "hyperlight":
             foreign.append(("hyperlight", self.hyperlight.runtime.value))
+        if self.wslc is not None and containment != "wslc":
+            foreign.append(("wslc", self.wslc.image_tar or self.wslc.image))
+        wslc = (self.wslc or WslcSettings()) if containment == "wslc" else None
         return SandboxRequest(
             containment=containment,
-            cwd=os.fspath(self.cwd),
+            cwd=os.fspath(self.cwd) if self.cwd is not None else None if self._of_image else "/",
             environment=self._environment(),
             grants=grants,
-            network=self.network,
+            network=self.network if wslc is None else containers.with_ports(self.network, wslc, "wslc"),
             asked=(
                 *(Asked(Feature.BACKEND_SECTION, name, value) for name, value in foreign),
                 *asked_of(self.network),
@@ -186,6 +198,7 @@ class Policy:
             user=self.user,
             group=self.group if self.group is not None else self.user,
             hyperlight=(self.hyperlight or HyperlightSettings()) if containment == "hyperlight" else None,
+            wslc=wslc,
             system=wanted_system(self.system.distribution, self.system.releases[0])
             if self.system is not None
             else System(),
@@ -208,6 +221,8 @@ class Policy:
         )
 
     def _environment(self) -> Environment:
+        if self.env is None and self._of_image:
+            return Environment()
         if self.env is None:
             from mxc_ops.policy.environment import DEFAULT_ENVIRONMENT
 
@@ -246,4 +261,5 @@ _POINTERS: Mapping[str, str] = {
     "tty": "tty",
     "user": "user",
     "vm": "vm",
+    "wslc": "wslc",
 }

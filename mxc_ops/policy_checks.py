@@ -12,6 +12,7 @@ from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.network.policy import NetworkPolicy
 from backends.virtual_machine import CommandKind, System, VirtualMachine
+from backends.wslc_settings import WslcSettings
 from mxc_ops.policy import machine
 from mxc_ops.policy.command import MAX_STRING_BYTES, check_command, too_long
 from mxc_ops.policy.features import LIMIT_FIELDS
@@ -35,6 +36,7 @@ def check(given: Mapping[str, Any]) -> None:
     problems = [*_paths(given), *_environment(given["env"]), *_limits(given["limits"])]
     problems += [*_times(given), *_choices(given), *_ids(given), *_stdin(given["stdin"])]
     problems += [*_machine(given["vm"]), *_hyperlight(given["hyperlight"]), *_system(given["system"])]
+    problems += [*_container(given["wslc"])]
     network = given["network"]
     if not isinstance(network, NetworkPolicy):
         expected = 'mxc_ops.network(...), as network(allow=["example.test"])'
@@ -158,7 +160,7 @@ def _choices(given: Mapping[str, Any]) -> Iterator[Problem]:
     for name, choices in (("timeout_signal", SIGNALS), ("seccomp", SECCOMP_PROFILES)):
         if given[name] not in choices:
             yield _problem(name, f"{given[name]!r} is not known", ", ".join(choices))
-    cwd = _as_text(given["cwd"])
+    cwd = "/" if given["cwd"] is None else _as_text(given["cwd"])
     for name, value in (("cwd", cwd), ("containment", given["containment"]), ("name", given["name"])):
         if wrong := _text_fault(value):
             yield _problem(name, wrong, "text without NUL")
@@ -217,6 +219,26 @@ def _hyperlight(settings: Any) -> Iterator[Problem]:
     for name, value, kind in (("runtime", settings.runtime, Runtime), ("driver", settings.driver, Driver)):
         if not isinstance(value, kind) and not (value is None and kind is Driver):
             yield _problem(f"hyperlight.{name}", f"{value!r} is not known", f"mxc_ops.{kind.__name__}")
+
+
+def _container(settings: Any) -> Iterator[Problem]:
+    if settings is None:
+        return
+    if not isinstance(settings, WslcSettings):
+        yield _problem("wslc", "not WslcSettings", "mxc_ops.WslcSettings(...)")
+        return
+    for name, least in (("cpus", 1), ("memory_mib", 1)):
+        value = getattr(settings, name)
+        if value is not None and not (_is_number(value, whole=True) and least <= value < 2**32):
+            yield _problem(f"wslc.{name}", f"{value!r} is out of range", f"a whole number from {least}")
+    taken: set[int] = set()
+    for index, port in enumerate(settings.ports):
+        pointer = f"wslc.ports[{index}]"
+        if not (0 < port.host_port < 65536 and 0 < port.container_port < 65536):
+            yield _problem(pointer, "a port is out of range", "1 to 65535")
+        if port.host_port in taken:
+            yield _problem(pointer, f"the host's port {port.host_port} is mapped twice", "a port of its own")
+        taken.add(port.host_port)
 
 
 def _system(system: Any) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from backends.base import Effect, FilesystemView, ObjectKind, ViewEntry
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
+from backends.guest_etc import INSIDE_ID
 from backends.guest_files.places import GuestPlaces
 from backends.guest_files.reserved import PRIVATE, reserved_problems
 from backends.inside.agent_protocol import GuestFiles, GuestHide, GuestMount, MountFlag
@@ -49,9 +50,9 @@ class ShippedGrant:
     """One tree, or file, that is packed or copied.
 
     `number` is its name on the disk, or among the copies. `slot` and `object` (device, inode) find it again
-    on the host. Files of `uid` are the workload's own inside, those of one of `groups` its group's; others
-    are nobody's. `left_out` are paths relative to it that are denied, or covered by another grant; `made`
-    stands in the guest's copy all the same, parents first.
+    on the host. Files of `uid` are the workload's own inside, those of one of `groups` its group's (`inside`
+    is who that is there); others are nobody's. `left_out` are paths relative to it that are denied, or
+    covered by another grant; `made` stands in the guest's copy all the same, parents first.
     """
 
     number: int
@@ -66,6 +67,7 @@ class ShippedGrant:
     groups: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     made: tuple[Made, ...] = ()
+    inside: tuple[int, int] = (INSIDE_ID, INSIDE_ID)
 
     @property
     def place(self) -> str:
@@ -125,6 +127,7 @@ def plan_files(
     device: str,
     caller: tuple[int, tuple[int, ...]] = (0, ()),
     places: GuestPlaces = GuestPlaces(),  # noqa: B008 - it never changes
+    inside: tuple[int, int] = (INSIDE_ID, INSIDE_ID),
 ) -> FilesPlan:
     """Lay out the files of one virtual machine.
 
@@ -136,6 +139,7 @@ def plan_files(
         inside too. For root, that is the owner of each grant, as with bubblewrap.
     places: where the guest has what is granted; links of the host on the way to it are made only where that
         is at its own path.
+    inside: (uid, gid) of the workload.
 
     Raises `PolicyRefused` for grants that would replace what the guest needs, and for named pipes and
     sockets, all of them at once.
@@ -143,7 +147,7 @@ def plan_files(
     problems = (*reserved_problems(view.entries, places), *_one_ended(view.entries))
     if problems:
         raise PolicyRefused(problems)
-    layout = _Layout(caller, places)
+    layout = _Layout(caller, places, inside)
     for entry in view.entries:
         layout.add(entry)
     grants = layout.finished()
@@ -170,8 +174,11 @@ def _one_ended(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
 class _Layout:
     """Collects, entry by entry, which tree each path is part of."""
 
-    def __init__(self, caller: tuple[int, tuple[int, ...]], places: GuestPlaces) -> None:
+    def __init__(
+        self, caller: tuple[int, tuple[int, ...]], places: GuestPlaces, inside: tuple[int, int]
+    ) -> None:
         self._caller = caller
+        self._inside = inside
         self._places = places
         self._grants: list[ShippedGrant] = []
         self._tree_of: dict[str, int | None] = {}  # path of a bind → index of its tree; of a mask → None
@@ -226,6 +233,7 @@ class _Layout:
             owner=entry.owner,
             uid=uid,
             groups=groups,
+            inside=self._inside,
         )
         self._grants.append(grant)
         self._left_out.append([])

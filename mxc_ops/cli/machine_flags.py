@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backends.base import SandboxRequest
     from backends.hyperlight_settings import HyperlightSettings
     from backends.virtual_machine import VirtualMachine
+    from backends.wslc_settings import WslcSettings
 
 FLAGS: Mapping[str, str] = {
     "vm": "--backend",
@@ -25,6 +26,10 @@ FLAGS: Mapping[str, str] = {
     "hyperlight": "--backend",
     "hyperlight.runtime": "--runtime",
     "hyperlight.driver": "--driver",
+    "wslc": "--backend",
+    "wslc/image": "--image",
+    "wslc/imageTarPath": "--image-tar",
+    "wslc/storagePath": "--storage",
 }
 """Argument of `Policy` → the flag that says it."""
 
@@ -35,7 +40,11 @@ _WHAT = {"shell": "a shell line", "source": "source for a runtime", "python": "P
 def add_machine_flags(parser: ArgumentParser) -> None:
     """The flags that stand for ``mxcOps.vm``."""
     add = parser.add_argument_group("the virtual machine of --backend vm, microvm or hyperlight").add_argument
-    add("--image", metavar="NAME", help="image that it boots; by default base, for microvm python")
+    add(
+        "--image",
+        metavar="NAME",
+        help="image that it boots; by default base, for microvm python; for wslc that of the container",
+    )
     add("--vm-memory", type=int, metavar="MIB", help="its memory in MiB; by default as the image says")
     add("--vm-cpus", type=int, metavar="N", help="its processors; by default 1")
     add("--machine", choices=machine.MACHINES, help="type of machine; by default microvm")
@@ -47,6 +56,11 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("the runtime of --backend hyperlight; CMD is its source").add_argument
     add("--runtime", choices=machine.RUNTIME_NAMES, help="by default python")
     add("--driver", choices=machine.DRIVERS, help="what runs it; auto is what works here")
+    add = parser.add_argument_group("the container of --backend wslc").add_argument
+    add("--image-tar", metavar="FILE", help="archive that its image is in; by default alpine:latest is meant")
+    add("--pull", action="store_true", help="fetch the image when it is not here")
+    add("--storage", metavar="DIR", help="keep what it writes there while it runs, not in memory")
+    add("--shared-vm", action="store_true", help="in the one machine of all such containers of ours")
 
 
 def add_accelerator_flag(parser: ArgumentParser) -> None:
@@ -86,8 +100,9 @@ def machine_from_flags(options: Namespace) -> VirtualMachine | None:
     """What the flags say of the machine; None when they say nothing."""
     from backends.virtual_machine import CommandKind, VirtualMachine
 
+    of_container = options.backend in machine.OF_CONTAINER_IMAGES
     vm = VirtualMachine(
-        image_name=options.image or "",
+        image_name="" if of_container else options.image or "",
         memory_mib=options.vm_memory,
         cpus=options.vm_cpus,
         machine=options.machine or "",
@@ -104,6 +119,21 @@ def hyperlight_from_flags(options: Namespace) -> HyperlightSettings | None:
         return None
     driver = None if options.driver in (None, "auto") else Driver(options.driver)
     return HyperlightSettings(Runtime(options.runtime or "python"), driver)
+
+
+def container_from_flags(options: Namespace) -> WslcSettings | None:
+    """What the flags say of a WSL container; None when they say nothing."""
+    from backends.wslc_settings import DEFAULT_IMAGE, WslcSettings
+
+    of_container = options.backend in machine.OF_CONTAINER_IMAGES
+    settings = WslcSettings(
+        image=(options.image if of_container else None) or DEFAULT_IMAGE,
+        image_tar=options.image_tar or "",
+        storage=options.storage or "",
+        shared_vm=options.shared_vm,
+        pull=options.pull,
+    )
+    return settings if settings != WslcSettings() else None
 
 
 def with_accelerator(request: SandboxRequest, options: Namespace) -> SandboxRequest:

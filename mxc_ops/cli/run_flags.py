@@ -12,10 +12,11 @@ from mxc_ops.cli.machine_flags import (
     FLAGS,
     add_machine_flags,
     command_from_flags,
+    container_from_flags,
     hyperlight_from_flags,
     machine_from_flags,
 )
-from mxc_ops.policy.machine import FIELDS
+from mxc_ops.policy.machine import FIELDS, OF_CONTAINER_IMAGES
 
 if TYPE_CHECKING:
     from backends.base import SandboxRequest
@@ -168,6 +169,7 @@ def policy_from_flags(options: Namespace) -> Policy:
         "containment": options.backend,
         "vm": machine_from_flags(options),
         "hyperlight": hyperlight_from_flags(options),
+        "wslc": container_from_flags(options),
         "system": _system(options),
         "seccomp": options.seccomp,
         "cwd": options.cwd,
@@ -250,7 +252,8 @@ def _environment(options: Namespace) -> dict[str, str | SecretSource] | None:
         return None
     from mxc_ops.policy.environment import DEFAULT_ENVIRONMENT
 
-    entries: dict[str, str | SecretSource] = dict(DEFAULT_ENVIRONMENT)
+    of_image = options.backend in OF_CONTAINER_IMAGES
+    entries: dict[str, str | SecretSource] = {} if of_image else dict(DEFAULT_ENVIRONMENT)
     entries.update(options.env or ())
     entries.update((name, SecretSource(file=path)) for name, path in options.env_file or ())
     entries.update((name, SecretSource(fd=int(number))) for name, number in options.env_fd or ())

@@ -44,7 +44,11 @@ _SECTIONS: Mapping[str, frozenset[str]] = {
 }
 
 # The same of ours, below mxcOps.
-_OUR_SECTIONS: Mapping[str, tuple[str, ...]] = {"vm": machine.CONTAINMENTS, "hyperlight": ("hyperlight",)}
+_OUR_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "vm": machine.CONTAINMENTS,
+    "hyperlight": ("hyperlight",),
+    "wslc": ("wslc",),
+}
 
 # Lost on the way to the newest shape: pointer prefix → what the field had asked for; None: it only tightened.
 _LOST: tuple[tuple[str, Feature | None], ...] = (

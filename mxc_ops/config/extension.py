@@ -27,7 +27,7 @@ from mxc_ops.config.models.kinds import (
     section,
     text,
 )
-from mxc_ops.policy import machine
+from mxc_ops.policy import containers, machine
 from mxc_ops.policy.limit_ranges import LIMIT_RANGES
 
 KEY = "mxcOps"
@@ -67,6 +67,7 @@ SHAPES: dict[str, Shape] = {
         ),
         "vm": section("MxcOpsVm"),
         "hyperlight": section("MxcOpsHyperlight"),
+        "wslc": section("MxcOpsWslc"),
         "network": section("MxcOpsNetwork"),
         "portMappings": list_of(section("MxcOpsPortMapping")),
     },
@@ -90,6 +91,7 @@ SHAPES: dict[str, Shape] = {
         "machine": choice(*machine.MACHINES),
         "command": choice(*machine.COMMANDS),
     },
+    "MxcOpsWslc": dict.fromkeys(containers.OWN_FIELDS, FLAG),
     "MxcOpsHyperlight": {"driver": choice(*machine.DRIVERS)},
 }
 

@@ -13,10 +13,11 @@ from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.registry import available, resolve_intent
 from backends.virtual_machine import CommandKind, System, VirtualMachine
+from backends.wslc_settings import WslcSettings
 from mxc_ops.config.asked import asked_features
 from mxc_ops.config.canonical import canonicalise, policy_hash
 from mxc_ops.config.document import Document, RequestKind
-from mxc_ops.policy import machine
+from mxc_ops.policy import containers, machine
 from mxc_ops.policy.command import check_command
 from mxc_ops.policy.environment import resolve_environment
 from mxc_ops.policy.features import LIMIT_FIELDS
@@ -47,6 +48,7 @@ POINTERS: Mapping[str, str] = {
     "vm": "/mxcOps/vm",
     "image": "/mxcOps/vm/image",
     "hyperlight": "/hyperlight",
+    "wslc": "/wslc",
     "runtime": "/hyperlight/runtime",
     "driver": "/mxcOps/hyperlight/driver",
     "system": "/lxc",
@@ -81,9 +83,10 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     containment = resolve_intent(canonical.get("containment"), platform)
     process: Mapping[str, Any] = canonical.get("process", {})
     ours: Mapping[str, Any] = canonical.get("mxcOps", {})
+    of_image = containment in machine.OF_CONTAINER_IMAGES
     environment, environment_warnings = resolve_environment(
-        process.get("env"),
-        inherit_default=process.get("inheritDefaultEnv", False),
+        process.get("env", () if of_image else None),
+        inherit_default=process.get("inheritDefaultEnv", False) and not of_image,
         secrets={name: SecretSource(**source) for name, source in ours.get("env", {}).items()},
     )
     shell, args = process.get("commandLine"), tuple(ours.get("args", ()))
@@ -96,12 +99,15 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
     grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
     network, network_warnings = _network(document, canonical, containment)
+    wslc = _wslc(containment, canonical, ours)
+    if wslc is not None:
+        network = containers.with_ports(network, wslc, POINTERS["wslc"])
     user: int | None = ours.get("user")
     return SandboxRequest(
         containment=containment,
         shell=shell,
         args=args,
-        cwd=process.get("cwd", "/"),
+        cwd=process.get("cwd", None if of_image else "/"),
         environment=environment,
         grants=grants,
         network=network,
@@ -115,6 +121,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         group=ours.get("group", user),
         vm=vm,
         hyperlight=hyperlight,
+        wslc=wslc,
         system=_system(containment, canonical),
         container_id=canonical.get("containerId", ""),
         document_hash=Fingerprint(lambda: policy_hash(canonical)),
@@ -210,6 +217,13 @@ def _hyperlight(
     driver: str = ours.get("hyperlight", {}).get("driver", "auto")
     runtime = canonical.get("hyperlight", {}).get("runtime", Runtime.AGENT.value)
     return HyperlightSettings(Runtime(runtime), None if driver == "auto" else Driver(driver))
+
+
+def _wslc(containment: str, canonical: Mapping[str, Any], ours: Mapping[str, Any]) -> WslcSettings | None:
+    if containment != "wslc":
+        return None
+    section: Mapping[str, Any] = canonical.get("wslc", {})
+    return containers.read_settings(section, ours.get("wslc", {}))
 
 
 def _system(containment: str, canonical: Mapping[str, Any]) -> System:

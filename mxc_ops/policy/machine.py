@@ -18,8 +18,10 @@ __all__ = [
     "FIELDS",
     "IMAGE_NAME",
     "MACHINES",
+    "OF_CONTAINER_IMAGES",
     "OF_RUNTIMES",
     "RUNTIME_NAMES",
+    "UTILITY",
     "VM_RANGES",
     "check_runtime",
     "command_kind",
@@ -29,11 +31,17 @@ __all__ = [
     "without_defaults",
 ]
 
-CONTAINMENTS = ("microvm", "vm", "hyperlight")
+CONTAINMENTS = ("microvm", "vm", "hyperlight", "wslc")
 """All are made by one engine; they differ in what they take a command for, and in their image."""
 
 OF_RUNTIMES = ("hyperlight",)
 """Those whose command is source for a runtime that is named: nothing else says what it is."""
+
+OF_CONTAINER_IMAGES = ("wslc",)
+"""Those whose workload runs from a container's image, which says its environment and working directory."""
+
+UTILITY = "utility"
+"""The image of the machine that containers are in."""
 
 ACCELERATORS = ("kvm", "tcg", "auto")
 MACHINES = ("microvm", "q35")
@@ -158,6 +166,8 @@ def said(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
 def _default_image(containment: str, kind: CommandKind, runtime: Runtime) -> str:
     if containment in OF_RUNTIMES:
         return RUNTIMES[runtime].image
+    if containment in OF_CONTAINER_IMAGES:
+        return UTILITY
     if kind in (CommandKind.NODE, CommandKind.DOTNET_JIT):
         return kind.value
     return "python" if containment == "microvm" or kind is CommandKind.PYTHON else "base"

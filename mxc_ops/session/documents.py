@@ -35,9 +35,20 @@ def policy_document(document: Document) -> Document:
     """The one-shot document with the policy that a provision request asks for; it does nothing."""
     body = {name: value for name, value in document.body.items() if name not in _OF_REQUESTS}
     body["process"] = {"commandLine": _NOTHING}
+    _lift_provision(body)
+    if isinstance(body.get("experimental"), dict):
+        body["experimental"] = _lift_provision(dict(body["experimental"]))
     return Document(
         document.declared_version, document.contract, RequestKind.ONE_SHOT, body, document.warnings
     )
+
+
+def _lift_provision(body: dict[str, Any]) -> dict[str, Any]:
+    """A provision request says under ``wslc.provision`` what a one-shot says under ``wslc``."""
+    section: Mapping[str, Any] | None = body.get("wslc")
+    if section is not None:
+        body["wslc"] = section.get("provision") or {}
+    return body
 
 
 def sandbox_id(document: Document) -> str:

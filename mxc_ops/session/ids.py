@@ -23,7 +23,14 @@ __all__ = [
     "parse",
 ]
 
-PREFIXES = {"bubblewrap": "bwrap", "lxc": "lxc", "microvm": "vm", "vm": "vm", "hyperlight": "hl"}
+PREFIXES = {
+    "bubblewrap": "bwrap",
+    "lxc": "lxc",
+    "microvm": "vm",
+    "vm": "vm",
+    "hyperlight": "hl",
+    "wslc": "wslc",
+}
 """Containment → what its ids begin with."""
 TAIL_DIGITS = 32
 _HEX = frozenset("0123456789abcdef")
