@@ -1,5 +1,6 @@
 /* Control groups of their own, for the programs that ask for limits. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include "agent.h"
 
 #define GROUPS "/sys/fs/cgroup"
+#define CONTAINER "container-"
 
 enum { MAX_GONE = 2 * AGENT_MAX_STREAMS };
 
@@ -74,9 +76,9 @@ static int set_file(int folder, const char *assignment)
     return write_at(folder, file, assignment + length + 1);
 }
 
-void groups_open(void)
+void groups_open(int folder)
 {
-    root = open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    root = folder >= 0 ? folder : open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
 static struct outcome make_at(int folder, const char *name, int *fd)
@@ -148,6 +150,37 @@ struct outcome group_make(struct control_group *group, const struct request *req
     return make_at(root, group->name, &group->fd);
 }
 
+/* Without limits, for what cannot be told from others by its marks. A container's own agent makes groups in it, so that
+ * nobody may be in it itself: its processes begin in one below. */
+struct outcome group_make_container(struct control_group *group, const struct request *request, int *first)
+{
+    errno = ENOENT;
+    if (root < 0)
+        return failed(AGENT_STEP_CGROUP, GROUPS);
+    if (made == 0)
+        enable_controllers();
+    snprintf(group->name, sizeof(group->name), CONTAINER "%u", ++made);
+    struct outcome outcome = make_at(root, group->name, &group->fd);
+    for (uint32_t i = 0; outcome.step == 0 && i < request->count[AGENT_TAG_CGROUP]; i++)
+        if (set_file(group->fd, request->cgroup[i]) < 0)
+            outcome = failed(AGENT_STEP_CGROUP, request->cgroup[i]);
+    return outcome.step ? outcome : make_at(group->fd, "agent", first);
+}
+
+void group_path(const struct control_group *group, char *path, size_t room)
+{
+    snprintf(path, room, GROUPS "/%s", group->name);
+}
+
+int group_is_within(const struct control_group *group, const char *text)
+{
+    static const char before[] = "0::/";
+    const size_t length = strlen(group->name);
+    const char *name = text + sizeof(before) - 1;
+    return strncmp(text, before, sizeof(before) - 1) == 0 && strncmp(name, group->name, length) == 0 &&
+           name[length] == '/';
+}
+
 static int counted(int folder, const char *file, const char *event)
 {
     char text[512];
@@ -192,8 +225,27 @@ int group_is_populated(const struct control_group *group)
     return group->fd >= 0 && counted(group->fd, "cgroup.events", "populated ");
 }
 
+/* What a container's own agent has made in its group. */
+static void empty(const char *name)
+{
+    int fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        char below[256];
+        if (entry->d_type != DT_DIR || entry->d_name[0] == '.' ||
+            snprintf(below, sizeof(below), "%s/%s", name, entry->d_name) >= (int)sizeof(below))
+            continue;
+        empty(below);
+        unlinkat(root, below, AT_REMOVEDIR);
+    }
+    if (folder)
+        closedir(folder);
+}
+
 static int remove_now(const char *name)
 {
+    if (strncmp(name, CONTAINER, strlen(CONTAINER)) == 0)
+        empty(name);
     return unlinkat(root, name, AT_REMOVEDIR) == 0 || errno != EBUSY;
 }
 
