@@ -218,7 +218,9 @@ static _Noreturn void serve(int fd, int is_socket)
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     umask(022);
-    groups_open(held_groups());
+    groups_open(held_groups(), !is_socket);
+    if (!is_socket)
+        containers_prepare(); /* what is missing then is made, or found missing, for the first */
     loop_init();
     children = (struct watch){signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK), children_ready};
     if (children.fd < 0 || watch_add(&children, EPOLLIN) < 0)

@@ -151,7 +151,9 @@ void job_signal(struct job *job, int number); /* may end a job whose program has
 int signal_everybody(int number); /* how many are still there */
 
 /* agent_group.c: control groups of their own. */
-void groups_open(int folder); /* once, while the names of the system are what they are; -1: the system's */
+/* Once, while the names of the system are what they are. `folder`: -1: the system's; `all_ours`: all of them are, and
+ * a clone is to find done what takes time. */
+void groups_open(int folder, int all_ours);
 struct outcome group_make(struct control_group *group, const struct request *request);
 void group_path(const struct control_group *group, char *path, size_t room);
 struct outcome group_make_container(struct control_group *group, const struct request *request, int *first);
@@ -181,6 +183,7 @@ int is_of_disks(const char *type); /* a file system of block devices that may be
 
 /* agent_container.c: a container, from outside */
 void start_container(uint32_t stream, char *message, size_t size);
+int containers_prepare(void); /* what takes time and can be done before there is any; -1 with errno */
 
 /* agent_contained.c: process 1 of a container has these, where no program there can get; -1 elsewhere. */
 enum { HELD_DEVICES = STDERR_FILENO + 1, HELD_PRIVATE, HELD_GROUPS, HELD_LINK, FIRST_FREE };

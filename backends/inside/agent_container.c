@@ -37,7 +37,7 @@ static int copy_program(int copy)
     return done;
 }
 
-static int have_program(void)
+int containers_prepare(void)
 {
     if (program >= 0)
         return 0;
@@ -105,7 +105,7 @@ static struct outcome fork_it(struct job *job, const struct request *request, in
 static struct outcome start(struct job *job, const struct request *request, int group)
 {
     int ends[2];
-    if (have_program() < 0)
+    if (containers_prepare() < 0)
         return failed(AGENT_STEP_CONTAINER, "/proc/self/exe");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return failed(AGENT_STEP_PIPES, "");

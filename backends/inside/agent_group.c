@@ -52,7 +52,10 @@ static size_t read_at(int folder, const char *file, char *text, size_t room)
 static void enable_controllers(void)
 {
     static const char *const wanted[] = {"+memory", "+pids", "+cpu", "+io"};
+    static int enabled;
     char self[16];
+    if (enabled++)
+        return;
     if (write_at(root, "cgroup.subtree_control", "+pids") < 0 && errno == EBUSY) {
         mkdirat(root, "agent", 0755);
         snprintf(self, sizeof(self), "%d", getpid());
@@ -76,9 +79,11 @@ static int set_file(int folder, const char *assignment)
     return write_at(folder, file, assignment + length + 1);
 }
 
-void groups_open(int folder)
+void groups_open(int folder, int all_ours)
 {
     root = folder >= 0 ? folder : open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (all_ours && root >= 0)
+        enable_controllers();
 }
 
 static struct outcome make_at(int folder, const char *name, int *fd)
@@ -141,8 +146,7 @@ struct outcome group_make(struct control_group *group, const struct request *req
     errno = ENOENT;
     if (root < 0)
         return failed(AGENT_STEP_CGROUP, GROUPS);
-    if (made == 0)
-        enable_controllers();
+    enable_controllers();
     struct outcome outcome = share_limits(request);
     if (outcome.step)
         return outcome;
@@ -157,8 +161,7 @@ struct outcome group_make_container(struct control_group *group, const struct re
     errno = ENOENT;
     if (root < 0)
         return failed(AGENT_STEP_CGROUP, GROUPS);
-    if (made == 0)
-        enable_controllers();
+    enable_controllers();
     snprintf(group->name, sizeof(group->name), CONTAINER "%u", ++made);
     struct outcome outcome = make_at(root, group->name, &group->fd);
     for (uint32_t i = 0; outcome.step == 0 && i < request->count[AGENT_TAG_CGROUP]; i++)

@@ -101,8 +101,8 @@ async def restore(
     Parameters
     ----------
     disks: files for the template's data disks, by their names, which stay the caller's; a disk without one is
-        a hole until it is filled. Each is of its disk's size, and one that is written to can be opened anew
-        by whom QEMU runs as.
+        a hole until it is filled. Each is of its disk's size, and open for writing
+        where that is written to.
     own_memory: it gets a copy of the template's memory, made while QEMU starts, so that copies of it can be
         made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
