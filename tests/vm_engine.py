@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,11 @@ from backends.agent.identity import new_identity
 from backends.base import SandboxRequest
 from backends.errors import MxcError
 from backends.inside.agent_protocol import GuestCommand, GuestEnded
+from backends.qemu.choice import QemuProgram
 from backends.qemu.clone import Clone, restore
+from backends.qemu.host_values import observe_host_values
 from backends.qemu.template import WARM_PATH, open_template
+from backends.qemu.template_plan import GRANTS, DataDisk, plan_template
 from backends.qemu.template_store import StoredTemplate, TemplateStore
 from backends.qemu.timings import Timings
 from backends.virtual_machine import Image, VirtualMachine
@@ -39,15 +42,28 @@ def drive(work: Coroutine[Any, Any, Answer], patience_s: float = PATIENCE_S) -> 
 
 
 class Engine:
-    """Plan and confinement as a run of `image` has them, and a store with its template."""
+    """Plan and confinement as a run of `image` has them, and a store with its template.
 
-    def __init__(self, image: Image, store: Path) -> None:
+    `data`: other disks than such a run has.
+    """
+
+    def __init__(self, image: Image, store: Path, data: tuple[DataDisk, ...] = (GRANTS,)) -> None:
         self.image = image
         self.store = TemplateStore(str(store))
         request = SandboxRequest("vm", shell="true", vm=VirtualMachine(image.name, image))
         with prepare(request) as prepared:
-            self.plan = prepared.plan.template
+            plan = prepared.plan.template
             self.confinement = prepared.plan.confinement
+        self.plan = plan_template(
+            image,
+            QemuProgram(plan.clone.qemu, plan.qemu_build),
+            observe_host_values(),
+            kind=plan.clone.kind,
+            accelerator=plan.clone.accelerator,
+            memory_mib=plan.clone.memory_mib,
+            cpus=plan.clone.cpus,
+            data=data,
+        )
         self._template: StoredTemplate | None = None
 
     async def template(self) -> StoredTemplate:
@@ -57,8 +73,10 @@ class Engine:
         return self._template
 
     @asynccontextmanager
-    async def clone(self, *, identified: bool = True) -> AsyncGenerator[Clone]:
-        clone = await restore(self.plan, await self.template(), self.confinement, Timings())
+    async def clone(
+        self, *, identified: bool = True, disks: Mapping[str, int] | None = None
+    ) -> AsyncGenerator[Clone]:
+        clone = await restore(self.plan, await self.template(), self.confinement, Timings(), disks=disks)
         try:
             if identified:
                 await clone.guest.ask(clone.guest.agent.identify(new_identity()))

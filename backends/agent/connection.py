@@ -17,6 +17,7 @@ from backends.inside import agent_codec as codec
 from backends.inside.agent_protocol import (
     Flag,
     GuestCommand,
+    GuestContainer,
     GuestDone,
     GuestFiles,
     GuestHide,
@@ -163,10 +164,29 @@ class GuestConnection:
         await self._link.room(deadline)
         source = None if command.no_input else Source(self._link, stdin)
         process = GuestProcess(self._link, source, stdout, stderr)
+        return await self._begun(process, Kind.EXEC, message, deadline)
+
+    async def contain(
+        self, container: GuestContainer, sock: socket.socket, *, deadline_s: float = STALL_S
+    ) -> GuestProcess:
+        """Start a container; see `backends.agent.container`, which speaks to the agent in it.
+
+        `sock`, one end of a socket pair, is where the connection to that agent goes on; it stays the caller's
+        and is no longer needed.
+        """
+        message = codec.container(container)
+        deadline = Deadline("CONTAINER", deadline_s)
+        await self._link.room(deadline)
+        process = GuestProcess(self._link, Source(self._link, sock.fileno()), sock.fileno(), _nothing)
+        return await self._begun(process, Kind.CONTAINER, message, deadline)
+
+    async def _begun(
+        self, process: GuestProcess, kind: Kind, message: bytes, deadline: Deadline
+    ) -> GuestProcess:
         self._processes.add(process)
         process.when_flushed(lambda: self._processes.discard(process))
         try:
-            process.starts(self._link.begin(process, Kind.EXEC, message))
+            process.starts(self._link.begin(process, kind, message))
             await process.started(deadline)
         except BaseException:
             process.abandon()
@@ -206,6 +226,10 @@ async def _ask(
     waiting = Answer(kind.name, answer, read)
     link.begin(waiting, kind, message)
     return await waiting.wait(deadline)
+
+
+def _nothing(_: memoryview) -> None:
+    pass
 
 
 def _welcome(payload: memoryview) -> Welcome:

@@ -100,7 +100,7 @@ class GuestProcess:
 
     async def started(self, deadline: Deadline) -> None:
         """Raises `GuestRefused` when nothing runs, `GuestLost`, `GuestSilent`."""
-        self.pid = unwrap(await deadline.settle(self._started), "EXEC")
+        self.pid = unwrap(await deadline.settle(self._started), deadline.awaited)
 
     def abandon(self) -> None:
         """Nobody waits for its start any more: it is killed as soon as it runs."""

@@ -1,4 +1,5 @@
-/* The agent: process 1 of a virtual machine, or (`agent FD …`, a connected stream socket) the first of a sandbox.
+/* The agent: process 1 of a virtual machine, or (`agent --container`) of a container in it, or (`agent FD …`, a
+ * connected stream socket) the first of a sandbox.
  * What it does is said in agent_protocol.py. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -83,6 +84,8 @@ static void begin(uint32_t kind, uint32_t stream, char *bytes, size_t size)
 {
     if (kind == AGENT_EXEC)
         start_exec(stream, bytes, size);
+    else if (kind == AGENT_CONTAINER)
+        start_container(stream, bytes, size);
     else
         start_task(kind, stream, bytes, size);
 }
@@ -183,6 +186,7 @@ void dispatch(const struct frame *frame)
     case AGENT_GET:
     case AGENT_MOUNT:
     case AGENT_HIDE:
+    case AGENT_CONTAINER:
     case AGENT_SYNC:
         take_message(frame);
         break;
@@ -214,7 +218,9 @@ static _Noreturn void serve(int fd, int is_socket)
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     umask(022);
-    groups_open();
+    groups_open(held_groups(), !is_socket);
+    if (!is_socket)
+        containers_prepare(); /* what is missing then is made, or found missing, for the first */
     loop_init();
     children = (struct watch){signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK), children_ready};
     if (children.fd < 0 || watch_add(&children, EPOLLIN) < 0)
@@ -240,6 +246,8 @@ int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         return puts(MXC_KEY) < 0;
+    if (argc == 2 && getpid() == 1 && strcmp(argv[1], "--container") == 0)
+        serve(live_in_container(), 1);
     int fd = argc == 2 || argc == 4 ? parse_fd(argv[1]) : -1;
     if (fd >= 0 && argc == 4)
         zygote_configure(argv[2], argv[3]);

@@ -3,6 +3,7 @@
 #define MXC_AGENT_H
 
 #include <sys/types.h>
+#include <unistd.h>
 
 #include "agent_decode.h"
 
@@ -116,7 +117,7 @@ struct job {
     uint32_t stream, kind;
     uint64_t mark;
     pid_t pid;
-    int exited, started, reported, timed_out;
+    int exited, started, reported, timed_out, is_container;
     int expired; /* what it leaves behind is killed */
     int status;
     struct outcome outcome;
@@ -150,8 +151,13 @@ void job_signal(struct job *job, int number); /* may end a job whose program has
 int signal_everybody(int number); /* how many are still there */
 
 /* agent_group.c: control groups of their own. */
-void groups_open(void); /* once, while the names of the system are what they are */
+/* Once, while the names of the system are what they are. `folder`: -1: the system's; `all_ours`: all of them are, and
+ * a clone is to find done what takes time. */
+void groups_open(int folder, int all_ours);
 struct outcome group_make(struct control_group *group, const struct request *request);
+void group_path(const struct control_group *group, char *path, size_t room);
+struct outcome group_make_container(struct control_group *group, const struct request *request, int *first);
+int group_is_within(const struct control_group *group, const char *text); /* of a process's `cgroup` in /proc */
 uint32_t group_hits(const struct control_group *group); /* as flags of AGENT_ENDED */
 int group_enter(const struct control_group *group, pid_t pid); /* if there is one */
 int group_signal(const struct control_group *group, int number); /* -1: there is none */
@@ -171,11 +177,40 @@ struct outcome unpack(const struct request *request); /* agent_unpack.c */
 struct outcome pack(const struct request *request); /* agent_pack.c */
 struct outcome mount_it(const struct request *request); /* agent_mount.c */
 struct outcome hide_them(const struct request *request); /* agent_hide.c */
+unsigned long mount_flags_of(uint32_t wanted);
+void forget_disk(const char *device);
+int is_of_disks(const char *type); /* a file system of block devices that may be mounted */
+
+/* agent_container.c: a container, from outside */
+void start_container(uint32_t stream, char *message, size_t size);
+int containers_prepare(void); /* what takes time and can be done before there is any; -1 with errno */
+
+/* agent_contained.c: process 1 of a container has these, where no program there can get; -1 elsewhere. */
+enum { HELD_DEVICES = STDERR_FILENO + 1, HELD_PRIVATE, HELD_GROUPS, HELD_LINK, FIRST_FREE };
+
+/* Returns only on failure, with errno. */
+void become_agent(int devices, int private, int groups, int link, int program, int report);
+int live_in_container(void); /* as which it was executed; the connection's descriptor */
+int held_groups(void);
+int first_of_none(void); /* the first descriptor that a task has no use for */
+const char *device_path(const char *device); /* what it is called here */
+void private_path(const char *name, char *path, size_t room); /* of a file of ours that nobody sees */
+
+/* agent_container_root.c, agent_container_system.c: in the child, before it is the agent of its container. */
+struct assembly {
+    const struct request *request;
+    char groups_path[128]; /* of the container's control group */
+    int devices, private, groups; /* to be held */
+    int root, empty_file, empty_folder, resolver;
+};
+
+struct outcome assemble_root(struct assembly *assembly);
+struct outcome make_system(const struct assembly *assembly); /* /proc, /sys, /dev and the files of /etc */
 
 /* agent_child.c: in the child. */
 void child_prepare(void); /* in the agent itself, once */
 void restore_limits(void);
-int keep_only(int descriptor); /* and the standard streams */
+int keep_only(int descriptor, int first); /* and what is below `first` */
 
 /* Returns only on failure. `fds`: its standard streams. */
 struct outcome become_program(const struct request *request, uint64_t mark, const int fds[3], int report);
@@ -228,6 +263,7 @@ struct outcome take_identity(const char *payload, size_t length);
 int identity_set_resolver(const char *text); /* -1 with errno */
 struct outcome take_network(const char *payload, size_t length); /* agent_network.c */
 void send_report(uint32_t stream);
+int raise_loopback(void); /* -1 with errno */
 
 /* agent_boot.c: everything before the connection, as process 1 of a virtual machine; the port's descriptor. */
 int boot(void);

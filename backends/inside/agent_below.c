@@ -177,6 +177,25 @@ int make_parent(int folder, const char *path, const struct owner *owner, const c
     return make_below(folder, above, owner);
 }
 
+static int private = -1;
+
+void keep_private_in(int folder)
+{
+    private = folder;
+}
+
+/* "/", or where `rest` really begins, which it is shortened to. */
+static int open_base(char *rest)
+{
+    static const char name[] = "run/mxc";
+    const size_t length = sizeof(name) - 1;
+    if (private < 0 || strncmp(rest, name, length) != 0 || (rest[length] != '/' && rest[length] != '\0'))
+        return open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    const char *inside = rest + length + (rest[length] == '/');
+    memmove(rest, inside, strlen(inside) + 1);
+    return fcntl(private, F_DUPFD_CLOEXEC, 0);
+}
+
 int open_root(const char *absolute, char *rest, size_t room)
 {
     size_t used = 0;
@@ -199,5 +218,5 @@ int open_root(const char *absolute, char *rest, size_t room)
         part += length + (part[length] == '/');
     }
     rest[used] = '\0';
-    return open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return open_base(rest);
 }

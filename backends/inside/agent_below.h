@@ -31,4 +31,7 @@ int make_parent(int folder, const char *path, const struct owner *owner, const c
  * absolute or goes back up. */
 int open_root(const char *absolute, char *rest, size_t room);
 
+/* From now on what is private to the agent (/run/mxc) is that folder, which may be out of every program's sight. */
+void keep_private_in(int folder);
+
 #endif

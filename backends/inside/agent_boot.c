@@ -3,14 +3,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -184,15 +181,6 @@ static void set_kernel(const char *setting, const char *value)
     close(fd);
 }
 
-static void raise_loopback(void)
-{
-    struct ifreq card = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &card) < 0)
-        give_up("network card", "lo");
-    close(fd);
-}
-
 static char port[300];
 
 static int port_is_there(void)
@@ -232,7 +220,8 @@ int boot(void)
     set_kernel("/proc/sys/net/core/bpf_jit_enable", "0");
     /* Every module is here already; the kernel would start a program in vain each time somebody names another. */
     set_kernel("/proc/sys/kernel/modprobe", "\n");
-    raise_loopback();
+    if (raise_loopback() < 0)
+        give_up("network card", "lo");
     set_kernel("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"); /* echo requests need no raw socket then */
     static const char name[] = "sandbox";
     if (sethostname(name, sizeof(name) - 1) < 0)

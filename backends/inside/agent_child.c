@@ -54,10 +54,10 @@ void restore_limits(void)
     set_limit(RLIMIT_NOFILE, files.rlim_cur, files.rlim_max);
 }
 
-int keep_only(int descriptor)
+int keep_only(int descriptor, int first)
 {
-    unsigned int kept = (unsigned int)descriptor;
-    if (kept > 3 && syscall(SYS_close_range, 3, kept - 1, 0) < 0)
+    unsigned int kept = (unsigned int)descriptor, from = (unsigned int)first;
+    if (kept > from && syscall(SYS_close_range, from, kept - 1, 0) < 0)
         return -1;
     return (int)syscall(SYS_close_range, kept + 1, UINT_MAX, 0);
 }
@@ -71,7 +71,7 @@ static struct outcome take_streams(const struct request *request, const int fds[
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (dup2(fds[fd], fd) < 0)
             return failed(AGENT_STEP_PIPES, "");
-    return keep_only(report) < 0 ? failed(AGENT_STEP_PIPES, "") : SUCCESS;
+    return keep_only(report, STDERR_FILENO + 1) < 0 ? failed(AGENT_STEP_PIPES, "") : SUCCESS;
 }
 
 /* Without rights of our own the groups cannot be changed, and need not be. */

@@ -14,6 +14,7 @@ from backends.inside.agent_protocol import (
     Flag,
     Frame,
     GuestCommand,
+    GuestContainer,
     GuestDone,
     GuestEnded,
     GuestFailed,
@@ -174,6 +175,24 @@ def mount(spec: GuestMount) -> bytes:
 
 def hide(spec: GuestHide) -> bytes:
     return b"".join(_text(Tag.HIDDEN, name) for name in spec.names)
+
+
+def container(spec: GuestContainer) -> bytes:
+    """Raises ValueError for a string with NUL."""
+    records = [
+        _text(Tag.SOURCE, spec.root),
+        _text(Tag.FILE_SYSTEM, spec.file_system),
+        _record(Tag.MOUNT_FLAGS, _U32.pack(spec.flags)),
+        _text(Tag.HOSTNAME, spec.hostname),
+    ]
+    if spec.upper:
+        records.append(_text(Tag.UPPER, spec.upper))
+    if spec.size_bytes:
+        records.append(_record(Tag.SIZE, _U64.pack(spec.size_bytes)))
+    if spec.own_network:
+        records.append(_record(Tag.OWN_NETWORK, b""))
+    records += [_text(Tag.CGROUP, f"{file}={content}") for file, content in spec.cgroup]
+    return b"".join(records)
 
 
 def files(spec: GuestFiles) -> bytes:

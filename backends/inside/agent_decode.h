@@ -33,7 +33,7 @@ int decoder_next(struct decoder *decoder, struct frame *frame);
 struct request {
     uint32_t count[AGENT_TAG_COUNT];
     char **argv, **env, **hidden;
-    char *cwd, *source_text, *path, *source, *file_system;
+    char *cwd, *source_text, *path, *source, *file_system, *upper, *hostname;
     struct agent_user user, owner;
     struct agent_rlimit rlimits[AGENT_MAX_RLIMITS];
     char *cgroup[AGENT_MAX_CGROUP_FILES];
@@ -46,7 +46,7 @@ struct request {
     uint64_t size;
 };
 
-/* The records of an EXEC, PUT, GET, MOUNT or HIDE. Returns 0 or an errno; request_free() in either case. */
+/* The records of an EXEC, PUT, GET, MOUNT, HIDE or CONTAINER. Returns 0 or an errno; request_free() in either case. */
 int request_parse(uint32_t kind, char *bytes, size_t size, struct request *request);
 void request_free(struct request *request);
 

@@ -24,6 +24,7 @@ static const struct rule {
     [AGENT_GET] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
     [AGENT_MOUNT] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
     [AGENT_HIDE] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
+    [AGENT_CONTAINER] = {1, 1, AGENT_FLAG_MORE, 0, ANY},
     [AGENT_REPORT] = {1, 0, 0, 0, 0},
     [AGENT_SYNC] = {1, 1, 0, 0, 0},
     [AGENT_POWER_OFF] = {1, 0, 0, 0, 0},

@@ -1,5 +1,6 @@
 /* Control groups of their own, for the programs that ask for limits. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include "agent.h"
 
 #define GROUPS "/sys/fs/cgroup"
+#define CONTAINER "container-"
 
 enum { MAX_GONE = 2 * AGENT_MAX_STREAMS };
 
@@ -50,7 +52,10 @@ static size_t read_at(int folder, const char *file, char *text, size_t room)
 static void enable_controllers(void)
 {
     static const char *const wanted[] = {"+memory", "+pids", "+cpu", "+io"};
+    static int enabled;
     char self[16];
+    if (enabled++)
+        return;
     if (write_at(root, "cgroup.subtree_control", "+pids") < 0 && errno == EBUSY) {
         mkdirat(root, "agent", 0755);
         snprintf(self, sizeof(self), "%d", getpid());
@@ -74,9 +79,11 @@ static int set_file(int folder, const char *assignment)
     return write_at(folder, file, assignment + length + 1);
 }
 
-void groups_open(void)
+void groups_open(int folder, int all_ours)
 {
-    root = open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    root = folder >= 0 ? folder : open(GROUPS, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (all_ours && root >= 0)
+        enable_controllers();
 }
 
 static struct outcome make_at(int folder, const char *name, int *fd)
@@ -139,13 +146,42 @@ struct outcome group_make(struct control_group *group, const struct request *req
     errno = ENOENT;
     if (root < 0)
         return failed(AGENT_STEP_CGROUP, GROUPS);
-    if (made == 0)
-        enable_controllers();
+    enable_controllers();
     struct outcome outcome = share_limits(request);
     if (outcome.step)
         return outcome;
     snprintf(group->name, sizeof(group->name), "%s/exec-%u", limited.name, ++made);
     return make_at(root, group->name, &group->fd);
+}
+
+/* Without limits, for what cannot be told from others by its marks. A container's own agent makes groups in it, so that
+ * nobody may be in it itself: its processes begin in one below. */
+struct outcome group_make_container(struct control_group *group, const struct request *request, int *first)
+{
+    errno = ENOENT;
+    if (root < 0)
+        return failed(AGENT_STEP_CGROUP, GROUPS);
+    enable_controllers();
+    snprintf(group->name, sizeof(group->name), CONTAINER "%u", ++made);
+    struct outcome outcome = make_at(root, group->name, &group->fd);
+    for (uint32_t i = 0; outcome.step == 0 && i < request->count[AGENT_TAG_CGROUP]; i++)
+        if (set_file(group->fd, request->cgroup[i]) < 0)
+            outcome = failed(AGENT_STEP_CGROUP, request->cgroup[i]);
+    return outcome.step ? outcome : make_at(group->fd, "agent", first);
+}
+
+void group_path(const struct control_group *group, char *path, size_t room)
+{
+    snprintf(path, room, GROUPS "/%s", group->name);
+}
+
+int group_is_within(const struct control_group *group, const char *text)
+{
+    static const char before[] = "0::/";
+    const size_t length = strlen(group->name);
+    const char *name = text + sizeof(before) - 1;
+    return strncmp(text, before, sizeof(before) - 1) == 0 && strncmp(name, group->name, length) == 0 &&
+           name[length] == '/';
 }
 
 static int counted(int folder, const char *file, const char *event)
@@ -192,8 +228,27 @@ int group_is_populated(const struct control_group *group)
     return group->fd >= 0 && counted(group->fd, "cgroup.events", "populated ");
 }
 
+/* What a container's own agent has made in its group. */
+static void empty(const char *name)
+{
+    int fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        char below[256];
+        if (entry->d_type != DT_DIR || entry->d_name[0] == '.' ||
+            snprintf(below, sizeof(below), "%s/%s", name, entry->d_name) >= (int)sizeof(below))
+            continue;
+        empty(below);
+        unlinkat(root, below, AT_REMOVEDIR);
+    }
+    if (folder)
+        closedir(folder);
+}
+
 static int remove_now(const char *name)
 {
+    if (strncmp(name, CONTAINER, strlen(CONTAINER)) == 0)
+        empty(name);
     return unlinkat(root, name, AT_REMOVEDIR) == 0 || errno != EBUSY;
 }
 

@@ -16,7 +16,7 @@
 
 enum { MAX_PATH = 4096 };
 
-static unsigned long flags_of(uint32_t wanted)
+unsigned long mount_flags_of(uint32_t wanted)
 {
     static const struct {
         uint32_t ours;
@@ -51,13 +51,18 @@ static int open_place(const char *target, int is_file)
 }
 
 /* What a clone's disk holds is not what its template has read of it. */
-static void forget_disk(const char *device)
+void forget_disk(const char *device)
 {
     int fd = open(device, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return; /* mount(2) says it better */
     ioctl(fd, BLKFLSBUF, 0);
     close(fd);
+}
+
+int is_of_disks(const char *type)
+{
+    return strcmp(type, "erofs") == 0 || strcmp(type, "squashfs") == 0 || strcmp(type, "ext4") == 0;
 }
 
 static struct outcome mount_new(const struct request *request, int target)
@@ -70,15 +75,15 @@ static struct outcome mount_new(const struct request *request, int target)
         int length = snprintf(options, sizeof(options), "mode=%s", shared ? "1777" : "0755");
         if (request->count[AGENT_TAG_SIZE])
             snprintf(options + length, sizeof(options) - (size_t)length, ",size=%llu", (unsigned long long)request->size);
-    } else if (strcmp(type, "erofs") == 0 || strcmp(type, "squashfs") == 0 || strcmp(type, "ext4") == 0) {
-        if (request->source)
-            forget_disk(request->source);
-    } else {
+    } else if (!is_of_disks(type)) {
         errno = ENODEV;
         return failed(AGENT_STEP_MOUNT, type);
     }
+    const char *source = request->source ? device_path(request->source) : type;
+    if (request->source)
+        forget_disk(source);
     snprintf(place, sizeof(place), "/proc/self/fd/%d", target); /* which mount(2) follows to the very object */
-    if (mount(request->source ? request->source : type, place, type, flags_of(request->mount_flags), options) < 0)
+    if (mount(source, place, type, mount_flags_of(request->mount_flags), options) < 0)
         return failed(AGENT_STEP_MOUNT, request->source ? request->source : type);
     return SUCCESS;
 }
@@ -99,6 +104,6 @@ struct outcome mount_it(const struct request *request)
         return failed(AGENT_STEP_MOUNT_POINT, request->path);
     if (source < 0)
         return mount_new(request, target);
-    return bind_object(source, target, flags_of(request->mount_flags)) < 0 ? failed(AGENT_STEP_MOUNT, request->path)
+    return bind_object(source, target, mount_flags_of(request->mount_flags)) < 0 ? failed(AGENT_STEP_MOUNT, request->path)
                                                                            : SUCCESS;
 }

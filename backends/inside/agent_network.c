@@ -49,6 +49,16 @@ static int bring_up(const struct agent_network *network, const char *const words
     return error;
 }
 
+int raise_loopback(void)
+{
+    int links = open_links();
+    int error = links < 0 ? errno : set_link(links, "lo", "", 0, 0);
+    if (links >= 0)
+        close(links);
+    errno = error;
+    return error ? -1 : 0;
+}
+
 struct outcome take_network(const char *payload, size_t length)
 {
     struct agent_network network;

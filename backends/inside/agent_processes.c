@@ -105,11 +105,27 @@ static int next_process(int *count, struct found *found)
     return 0;
 }
 
+/* The marks in a container are its own agent's: they say nothing to us. */
+static const struct job *container_of(pid_t pid)
+{
+    char text[256] = "";
+    for (const struct job *job = jobs; job; job = job->next) {
+        if (!job->is_container || (!*text && process_read(pid, "cgroup", text, sizeof(text)) < 0))
+            continue;
+        if (group_is_within(&job->group, text))
+            return job;
+    }
+    return NULL;
+}
+
 /* Whether it is of the job; -1: it cannot be told now. Its leader need not have put its mark on yet. */
 static int is_of(const struct job *job, const struct found *found, const struct mark *mark)
 {
     if (found->pid == job->pid && !job->exited)
         return 1;
+    const struct job *container = container_of(found->pid);
+    if (container || job->is_container)
+        return container == job;
     return mark ? mark_may_be(mark, job->mark) : -is_there(found);
 }
 

@@ -11,6 +11,9 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
 - ``PING`` → ``PONG``; ``IDENTITY``, ``NETWORK``, ``MOUNT``, ``HIDE``, ``SYNC`` → ``DONE``; ``REPORT`` →
   ``REPORTED``; each may end in ``FAILED`` instead. ``POWER_OFF`` has no answer but the end of the machine.
 - ``EXEC`` → ``STARTED``, ``OUTPUT`` …, ``OUTPUT_END`` per channel, ``ENDED``; or ``FAILED``, and nothing ran.
+- ``CONTAINER`` is answered as an EXEC. Its input and output (of STDOUT alone) are a connection to an agent of
+  its own, process 1 of the container, which is spoken to as here. Whatever ends the one ends the other; of
+  signals, only SIGKILL means anything. An agent that is no virtual machine's makes none.
 - ``PUT`` takes a tar archive as ``INPUT`` …, ``INPUT_END`` → ``DONE``; ``GET`` answers one as ``OUTPUT`` …,
   ``OUTPUT_END``, ``DONE``.
 - ``SYNC`` is done when what was written is on its disk and the zygote has its next fork ready: a machine
@@ -64,6 +67,7 @@ class Kind(IntEnum):
     OUTPUT_CLOSED = 16
     HIDE = 17
     NETWORK = 18
+    CONTAINER = 19
     WELCOME = 128
     PONG = 129
     STARTED = 130
@@ -112,6 +116,9 @@ class Tag(IntEnum):
     MOUNT_FLAGS = 50
     SIZE = 51
     HIDDEN = 52
+    UPPER = 53
+    HOSTNAME = 54
+    OWN_NETWORK = 55
 
 
 class MountFlag(IntFlag):
@@ -153,6 +160,7 @@ class Step(IntEnum):
     HIDE = 26
     CONNECT = 27
     NETWORK = 28
+    CONTAINER = 29
 
 
 class EndedFlag(IntFlag):
@@ -251,6 +259,37 @@ class GuestHide:
     """
 
     names: tuple[str, ...]
+
+
+@frozen
+class GuestContainer:
+    """A container: a root, and processes, mounts, hostname and shared memory of its own.
+
+    Parameters
+    ----------
+    root: the block device with its image, of `file_system` (``erofs``, ``squashfs`` or ``ext4``). Nothing is
+        ever written to it.
+    hostname: at most 64 bytes; stands in its /etc/hostname and /etc/hosts, too.
+    upper: the block device, of ext4, that takes what is written; "" is memory, at most `size_bytes` of it
+        (0: half of the machine's). What it holds of an earlier container is there again.
+    flags: of the root: READ_ONLY, NO_SUID, NO_DEV, NO_EXEC.
+    own_network: it has a loopback and nothing else; else it shares the machine's network.
+    cgroup: (file, content) of the control group that all of it is in.
+
+    Its /proc, /sys and /dev are made over the image's. Of /proc, what is about the machine can only be read,
+    and what only root may read cannot be read at all; /sys is read-only; /dev has no devices of the machine.
+    What its own agent mounts are the machine's devices, and paths in /run/mxc are of a place that no process
+    of the container can get to.
+    """
+
+    root: str
+    hostname: str
+    file_system: str = "erofs"
+    upper: str = ""
+    size_bytes: int = 0
+    flags: MountFlag = MountFlag.NO_SUID | MountFlag.NO_DEV
+    own_network: bool = False
+    cgroup: tuple[tuple[str, str], ...] = ()
 
 
 @frozen

@@ -5,7 +5,7 @@
 
 #include "agent_decode.h"
 
-enum { IN_EXEC = 1, IN_FILES = 2, IN_MOUNT = 4, IN_HIDE = 8 };
+enum { IN_EXEC = 1, IN_FILES = 2, IN_MOUNT = 4, IN_HIDE = 8, IN_CONTAINER = 16 };
 enum shape { SHAPE_NONE, SHAPE_FIXED, SHAPE_TEXT, SHAPE_BYTES };
 
 /* Which requests know a tag, what its payload looks like, and how often it may and must come. */
@@ -25,18 +25,21 @@ static const struct rule {
     [AGENT_TAG_TIMEOUT] = {IN_EXEC, SHAPE_FIXED, sizeof(struct agent_timeout), 1, 0},
     [AGENT_TAG_ZYGOTE] = {IN_EXEC, SHAPE_TEXT, 0, 1, 0},
     [AGENT_TAG_SECCOMP] = {IN_EXEC, SHAPE_BYTES, 8, 1, 0},
-    [AGENT_TAG_CGROUP] = {IN_EXEC, SHAPE_TEXT, 0, AGENT_MAX_CGROUP_FILES, 0},
+    [AGENT_TAG_CGROUP] = {IN_EXEC | IN_CONTAINER, SHAPE_TEXT, 0, AGENT_MAX_CGROUP_FILES, 0},
     [AGENT_TAG_PRIVILEGED] = {IN_EXEC, SHAPE_FIXED, 0, 1, 0},
     [AGENT_TAG_PORT] = {IN_EXEC, SHAPE_FIXED, 4, 1, 0},
     [AGENT_TAG_PATH] = {IN_FILES | IN_MOUNT, SHAPE_TEXT, 0, 1, 1},
     [AGENT_TAG_OWNER] = {IN_FILES, SHAPE_FIXED, sizeof(struct agent_user), 1, 0},
     [AGENT_TAG_AT_MOST] = {IN_FILES, SHAPE_FIXED, sizeof(struct agent_at_most), 1, 1},
     [AGENT_TAG_REPLACE] = {IN_FILES, SHAPE_FIXED, 0, 1, 0},
-    [AGENT_TAG_SOURCE] = {IN_MOUNT, SHAPE_TEXT, 0, 1, 0},
-    [AGENT_TAG_FILE_SYSTEM] = {IN_MOUNT, SHAPE_TEXT, 0, 1, 0},
-    [AGENT_TAG_MOUNT_FLAGS] = {IN_MOUNT, SHAPE_FIXED, 4, 1, 1},
-    [AGENT_TAG_SIZE] = {IN_MOUNT, SHAPE_FIXED, 8, 1, 0},
+    [AGENT_TAG_SOURCE] = {IN_MOUNT | IN_CONTAINER, SHAPE_TEXT, 0, 1, 0},
+    [AGENT_TAG_FILE_SYSTEM] = {IN_MOUNT | IN_CONTAINER, SHAPE_TEXT, 0, 1, 0},
+    [AGENT_TAG_MOUNT_FLAGS] = {IN_MOUNT | IN_CONTAINER, SHAPE_FIXED, 4, 1, 1},
+    [AGENT_TAG_SIZE] = {IN_MOUNT | IN_CONTAINER, SHAPE_FIXED, 8, 1, 0},
     [AGENT_TAG_HIDDEN] = {IN_HIDE, SHAPE_TEXT, 0, UINT32_MAX, 1},
+    [AGENT_TAG_UPPER] = {IN_CONTAINER, SHAPE_TEXT, 0, 1, 0},
+    [AGENT_TAG_HOSTNAME] = {IN_CONTAINER, SHAPE_TEXT, 0, 1, 1},
+    [AGENT_TAG_OWN_NETWORK] = {IN_CONTAINER, SHAPE_FIXED, 0, 1, 0},
 };
 
 static int requests_of(uint32_t kind)
@@ -45,6 +48,8 @@ static int requests_of(uint32_t kind)
         return IN_EXEC;
     if (kind == AGENT_HIDE)
         return IN_HIDE;
+    if (kind == AGENT_CONTAINER)
+        return IN_CONTAINER;
     return kind == AGENT_MOUNT ? IN_MOUNT : IN_FILES;
 }
 
@@ -121,6 +126,12 @@ static void take_text(struct request *request, uint32_t tag, uint32_t index, cha
         break;
     case AGENT_TAG_SOURCE:
         request->source = text;
+        break;
+    case AGENT_TAG_UPPER:
+        request->upper = text;
+        break;
+    case AGENT_TAG_HOSTNAME:
+        request->hostname = text;
         break;
     default:
         request->file_system = text;

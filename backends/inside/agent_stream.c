@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -72,6 +73,8 @@ static void end_now(struct job *job)
 {
     struct termios modes;
     if (job->terminal < 0) {
+        if (job->is_container)
+            shutdown(job->input.watch.fd, SHUT_WR); /* the socket has another descriptor */
         input_release(&job->input);
         return;
     }
@@ -85,9 +88,10 @@ static void input_ready(struct watch *watch, uint32_t events)
     struct job *job = OWNER_OF(watch, struct job, input.watch);
     struct input *input = &job->input;
     ssize_t put = 0;
-    if (!(events & EPOLLERR))
+    uint32_t gone = job->is_container ? EPOLLERR | EPOLLHUP : EPOLLERR; /* nobody is at the other end */
+    if (!(events & gone))
         put = push(job, input->held + input->start, input->end - input->start);
-    if ((events & EPOLLERR) || put < 0) {
+    if ((events & gone) || put < 0) {
         tell_closed(job);
         input_release(input);
         return;

@@ -12,7 +12,7 @@ static _Noreturn void work(const struct job *job, const struct request *request,
     int streams = kind == AGENT_GET ? STDOUT_FILENO : STDIN_FILENO;
     struct outcome outcome = SUCCESS;
     setsid();
-    if ((stream >= 0 && dup2(stream, streams) < 0) || keep_only(report) < 0)
+    if ((stream >= 0 && dup2(stream, streams) < 0) || keep_only(report, first_of_none()) < 0)
         outcome = failed(AGENT_STEP_PIPES, "");
     else if (mark_put(0, job->mark) < 0)
         outcome = failed(AGENT_STEP_RLIMIT, "");

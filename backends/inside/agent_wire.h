@@ -36,6 +36,7 @@ enum agent_kind {
     AGENT_OUTPUT_CLOSED = 16,
     AGENT_HIDE = 17,
     AGENT_NETWORK = 18,
+    AGENT_CONTAINER = 19,
     /* from the agent */
     AGENT_WELCOME = 128,
     AGENT_PONG = 129,
@@ -51,7 +52,7 @@ enum agent_kind {
 };
 
 enum agent_flag {
-    AGENT_FLAG_MORE = 1, /* EXEC, PUT, GET, MOUNT, HIDE: the message goes on in the next frame of its stream */
+    AGENT_FLAG_MORE = 1, /* of every request with records: the message goes on in the next frame of its stream */
     AGENT_FLAG_EVERY = 2, /* SIGNAL: every process but the agent and the zygote, not just those of the stream */
     AGENT_FLAG_LAST = 4 /* SIGNAL: the time of the stream's program is up; what it leaves behind is killed */
 };
@@ -83,6 +84,9 @@ enum agent_tag {
     AGENT_TAG_MOUNT_FLAGS = 50,
     AGENT_TAG_SIZE = 51,
     AGENT_TAG_HIDDEN = 52,
+    AGENT_TAG_UPPER = 53,
+    AGENT_TAG_HOSTNAME = 54,
+    AGENT_TAG_OWN_NETWORK = 55,
     AGENT_TAG_COUNT
 };
 
@@ -122,7 +126,8 @@ enum agent_step {
     AGENT_STEP_MAC = 25,
     AGENT_STEP_HIDE = 26,
     AGENT_STEP_CONNECT = 27,
-    AGENT_STEP_NETWORK = 28
+    AGENT_STEP_NETWORK = 28,
+    AGENT_STEP_CONTAINER = 29
 };
 
 enum agent_ended_flag {

@@ -87,7 +87,7 @@ static _Noreturn void become_zygote(int control)
     int null = open("/dev/null", O_RDWR);
     reset_signals();
     restore_limits();
-    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control) == 0 &&
+    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control, STDERR_FILENO + 1) == 0 &&
         fcntl(control, F_SETFD, 0) == 0)
         execve(zygote.interpreter, arguments, environment);
     _exit(127);

@@ -18,7 +18,7 @@ from backends.qemu.off_loop import on_thread
 from backends.qemu.parts import hold_image, open_parts
 from backends.qemu.running_machine import RunningMachine
 from backends.qemu.saved_state import ignore_shared, saved_state
-from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
+from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
 
@@ -39,23 +39,24 @@ class Link:
 
 
 class Clone:
-    """A restored guest, the file behind its disk of read-only grants, its hold on its image.
+    """A restored guest, the files behind those of its disks that it was given none for, its hold on its image.
 
     `memory` is the file of a memory of its own, -1 where it shares its template's. `end` it in every case.
     """
 
-    def __init__(self, guest: Guest, grants: int, image: int, memory: int = -1) -> None:
-        """The descriptors are the clone's own from now on; `grants` is -1 when that is somebody else's."""
+    def __init__(self, guest: Guest, holes: Mapping[str, int], image: int, memory: int = -1) -> None:
+        """The descriptors are the clone's own from now on."""
         self.guest = guest
         self.memory = memory
-        self._grants = grants
+        self._holes = dict(holes)
         self._image = image
         self._saved: bytes | None = None
 
-    def fill_grants(self, image: int) -> None:
-        """Put an image on the disk of read-only grants, which the guest has not looked at yet."""
-        copy_data(image, self._grants)
-        os.ftruncate(self._grants, GRANTS_BYTES)
+    def fill(self, name: str, image: int) -> None:
+        """Put an image on a disk that it was given no file for, and that the guest has not looked at yet."""
+        size = os.fstat(self._holes[name]).st_size
+        copy_data(image, self._holes[name])
+        os.ftruncate(self._holes[name], size)
 
     async def freeze(self) -> StoredTemplate:
         """What copies of it, as it is now, start from; it stands still until `thaw`.
@@ -78,8 +79,9 @@ class Clone:
 
     async def end(self) -> None:
         await self.guest.end()
-        _close(self._grants, self._image, self.memory)
-        self._grants = self._image = self.memory = -1
+        _close(*self._holes.values(), self._image, self.memory)
+        self._holes.clear()
+        self._image = self.memory = -1
 
 
 async def restore(
@@ -88,7 +90,7 @@ async def restore(
     confinement: Confinement,
     timings: Timings,
     *,
-    grants: int | None = None,
+    disks: Mapping[str, int] | None = None,
     own_memory: bool = False,
     conversation: Conversation | None = None,
     stood: bool = False,
@@ -98,8 +100,9 @@ async def restore(
 
     Parameters
     ----------
-    grants: a file of `GRANTS_BYTES` for the disk of read-only grants, which stays the caller's; without one,
-        that disk is a hole until it is filled.
+    disks: files for the template's data disks, by their names, which stay the caller's; a disk without one is
+        a hole until it is filled. Each is of its disk's size, and open for writing
+        where that is written to.
     own_memory: it gets a copy of the template's memory, made while QEMU starts, so that copies of it can be
         made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
@@ -111,20 +114,23 @@ async def restore(
     global _starting  # noqa: PLW0603 - machines of this process that the host's memory figures do not show yet
     admit(plan.clone.memory_mib, whole=False, starting=_starting)
     _starting += 1
-    own = image = memory = -1
+    image = memory = -1
+    holes: dict[str, int] = {}
     filled: asyncio.Task[None] | None = None
     own_memory = own_memory or template.memory < 0
     try:
         image = hold_image(plan.image)
-        own = sparse_file("grants", GRANTS_BYTES) if grants is None else -1
-        disk = own if grants is None else grants
+        given = _checked(plan, disks or {})
+        for disk in plan.disks:
+            if disk.name not in given:
+                holes[disk.name] = sparse_file(disk.name, disk.size_bytes)
         machine = replace(plan.clone, tap=link is not None)
         if own_memory:
             memory = sparse_file("machine-memory", machine.memory_mib * MIB)
             machine = replace(machine, memory_shared=True)
             if template.memory >= 0:
                 filled = asyncio.create_task(on_thread(lambda: copy_data(template.memory, memory)))
-        fds = {"memory": memory if own_memory else template.memory, "grants": disk}
+        fds = {"memory": memory if own_memory else template.memory, **given, **holes}
         if link is not None:
             fds[Part.NETWORK.value] = link.tap
         owners = () if link is None else (link.gate,)
@@ -133,12 +139,22 @@ async def restore(
             await _go_on(running)
         guest = await _connect(running, conversation)
         timings.mark("agentReady")
-        return Clone(guest, own, image, memory)
+        return Clone(guest, holes, image, memory)
     except BaseException:
-        _close(own, image, memory)
+        _close(*holes.values(), image, memory)
         raise
     finally:
         _starting -= 1
+
+
+def _checked(plan: TemplatePlan, disks: Mapping[str, int]) -> Mapping[str, int]:
+    """A guest that finds another size than its template had goes on with that of its template."""
+    sizes = {disk.name: disk.size_bytes for disk in plan.disks}
+    for name, fd in disks.items():
+        if (size := os.fstat(fd).st_size) != sizes[name]:
+            message = f"the file for the disk {name!r} has {size} bytes; the disk has {sizes[name]}"
+            raise LaunchFailed(Problem("disk_size", "", message))
+    return disks
 
 
 def _close(*fds: int) -> None:

@@ -119,17 +119,24 @@ def _words(machine: Machine, fds: Mapping[str, int]) -> Iterator[str]:
         yield from ("-kernel", _path(fds[Part.KERNEL.value]), "-initrd", _path(fds[Part.INITRD.value]))
         yield from ("-append", machine.boot.command_line)
     yield from _channels(machine, fds)
-    for disk in machine.disks:
-        access = "on" if disk.read_only else "off"
-        node = f"driver=raw,node-name={disk.name},read-only={access},file.driver=file,file.locking=off"
-        yield from ("-blockdev", f"{node},cache.no-flush=on,file.filename={_path(fds[disk.name])}")
-        yield from ("-device", f"{_device('virtio-blk', machine.kind)},drive={disk.name}")
+    for number, disk in enumerate(machine.disks):
+        yield from _disk(disk, machine.kind, number, fds[disk.name])
     if machine.network:
         # A hub with nothing else on it has no state of its own and no offloads, as little as our taps: so a
         # guest that booted with the one goes on with the other. (QEMU's user network has a state.)
         tap = f"tap,id=network,fd={fds[Part.NETWORK.value]}" if machine.tap else ""
         yield from ("-netdev", tap or "hubport,id=network,hubid=0")
         yield from ("-device", f"{_device('virtio-net', machine.kind)},netdev=network")
+
+
+def _disk(disk: Disk, kind: MachineKind, number: int, fd: int) -> Iterator[str]:
+    """What is confined may open no file for writing, under whatever name: it uses what is open."""
+    access, path = ("on", _path(fd)) if disk.read_only else ("off", f"/dev/fdset/{number}")
+    if not disk.read_only:
+        yield from ("-add-fd", f"fd={fd},set={number}")
+    node = f"driver=raw,node-name={disk.name},read-only={access},file.driver=file,file.locking=off"
+    yield from ("-blockdev", f"{node},cache.no-flush=on,file.filename={path}")
+    yield from ("-device", f"{_device('virtio-blk', kind)},drive={disk.name}")
 
 
 def _channels(machine: Machine, fds: Mapping[str, int]) -> Iterator[str]:

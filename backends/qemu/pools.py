@@ -7,7 +7,7 @@ from backends.qemu.confinement import Confinement
 from backends.qemu.open_templates import shared_template
 from backends.qemu.per_loop import PerLoop
 from backends.qemu.pool import ClonePool
-from backends.qemu.template_plan import TemplatePlan
+from backends.qemu.template_plan import GRANTS, TemplatePlan
 from backends.qemu.timings import Timings
 
 __all__ = ["close_pools", "keep_parked", "take_clone"]
@@ -64,14 +64,15 @@ async def take_clone(
         clone = await pool.acquire(timings)
         if grants is not None:
             try:
-                clone.fill_grants(grants)
+                clone.fill(GRANTS.name, grants)
             except BaseException:  # it is nobody's by now, and the pool takes none back
                 await clone.end()
                 raise
         return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
-    return await restore(plan, template, confinement, timings, grants=grants, link=link)
+    disks = None if grants is None else {GRANTS.name: grants}
+    return await restore(plan, template, confinement, timings, disks=disks, link=link)
 
 
 async def close_pools() -> None:

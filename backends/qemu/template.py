@@ -20,7 +20,7 @@ from backends.qemu.off_loop import on_thread
 from backends.qemu.opened_ahead import take_opened
 from backends.qemu.parts import open_parts
 from backends.qemu.saved_state import save_state
-from backends.qemu.template_plan import GRANTS_BYTES, TemplatePlan
+from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
 
 __all__ = ["WARM_PATH", "open_template", "run_quietly"]
@@ -70,10 +70,12 @@ async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateSto
     admit(plan.booted.memory_mib, whole=True)
     memory = sparse_file("template-memory", plan.booted.memory_mib * MIB)
     state = os.memfd_create("template-state", os.MFD_CLOEXEC)
-    grants = sparse_file("no-grants", GRANTS_BYTES)
+    holes: dict[str, int] = {}
     try:
+        for disk in plan.disks:
+            holes[disk.name] = sparse_file(f"no-{disk.name}", disk.size_bytes)
         with open_parts(plan.image, boots=True) as parts:
-            descriptors = {**parts.fds, "memory": memory, "grants": grants}
+            descriptors = {**parts.fds, "memory": memory, **holes}
             guest = await boot(plan.booted, confinement, descriptors, deadline_s=BOOT_S, tries=_BOOT_TRIES)
             try:
                 await _warm_up(guest, plan)
@@ -82,7 +84,7 @@ async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateSto
                 await guest.end()
         await on_thread(lambda: store.publish(plan.key, memory, state))
     finally:
-        for fd in (memory, state, grants):
+        for fd in (memory, state, *holes.values()):
             os.close(fd)
 
 

@@ -7,6 +7,7 @@ in the key, so that a template that no longer fits is never found.
 from __future__ import annotations
 
 import json
+from string import ascii_lowercase
 
 from backends.digest import sha256
 from backends.frozen import frozen
@@ -15,15 +16,30 @@ from backends.qemu.host_values import HostValues
 from backends.qemu.machine import Boot, Disk, Machine, MachineKind, Part, arguments
 from backends.virtual_machine import Image
 
-__all__ = ["FORMAT", "GRANTS_BYTES", "TemplatePlan", "plan_template"]
+__all__ = ["FORMAT", "GRANTS", "GRANTS_BYTES", "DataDisk", "TemplatePlan", "plan_template"]
 
 FORMAT = 1
 """Raised when what is stored, or what is warmed up before, changes."""
 
 GRANTS_BYTES = 16 << 30
-"""Size of the disk that carries read-only grants: in a template it is a hole, a clone's is padded to it."""
+"""Size of the disk that carries read-only grants."""
 
-_ROOTFS, _GRANTS = "rootfs", "grants"
+_ROOTFS = "rootfs"
+
+
+@frozen
+class DataDisk:
+    """A disk that is a hole in the template; what a clone is given instead must be of just this size.
+
+    `name` is no other disk's, and no `Part`'s.
+    """
+
+    name: str
+    size_bytes: int
+    read_only: bool = True
+
+
+GRANTS = DataDisk("grants", GRANTS_BYTES)
 
 
 @frozen
@@ -35,11 +51,17 @@ class TemplatePlan:
     qemu_build: str
     booted: Machine
     clone: Machine
+    disks: tuple[DataDisk, ...]
+
+    def device(self, name: str) -> str:
+        """A disk, as the guest names it. Raises `ValueError` for a name that none has."""
+        names = [disk.name for disk in self.clone.disks]
+        return f"/dev/vd{ascii_lowercase[names.index(name)]}"
 
     @property
     def grants_device(self) -> str:
         """The grants' disk, as the guest names it."""
-        return "/dev/vdb" if self.image.rootfs else "/dev/vda"
+        return self.device(GRANTS.name)
 
 
 def plan_template(
@@ -51,14 +73,17 @@ def plan_template(
     accelerator: str,
     memory_mib: int,
     cpus: int,
+    data: tuple[DataDisk, ...] = (GRANTS,),
 ) -> TemplatePlan:
     """Lay out a template.
 
     Parameters
     ----------
     memory_mib: of the guest.
+    data: its disks after the image's own, in their order.
     """
-    disks = ((Disk(_ROOTFS),) if image.rootfs else ()) + (Disk(_GRANTS),)
+    disks = (Disk(_ROOTFS),) if image.rootfs else ()
+    disks += tuple(Disk(disk.name, disk.read_only) for disk in data)
     clone = Machine(qemu.path, kind, accelerator, memory_mib, cpus, disks=disks)
     booted = Machine(
         qemu.path,
@@ -70,7 +95,8 @@ def plan_template(
         memory_shared=True,
         disks=disks,
     )
-    return TemplatePlan(_key(image, qemu, host, booted), image, qemu.build, booted, clone)
+    key = _key(image, qemu, host, booted, data)
+    return TemplatePlan(key, image, qemu.build, booted, clone, data)
 
 
 def _command_line(image: Image, host: HostValues, kind: MachineKind, accelerator: str, cpus: int) -> str:
@@ -85,7 +111,9 @@ def _command_line(image: Image, host: HostValues, kind: MachineKind, accelerator
     return " ".join(words)
 
 
-def _key(image: Image, qemu: QemuProgram, host: HostValues, booted: Machine) -> str:
+def _key(
+    image: Image, qemu: QemuProgram, host: HostValues, booted: Machine, data: tuple[DataDisk, ...]
+) -> str:
     names = (*(part.value for part in Part), *(disk.name for disk in booted.disks))
     shape = arguments(booted, {name: number for number, name in enumerate(names, start=100)})
     parts = {
@@ -94,7 +122,7 @@ def _key(image: Image, qemu: QemuProgram, host: HostValues, booted: Machine) -> 
         "qemu": qemu.build,
         "arguments": shape,
         "cpu": host.cpu,
-        "grants": GRANTS_BYTES,
+        "disks": [[disk.name, disk.size_bytes] for disk in data],
         "warmUp": image.warm_up,
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -27,7 +27,7 @@ from backends.qemu.memory_file import is_sealed
 from backends.qemu.off_loop import off_loop, on_thread
 from backends.qemu.pools import take_clone
 from backends.qemu.template import open_template
-from backends.qemu.template_plan import GRANTS_BYTES
+from backends.qemu.template_plan import GRANTS, GRANTS_BYTES
 from backends.qemu.template_store import StoredTemplate, TemplateStore, default_store
 from backends.qemu.timings import Timings
 from backends.vm.copying_back import bring_back, recovered_warnings
@@ -252,7 +252,7 @@ class FurnishedMachine:
             source,
             self._plan.confinement,
             self._timings,
-            grants=self._disk if self._disk >= 0 else None,
+            disks={GRANTS.name: self._disk} if self._disk >= 0 else None,
             own_memory=own_memory,
             conversation=None if original is None else original.conversation,
             stood=original is not None and original.stood,
