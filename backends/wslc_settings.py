@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backends.container_image import ContainerImage
 from backends.frozen import frozen
 
 __all__ = ["DEFAULT_IMAGE", "PortMapping", "WslcSettings"]
@@ -30,6 +31,7 @@ class WslcSettings:
         in memory.
     shared_vm: whether the utility VM is one for all such containers of the owner.
     pull: whether an image that is not here may be fetched for the run.
+    found: what `image` or `image_tar` stands for, once it was looked up.
     """
 
     image: str = DEFAULT_IMAGE
@@ -42,3 +44,4 @@ class WslcSettings:
     ports: tuple[PortMapping, ...] = ()
     shared_vm: bool = False
     pull: bool = False
+    found: ContainerImage | None = None

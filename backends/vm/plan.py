@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from backends.base import Access, Effect, FilesystemView, SandboxRequest, Timeout
+from backends.container_image import ContainerImage
 from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.guest_etc import INSIDE_ID
@@ -17,13 +18,19 @@ from backends.network import for_plans
 from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
-from backends.qemu.template_plan import TemplatePlan, plan_template
+from backends.qemu.template_plan import GRANTS, TemplatePlan, plan_template
 from backends.virtual_machine import (
     OF_WAITING_INTERPRETERS,
     CommandKind,
     Image,
     VirtualMachine,
     argument_vector,
+)
+from backends.vm.container import (
+    PlannedContainer,
+    container_disks,
+    plan_container,
+    with_image_environment,
 )
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
@@ -64,6 +71,7 @@ class VmPlan:
     pointers: Mapping[str, str]
     denied: tuple[str, ...]
     hyperlight: HyperlightSettings | None = None
+    container: PlannedContainer | None = None
 
     def __repr__(self) -> str:
         return f"VmPlan({self.as_dict()!r})"  # without environment values: they may end up in a log
@@ -84,6 +92,7 @@ class VmPlan:
             "launcher": {"path": self.confinement.launcher, "key": self.launcher_key},
             "image": {"name": template.image.name, "key": template.image.key},
             "template": template.key,
+            **({} if self.container is None else {"container": self.container.as_dict()}),
             "machine": {
                 "kind": clone.kind.value,
                 "accelerator": clone.accelerator,
@@ -130,10 +139,17 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         accelerator=facts.accelerator,
         memory_mib=memory_mib,
         cpus=wanted.cpus or 1,
+        data=container_disks(found) if (found := _container_image(request)) else (GRANTS,),
     )
     network = for_plans.plan_for(request.network, facts.network, root=facts.caller[0] == 0, routed=True)
+    container = _container(request, template)
+    user = (INSIDE_ID, INSIDE_ID) if container is None else container.image.user.ids
     files = plan_files(
-        view, device=template.grants_device, caller=_file_user(identity, facts), places=facts.shown_at
+        view,
+        device=template.grants_device,
+        caller=_file_user(identity, facts),
+        places=facts.shown_at,
+        inside=user,
     )
     return VmPlan(
         containment=request.containment,
@@ -141,7 +157,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         confinement=confinement,
         launcher_key=facts.launcher_key,
         files=files,
-        command=_command(request, kind, limits, network),
+        command=_command(request, kind, limits, network, container),
         command_kind=kind,
         secret_names=tuple(name for name, _ in request.environment.secrets),
         limits=limits,
@@ -157,6 +173,7 @@ def make_plan(request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> 
         pointers=request.pointers,
         denied=tuple(grant.pointer for grant in request.grants if grant.access is Access.DENIED),
         hyperlight=request.hyperlight,
+        container=container,
     )
 
 
@@ -193,6 +210,22 @@ def _image(wanted: VirtualMachine) -> Image:
             )
         )
     return wanted.image
+
+
+def _container_image(request: SandboxRequest) -> ContainerImage | None:
+    if request.wslc is None:
+        return None
+    if request.wslc.found is None:
+        message = f"the image {request.wslc.image!r} was not looked up"
+        raise ConfigError(Problem("image_missing", request.pointers.get("wslc", "/wslc"), message))
+    return request.wslc.found
+
+
+def _container(request: SandboxRequest, template: TemplatePlan) -> PlannedContainer | None:
+    image = _container_image(request)
+    if image is None or request.wslc is None:
+        return None
+    return plan_container(image, template, request.wslc.storage)
 
 
 def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandKind) -> None:
@@ -241,13 +274,21 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
 
 
 def _command(
-    request: SandboxRequest, kind: CommandKind, limits: GuestLimits, network: NetworkPlan | None
+    request: SandboxRequest,
+    kind: CommandKind,
+    limits: GuestLimits,
+    network: NetworkPlan | None,
+    container: PlannedContainer | None,
 ) -> GuestCommand:
+    image = None if container is None else container.image
+    entries = request.environment.entries
+    if image is not None:
+        entries = with_image_environment(image, entries)
     return GuestCommand(
         args=argument_vector(kind, request.shell, request.args),
-        env=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=False),
-        cwd=request.cwd or "/",
-        user=(INSIDE_ID, INSIDE_ID),
+        env=for_plans.with_proxy(entries, network, empty_no_proxy=image is not None),
+        cwd=request.cwd or (image.working_dir if image else "/"),
+        user=image.user.ids if image else (INSIDE_ID, INSIDE_ID),
         rlimits=limits.rlimits,
         cgroup=limits.cgroup,
         zygote=(request.shell or "") if kind in OF_WAITING_INTERPRETERS else None,
@@ -264,6 +305,12 @@ def _enforced(
     if request.hyperlight is not None:
         yield "driver", f"qemu, with the runtime {request.hyperlight.runtime.value}: {request.hyperlight.why}"
     yield "isolation", f"a virtual machine of its own ({facts.kind.value}, {facts.accelerator})"
+    if request.wslc is not None and request.wslc.found is not None:
+        image = request.wslc.found
+        yield (
+            "container",
+            f"namespaces and a root of its own in it, from {image.reference} ({image.key[:12]})",
+        )
     yield "filesystem", "only what is granted is copied into the machine"
     if view.denied:
         yield "filesystem.deniedPaths", "not copied into the machine, and hidden in its image"
