@@ -20,6 +20,7 @@ from backends.digest import Fingerprint
 from backends.ended import Ended
 from backends.features import Asked, Capabilities
 from backends.frozen import frozen
+from backends.hyperlight.settings import HyperlightSettings
 from backends.network.policy import NO_NETWORK, NetworkPolicy
 from backends.virtual_machine import Image, System, VirtualMachine
 
@@ -135,6 +136,7 @@ class SandboxRequest:
     user: int | None = None
     group: int | None = None
     vm: VirtualMachine | None = None
+    hyperlight: HyperlightSettings | None = None
     system: System = System()
     image: Image | None = None
     container_id: str = ""
