@@ -11,31 +11,44 @@ from backends.frozen import replace
 from backends.hyperlight.native.device import DEVICES, observe_device
 from backends.hyperlight.native.facts import LIBRARIES, NativeFacts, Packages
 from backends.hyperlight.native.packages import find_packages
+from backends.hyperlight.native.plan import WORKER_PROFILE
 from backends.hyperlight.native.trial import native_verdict
 from backends.inside.store import LAUNCHER, find_program, source_key
 from backends.linux import landlock, seccomp
 from backends.linux.cgroups import observe_cgroups
 from backends.linux.uid_range import configured_range
 
-__all__ = ["confined_verdict", "observe_native"]
+__all__ = ["facts_of", "observe_native", "tried"]
 
 
 def observe_native(request: SandboxRequest) -> NativeFacts:
     """Whether the packages run sandboxes here, and why not; and what a plan is made from.
 
-    The first call after a boot of the host runs a sandbox, which takes 0.2 s where one is refused and at most
-    30. What is missing raises nothing: it is `NativeFacts.why`.
+    The first call after a boot of the host runs a sandbox: 0.2 s where one is refused, and at most 30. What is
+    missing raises nothing: it is `NativeFacts.why`.
     """
-    found, why = find_packages()
-    return _observe(request.seccomp, found, why)
+    packages, why = find_packages()
+    return tried(facts_of(packages, why, request.seccomp))
 
 
-def confined_verdict(packages: Packages) -> str:
-    """Why no sandbox of these packages runs where runs are confined; "" when one has."""
-    return _observe("default", packages, "").why
+def tried(facts: NativeFacts) -> NativeFacts:
+    """The same, once a sandbox was seen to run, or not; where something is missing none is tried."""
+    if facts.why:
+        return facts
+    try:
+        return replace(facts, why=native_verdict(facts))
+    except BackendUnavailable as error:
+        return replace(facts, why=error.problems[0].message)
 
 
-def _observe(profile: str, packages: Packages | None, why: str) -> NativeFacts:
+def facts_of(packages: Packages | None, why: str = "", profile: str = "default") -> NativeFacts:
+    """All but whether a sandbox runs.
+
+    Parameters
+    ----------
+    packages: None: there are none, and `why`.
+    profile: the seccomp profile that the request names.
+    """
     reasons = [why] if why else []
     machine = os.uname().machine
     if machine != "x86_64":
@@ -47,9 +60,9 @@ def _observe(profile: str, packages: Packages | None, why: str) -> NativeFacts:
     launcher = find_program(LAUNCHER)
     reasons += [missing] if missing else []
     reasons += ["the launcher that confines sandboxes is not built"] if launcher is None else []
-    profiles = seccomp.PROFILES if profile in seccomp.PROFILES else ()
     root = os.geteuid() == 0
-    facts = NativeFacts(
+    named = (WORKER_PROFILE, profile) if profile in seccomp.PROFILES else seccomp.PROFILES
+    return NativeFacts(
         why="; ".join(reasons),
         packages=packages,
         device=device,
@@ -61,15 +74,8 @@ def _observe(profile: str, packages: Packages | None, why: str) -> NativeFacts:
         caller=(os.geteuid(), os.getegid()),
         uid_range=configured_range() if root else None,
         cgroups=observe_cgroups(),
-        seccomp={name: seccomp.profile_hash(name) for name in profiles}
-        or dict.fromkeys(seccomp.PROFILES, ""),
+        seccomp={name: seccomp.profile_hash(name) for name in named},
     )
-    if reasons:
-        return facts
-    try:
-        return replace(facts, why=native_verdict(facts))
-    except BackendUnavailable as error:
-        return replace(facts, why=error.problems[0].message)
 
 
 def _helper() -> tuple[Helper | None, str]:

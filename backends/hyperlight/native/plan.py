@@ -207,7 +207,7 @@ def _options(
 def _enforced(
     view: FilesystemView, facts: NativeFacts, packages: Packages, identity: Identity, group: int | None
 ) -> Iterator[tuple[str, str]]:
-    device = facts.device.path if facts.device else "no device"
+    device = facts.device.path if facts.device else "their hypervisor"
     yield (
         "isolation",
         f"a micro-VM of its own, by Hyperlight's packages ({packages.versions[0]}) and {device}",
@@ -224,8 +224,8 @@ def _enforced(
     yield "privileges", "the machine has none; no capabilities and no_new_privs for its worker"
     yield (
         "worker",
-        "bubblewrap with nothing but shared libraries, an interpreter, the packages and the device, "
-        f"whose ioctls are not filtered: out of the machine, {device} and the kernel behind it are reached",
+        f"bubblewrap with nothing but shared libraries, an interpreter, the packages and {device}, whose"
+        " ioctls are not filtered",
     )
     member = f", as a member of group {group}, which {device} is of" if group is not None else ""
     yield "identity", f"the worker is {identity.describe()}{member}"

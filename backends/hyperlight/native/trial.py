@@ -9,7 +9,7 @@ from backends.digest import sha256
 from backends.errors import LaunchFailed
 from backends.hyperlight.native.facts import NativeFacts
 from backends.hyperlight.native.launch import launch_native
-from backends.hyperlight.native.plan import plan_native
+from backends.hyperlight.native.plan import WORKER_PROFILE, plan_native
 from backends.linux.boot_cache import cached
 
 __all__ = ["DEADLINE_S", "native_verdict"]
@@ -32,7 +32,7 @@ def native_verdict(facts: NativeFacts) -> str:
     """
     made_of = (
         *(facts.packages, facts.device, facts.helper, facts.launcher_key, facts.landlock_abi),
-        *(facts.caller[0], facts.seccomp),
+        *(facts.caller[0], facts.seccomp[WORKER_PROFILE]),
     )
     digest = sha256(repr(made_of).encode()).hexdigest()
     return cached(f"hyperlight-{digest[:24]}", lambda: _try(facts))

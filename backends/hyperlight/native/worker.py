@@ -71,9 +71,10 @@ class _Program:
 def main(run_fd: int, report: int, words: int) -> NoReturn:
     """Run what `run_fd` describes.
 
-    Parameters ---------- run_fd: a file with a JSON object: ``packages``, ``module``, ``heap`` and ``stack``
-    for the packages, ``guest``,
-        the code that they are given, and the program: ``source``, ``argv``, ``environment``.
+    Parameters
+    ----------
+    run_fd: a file with a JSON object: ``packages``, ``module``, ``heap`` and ``stack`` for the packages,
+        ``guest``, the code that they are given, and the program: ``source``, ``argv``, ``environment``.
     report: a pipe, for what became of it.
     words: a pipe, for what the packages print.
     """
