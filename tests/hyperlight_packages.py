@@ -39,7 +39,7 @@ def pretended(folder: Path, fault: str = "") -> Path:
 
 @cache
 def installed() -> Path:
-    """An environment with the packages themselves and Wasmtime, installed when it is first needed and kept."""
+    """An environment with the packages themselves and Wasmtime: installed when first needed, and kept."""
     wanted = (*REQUIREMENTS, WASMTIME)
     key = hashlib.sha256(repr((wanted, sys.version)).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir(), f"mxc-ops-tests-hyperlight-{key}")
@@ -57,7 +57,7 @@ def installed() -> Path:
 
 @cache
 def with_the_real_guest() -> Path:
-    """An environment whose packages are `stand_ins/hyperlight_by_wasmtime.py`, with the packages' own guest."""
+    """One whose packages are `stand_ins/hyperlight_by_wasmtime.py`, with the packages' own guest."""
     folder = installed() / "by-wasmtime"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,4 +96,4 @@ def _fill(site: Path, fault: str) -> None:
     (site / "python_guest/resources").mkdir()
     (site / "python_guest/resources/python-sandbox.aot").write_text("the guest's program")
     source = (_STAND_INS / "hyperlight_pretended.py").read_text()
-    (site / "hyperlight_sandbox/__init__.py").write_text(source.replace('FAULT = ""', f"FAULT = {fault!r}"))
+    (site / "hyperlight_sandbox/__init__.py").write_text(source.replace('str = ""', f"str = {fault!r}"))

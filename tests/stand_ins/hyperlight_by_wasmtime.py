@@ -1,7 +1,7 @@
-"""Stands in for the package ``hyperlight_sandbox``: the packages' own guest, run by Wasmtime instead of Hyperlight.
+"""Stands in for the package ``hyperlight_sandbox``: the packages' own guest, run by Wasmtime.
 
-The guest's Python, its library, its executor and its calls to the host are the real ones; what is missing are the
-machine and the host's side of it. The guest was compiled ahead: `module_path` is not looked at.
+The guest's Python, its library, its executor and its calls to the host are the real ones; what is missing are
+the machine and the host's side of it. The guest was compiled ahead: `module_path` is not looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,8 @@ class Sandbox:
         self._tools[name] = callback
 
     def run(self, code: str) -> ExecutionResult:
-        import wasmtime
-        from wasmtime import component
-
+        wasmtime: Any = import_module("wasmtime")
+        component: Any = import_module("wasmtime.component")
         engine = wasmtime.Engine(wasmtime.Config())
         guest = component.Component.deserialize_file(engine, str(FOLDER / "guest.cwasm"))
         store, linker = wasmtime.Store(engine), component.Linker(engine)
@@ -55,7 +55,7 @@ class Sandbox:
         executor = instance.get_export_index(store, "hyperlight:sandbox/executor")
         run = instance.get_func(store, instance.get_export_index(store, "run", executor))
         try:
-            result = vars(run(store, code))
+            result: dict[str, Any] = vars(run(store, code))
         except (wasmtime.WasmtimeError, wasmtime.ExitTrap, wasmtime.Trap) as error:
             raise RuntimeError(f"Execution failed: guest execution failed: {error!r}") from error
         return ExecutionResult(result["stdout"], result["stderr"], result["exit-code"])

@@ -1,8 +1,8 @@
 """Stands in for the package ``hyperlight_sandbox``: its documented interface, without a machine.
 
-Code runs in this very process, in names that stay, as the documented executor runs it: an exception is told by
-its last line, and only exit codes that are whole numbers are kept. `FAULT` is what goes wrong; `trap` lets the
-code that is run stop the machine in which it is thought to be.
+Code runs in this very process, in names that stay, as the documented executor runs it: an exception is told
+by its last line, and only exit codes that are whole numbers are kept. `FAULT` is what goes wrong; `trap` lets
+the code that is run stop the machine in which it is thought to be.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-FAULT = ""
+FAULT: str = ""
 _MOST_OF_A_CALL = 16 * 1024
 _trapped: list[str] = []
 
@@ -38,8 +39,7 @@ class Sandbox:
     def __init__(self, *, backend: str, module_path: str, heap_size: str, stack_size: str) -> None:
         assert backend == "wasm"
         assert heap_size.endswith("Mi") and stack_size.endswith("Mi")
-        with open(module_path) as file:
-            assert file.read() == "the guest's program"
+        assert Path(module_path).read_text() == "the guest's program"
         self._tools: dict[str, Callable[..., Any]] = {}
         self._names: dict[str, Any] = {"__builtins__": __builtins__, "call_tool": self._call_tool}
 

@@ -97,7 +97,8 @@ def _run(source: str, names: dict[str, typing.Any]) -> int:
         _show(error)
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if not stream.closed:
+                stream.flush()
         except BaseException:
             code = 120
     return code
@@ -115,8 +116,8 @@ def _exit_code(end: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """What went wrong, without the frame of ours below it."""
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ else None
     try:
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error, error.__traceback__)
     except BaseException:
-        sys.__excepthook__(type(error), error, trace)
+        sys.__excepthook__(type(error), error, error.__traceback__)

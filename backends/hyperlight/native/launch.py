@@ -65,22 +65,28 @@ def _launch(plan: NativePlan, streams: Streams, secrets: tuple[tuple[str, str], 
         with open(run, "wb", closefd=False) as file:
             file.write(_description(plan, secrets))
         os.lseek(run, 0, os.SEEK_SET)
-        report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        keep(report_end)
+        # Memory files: what prints to them neither waits for us nor fails, which makes the packages panic.
+        report, words = (os.memfd_create(name, _MEMORY) for name in ("report", "words"))
         theirs = ExitStack()
         theirs.callback(os.close, report)
+        theirs.callback(os.close, words)
         with theirs:
-            words, words_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            theirs.callback(os.close, words)
-            keep(words_end)
-            give = (run, report_end, words_end)
+            give = (run, report, words)
             argv = (*plan.argv, _text("worker.py"), *map(str, give))
             identity = plan.identity
             uids = (UidRange(identity.uid, identity.count),) if identity.kind == "range" else ()
-            arrange, why = partial(_arrange, plan), partial(_explain, plan)
-            started = replace(plan, argv=argv)
             running = launch(
-                started, places, streams, (), arrange, why, uids=uids, give=give, group=plan.group
+                *(
+                    replace(plan, argv=argv),
+                    places,
+                    streams,
+                    (),
+                    partial(_arrange, plan),
+                    partial(_explain, plan),
+                ),
+                uids=uids,
+                give=give,
+                group=plan.group,
             )
             theirs.pop_all()
         return NativeRunning(running, report, words)

@@ -24,8 +24,8 @@ __all__ = ["facts_of", "observe_native", "tried"]
 def observe_native(request: SandboxRequest) -> NativeFacts:
     """Whether the packages run sandboxes here, and why not; and what a plan is made from.
 
-    The first call after a boot of the host runs a sandbox: 0.2 s where one is refused, and at most 30. What is
-    missing raises nothing: it is `NativeFacts.why`.
+    The first call after a boot of the host runs a sandbox: 0.2 s where one is refused, and at most 30.
+    What is missing raises nothing: it is `NativeFacts.why`.
     """
     packages, why = find_packages()
     return tried(facts_of(packages, why, request.seccomp))

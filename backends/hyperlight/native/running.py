@@ -30,7 +30,7 @@ class NativeRunning:
     """
 
     def __init__(self, worker: LaunchedRunning, report: int, words: int) -> None:
-        """`report` and `words` are the reading ends of the worker's pipes; they belong to this object."""
+        """`report` and `words` are the files that the worker writes to; they belong to this object."""
         self._worker = worker
         self._fds = [report, words]
         self._lock = allocate_lock()
@@ -75,11 +75,15 @@ class NativeRunning:
             return self._ended
 
     def __del__(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
+        self._close()
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
     def _conclude(self, ended: Ended) -> None:
-        report, words = (_drained(fd) for fd in self._fds)
+        report, words = (_read(fd) for fd in self._fds)
+        self._close()
         became = _decoded(report)
         if ended.outcome is Outcome.EXITED and "ended" in became:
             self._ended = ended
@@ -90,8 +94,8 @@ class NativeRunning:
             warnings = () if self._asked or not words else (f"the machine's process said: {_words(words)}",)
             self._ended = replace(ended, warnings=(*ended.warnings, *warnings))
         else:
-            name = signal.Signals(ended.signal).name if ended.signal else "a signal"
-            self._failure = _not_made(f"their process ended by {name}{f': {words}' if words else ''}")
+            said = f": {words}" if words else ""
+            self._failure = _not_made(f"their process ended by {_name(ended.signal)}{said}")
 
     def _stopped(self, ended: Ended, said: str, *, begun: bool) -> None:
         if not begun:
@@ -106,10 +110,15 @@ class NativeRunning:
         )
 
 
-def _drained(fd: int) -> str:
-    with suppress(BlockingIOError):
-        return os.read(fd, _MOST_BYTES).decode("utf-8", "replace").strip()
-    return ""
+def _name(number: int | None) -> str:
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _read(fd: int) -> str:
+    return os.pread(fd, _MOST_BYTES, 0).decode("utf-8", "replace").strip()
 
 
 def _decoded(report: str) -> dict[str, Any]:

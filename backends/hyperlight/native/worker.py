@@ -75,8 +75,8 @@ def main(run_fd: int, report: int, words: int) -> NoReturn:
     ----------
     run_fd: a file with a JSON object: ``packages``, ``module``, ``heap`` and ``stack`` for the packages,
         ``guest``, the code that they are given, and the program: ``source``, ``argv``, ``environment``.
-    report: a pipe, for what became of it.
-    words: a pipe, for what the packages print.
+    report: a file, for what became of it.
+    words: a file, for what the packages print.
     """
     with open(run_fd, encoding="utf-8") as file:
         run: dict[str, Any] = json.load(file)
