@@ -27,7 +27,7 @@ from backends.hyperlight.native.facts import Device, NativeFacts
 from backends.hyperlight.native.observe import tried
 from mxc_ops.result import Result
 from tests.conftest import CHECKOUT, User
-from tests.hyperlight_packages import pretended
+from tests.hyperlight_packages import installed, pretended
 from tests.native_runs import asking, facts_with, run, start
 
 pytestmark = pytest.mark.backend("hyperlight")
@@ -359,3 +359,58 @@ def test_packages_that_are_not_what_was_looked_at_are_not_run(tmp_path: Path, fa
     (site / "hyperlight_sandbox").mkdir()
     with pytest.raises(LaunchFailed, match="is not the object that was checked"):
         run(facts, "print('never')")
+
+
+AS_FAR = """
+import json, sys
+from backends.hyperlight.native.observe import facts_of, tried
+from backends.hyperlight.native.packages import examine, run_python
+from backends.hyperlight.native.words import without_repeats
+found, why = examine(sys.argv[1])
+assert found, why
+alone = run_python(found.python, sys.argv[2])
+print(json.dumps([alone[0], without_repeats(alone[1]), tried(facts_of(found)).why]))
+"""
+ALONE = """
+from importlib.util import find_spec
+from hyperlight_sandbox import Sandbox
+(folder,) = find_spec("python_guest").submodule_search_locations
+print(Sandbox(backend="wasm", module_path=folder + "/resources/python-sandbox.aot").run("print(6 * 7)").stdout)
+"""
+OWN_DEVICE = """
+mknod "$1" c 10 232; chgrp "$2" "$1"; chmod "$3" "$1"; mount --make-rprivate /; mount --bind "$1" /dev/kvm; shift 3
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/kvm").exists(), reason="needs root, and /dev/kvm")
+@pytest.mark.parametrize(("group", "mode"), [("0", "666"), ("4321", "660")])
+def test_confined_the_installed_packages_get_as_far_as_alone(tmp_path: Path, group: str, mode: str) -> None:
+    """Here: to where the hypervisor refuses to run the virtual processor; elsewhere, to the answer."""
+    inside = [sys.executable, "-c", AS_FAR, installed(), ALONE]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", OWN_DEVICE, "sh", tmp_path / "kvm", group, mode, *inside],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        check=False,
+    )
+    if "mknod" in done.stderr:
+        pytest.skip(done.stderr)
+    status, said, why = json.loads(done.stdout)
+    if status == 0:
+        assert (said, why) == ("42", "")
+    else:
+        assert said.startswith("RuntimeError: Failed to create sandbox: "), said
+        assert why == f"Hyperlight's packages could not make the machine: {said}"
+
+
+def test_a_device_that_only_root_may_open_is_said_to_be_so(facts: NativeFacts) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root alone may open it, and hands it to nobody")
+    device = Device("/dev/kvm", 0, 0, 0o600, 0, usable=True, made="")
+    why = tried(replace(facts, device=device)).why
+    assert (
+        why
+        == "/dev/kvm is of uid 0, gid 0, mode 0600: a sandbox never runs as root, and nobody else may open it"
+    )

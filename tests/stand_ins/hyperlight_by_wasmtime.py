@@ -55,7 +55,7 @@ class Sandbox:
         executor = instance.get_export_index(store, "hyperlight:sandbox/executor")
         run = instance.get_func(store, instance.get_export_index(store, "run", executor))
         try:
-            result: dict[str, Any] = vars(run(store, code))
+            result: Any = run(store, code)
         except (wasmtime.WasmtimeError, wasmtime.ExitTrap, wasmtime.Trap) as error:
             raise RuntimeError(f"Execution failed: guest execution failed: {error!r}") from error
-        return ExecutionResult(result["stdout"], result["stderr"], result["exit-code"])
+        return ExecutionResult(result.stdout, result.stderr, getattr(result, "exit-code"))

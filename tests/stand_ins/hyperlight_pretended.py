@@ -36,7 +36,9 @@ def trap(message: str) -> None:
 
 
 class Sandbox:
-    def __init__(self, *, backend: str, module_path: str, heap_size: str, stack_size: str) -> None:
+    def __init__(
+        self, *, backend: str, module_path: str, heap_size: str = "25Mi", stack_size: str = "35Mi"
+    ) -> None:
         assert backend == "wasm"
         assert heap_size.endswith("Mi") and stack_size.endswith("Mi")
         assert Path(module_path).read_text() == "the guest's program"

@@ -31,12 +31,13 @@ class Place:
 class Packages:
     """Hyperlight's packages in one Python environment.
 
-    `interpreter` is the program itself, without links; `versions` are pins as of `needs.REQUIREMENTS`.
+    `python` runs in that environment; `interpreter` is the program itself, without links; `versions` are pins as of `needs.REQUIREMENTS`.
     `places` are the interpreter, its library and the packages. `module` is where the worker finds the program
     that runs in the machine.
     """
 
     environment: str
+    python: str
     interpreter: str
     versions: tuple[str, ...]
     places: tuple[Place, ...]

@@ -84,7 +84,7 @@ def _examine(environment: str, python: str) -> tuple[Packages | None, str]:
     except OSError as error:
         return None, f"they are not all there: {error}"
     module = f"{PACKAGES}/{_MODULES[-1]}/{_PROGRAM}"
-    return Packages(environment, found["interpreter"], REQUIREMENTS, places, module), ""
+    return Packages(environment, python, found["interpreter"], REQUIREMENTS, places, module), ""
 
 
 class _CannotBeImported(Exception):

@@ -95,7 +95,7 @@ class NativePlan:
                 "heapMib": self.size.heap,
                 "stackMib": self.size.stack,
             },
-            "argv": [*self.program_argv, self.source],
+            "argv": [self.program_argv[0], self.source, *self.program_argv[1:]],
             "cwd": self.cwd,
             "environment": [name for name, _ in self.program_environment] + list(self.secret_names),
             "limits": limits_as_list(self.limits.outcomes),

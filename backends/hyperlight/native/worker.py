@@ -87,6 +87,9 @@ def main(run_fd: int, report: int, words: int) -> NoReturn:
     signal.signal(
         signal.SIGINT, signal.SIG_DFL
     )  # the packages' calls do not look at what Python notes of one
+    os.environ["TOKIO_WORKER_THREADS"] = (
+        "1"  # the packages would start one for each processor: for HTTP alone
+    )
     sys.path.insert(0, run["packages"])
     try:
         result = _run(run, streams, program)
