@@ -25,7 +25,8 @@ _RUN = """
 from importlib.util import find_spec
 from hyperlight_sandbox import Sandbox
 (folder,) = find_spec("python_guest").submodule_search_locations
-print(Sandbox(backend="wasm", module_path=folder + "/resources/python-sandbox.aot").run("print(6 * 7)").stdout)
+guest = folder + "/resources/python-sandbox.aot"
+print(Sandbox(backend="wasm", module_path=guest).run("print(6 * 7)").stdout)
 """
 
 

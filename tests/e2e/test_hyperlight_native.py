@@ -375,11 +375,12 @@ ALONE = """
 from importlib.util import find_spec
 from hyperlight_sandbox import Sandbox
 (folder,) = find_spec("python_guest").submodule_search_locations
-print(Sandbox(backend="wasm", module_path=folder + "/resources/python-sandbox.aot").run("print(6 * 7)").stdout)
+guest = folder + "/resources/python-sandbox.aot"
+print(Sandbox(backend="wasm", module_path=guest).run("print(6 * 7)").stdout)
 """
 OWN_DEVICE = """
-mknod "$1" c 10 232; chgrp "$2" "$1"; chmod "$3" "$1"; mount --make-rprivate /; mount --bind "$1" /dev/kvm; shift 3
-exec "$@"
+mknod "$1" c 10 232; chgrp "$2" "$1"; chmod "$3" "$1"; mount --make-rprivate /
+mount --bind "$1" /dev/kvm; shift 3; exec "$@"
 """
 
 

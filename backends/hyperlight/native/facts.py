@@ -31,9 +31,9 @@ class Place:
 class Packages:
     """Hyperlight's packages in one Python environment.
 
-    `python` runs in that environment; `interpreter` is the program itself, without links; `versions` are pins as of `needs.REQUIREMENTS`.
-    `places` are the interpreter, its library and the packages. `module` is where the worker finds the program
-    that runs in the machine.
+    `python` runs in that environment; `interpreter` is the program itself, without links; `versions` are pins
+    as of `needs.REQUIREMENTS`. `places` are the interpreter, its library and the packages. `module` is where
+    the worker finds the program that runs in the machine.
     """
 
     environment: str
