@@ -18,6 +18,7 @@ from backends.hyperlight.native.running import NativeRunning
 from backends.inside.protocol import Failed
 from backends.launched.failure import explain_report
 from backends.launched.launch import Arranged, Arrangement, launch
+from backends.launched.running import LaunchedRunning
 from backends.linux.uid_range import UidRange
 
 __all__ = ["launch_native"]
@@ -65,31 +66,25 @@ def _launch(plan: NativePlan, streams: Streams, secrets: tuple[tuple[str, str], 
         with open(run, "wb", closefd=False) as file:
             file.write(_description(plan, secrets))
         os.lseek(run, 0, os.SEEK_SET)
-        # Memory files: what prints to them neither waits for us nor fails, which makes the packages panic.
-        report, words = (os.memfd_create(name, _MEMORY) for name in ("report", "words"))
-        theirs = ExitStack()
-        theirs.callback(os.close, report)
-        theirs.callback(os.close, words)
-        with theirs:
-            give = (run, report, words)
-            argv = (*plan.argv, _text("worker.py"), *map(str, give))
-            identity = plan.identity
-            uids = (UidRange(identity.uid, identity.count),) if identity.kind == "range" else ()
-            running = launch(
-                *(
-                    replace(plan, argv=argv),
-                    places,
-                    streams,
-                    (),
-                    partial(_arrange, plan),
-                    partial(_explain, plan),
-                ),
-                uids=uids,
-                give=give,
-                group=plan.group,
-            )
-            theirs.pop_all()
+        # Memory files: to print to one never waits for us, and never fails, at which the packages would panic.
+        with ExitStack() as unless_started:
+            report = os.memfd_create("report", _MEMORY)
+            unless_started.callback(os.close, report)
+            words = os.memfd_create("words", _MEMORY)
+            unless_started.callback(os.close, words)
+            running = _start(plan, places, streams, (run, report, words))
+            unless_started.pop_all()
         return NativeRunning(running, report, words)
+
+
+def _start(
+    plan: NativePlan, places: Handles, streams: Streams, give: tuple[int, int, int]
+) -> LaunchedRunning:
+    argv = (*plan.argv, _text("worker.py"), *map(str, give))
+    worker, identity = replace(plan, argv=argv), plan.identity
+    uids = (UidRange(identity.uid, identity.count),) if identity.kind == "range" else ()
+    arrange, why = partial(_arrange, plan), partial(_explain, plan)
+    return launch(worker, places, streams, (), arrange, why, uids=uids, give=give, group=plan.group)
 
 
 class _Places:
