@@ -66,7 +66,7 @@ def _launch(plan: NativePlan, streams: Streams, secrets: tuple[tuple[str, str], 
         with open(run, "wb", closefd=False) as file:
             file.write(_description(plan, secrets))
         os.lseek(run, 0, os.SEEK_SET)
-        # Memory files: to print to one never waits for us, and never fails, at which the packages would panic.
+        # Memory files: printing to one never waits for us, and never fails, which would make a panic.
         with ExitStack() as unless_started:
             report = os.memfd_create("report", _MEMORY)
             unless_started.callback(os.close, report)
