@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from backends import registry
 from backends.base import Limits, SandboxRequest, Timeout
 from backends.errors import BackendUnavailable, MxcError, Problem, UnsupportedContainment, UsageError
+from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.needs import Health, Probe, require_known_features
 from backends.virtual_machine import CommandKind, VirtualMachine
 from mxc_ops.policy import machine
@@ -212,7 +213,8 @@ def _run_machine(name: str, identifier: str) -> Probe:
         return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, f"mxc-ops image build {_IMAGES[0]}")
     line = _MACHINE_TESTIMONY % Path(_BOOT_ID).read_text().strip()
     vm = VirtualMachine(image, command=CommandKind.SHELL)
-    request = SandboxRequest(name, shell=line, vm=vm, timeout=Timeout(_DEADLINE_MS))
+    runtime = HyperlightSettings(Runtime.AGENT, Driver.QEMU) if name in machine.OF_RUNTIMES else None
+    request = SandboxRequest(name, shell=line, vm=vm, hyperlight=runtime, timeout=Timeout(_DEADLINE_MS))
     result = _testify(request, identifier, _MACHINE_PROMISES)
     if isinstance(result, Probe):
         return result

@@ -14,17 +14,20 @@ from mxc_ops.policy import machine
 __all__ = ["with_image"]
 
 
-def with_image(request: SandboxRequest) -> SandboxRequest:
+def with_image(request: SandboxRequest, *, kept: bool = False) -> SandboxRequest:
     """The request with its image, where it takes one and has none yet, and its driver, where there are two.
+
+    Parameters
+    ----------
+    kept: the sandbox is to be one of a session, or to wait for its run.
 
     Raises `BackendUnavailable` where there is none such, `ConfigError` for what is no image's name; both say
     where the document asks for it.
     """
     runtime = Runtime.PYTHON
     if request.hyperlight is not None:
-        from backends.hyperlight.driver import with_driver
-
-        request, runtime = with_driver(request), request.hyperlight.runtime
+        runtime = request.hyperlight.runtime
+        request = _with_driver(request, runtime, kept)
         if request.hyperlight is not None and request.hyperlight.driver is Driver.NATIVE:
             return request
     vm = machine.complete(request.containment, request.vm, has_args=bool(request.args), runtime=runtime)
@@ -34,6 +37,13 @@ def with_image(request: SandboxRequest) -> SandboxRequest:
         pointer = request.pointers.get("system", "/lxc") if request.system != System() else ""
         return replace(request, image=_found(lambda: _of_system(request.system), pointer))
     return request
+
+
+def _with_driver(request: SandboxRequest, runtime: Runtime, kept: bool) -> SandboxRequest:
+    from backends.hyperlight.driver import with_driver
+
+    said = machine.without_defaults(request.containment, request.vm, runtime) if request.vm else None
+    return with_driver(replace(request, vm=said), kept=kept)
 
 
 def _of_machine(request: SandboxRequest, vm: VirtualMachine) -> SandboxRequest:

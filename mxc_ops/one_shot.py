@@ -117,15 +117,19 @@ class Prepared:
         )
 
 
-def prepare(request: SandboxRequest) -> Prepared:
+def prepare(request: SandboxRequest, *, kept: bool = False) -> Prepared:
     """Look at the host and plan; nothing is started or changed.
+
+    Parameters
+    ----------
+    kept: the sandbox is to be one of a session, or to wait for its run.
 
     Raises `UnsupportedContainment`, `BackendUnavailable` (also for an image that is not there), or
     `PolicyRefused` with every problem at once.
     """
     backend = registry.get(request.containment)
     warnings = (*request.warnings, *check_features(request, backend.capabilities))
-    request = with_image(request)
+    request = with_image(request, kept=kept)
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)

@@ -40,7 +40,7 @@ class WarmPool:
             raise ConfigError(
                 Problem("pool_size", "size", f"a pool of {size} machines is none", expected="≥ 1")
             )
-        with prepare(policy.request(_ANY_COMMAND)) as prepared:
+        with prepare(policy.request(_ANY_COMMAND), kept=True) as prepared:
             backend = prepared.backend
             if not isinstance(backend, KeepsReady):
                 name = prepared.request.containment

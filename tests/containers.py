@@ -138,7 +138,9 @@ async def execute(agent: GuestConnection, command: GuestCommand, stdin: int | No
 async def sh(where: Container | GuestConnection, line: str, **more: Any) -> Said:
     """A shell line to its end; as root without capabilities, unless told otherwise."""
     agent = where.agent if isinstance(where, Container) else where
-    return await execute(agent, GuestCommand(("/bin/sh", "-c", line), **{"env": PATH, "user": (0, 0), **more}))
+    return await execute(
+        agent, GuestCommand(("/bin/sh", "-c", line), **{"env": PATH, "user": (0, 0), **more})
+    )
 
 
 async def prints(where: Container | GuestConnection, line: str, **more: Any) -> str:

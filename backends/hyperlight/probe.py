@@ -1,45 +1,71 @@
-"""What Hyperlight needs, tried out on this host: its packages, and a hypervisor that really runs a guest."""
+"""What Hyperlight needs, tried out on this host: what machines need, and for the native driver its packages
+and a hypervisor that really runs a guest.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import stat
-import subprocess
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
-from backends.hyperlight.needs import ENVIRONMENT, REQUIREMENTS
+from backends.hyperlight.native.facts import Packages
+from backends.hyperlight.native.observe import facts_of, tried
+from backends.hyperlight.native.packages import examine, find_packages, run_python
+from backends.hyperlight.native.words import without_repeats
+from backends.hyperlight.needs import ENVIRONMENT, IMAGE, NATIVE, REQUIREMENTS
 from backends.linux.virtualisation import Virtualisation, observe, remedy
+from backends.microvm.probe import machine_probes
 from backends.needs import Health, Probe
 from backends.qemu.accelerator import find_qemu, machine_type, try_accelerator
 
-__all__ = ["hypervisor_probe", "probe"]
+__all__ = ["hypervisor_probe", "native_probes", "probe"]
 
-FIX = "mxc-ops prep host --backend hyperlight --yes"
-_DEADLINE_S = 30
-_FIRST_LETTERS, _LAST_LETTERS = 80, 100
+FIX = "mxc-ops prep host --backend hyperlight --feature native --yes"
 _MSHV = "/dev/mshv"
+_PACKAGES = "hyperlight.packages"
 _WHY_HYPERVISOR = "every sandbox is a virtual machine, and Hyperlight emulates none"
-_ASK = """
-import json
-from importlib.metadata import distributions
-import hyperlight_sandbox, hyperlight_sandbox_backend_wasm
-print(json.dumps({found.metadata["Name"]: found.version for found in distributions()}))
-"""
+_WHY_CONFINED = "runs are made so: the process that carries the machine sees nothing else of the host"
 _RUN = """
+from importlib.util import find_spec
 from hyperlight_sandbox import Sandbox
-print(Sandbox(backend="wasm", module="python_guest.path").run("print(6 * 7)").stdout)
+(folder,) = find_spec("python_guest").submodule_search_locations
+guest = folder + "/resources/python-sandbox.aot"
+print(Sandbox(backend="wasm", module_path=guest).run("print(6 * 7)").stdout)
 """
 
 
-def probe(_features: Collection[str] = (), environment: str = ENVIRONMENT) -> list[Probe]:
+def probe(features: Collection[str] = ()) -> list[Probe]:
+    """See `backends.microvm.probe.machine_probes` and `native_probes`.
+
+    Machines serve every run, so without the feature ``native`` what the packages lack is worth a warning at
+    most, and nothing where they are not installed.
+    """
+    native = native_probes()
+    if NATIVE not in features:
+        absent = native[0].identifier == _PACKAGES and native[0].health is Health.FAILED
+        native = [_absent(native[0])] if absent else [_less(one) for one in native]
+    return [*machine_probes("hyperlight", IMAGE, features), *native]
+
+
+def _absent(packages: Probe) -> Probe:
+    seen = f"not installed ({packages.seen}): QEMU runs everything"
+    return Probe(packages.identifier, Health.OK, seen, "they are the driver native, which is a choice")
+
+
+def _less(probe: Probe) -> Probe:
+    return replace(probe, health=Health.WARNING) if probe.health is Health.FAILED else probe
+
+
+def native_probes(environment: str = ENVIRONMENT) -> list[Probe]:
     """Import the packages and run a sandbox with them; without them, boot a guest by KVM if QEMU is here.
+
+    Where one runs, another is run as every run is: in its confinement, and not as root.
 
     Parameters
     ----------
-    _features: none of them needs anything of its own here.
-    environment: directory of the Python environment that prep makes.
+    environment: directory of the Python environment that prep makes; our own comes before it, with the extra
+        ``hyperlight``.
     """
     machine = os.uname().machine
     if machine != "x86_64":
@@ -47,69 +73,33 @@ def probe(_features: Collection[str] = (), environment: str = ENVIRONMENT) -> li
         seen = f"this is {machine}; an x86_64 host is needed"
         provider = "whoever provides the host"
         return [Probe("hyperlight.machine", Health.FAILED, seen, why, privilege=provider)]
-    packages = _packages(environment)
-    ran = _run(environment, _RUN) if packages.health is Health.OK else None
-    return [packages, hypervisor_probe(ran, _guest_by_kvm(), observe(), has_mshv=Path(_MSHV).exists())]
+    found, missing = find_packages() if environment == ENVIRONMENT else examine(environment)
+    ran = None
+    if found is not None:
+        status, said = run_python(found.python, _RUN)
+        ran = status, said if status == 0 else without_repeats(said)
+    hypervisor = hypervisor_probe(ran, _guest_by_kvm(), observe(), has_mshv=Path(_MSHV).exists())
+    probes = [_packages(found, missing), hypervisor]
+    if found is not None and hypervisor.health is Health.OK:
+        probes.append(_confined(found))
+    return probes
 
 
-def _packages(environment: str) -> Probe:
-    identifier, why = "hyperlight.packages", "they are what runs the sandboxes"
-    unsafe = _unsafe(environment)
-    if unsafe:
-        return Probe(identifier, Health.FAILED, unsafe, why, FIX, "root")
-    status, said = _run(environment, _ASK)
-    if status != 0:
-        return Probe(identifier, Health.FAILED, f"they cannot be imported: {said}", why, FIX, "root")
-    found: dict[str, str] = json.loads(said)
-    wrong = [wanted for wanted in REQUIREMENTS if wanted != _pin(wanted, found)]
-    if wrong:
-        return Probe(identifier, Health.FAILED, f"{environment} lacks {' '.join(wrong)}", why, FIX, "root")
-    return Probe(identifier, Health.OK, f"{' '.join(REQUIREMENTS)} in {environment}", why)
+def _packages(found: Packages | None, missing: str) -> Probe:
+    identifier, why = _PACKAGES, "they are what runs the sandboxes"
+    if found is None:
+        return Probe(identifier, Health.FAILED, missing, why, FIX, "root")
+    return Probe(identifier, Health.OK, f"{' '.join(REQUIREMENTS)} in {found.environment}", why)
 
 
-def _pin(wanted: str, found: dict[str, str]) -> str:
-    name = wanted.partition("==")[0]
-    return f"{name}=={found.get(name)}"
-
-
-def _unsafe(environment: str) -> str:
-    """Why nothing of this environment is run; "" when it is root's or ours alone."""
-    try:
-        status = os.lstat(environment)
-    except OSError:
-        return f"there is no {environment}"
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        return f"{environment} is not a directory that only root may write to"
-    return ""
-
-
-def _run(environment: str, source: str) -> tuple[int, str]:
-    """Exit status, and what was printed last, from the environment's Python."""
-    try:
-        done = subprocess.run(
-            [f"{environment}/bin/python3", "-I", "-B", "-c", source],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_DEADLINE_S,
-            cwd="/",
-            env={},
-            check=False,
+def _confined(found: Packages) -> Probe:
+    identifier = f"hyperlight.sandbox.{'root' if os.geteuid() == 0 else 'caller'}"
+    why = tried(facts_of(found)).why
+    if why:
+        return Probe(
+            identifier, Health.FAILED, f"none runs in its confinement: {why}", _WHY_CONFINED, FIX, "root"
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        return 1, str(error)
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    last = lines[-1].strip() if lines else f"it ended with {done.returncode}"
-    return done.returncode, last if done.returncode == 0 else _shortened(last)
-
-
-def _shortened(message: str) -> str:
-    """Its beginning and its end: Hyperlight repeats each cause in the message of each error around it."""
-    if len(message) <= _FIRST_LETTERS + _LAST_LETTERS:
-        return message
-    return f"{message[:_FIRST_LETTERS]} … {message[-_LAST_LETTERS:]}"
+    return Probe(identifier, Health.OK, "one ran in its confinement and answered", _WHY_CONFINED)
 
 
 def _guest_by_kvm() -> str | None:
@@ -138,7 +128,7 @@ def hypervisor_probe(
     if not host.device and not has_mshv:
         seen = f"no sandbox can run: neither /dev/kvm nor {_MSHV} is here"
     elif ran is not None:
-        seen = f"no sandbox runs: {ran[1]}"
+        seen = f"the packages load, but no sandbox runs: {ran[1]}"
         seen += f"; QEMU boots no guest by KVM either: {kvm}" if kvm else ""
     elif kvm == "" or has_mshv:
         seen = "KVM works" if kvm == "" else f"{_MSHV} is here"

@@ -74,6 +74,7 @@ def launch(
     users: UserNamespace | None = None,
     becomes: tuple[int, int] | None = None,
     give: tuple[int, ...] = (),
+    group: int | None = None,
 ) -> LaunchedRunning:
     """Start the planned sandbox; its failures to set itself up surface in `wait`.
 
@@ -91,10 +92,11 @@ def launch(
     give: descriptors that the workload gets under their own numbers, to serve us by: nobody may stop it then.
         They stay the caller's.
     becomes: (uid, gid) inside that process 1 drops to; None: the launcher drops to the identity outside.
+    group: the host's gid that a workload of a leased uid has, instead of one of its own.
 
     Raises `LaunchFailed` when the host refuses what was planned, `BackendUnavailable` when no uid is free.
     """
-    started = _Launch(plan, handles, streams, secrets, give)
+    started = _Launch(plan, handles, streams, secrets, give, group)
     try:
         return started.start(arrange, explain, uids, users, becomes)
     except BaseException as error:
@@ -117,9 +119,11 @@ class _Launch:
         streams: Streams,
         secrets: tuple[tuple[str, str], ...],
         give: tuple[int, ...],
+        group: int | None,
     ) -> None:
         self._plan = plan
         self._give = give
+        self._gid = group
         self._handles = handles
         self._streams = streams
         self._secrets = secrets
@@ -204,7 +208,8 @@ class _Launch:
     def _host_ids(self) -> tuple[int, int]:
         identity = self._plan.identity
         if identity.kind == "range":
-            return self._leases[0].uid, self._leases[0].uid
+            uid = self._leases[0].uid
+            return uid, uid if self._gid is None else self._gid
         return identity.uid, identity.gid
 
     def _outside_spec(

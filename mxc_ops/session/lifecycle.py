@@ -43,7 +43,7 @@ def validate(document: Document) -> tuple[str, ...]:
     """
     if document.kind is RequestKind.PROVISION:
         provisions(document)
-        with prepare(apart_from_ports(build_request(policy_document(document)))) as prepared:
+        with prepare(apart_from_ports(build_request(policy_document(document))), kept=True) as prepared:
             return prepared.warnings
     identifier = sandbox_id(document)
     if document.kind is RequestKind.EXEC:

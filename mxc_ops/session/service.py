@@ -74,7 +74,7 @@ class Sessions:
         request = policy.request(_PLACEHOLDER)
         if request.containment not in PREFIXES:
             raise unsupported_phase("provision", request.containment)
-        prepare(apart_from_ports(request)).close()
+        prepare(apart_from_ports(request), kept=True).close()
         document = policy.as_config(_PLACEHOLDER)
         as_request(json.dumps(document).encode())  # which is how each start takes it
         record = new_record(request.containment, document, str(request.document_hash), name=name, lease=lease)

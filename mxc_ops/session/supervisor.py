@@ -97,7 +97,7 @@ async def _start(assignment: Assignment) -> tuple[SessionSandbox, GuestCommand, 
     from mxc_ops.one_shot import prepare
     from mxc_ops.sources import as_request
 
-    with prepare(apart_from_ports(as_request(assignment.document.encode()))) as prepared:
+    with prepare(apart_from_ports(as_request(assignment.document.encode())), kept=True) as prepared:
         backend = prepared.backend
         if not isinstance(backend, KeepsSessions):
             raise unsupported_phase("start", prepared.request.containment)

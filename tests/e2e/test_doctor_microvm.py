@@ -19,6 +19,7 @@ from backends.qemu.accelerator import find_qemu
 from backends.qemu.tiny_guest import ANSWER
 from mxc_ops.doctor import examine
 from tests.conftest import User
+from tests.hyperlight_packages import installed, pretended
 from tests.images import image
 from vm_images.store import SYSTEM_STORE
 
@@ -123,25 +124,17 @@ def test_a_host_without_qemu_is_told_what_to_do(checkout: Path, tmp_path: Path) 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
     """A Python environment whose packages pretend to be Hyperlight's, and whose sandboxes always fail."""
-    folder = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    (site,) = folder.glob("lib/python3*/site-packages")
-    for requirement in hyperlight.REQUIREMENTS:
-        name, _, version = requirement.partition("==")
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (site / "hyperlight_sandbox_backend_wasm.py").touch()
-    (site / "hyperlight_sandbox.py").write_text("def Sandbox(**_): raise RuntimeError('no hypervisor')\n")
-    return folder
+    return pretended(tmp_path / "environment", "refused")
 
 
 def test_hyperlights_own_failure_is_told(environment: Path) -> None:
-    probes = by_name(hyperlight.probe(environment=str(environment)))
+    probes = by_name(hyperlight.native_probes(environment=str(environment)))
     assert probes["hyperlight.packages"].health is Health.OK
     failed = probes["hyperlight.hypervisor"]
     assert failed.health is Health.FAILED
-    assert "RuntimeError: no hypervisor" in failed.seen or "/dev/kvm nor /dev/mshv" in failed.seen
+    told = "the packages load, but no sandbox runs: RuntimeError: Failed to create sandbox: Internal error:"
+    told += " Failed to run vm: Unexpected VM exit: Unknown KVM VCPU exit: InternalError;"
+    assert told in failed.seen or "/dev/kvm nor /dev/mshv" in failed.seen
 
 
 def test_another_version_of_hyperlight_is_not_taken_for_ours(environment: Path) -> None:
@@ -150,7 +143,7 @@ def test_another_version_of_hyperlight_is_not_taken_for_ours(environment: Path) 
     (info.with_name("other-1.dist-info") / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: other\nVersion: 1\n"
     )
-    probe = by_name(hyperlight.probe(environment=str(environment)))["hyperlight.packages"]
+    probe = by_name(hyperlight.native_probes(environment=str(environment)))["hyperlight.packages"]
     assert probe.health is Health.FAILED
     assert "lacks hyperlight-sandbox-python-guest==" in probe.seen
 
@@ -160,7 +153,7 @@ def test_an_environment_that_others_may_write_to_is_not_run(environment: Path, t
     (environment / "bin/python3").write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
     (environment / "bin/python3").chmod(0o755)
     environment.chmod(0o777)
-    probe = by_name(hyperlight.probe(environment=str(environment)))["hyperlight.packages"]
+    probe = by_name(hyperlight.native_probes(environment=str(environment)))["hyperlight.packages"]
     assert probe.health is Health.FAILED
     assert not (tmp_path / "run").exists()
 
@@ -180,13 +173,45 @@ echo "qemu: unsupported machine type" >&2; exit 1
     (tmp_path / "dev/kvm").touch()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(hyperlight, "observe", lambda: observe(f"{tmp_path}/"))
-    probe = by_name(hyperlight.probe(environment=str(tmp_path / "nothing")))["hyperlight.hypervisor"]
+    probe = by_name(hyperlight.native_probes(environment=str(tmp_path / "nothing")))["hyperlight.hypervisor"]
     assert (probe.health, probe.seen.partition(";")[0]) == (Health.WARNING, "KVM works"), probe
 
 
 @pytest.mark.backend("hyperlight")
+def test_the_probe_says_where_the_installed_packages_end_here() -> None:
+    probes = by_name(hyperlight.native_probes(environment=str(installed())))
+    assert probes["hyperlight.packages"].health is Health.OK, probes["hyperlight.packages"]
+    hypervisor = probes["hyperlight.hypervisor"]
+    if hypervisor.health is Health.OK:
+        assert hypervisor.seen == "a sandbox ran and answered"
+        assert any(name.startswith("hyperlight.sandbox.") for name in probes)
+    elif "no sandbox can run: neither" not in hypervisor.seen:
+        assert hypervisor.seen.startswith(
+            "the packages load, but no sandbox runs: RuntimeError: Failed to create sandbox: "
+        )
+        # Each of its causes once, the hypervisor's own words last, and then what else is known of this host.
+        causes = hypervisor.seen.split("; ")[0].split(": ")
+        assert len(causes) == len(set(causes))
+        assert hypervisor.health is Health.FAILED and hypervisor.privilege != "none"
+
+
+def test_hyperlight_that_works_is_tried_in_its_confinement_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kvm = tmp_path / "dev/kvm"
+    kvm.parent.mkdir()
+    kvm.touch()
+    monkeypatch.setattr(hyperlight, "observe", lambda: observe(f"{tmp_path}/"))
+    probes = by_name(hyperlight.native_probes(environment=str(pretended(tmp_path / "environment"))))
+    assert probes["hyperlight.hypervisor"].seen == "a sandbox ran and answered"
+    (confined,) = (probe for name, probe in probes.items() if name.startswith("hyperlight.sandbox."))
+    if confined.health is not Health.OK:  # no device here, or only root's
+        assert "none runs in its confinement: " in confined.seen and "/dev/kvm" in confined.seen
+
+
+@pytest.mark.backend("hyperlight")
 def test_hyperlight_runs_here_or_says_that_it_cannot() -> None:
-    probe = by_name(hyperlight.probe())["hyperlight.hypervisor"]
+    probe = by_name(hyperlight.native_probes())["hyperlight.hypervisor"]
     if probe.health is not Health.OK:
         pytest.skip(f"Hyperlight: {probe.seen}")
     assert probe.seen == "a sandbox ran and answered"

@@ -112,9 +112,9 @@ def test_a_command_runs_as_in_a_machine(machine: Utility) -> None:
             assert (said.status, said.out, said.err) == (7, "out\n", "err\n")
             assert await prints(box, "hostname; cat /etc/hostname") == "inner\ninner\n"
             assert "127.0.0.1 localhost inner" in await prints(box, "cat /etc/hosts")
-            assert await prints(box, "id -u; id -g; echo $NAME; pwd", user=(12, 34), cwd="/tmp", env=(*PATH, ("NAME", "v"))) == (
-                "12\n34\nv\n/tmp\n"
-            )
+            assert await prints(
+                box, "id -u; id -g; echo $NAME; pwd", user=(12, 34), cwd="/tmp", env=(*PATH, ("NAME", "v"))
+            ) == ("12\n34\nv\n/tmp\n")
             with pytest.raises(GuestRefused) as caught:
                 await execute(box.agent, GuestCommand(("/no/such",), PATH, user=(0, 0)))
             assert (caught.value.step, caught.value.errno) == (Step.EXEC, errno.ENOENT)
@@ -169,7 +169,10 @@ def test_a_terminal(machine: Utility) -> None:
 
 def test_two_containers_see_only_their_own(machine: Utility) -> None:
     async def main() -> None:
-        async with machine.container("box", hostname="one") as one, machine.container("other", hostname="two") as two:
+        async with (
+            machine.container("box", hostname="one") as one,
+            machine.container("other", hostname="two") as two,
+        ):
             waiting = await two.agent.execute(
                 GuestCommand(("/bin/sleep", "1234"), PATH), stdin=None, stdout=len, stderr=len
             )
@@ -207,7 +210,9 @@ def test_grants_and_masks_get_in_by_the_steps_of_a_machine(machine: Utility, gra
             assert (await sh(box, "cat /etc/denied-here")).out == ""
             write = f"echo new >{top}/shown/written/new; echo more >>{top}/copied/note"
             await prints(box, write, user=(1000, 1000))
-            assert await prints(box, f"cat {top}/shown/written/old {top}/copied/note") == "old\ncopied\nmore\n"
+            assert (
+                await prints(box, f"cat {top}/shown/written/old {top}/copied/note") == "old\ncopied\nmore\n"
+            )
             got = bytearray()
             async for chunk in box.agent.get(GuestFiles("/run/mxc/rw/0")):
                 got += chunk
@@ -284,7 +289,9 @@ def test_whoever_hangs_up_ends_it(machine: Utility) -> None:
         await box.agent.close()
         assert (await box.init.wait(deadline_s=20)).status == 0
         box = await start_container(machine.agent, machine.spec("box"))
-        process = await box.agent.execute(GuestCommand(("/bin/sleep", "99"), PATH), stdin=None, stdout=len, stderr=len)
+        process = await box.agent.execute(
+            GuestCommand(("/bin/sleep", "99"), PATH), stdin=None, stdout=len, stderr=len
+        )
         box.init.signal(signal.SIGKILL)
         with pytest.raises(GuestLost):
             await process.wait(deadline_s=20)
@@ -352,7 +359,10 @@ def test_a_network_is_shared_or_its_own(machine: Utility) -> None:
             await listening.wait(deadline_s=20)
             reached = bytearray()
             serving = await alone.agent.execute(
-                GuestCommand(("/bin/sh", "-c", "echo hello | nc -l -p 5000"), PATH), stdin=None, stdout=len, stderr=len
+                GuestCommand(("/bin/sh", "-c", "echo hello | nc -l -p 5000"), PATH),
+                stdin=None,
+                stdout=len,
+                stderr=len,
             )
             await sh(alone, "until netstat -ltn | grep -q :5000; do sleep 0.1; done")
             way = await alone.agent.execute(
@@ -424,7 +434,10 @@ def test_many_come_and_go(machine: Utility) -> None:
     async def main() -> None:
         for _ in range(3):
             async with AsyncExitStack() as stack:
-                boxes = [await stack.enter_async_context(machine.container("box", hostname=f"n{n}")) for n in range(4)]
+                boxes = [
+                    await stack.enter_async_context(machine.container("box", hostname=f"n{n}"))
+                    for n in range(4)
+                ]
                 names = await asyncio.gather(*(prints(box, "hostname") for box in boxes))
                 assert names == [f"n{n}\n" for n in range(4)]
         report = await machine.agent.report()

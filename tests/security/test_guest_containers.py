@@ -130,7 +130,9 @@ def test_it_cannot_look_into_a_process_of_its_agents(machine: Utility, user: tup
 
     async def main() -> None:
         async with machine.container("box") as box:
-            listening = GuestCommand(("/bin/nc", "-l", "-p", "4100", "-e", "/bin/sleep", "60"), PATH, user=user)
+            listening = GuestCommand(
+                ("/bin/nc", "-l", "-p", "4100", "-e", "/bin/sleep", "60"), PATH, user=user
+            )
             await box.agent.execute(listening, stdin=None, stdout=len, stderr=len)
             await sh(box, "until netstat -ltn | grep -q :4100; do sleep 0.1; done")
             source, end = os.pipe()
@@ -138,7 +140,9 @@ def test_it_cannot_look_into_a_process_of_its_agents(machine: Utility, user: tup
                 way = await box.agent.execute(
                     GuestCommand(("way",), PATH, user=user, port=4100), stdin=source, stdout=len, stderr=len
                 )
-                agents = (await prints(box, "grep -l -e [-]-container /proc/[0-9]*/cmdline", user=user)).split()
+                agents = (
+                    await prints(box, "grep -l -e [-]-container /proc/[0-9]*/cmdline", user=user)
+                ).split()
                 assert f"/proc/{way.pid}/cmdline" in agents and len(agents) == 2
                 for name in ("exe", "root", "fd/0"):
                     assert (await sh(box, f"readlink /proc/{way.pid}/{name}", user=user)).out == ""
@@ -201,15 +205,21 @@ def test_it_changes_nothing_of_the_kernels(machine: Utility, user: tuple[int, in
 
 
 @users
-def test_what_the_kernel_shows_to_root_alone_is_not_to_be_read(machine: Utility, user: tuple[int, int]) -> None:
+def test_what_the_kernel_shows_to_root_alone_is_not_to_be_read(
+    machine: Utility, user: tuple[int, int]
+) -> None:
     async def main() -> None:
         async with machine.container("box") as box:
-            told = "kcore kmsg keys key-users kpagecount kpageflags slabinfo vmallocinfo timer_list pagetypeinfo"
+            told = (
+                "kcore kmsg keys key-users kpagecount kpageflags slabinfo vmallocinfo timer_list pagetypeinfo"
+            )
             for name in told.split():
                 assert (await sh(box, f"head -c1 /proc/{name} | wc -c", user=user)).out == "0\n", name
             hidden = "ls -A /proc/acpi /proc/scsi /sys/firmware 2>/dev/null | grep -v : | grep ."
             assert (await sh(box, hidden, user=user)).status != 0
-            readable = "for f in /proc/[a-z]*; do test -f $f && test -r $f && stat -c %a $f; done | grep -v '[4-7]$'"
+            readable = (
+                "for f in /proc/[a-z]*; do test -f $f && test -r $f && stat -c %a $f; done | grep -v '[4-7]$'"
+            )
             assert (await sh(box, readable, user=user)).status != 0
             assert (await sh(box, "dmesg", user=user)).status != 0
 
@@ -295,8 +305,12 @@ def test_what_is_private_to_the_agent_is_out_of_reach(machine: Utility, user: tu
         private = {"": 0o700, "rw": 0o700}
         async with machine.container("box") as box:
             await box.agent.put(GuestFiles("/run/mxc"), iter([archive_of(private)]))
-            await box.agent.mount(GuestMount("/run/mxc/rw", "", "tmpfs", MountFlag.NO_SUID | MountFlag.NO_DEV))
-            await box.agent.put(GuestFiles("/run/mxc/rw/0", owner=user), iter([archive_of({"": 0o755, "d": 0o755})]))
+            await box.agent.mount(
+                GuestMount("/run/mxc/rw", "", "tmpfs", MountFlag.NO_SUID | MountFlag.NO_DEV)
+            )
+            await box.agent.put(
+                GuestFiles("/run/mxc/rw/0", owner=user), iter([archive_of({"": 0o755, "d": 0o755})])
+            )
             flags = MountFlag.BIND | MountFlag.NO_SUID | MountFlag.NO_DEV
             await box.agent.mount(GuestMount("/granted", "/run/mxc/rw/0", flags=flags))
             assert await prints(box, "ls /granted", user=user) == "d\n"
@@ -314,7 +328,9 @@ def test_two_containers_share_no_memory_names_or_queues(machine: Utility) -> Non
                 read = f"readlink /proc/self/ns/{link}"
                 spaces = {await prints(where, read) for where in (one, two, machine.agent)}
                 assert len(spaces) == 3, link
-            assert (await prints(one, "cat /proc/self/cgroup")) != (await prints(two, "cat /proc/self/cgroup"))
+            assert (await prints(one, "cat /proc/self/cgroup")) != (
+                await prints(two, "cat /proc/self/cgroup")
+            )
 
     machine.run(main())
 
@@ -345,7 +361,9 @@ def test_no_link_of_an_image_leads_a_mount_or_a_file_astray(machine: Utility) ->
                     await box.agent.put(GuestFiles(target), iter([archive_of({"x": 0o755})]))
             with pytest.raises(GuestRefused):
                 await box.agent.mount(GuestMount("/bound", "/mnt", flags=MountFlag.BIND))
-            await box.agent.put(GuestFiles("/run/mxc"), iter([archive_of({"": 0o700})]))  # is not in that /run
+            await box.agent.put(
+                GuestFiles("/run/mxc"), iter([archive_of({"": 0o700})])
+            )  # is not in that /run
             with pytest.raises(GuestRefused):  # through /proc/1, a name means something else to each process
                 await box.agent.hide(GuestHide(("/run/victim",)))
             await box.agent.hide(GuestHide(("/victim",)))
@@ -360,7 +378,9 @@ def test_a_program_that_is_a_link_to_the_agent_has_nothing_of_it(machine: Utilit
             said = await execute(box.agent, GuestCommand(("/bin/self", "--container"), PATH, user=ROOT))
             assert said.status == 1 and "usage" in said.err
             # Root's own copy of it, were it a file of the machine's, could be written to through any name.
-            changed = await sh(box, "echo x >>/proc/1/exe; dd if=/dev/zero of=/proc/1/exe bs=1", privileged=True)
+            changed = await sh(
+                box, "echo x >>/proc/1/exe; dd if=/dev/zero of=/proc/1/exe bs=1", privileged=True
+            )
             assert changed.status != 0
         async with machine.container("links") as box:
             assert await prints(box, "echo works") == "works\n"
@@ -371,7 +391,10 @@ def test_a_program_that_is_a_link_to_the_agent_has_nothing_of_it(machine: Utilit
 def test_files_where_folders_should_be_are_replaced(machine: Utility) -> None:
     async def main() -> None:
         async with machine.container("files") as box:
-            assert await prints(box, "test -d /proc/self && test -d /sys/class && test -c /dev/null && echo all") == "all\n"
+            assert (
+                await prints(box, "test -d /proc/self && test -d /sys/class && test -c /dev/null && echo all")
+                == "all\n"
+            )
             for attack in ("head -c1 /bin/disk", "echo x >/bin/console"):
                 for user in (ROOT, USER):
                     assert (await sh(box, attack, user=user)).status != 0
