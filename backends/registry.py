@@ -43,7 +43,7 @@ CONTAINMENTS: Mapping[str, Entry] = {
     "microvm": Entry("backends.microvm", ("linux",), needs="backends.microvm.needs"),
     "vm": Entry("backends.vm", ("linux",), needs="backends.vm.needs"),
     "hyperlight": Entry("backends.hyperlight", ("linux", "win32"), needs="backends.hyperlight.needs"),
-    "wslc": Entry(None, ("win32",), "WSL containers exist on Windows only", "backends.wslc.needs"),
+    "wslc": Entry("backends.wslc", ("linux", "win32"), needs="backends.wslc.needs"),
     "windows_sandbox": Entry(
         None, ("win32",), "Windows Sandbox exists on Windows only", "backends.windows_sandbox.needs"
     ),

@@ -9,7 +9,7 @@ from backends.errors import BackendUnavailable, LaunchFailed, Problem
 from backends.qemu.machine import Part
 from backends.virtual_machine import Image
 
-__all__ = ["Parts", "hold_image", "open_parts"]
+__all__ = ["Parts", "hold_folder", "hold_image", "open_parts"]
 
 
 class Parts:
@@ -51,7 +51,11 @@ def hold_image(image: Image) -> int:
 
     Raises `BackendUnavailable`, worth another look-up, when it was removed meanwhile.
     """
-    folder = os.path.dirname(image.kernel)
+    return hold_folder(os.path.dirname(image.kernel), image.name, f"mxc-ops image build {image.name}")
+
+
+def hold_folder(folder: str, name: str, fix: str) -> int:
+    """The same for the folder of any image of the store; `name` and `fix` are for the error."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -62,7 +66,6 @@ def hold_image(image: Image) -> int:
             os.close(fd)
             raise
     except OSError as error:
-        message = f"the image {image.name!r} was removed a moment ago"
-        fix = f"mxc-ops image build {image.name}"
+        message = f"the image {name!r} was removed a moment ago"
         raise BackendUnavailable(Problem("image_removed", "", message, fix=fix), retryable=True) from error
     return fd

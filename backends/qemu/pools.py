@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backends.qemu.clone import Clone, Link, restore
 from backends.qemu.confinement import Confinement
 from backends.qemu.open_templates import shared_template
 from backends.qemu.per_loop import PerLoop
 from backends.qemu.pool import ClonePool
-from backends.qemu.template_plan import GRANTS, TemplatePlan
+from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.timings import Timings
 
 __all__ = ["close_pools", "keep_parked", "take_clone"]
@@ -48,7 +50,7 @@ async def take_clone(
     confinement: Confinement,
     timings: Timings,
     *,
-    grants: int | None,
+    disks: Mapping[str, int],
     used_bytes: int,
     link: Link | None = None,
 ) -> Clone:
@@ -56,22 +58,21 @@ async def take_clone(
 
     Parameters
     ----------
-    grants: the file for its disk of read-only grants, if there are any; the first `used_bytes` matter.
+    disks: files for its data disks, by their names; `used_bytes` of all of them together matter.
     link: where its network card leads; None: nowhere, as with all that are parked.
     """
     pool = _pools.get().get(_name(plan, confinement))
     if pool is not None and link is None and used_bytes <= _MOST_COPIED_BYTES:
         clone = await pool.acquire(timings)
-        if grants is not None:
-            try:
-                clone.fill(GRANTS.name, grants)
-            except BaseException:  # it is nobody's by now, and the pool takes none back
-                await clone.end()
-                raise
+        try:
+            for name, fd in disks.items():
+                clone.fill(name, fd)
+        except BaseException:  # it is nobody's by now, and the pool takes none back
+            await clone.end()
+            raise
         return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
-    disks = None if grants is None else {GRANTS.name: grants}
     return await restore(plan, template, confinement, timings, disks=disks, link=link)
 
 

@@ -10,9 +10,10 @@ from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.guest_files.plan import GuestPut
 from backends.inside.agent_protocol import Step
 from backends.virtual_machine import CommandKind
+from backends.vm.container import PlannedContainer
 from backends.vm.plan import VmPlan
 
-__all__ = ["explain_full", "explain_refusal"]
+__all__ = ["explain_container", "explain_full", "explain_refusal"]
 
 
 def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
@@ -42,6 +43,13 @@ def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
             )
         )
     return LaunchFailed(Problem(f"guest_{refusal.step.name.lower()}", "", str(refusal)))
+
+
+def explain_container(container: PlannedContainer, refusal: GuestRefused) -> LaunchFailed:
+    """The failure to start a container, for which its image is to blame, or the machine's memory."""
+    message = f"no container can be made of {container.image.reference!r}: {refusal}"
+    fix = f"mxc-ops image verify {container.image.key}"
+    return LaunchFailed(Problem("container_not_started", "", message, fix=fix))
 
 
 def explain_full(plan: VmPlan, step: GuestPut, failure: LaunchFailed) -> MxcError:

@@ -7,18 +7,17 @@ policy's files are in place before a command starts.
 from __future__ import annotations
 
 import asyncio
-import os
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 from typing import TYPE_CHECKING
 
+from backends.agent.container import Container, start_container
+from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, conversation_of
 from backends.base import Handles
 from backends.ended import Conflict
-from backends.errors import LaunchFailed
+from backends.errors import LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.guest_files.archive import check_copies, put_content
-from backends.guest_files.disk import build_disk
 from backends.guest_files.snapshot import Snapshot
 from backends.inside.agent_protocol import GuestHide, GuestIdentity, GuestMount, MountFlag
 from backends.qemu.clone import Clone, Link, restore
@@ -27,11 +26,12 @@ from backends.qemu.memory_file import is_sealed
 from backends.qemu.off_loop import off_loop, on_thread
 from backends.qemu.pools import take_clone
 from backends.qemu.template import open_template
-from backends.qemu.template_plan import GRANTS, GRANTS_BYTES
 from backends.qemu.template_store import StoredTemplate, TemplateStore, default_store
 from backends.qemu.timings import Timings
+from backends.vm.container import PlannedContainer
 from backends.vm.copying_back import bring_back, recovered_warnings
-from backends.vm.failure import explain_full
+from backends.vm.disks import NO_DISKS, MachineDisks, open_disks
+from backends.vm.failure import explain_container, explain_full
 from backends.vm.plan import VmPlan
 
 if TYPE_CHECKING:
@@ -44,20 +44,19 @@ __all__ = ["FurnishedMachine", "Original"]
 
 @frozen
 class Original:
-    """A machine as it was: memory and devices, its disk of grants (-1: none), its agent's conversation.
+    """A machine as it was: memory and devices, the files of its disks, its agent's conversation.
 
     It `stood` still when it was copied, or it ran: so does what goes on from it at first.
     """
 
     source: StoredTemplate
-    disk: int
+    disks: MachineDisks
     conversation: Conversation
     stood: bool = False
 
     def close(self) -> None:
         self.source.close()
-        if self.disk >= 0:
-            os.close(self.disk)
+        self.disks.close()
 
 
 class FurnishedMachine:
@@ -91,16 +90,18 @@ class FurnishedMachine:
         self._clone: Clone | None = None
         self._own_memory = own_memory
         self._original = original
-        self._disk = -1
+        self._disks = NO_DISKS
+        self._inside: Guest | None = None
         self._network: Network | None = None
         self.network: NetworkOutcome | None = None
+        self.container: Container | None = None
         self._identity: GuestIdentity | None = None
 
     @property
     def guest(self) -> Guest:
-        """Of a machine that was started."""
+        """What commands run in, of a machine that was started: the machine itself, or the container in it."""
         assert self._clone is not None  # `start` has succeeded, `end` was not called
-        return self._clone.guest
+        return self._inside or self._clone.guest
 
     @property
     def open_network(self) -> Network | None:
@@ -134,9 +135,21 @@ class FurnishedMachine:
             from backends.network.arrange import guest_network
 
             await guest.ask(guest.agent.bring_up(guest_network(self._plan.network)))
+        if self._plan.container is not None:
+            await self._contain(guest, self._plan.container)
         if self._original is None:
-            await self._furnish(guest)
+            await self._furnish(self.guest)
         self._original = None
+
+    async def _contain(self, guest: Guest, container: PlannedContainer) -> None:
+        try:
+            self.container = await guest.machine.guard(start_container(guest.agent, container.spec))
+        except GuestRefused as refusal:
+            raise explain_container(container, refusal) from refusal
+        except GuestError as error:
+            raise LaunchFailed(Problem("container_not_started", "", str(error))) from error
+        self._inside = Guest(guest.machine, self.container.agent)
+        self._timings.mark("containerReady")
 
     async def _open_network(self, plan: NetworkPlan) -> None:
         from backends.network.opening import Network, open_network
@@ -157,15 +170,17 @@ class FurnishedMachine:
         self._timings.mark("filesBack")
 
     async def end(self) -> None:
+        if self._inside is not None:
+            inside, self._inside = self._inside, None
+            await inside.agent.close()
         if self._clone is not None:
             clone, self._clone = self._clone, None
             await clone.end()
         if self._network is not None:
             network, self._network = self._network, None
             self.network = await on_thread(network.end)
-        if self._disk >= 0:
-            os.close(self._disk)
-            self._disk = -1
+        disks, self._disks = self._disks, NO_DISKS
+        disks.close()
 
     async def wake(self) -> None:
         """It has stood still, and goes on: its clock is set, and nothing else of what it is."""
@@ -190,8 +205,7 @@ class FurnishedMachine:
         finally:
             if go_on:
                 await self._clone.thaw()
-        disk = fcntl(self._disk, F_DUPFD_CLOEXEC, 3) if self._disk >= 0 else -1
-        return Original(source, disk, conversation, stood=not go_on or source.memory < 0)
+        return Original(source, self._disks.copy(), conversation, stood=not go_on or source.memory < 0)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan
@@ -199,44 +213,32 @@ class FurnishedMachine:
             return await self._go_on(self._original)
         if self._own_memory:
             return await self._own_clone()
-        if not plan.files.read_only:
-            return await take_clone(
-                plan.template, plan.confinement, self._timings, grants=None, used_bytes=0, link=self._link
-            )
-        disk = await on_thread(
-            lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
-            drop=lambda built: os.close(built.fd),
+        await self._open_disks()
+        used = sum(self._disks.used_bytes.values())
+        return await take_clone(
+            plan.template,
+            plan.confinement,
+            self._timings,
+            disks=self._disks.fds,
+            used_bytes=used,
+            link=self._link,
         )
-        self._timings.mark("diskBuilt")
-        self.warnings.extend(disk.warnings)
-        try:
-            return await take_clone(
-                plan.template,
-                plan.confinement,
-                self._timings,
-                grants=disk.fd,
-                used_bytes=disk.used_bytes,
-                link=self._link,
-            )
-        finally:
-            os.close(disk.fd)
+
+    async def _open_disks(self) -> None:
+        self._disks = await on_thread(lambda: open_disks(self._plan, self._handles), drop=MachineDisks.close)
+        if self._disks.fds:
+            self._timings.mark("diskBuilt")
+        self.warnings.extend(self._disks.warnings)
 
     async def _go_on(self, original: Original) -> Clone:
-        if original.disk >= 0:
-            self._disk = fcntl(original.disk, F_DUPFD_CLOEXEC, 3)
+        self._disks = original.disks.copy()
         source = original.source
         shared = source.memory >= 0 and is_sealed(source.memory)  # else it is a file that somebody keeps
         return await self._restored(source, own_memory=not shared, original=original)
 
     async def _own_clone(self) -> Clone:
         plan = self._plan
-        if plan.files.read_only:
-            disk = await on_thread(
-                lambda: build_disk(plan.files, self._handles, size_bytes=GRANTS_BYTES),
-                drop=lambda built: os.close(built.fd),
-            )
-            self._disk = disk.fd
-            self.warnings.extend(disk.warnings)
+        await self._open_disks()
         store = TemplateStore(default_store())
         template = await open_template(plan.template, plan.confinement, store, to_copy=True)
         try:
@@ -252,7 +254,7 @@ class FurnishedMachine:
             source,
             self._plan.confinement,
             self._timings,
-            disks={GRANTS.name: self._disk} if self._disk >= 0 else None,
+            disks=self._disks.fds,
             own_memory=own_memory,
             conversation=None if original is None else original.conversation,
             stood=original is not None and original.stood,

@@ -20,6 +20,7 @@ from backends.qemu.memory_file import copy_data
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
 from backends.sessions import Copied, Scope, Settled
+from backends.vm.disks import MachineDisks
 from backends.vm.furnished import FurnishedMachine, Original
 from backends.vm.plan import VmPlan
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VmSandbox", "imposed", "start_machine"]
 
+_DISK = "disk."
 _NOT_BACK = "it went on from a copy: what it changed in copies of read-write grants was not brought back"
 
 
@@ -85,8 +87,7 @@ class VmSandbox:
         if original.source.memory >= 0:
             fds["memory"] = fcntl(original.source.memory, F_DUPFD_CLOEXEC, 3)
         original.source.close()
-        if original.disk >= 0:
-            fds["grants"] = original.disk
+        fds |= {f"{_DISK}{name}": fd for name, fd in original.disks.fds.items()}
         talk = original.conversation
         welcome = {"bootUs": talk.welcome.boot_us, "zygote": talk.welcome.has_zygote}
         said = {
@@ -128,9 +129,11 @@ def _original(copied: Copied) -> Original:
     state = os.pread(fds["state"], os.fstat(fds["state"]).st_size, 0)
     welcome = Welcome(said["welcome"]["bootUs"], said["welcome"]["zygote"])
     conversation = Conversation(said["next"], tuple(said["open"]), welcome)
-    grants = _reopenable(fds["grants"]) if "grants" in fds else -1
+    disks = {name.removeprefix(_DISK): _reopenable(fd) for name, fd in fds.items() if name.startswith(_DISK)}
     memory = fcntl(fds["memory"], F_DUPFD_CLOEXEC, 3) if "memory" in fds else -1
-    return Original(StoredTemplate(memory, state), grants, conversation, stood=bool(said["stood"]))
+    return Original(
+        StoredTemplate(memory, state), MachineDisks(disks, {}), conversation, stood=bool(said["stood"])
+    )
 
 
 def _reopenable(fd: int) -> int:

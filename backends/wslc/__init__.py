@@ -1,1 +1,7 @@
-"""WSL containers: Linux containers of Windows' own."""
+"""WSL containers: Linux containers from OCI images, in a virtual machine of ours, or planned for Windows'."""
+
+from backends.wslc.backend import WslcBackend
+
+__all__ = ["BACKEND"]
+
+BACKEND = WslcBackend()

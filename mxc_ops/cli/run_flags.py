@@ -67,6 +67,7 @@ _FIELDS = {
     "mxcOps.limits.bestEffort": "--best-effort",
     "remove system": "remove --distribution and --release",
     "remove hyperlight": "remove --runtime and --driver",
+    "mxcOps.hyperlight.driver: ": "--driver ",
     'network(allow=["*"], deny=[…])': "--allow-net '*' and --deny-net, without --net all",
     'network(allow=[…]) without default="allow"': "--allow-net without --net all",
     'network(publish=["8080:80"])': "--publish 8080:80",

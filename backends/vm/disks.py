@@ -1,0 +1,136 @@
+"""The files behind a machine's data disks: grants, a container's image, what it writes (effectful)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from contextlib import ExitStack
+from dataclasses import field
+
+from backends.base import Handles
+from backends.errors import LaunchFailed, PolicyRefused, Problem
+from backends.frozen import frozen
+from backends.guest_files.disk import build_disk
+from backends.qemu.parts import hold_folder
+from backends.qemu.template_plan import GRANTS, GRANTS_BYTES
+from backends.vm.container import UPPER, PlannedContainer
+from backends.vm.plan import VmPlan
+
+__all__ = ["NO_DISKS", "MachineDisks", "open_disks"]
+
+_FORMAT_S = 30
+_SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
+_FORMAT = ("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard")
+
+
+@frozen
+class MachineDisks:
+    """Open files by the names of disks, and how many bytes of each matter.
+
+    `held` is a lock on a container's image, which keeps it from being removed.
+    """
+
+    fds: dict[str, int]
+    used_bytes: dict[str, int]
+    warnings: tuple[str, ...] = ()
+    held: list[int] = field(default_factory=list[int])
+
+    def copy(self) -> MachineDisks:
+        """The same open files once more, under descriptors of the copy's own."""
+        fds = {name: _duplicate(fd) for name, fd in self.fds.items()}
+        return MachineDisks(fds, dict(self.used_bytes), held=[_duplicate(fd) for fd in self.held])
+
+    def close(self) -> None:
+        """Idempotent."""
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+        while self.held:
+            os.close(self.held.pop())
+
+
+NO_DISKS = MachineDisks({}, {})
+"""Of a machine all of whose disks are holes."""
+
+
+def open_disks(plan: VmPlan, handles: Handles) -> MachineDisks:
+    """Make and open what the plan's machine needs; the caller closes it.
+
+    Raises `LaunchFailed`, `PolicyRefused` for a storage that cannot be used, `BackendUnavailable` for an
+    image that was removed.
+    """
+    fds: dict[str, int] = {}
+    used: dict[str, int] = {}
+    warnings: tuple[str, ...] = ()
+    held: list[int] = []
+    with ExitStack() as undo:
+        undo.callback(lambda: MachineDisks(fds, used, held=held).close())
+        if plan.files.read_only:
+            disk = build_disk(plan.files, handles, size_bytes=GRANTS_BYTES)
+            fds[GRANTS.name], used[GRANTS.name] = disk.fd, disk.used_bytes
+            warnings = disk.warnings
+        if plan.container is not None:
+            container, image = plan.container, plan.container.image
+            fix = f"mxc-ops image pull {image.reference}"
+            held.append(hold_folder(os.path.dirname(image.rootfs), image.reference, fix))
+            fds[container.root.name] = _open_image(container)
+            used[container.root.name] = container.image.rootfs_bytes
+            if container.storage:
+                fds[UPPER.name] = _make_upper(container, plan.pointers.get("wslc", "/wslc"))
+                used[UPPER.name] = UPPER.size_bytes
+        undo.pop_all()
+    return MachineDisks(fds, used, warnings, held)
+
+
+def _duplicate(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _open_image(container: PlannedContainer) -> int:
+    try:
+        return os.open(container.image.rootfs, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        message = f"the container image {container.image.reference!r} cannot be read: {error.strerror}"
+        fix = f"mxc-ops image verify {container.image.key}"
+        raise LaunchFailed(Problem("image_not_readable", "", message, fix=fix)) from error
+
+
+def _make_upper(container: PlannedContainer, pointer: str) -> int:
+    """An empty file system in a file that never has a name, so that it goes with the machine."""
+    where = f"{pointer}/storagePath" if pointer.startswith("/") else f"{pointer}.storage"
+    try:
+        fd = os.open(container.storage, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"no file can be made in {container.storage!r}: {error.strerror}"
+        raise PolicyRefused(Problem("storage_unusable", where, message, expected="a directory")) from error
+    try:
+        os.ftruncate(fd, UPPER.size_bytes)
+        done = subprocess.run(
+            [*_FORMAT, f"/proc/self/fd/{fd}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=_FORMAT_S,
+            pass_fds=(fd,),
+            env={"PATH": _SBIN},
+            check=False,
+        )
+        if done.returncode != 0:
+            raise _not_formatted(done.stderr.strip()[-300:])
+        os.fchmod(fd, 0o666)  # a virtual machine without any rights of its own opens it anew
+    except (OSError, subprocess.SubprocessError) as error:
+        os.close(fd)
+        raise _not_formatted(str(error)) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _not_formatted(why: str) -> LaunchFailed:
+    fix = "mxc-ops prep host --backend wslc --yes"
+    return LaunchFailed(
+        Problem("storage_not_formatted", "", f"the container's disk is not made: {why}", fix=fix)
+    )
