@@ -123,7 +123,8 @@ def impose(message: bytes, imposed: GuestCommand) -> bytes:
     """A command's message under somebody else's restrictions.
 
     Whom it runs as, its limits, its control group and its filter are those of `imposed`, and, where that has
-    variables, which tell of a proxy, what it is told of that; the rest is kept.
+    variables, which tell of a proxy, what it is told of that; the rest is kept. Without a working directory
+    of its own (an empty one) it has that of `imposed`.
 
     Raises ValueError for a message that is none.
     """
@@ -136,11 +137,22 @@ def impose(message: bytes, imposed: GuestCommand) -> bytes:
         end = offset + _RECORD.size + length
         if end > len(message):
             raise ValueError("a record is cut short")
-        if tag not in _IMPOSED and not (imposed.env and _is_of_proxy(tag, message[offset:end])):
-            kept.append(message[offset:end])
+        record = message[offset:end]
+        if tag == Tag.CWD and record[_RECORD.size :] == b"\0":
+            record = _text(Tag.CWD, imposed.cwd)
+        if tag not in _IMPOSED and not (imposed.env and _is_of_proxy(tag, record)):
+            kept.append(record)
         offset = end
-    kept += [_text(Tag.ENV, f"{name}={value}") for name, value in imposed.env]
+    beside = imposed.beside and _missing(imposed.beside, kept)
+    kept += [_text(Tag.ENV, f"{name}={value}") for name, value in (*beside, *imposed.env)]
     return b"".join(kept) + b"".join(_restrictions(imposed))
+
+
+def _missing(beside: tuple[tuple[str, str], ...], records: list[bytes]) -> tuple[tuple[str, str], ...]:
+    """Those variables that no record is of."""
+    tag = Tag.ENV.to_bytes(4, "little")
+    names = {each[_RECORD.size :].partition(b"=")[0] for each in records if each.startswith(tag)}
+    return tuple(entry for entry in beside if entry[0].encode("utf-8", "surrogateescape") not in names)
 
 
 def _is_of_proxy(tag: int, record: bytes) -> bool:

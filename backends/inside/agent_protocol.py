@@ -216,6 +216,8 @@ class GuestCommand:
     port: no program, but a way to this TCP port of the loopback that is inside: input goes there, what comes
         from there is STDOUT. It has started when it is connected, and ends when both sides have.
     cgroup: (file, content) written in a control group of its own, e.g. ``("pids.max", "64")``.
+    beside: of a command that stands for what is imposed on others, variables that each of them has unless it
+        has its own of that name.
     """
 
     args: tuple[str, ...]
@@ -232,6 +234,7 @@ class GuestCommand:
     cgroup: tuple[tuple[str, str], ...] = ()
     privileged: bool = False
     port: int | None = None
+    beside: tuple[tuple[str, str], ...] = ()
 
 
 @frozen

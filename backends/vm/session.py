@@ -20,6 +20,7 @@ from backends.qemu.memory_file import copy_data
 from backends.qemu.template_store import StoredTemplate
 from backends.qemu.timings import Timings
 from backends.sessions import Copied, Scope, Settled
+from backends.vm.container import with_image_environment
 from backends.vm.disks import MachineDisks
 from backends.vm.furnished import FurnishedMachine, Original
 from backends.vm.plan import VmPlan
@@ -176,4 +177,7 @@ async def start_machine(plan: VmPlan, handles: Handles, copied: Copied | None) -
 def imposed(plan: VmPlan) -> GuestCommand:
     """What the plan says of its one command, which each of a session's is under."""
     env = proxy_variables(plan.network, plan.command.env)
-    return replace(plan.command, args=(), env=env, zygote=None, seccomp=seccomp.program(plan.seccomp))
+    beside = with_image_environment(plan.container.image, ()) if plan.container is not None else ()
+    return replace(
+        plan.command, args=(), env=env, zygote=None, seccomp=seccomp.program(plan.seccomp), beside=beside
+    )

@@ -191,7 +191,7 @@ class _Command:
         return GuestCommand(
             args=argument_vector(kind, request.shell, request.args),
             env=request.environment.entries + self._secrets,
-            cwd=request.cwd or "/",
+            cwd=request.cwd or "",
             tty=window_size(self._streams.stdin) if self._streams.tty else None,
             zygote=(request.shell or "") if kind in OF_WAITING_INTERPRETERS else None,
         )

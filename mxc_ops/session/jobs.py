@@ -39,7 +39,7 @@ def order_of(request: SandboxRequest) -> dict[str, Any]:
     return {
         "args": list(request.args),
         "env": [list(entry) for entry in (*environment.entries, *secrets)],
-        "cwd": request.cwd or "/",
+        "cwd": request.cwd or "",
         "timeout": [after, grace, number] if after else None,
     }
 
