@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import field
 
 from backends.base import Handles
 from backends.errors import LaunchFailed, PolicyRefused, Problem
-from backends.frozen import frozen
 from backends.guest_files.disk import build_disk
 from backends.qemu.parts import hold_folder
 from backends.qemu.template_plan import GRANTS, GRANTS_BYTES
@@ -24,17 +23,24 @@ _SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
 _FORMAT = ("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard")
 
 
-@frozen
 class MachineDisks:
     """Open files by the names of disks, and how many bytes of each matter.
 
-    `held` is a lock on a container's image, which keeps it from being removed.
+    `held` are locks on a container's image, which keep it from being removed.
     """
 
-    fds: dict[str, int]
-    used_bytes: dict[str, int]
-    warnings: tuple[str, ...] = ()
-    held: list[int] = field(default_factory=list[int])
+    def __init__(
+        self,
+        fds: dict[str, int],
+        used_bytes: dict[str, int],
+        warnings: tuple[str, ...] = (),
+        held: Iterable[int] = (),
+    ) -> None:
+        """The descriptors are its own from now on."""
+        self.fds = fds
+        self.used_bytes = used_bytes
+        self.warnings = warnings
+        self.held = list(held)
 
     def copy(self) -> MachineDisks:
         """The same open files once more, under descriptors of the copy's own."""
