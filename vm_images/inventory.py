@@ -45,7 +45,7 @@ def _known(images: list[Stored]) -> str:
 
 def verify(image: Stored) -> list[Problem]:
     """Compare the SHA-256 of each file with what was built; reads everything."""
-    fix = f"mxc-ops image remove {image.key}, then build it again"
+    fix = f"mxc-ops image remove {image.key}, then build or import it again"
     problems: list[Problem] = []
     for part, entry in image.manifest["parts"].items():
         path = Path(image.folder, part)

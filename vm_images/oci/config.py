@@ -9,7 +9,7 @@ from typing import Any, cast
 from backends.frozen import frozen
 from vm_images.oci.refusals import BadEntry, shown
 
-__all__ = ["ARCHITECTURE", "SYSTEM", "ContainerConfig", "parse_config", "parse_document"]
+__all__ = ["ARCHITECTURE", "SYSTEM", "ContainerConfig", "parse_config", "parse_document", "parse_json"]
 
 SYSTEM, ARCHITECTURE = "linux", "amd64"
 """The one platform that machines are made for, as images spell it."""
@@ -35,21 +35,27 @@ class ContainerConfig:
 
 
 def parse_document(text: bytes, what: str, limit: int) -> dict[str, Any]:
-    """A JSON document that is an object. Raises `BadEntry`.
+    """A JSON document that is an object; otherwise as `parse_json`."""
+    found = parse_json(text, what, limit)
+    if not isinstance(found, dict):
+        raise BadEntry("image_document", f"{what} is no JSON object")
+    return cast("dict[str, Any]", found)
+
+
+def parse_json(text: bytes, what: str, limit: int) -> object:
+    """A JSON document. Raises `BadEntry`.
 
     Parameters
     ----------
+    what: it is, for the error.
     limit: bytes that it may have.
     """
     if len(text) > limit:
         raise BadEntry("image_too_large", f"{what} has {len(text)} bytes, more than {limit}")
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadEntry("image_document", f"{what} is no JSON document: {str(error)[:80]}") from error
-    if not isinstance(found, dict):
-        raise BadEntry("image_document", f"{what} is no JSON object")
-    return cast("dict[str, Any]", found)
 
 
 def parse_config(text: bytes, limit: int) -> ContainerConfig:

@@ -14,13 +14,13 @@ from io import BufferedReader
 from pathlib import Path
 
 from backends.errors import PrepFailed
-from backends.frozen import frozen
+from backends.frozen import frozen, replace
 from vm_images.oci.confined import stream_confined
 from vm_images.oci.refusals import refused
 from vm_images.oci.users_namespace import ImageUsers
 from vm_images.store_changes import writing
 
-__all__ = ["Plain", "digest_of", "open_source", "unpacked"]
+__all__ = ["Piece", "Plain", "digest_of", "open_source", "read_piece", "unpacked"]
 
 _PIECE = 1 << 20
 _MEMORY = "--memory=128MiB"  # what a decompressor's window takes; the largest that zstd makes unasked
@@ -29,6 +29,15 @@ _DECOMPRESSORS = {
     b"\x28\xb5\x2f\xfd": ("zstd", "-dcq", _MEMORY),
     b"\xfd7zXZ\x00": ("xz", "-dc", "--memlimit-decompress=128MiB"),
 }
+
+
+@frozen
+class Piece:
+    """Bytes that lie somewhere: a file, or what an archive has at this place. `size` in bytes, None: all."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
 
 
 @frozen
@@ -64,7 +73,7 @@ def digest_of(path: Path, subject: str) -> str:
 
 
 def unpacked(
-    source: Path, target: Path, users: ImageUsers, *, at_most: int, subject: str, what: str
+    source: Piece, target: Path, users: ImageUsers, *, at_most: int, subject: str, what: str
 ) -> Plain:
     """Copy a file, decompressed where it is compressed. What is decompressed is a copy: nobody can change it.
 
@@ -77,8 +86,8 @@ def unpacked(
     Raises `ConfigError` for one that is too large, or damaged; `PrepFailed` when it cannot be written.
     """
     copy = target.with_name(f"{target.name}.packed")
-    with open_source(source, subject) as file:
-        packed, size = _copy(_pieces(file), copy, at_most, subject, what)
+    with open_source(source.path, subject) as file:
+        packed, size = _copy(_pieces(file, source), copy, at_most, subject, what)
     with copy.open("rb") as file:
         head = file.read(max(map(len, _DECOMPRESSORS)))
         words = next((words for magic, words in _DECOMPRESSORS.items() if head.startswith(magic)), None)
@@ -98,9 +107,21 @@ def unpacked(
     return Plain(target, digest, packed, size)
 
 
-def _pieces(file: BufferedReader) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
+def read_piece(source: Piece, subject: str, what: str, at_most: int) -> bytes:
+    """All of it. Raises `ConfigError` where it is more than `at_most` bytes."""
+    with open_source(source.path, subject) as file:
+        found = b"".join(_pieces(file, replace(source, size=min(source.size or at_most + 1, at_most + 1))))
+    if len(found) > at_most:
+        raise refused("image_too_large", subject, f"{what} has more than {at_most} bytes")
+    return found
+
+
+def _pieces(file: BufferedReader, source: Piece) -> Iterator[bytes]:
+    file.seek(source.offset)
+    left = source.size
+    while piece := file.read(_PIECE if left is None else min(left, _PIECE)):
         yield piece
+        left = left if left is None else left - len(piece)
 
 
 def _copy(pieces: Iterator[bytes], target: Path, at_most: int, subject: str, what: str) -> tuple[str, int]:

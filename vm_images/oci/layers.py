@@ -9,43 +9,23 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO
 
 from backends.frozen import frozen
 from vm_images.oci.defused import Defused, Reason
 from vm_images.oci.layer_writer import LayerWriter
-from vm_images.oci.limits import MAX_PATH, Limits
-from vm_images.oci.refusals import BadEntry, refused, shown
+from vm_images.oci.limits import MAX_ID, MAX_PATH, Limits
+from vm_images.oci.refusals import BadEntry, shown
+from vm_images.oci.tar_reader import TarReader, damaged_is_refused
 from vm_images.oci.tree_model import Kind, Node, Placed, Tree, split
 
-if TYPE_CHECKING:
-    from typing import Self
-
-__all__ = ["MAX_ID", "Checking", "Layer", "rewrite_layer"]
-
-MAX_ID = 65_535
-"""The greatest uid and gid: as many are mapped where it is unpacked, and granted to users."""
+__all__ = ["Checking", "Layer", "rewrite_layer"]
 
 _CHUNK = 1 << 20
-_MAX_EXTENDED = 1 << 16
-"""Bytes of a header that tells more of the next entry; each is read into memory, and searched."""
-_HEADER_BUDGET = 1 << 18
-"""Bytes that all headers of one entry may take."""
-_MAX_GLOBAL = 64
 _SET_ID = 0o6000
 _HIDING, _HIDES_ALL = ".wh.", ".wh..wh..opq"
 _BLOCK = tarfile.BLOCKSIZE
-_EXTENDED = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
-_KINDS = (
-    *(tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE),
-    *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
-)
 _ATTRIBUTE = re.compile(r"(?:SCHILY\.(?:xattr\.|acl\.)|LIBARCHIVE\.xattr\.|RHT\.security\.)(.*)", re.DOTALL)
 
 
@@ -96,103 +76,20 @@ def rewrite_layer(plain: Path, target: Path, layer: Layer, checking: Checking) -
         writer = LayerWriter(written)
         if layer.number == 1:
             writer.root()
-        with _blamed(checking, layer, "it cannot be read"):
-            archive, source = _opened(file)
+        with damaged_is_refused(checking.source, f"{layer}: at its beginning"):
+            reader = TarReader(file)
         while True:
-            with _blamed(checking, layer, f"after entry {checking.entries} of the image"):
-                member = _next(archive, source)
+            with damaged_is_refused(checking.source, f"{layer}: after entry {checking.entries} of the image"):
+                member = reader.next()
             if member is None:
                 break
-            with _blamed(checking, layer, shown(member.name)):
+            with damaged_is_refused(checking.source, f"{layer}: {shown(member.name)}"):
                 _take(member, file, writer, layer, checking)
-        with _blamed(checking, layer, "at its end"):
-            _require_end(file, archive.offset, layer)
+        with damaged_is_refused(checking.source, f"{layer}: at its end"):
+            _require_end(file, reader.offset, layer)
         writer.end()
     with target.open("rb") as written:
         return hashlib.file_digest(written, "sha256").hexdigest()
-
-
-@contextmanager
-def _blamed(checking: Checking, layer: Layer, where: str) -> Generator[None]:
-    try:
-        yield
-    except BadEntry as error:
-        raise refused(error.code, checking.source, f"{layer}: {where}: {error}") from error
-    except (tarfile.TarError, ValueError, EOFError, RecursionError) as error:
-        message = f"{layer}: {where}: it is no tar file, or damaged: {error}"
-        raise refused("image_damaged", checking.source, message) from error
-
-
-class _Header(tarfile.TarInfo):
-    """A header on its own. By default a broken one counts as the archive's end, wherever it stands."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            member = super().frombuf(buf, encoding, errors)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            raise tarfile.ReadError(f"a header is broken: {error}") from error
-        if member.size < 0:
-            raise tarfile.ReadError("a size is negative")
-        if member.type in _EXTENDED and member.size > _MAX_EXTENDED:
-            raise tarfile.ReadError(f"a header takes {member.size} bytes")
-        if member.type not in (*_EXTENDED, *_KINDS):
-            kind = "sparse" if member.type == tarfile.GNUTYPE_SPARSE else f"of kind {member.type!r}"
-            raise BadEntry(
-                "image_entry", f"{shown(member.name)} is {kind}: files, directories and links are taken"
-            )
-        return member
-
-
-class _Budgeted:
-    """A file of which one entry's headers can read only so much."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.left = _HEADER_BUDGET
-
-    def read(self, size: int = -1) -> bytes:
-        self.left -= size
-        if size < 0 or self.left < 0:
-            raise tarfile.ReadError(f"the headers of one entry take more than {_HEADER_BUDGET} bytes")
-        return self._file.read(size)
-
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self._file.seek(place, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-def _opened(file: IO[bytes]) -> tuple[tarfile.TarFile, _Budgeted]:
-    source = _Budgeted(file)
-    archive = tarfile.open(  # noqa: SIM115 - it has nothing to close: the file is the caller's
-        fileobj=cast("IO[bytes]", source),
-        mode="r:",
-        tarinfo=_Header,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
-    return archive, source
-
-
-def _next(archive: tarfile.TarFile, source: _Budgeted) -> tarfile.TarInfo | None:
-    source.left = _HEADER_BUDGET
-    member = archive.next()
-    archive.members = []  # type: ignore[attr-defined] # else each stays in memory
-    if member is None:
-        return None
-    if (
-        member.size < 0
-        or member.issparse()
-        or any(name.startswith("GNU.sparse.") for name in member.pax_headers)
-    ):
-        raise BadEntry(
-            "image_entry", f"{shown(member.name)} is sparse, or its size negative: whole files are taken"
-        )
-    if len(archive.pax_headers) > _MAX_GLOBAL:
-        raise tarfile.ReadError("global headers tell too much")
-    return member
 
 
 def _take(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from backends.errors import ConfigError, Problem
 from backends.frozen import field_names, frozen
 
-__all__ = ["MAX_NAME", "MAX_PATH", "Limits", "with_limits"]
+__all__ = ["MAX_ID", "MAX_NAME", "MAX_PATH", "Limits", "with_limits"]
 
+MAX_ID = 65_535
+"""The greatest uid and gid: as many are mapped where it is unpacked, and granted to users."""
 MAX_NAME = 255
 """Bytes of one name: what file systems take (NAME_MAX)."""
 MAX_PATH = 4095

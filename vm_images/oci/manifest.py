@@ -8,10 +8,18 @@ from typing import Any, cast
 from backends.frozen import frozen
 from vm_images.oci.config import ARCHITECTURE, SYSTEM
 from vm_images.oci.limits import Limits
+from vm_images.oci.references import DIGEST, Reference, names_something, parse_reference
 from vm_images.oci.refusals import BadEntry, shown
-from vm_images.oci.references import DIGEST, parse_reference, names_something
 
-__all__ = ["Descriptor", "Manifest", "Open", "choose", "descriptors_of", "is_index", "names_of", "parse_manifest"]
+__all__ = [
+    "Descriptor",
+    "Manifest",
+    "choose",
+    "descriptors_of",
+    "named",
+    "parse_manifest",
+    "root_of",
+]
 
 _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
@@ -35,13 +43,10 @@ _MAX_SIZE = 1 << 40
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _KIND = "vnd.docker.reference.type"  # what says that it is about another image, and none itself
 
-Open = Callable[["Descriptor"], bytes]
-"""The blob of a descriptor, a document, once its size and digest were found to be as told."""
-
 
 @frozen
 class Descriptor:
-    """A blob, by digest (``sha256:…``) and size in bytes; `platform` as OS/ARCHITECTURE, "" when it is not told.
+    """A blob, by digest (``sha256:…``) and size in bytes; `platform` as OS/ARCHITECTURE, "" for none.
 
     `names` are those that a layout gives it.
     """
@@ -63,14 +68,11 @@ class Manifest:
     layers: tuple[Descriptor, ...]
 
 
-def is_index(document: Mapping[str, Any]) -> bool:
-    return "manifests" in document
-
-
 def descriptors_of(index: Mapping[str, Any]) -> list[Descriptor]:
     """What an index leads to: images alone, of our platform or of none that is told. Raises `BadEntry`."""
     entries = _list(index.get("manifests"), "manifests")
-    found = [_descriptor(entry, "manifests", (*_INDEXES, *_MANIFESTS)) for entry in entries if not _is_about(entry)]
+    images = [entry for entry in entries if not _is_about(entry)]
+    found = [_descriptor(entry, "manifests", (*_INDEXES, *_MANIFESTS)) for entry in images]
     ours = [one for one in found if one.platform in ("", f"{SYSTEM}/{ARCHITECTURE}")]
     if not ours:
         there = ", ".join(sorted({shown(one.platform) for one in found})) or "nothing"
@@ -105,9 +107,9 @@ def choose(
     raise BadEntry("image_document", f"its indexes lead to indexes, more than {_MAX_INDEXES} deep")
 
 
-def names_of(name: str, found: Sequence[Descriptor]) -> list[Descriptor]:
+def named(reference: Reference, found: Sequence[Descriptor]) -> list[Descriptor]:
     """Those that have a name, as references are compared."""
-    wanted = str(parse_reference(name))
+    wanted = str(reference)
     return [
         one
         for one in found
@@ -156,6 +158,13 @@ def _is_about(entry: object) -> bool:
         return False
     notes: object = cast("dict[str, object]", entry).get("annotations")
     return isinstance(notes, dict) and _KIND in notes
+
+
+def root_of(document: Mapping[str, Any], digest: str, size: int) -> list[Descriptor]:
+    """What a registry answers to a reference, as `choose` wants it. Raises `BadEntry`."""
+    kinds = (*_INDEXES, *_MANIFESTS)
+    kind = document.get("mediaType", _INDEXES[0] if "manifests" in document else _MANIFESTS[0])
+    return [_descriptor({"mediaType": kind, "digest": digest, "size": size}, "the answer", kinds)]
 
 
 def _list(value: object, place: str) -> list[object]:

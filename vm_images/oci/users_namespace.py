@@ -16,7 +16,7 @@ from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
 from backends.linux.id_ranges import ID_FILES, overlaps
 from backends.linux.subordinate_ids import caller_names, ranges_of
-from vm_images.oci.layers import MAX_ID
+from vm_images.oci.limits import MAX_ID
 from vm_images.tools import find_tool, run_tool
 
 __all__ = ["PREP_FIX", "ImageUsers", "image_users"]
@@ -111,8 +111,6 @@ def _granted() -> tuple[int, int]:
     found = ranges_of(names, MAX_ID)
     if found is not None:
         return found
-    message = (
-        f"/etc/subuid and /etc/subgid grant {names[0]} no {MAX_ID} ids, and an image's files may have as many"
-    )
+    message = f"/etc/subuid and /etc/subgid grant {names[0]} no {MAX_ID} ids, which unpacking an image takes"
     fix = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {names[0]}, or import it as root"
     raise BackendUnavailable(Problem("no_subordinate_ids", "", message, fix=fix))
