@@ -123,9 +123,9 @@ def set_name(store: Path, name: str, key: str, folder: str = NAMES) -> None:
         _sync(names)
 
 
-def remove_name(store: Path, name: str) -> None:
+def remove_name(store: Path, name: str, folder: str = NAMES) -> None:
     with writing(store):
-        (store / NAMES / name).unlink(missing_ok=True)
+        (store / folder / name).unlink(missing_ok=True)
 
 
 def remove_key(store: Path, key: str, *, unless: Callable[[str], bool] | None = None) -> bool:

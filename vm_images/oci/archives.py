@@ -91,7 +91,7 @@ def bundle_of(
             return _of_docker(archive, wanted, users, scratch, limits)
     # Its one layer is what was unpacked already.
     layers = (Found(Piece(archive.plain.path), archive.plain.digest),)
-    return Bundle(Source.ROOTFS, ContainerConfig(layers=(archive.plain.digest,)), layers), None
+    return Bundle(Source.ROOTFS, ContainerConfig(layers=(archive.plain.digest,)), layers), wanted
 
 
 def _of_layout(archive: Archive, wanted: Reference | None, limits: Limits) -> tuple[Bundle, Reference | None]:
