@@ -8,10 +8,10 @@ from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
 from backends.lxc import unpacked
-from vm_images.store import IMPORTED, MANIFEST, Stored, content_of, is_key, own_store, stored, stores
+from vm_images.store import IMPORTED, MANIFEST, NAMES, Stored, content_of, is_key, own_store, stored, stores
 from vm_images.store_changes import collect, remove_key, remove_name
 
-__all__ = ["collect_garbage", "everything", "find", "remove", "verify"]
+__all__ = ["collect_garbage", "everything", "find", "is_known", "remove", "verify"]
 
 
 def everything() -> tuple[list[Stored], list[BackendUnavailable]]:
@@ -41,6 +41,15 @@ def find(name: str) -> Stored:
 def _known(images: list[Stored]) -> str:
     names = sorted({name for image in images for name in image.names})
     return f"one of {', '.join(names)}" if names else ""
+
+
+def is_known(name: str) -> bool:
+    """Whether it is the name or key of an image, whole or not."""
+    if "/" in name or not name:
+        return False
+    return any(
+        os.path.lexists(f"{store}/{name if is_key(name) else f'{NAMES}/{name}'}") for store, _ in stores()
+    )
 
 
 def verify(image: Stored) -> list[Problem]:

@@ -89,9 +89,9 @@ def bundle_of(
             return _of_layout(archive, wanted, limits)
         if archive.source is Source.DOCKER:
             return _of_docker(archive, wanted, users, scratch, limits)
-    # Its one layer is what was unpacked already.
-    layers = (Found(Piece(archive.plain.path), archive.plain.digest),)
-    return Bundle(Source.ROOTFS, ContainerConfig(layers=(archive.plain.digest,)), layers), wanted
+    plain = archive.plain
+    layers = (Found(Piece(plain.path), plain.digest, plain),)
+    return Bundle(Source.ROOTFS, ContainerConfig(layers=(plain.digest,)), layers), wanted
 
 
 def _of_layout(archive: Archive, wanted: Reference | None, limits: Limits) -> tuple[Bundle, Reference | None]:

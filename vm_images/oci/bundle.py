@@ -9,7 +9,7 @@ from typing import Any
 
 from backends.frozen import frozen
 from vm_images.oci.config import ContainerConfig, parse_config, parse_document
-from vm_images.oci.content import Piece, read_piece
+from vm_images.oci.content import Piece, Plain, read_piece
 from vm_images.oci.limits import Limits
 from vm_images.oci.manifest import Descriptor, choose, parse_manifest
 from vm_images.oci.refusals import BadEntry
@@ -28,10 +28,11 @@ class Source(Enum):
 
 @frozen
 class Found:
-    """A layer's blob: where it lies, and the digest that it must have; "" where nobody told one."""
+    """A layer's blob: where it lies, and the digest that it must have. `plain`: it is unpacked already."""
 
     piece: Piece
-    digest: str = ""
+    digest: str
+    plain: Plain | None = None
 
 
 @frozen

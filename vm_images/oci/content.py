@@ -20,7 +20,7 @@ from vm_images.oci.refusals import refused
 from vm_images.oci.users_namespace import ImageUsers
 from vm_images.store_changes import writing
 
-__all__ = ["Piece", "Plain", "digest_of", "open_source", "read_piece", "unpacked"]
+__all__ = ["Piece", "Plain", "digest_of", "open_source", "read_piece", "require_size", "unpacked"]
 
 _PIECE = 1 << 20
 _MEMORY = "--memory=128MiB"  # what a decompressor's window takes; the largest that zstd makes unasked
@@ -107,6 +107,14 @@ def unpacked(
     return Plain(target, digest, packed, size)
 
 
+def require_size(size: int, at_most: int, subject: str, what: str) -> None:
+    """Raises `ConfigError` for more than `at_most` bytes."""
+    if size > at_most:
+        message = f"{what} has more than {at_most} bytes once it is unpacked"
+        fix = "if that is right, see --limit of: mxc-ops image import --help"
+        raise refused("image_too_large", subject, message, fix=fix)
+
+
 def read_piece(source: Piece, subject: str, what: str, at_most: int) -> bytes:
     """All of it. Raises `ConfigError` where it is more than `at_most` bytes."""
     with open_source(source.path, subject) as file:
@@ -131,11 +139,7 @@ def _copy(pieces: Iterator[bytes], target: Path, at_most: int, subject: str, wha
     with written:
         for piece in pieces:
             size += len(piece)
-            if size > at_most:
-                message = f"{what} has more than {at_most} bytes once it is unpacked"
-                raise refused(
-                    "image_too_large", subject, message, fix="--limit raises bounds, see: mxc-ops image"
-                )
+            require_size(size, at_most, subject, what)
             seen.update(piece)
             with writing(target.parent):
                 written.write(piece)

@@ -17,7 +17,7 @@ from backends.frozen import frozen
 from vm_images.build import Report
 from vm_images.oci.archives import bundle_of, identify
 from vm_images.oci.bundle import Bundle, Source
-from vm_images.oci.content import Piece, Plain, digest_of, unpacked
+from vm_images.oci.content import Piece, Plain, digest_of, require_size, unpacked
 from vm_images.oci.image_user import resolve_user
 from vm_images.oci.layers import Checking, Layer, rewrite_layer
 from vm_images.oci.limits import Limits
@@ -239,6 +239,9 @@ class _Import:
     def _plain(self, place: int, layer: Layer) -> Plain:
         """A layer, decompressed, once its two digests were found to be those that are told."""
         found, told = self._bundle.layers[place], self._bundle.config.layers[place]
+        if found.plain is not None:
+            require_size(found.plain.size, self._left, self._subject, str(layer))
+            return found.plain
         plain = unpacked(
             found.piece,
             self._scratch / f"layer-{layer.number}",
