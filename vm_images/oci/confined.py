@@ -61,21 +61,24 @@ def run_confined(
     view: View,
     *,
     deadline_s: float,
-    fix: str = "",
-    retryable: bool = False,
+    environment: Mapping[str, str] | None = None,
+    quiet: bool = False,
 ) -> bytes:
     """Run a program to its end; returns what it wrote to standard output. It dies with us.
+
+    Parameters
+    ----------
+    quiet: what it writes to standard output is lost.
 
     Raises `BackendUnavailable` where it is not installed, `PrepFailed` when it fails.
     """
     return run_tool(
         _command(words, users, view),
         deadline_s=deadline_s,
-        environment=_ENVIRONMENT,
+        environment={**_ENVIRONMENT, **(environment or {})},
+        output=Path(os.devnull) if quiet else None,
         keep=(users.namespace,),
         name=words[0],
-        fix=fix,
-        retryable=retryable,
     )
 
 

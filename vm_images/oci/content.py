@@ -66,9 +66,10 @@ def open_source(path: Path, subject: str) -> Generator[BufferedReader]:
         yield file
 
 
-def digest_of(path: Path, subject: str) -> str:
-    """Of a file as it is: ``sha256:…``. Raises `ConfigError`."""
+def digest_of(path: Path, subject: str, at_most: int) -> str:
+    """Of a file as it is: ``sha256:…``. Raises `ConfigError` for one of more than `at_most` bytes."""
     with open_source(path, subject) as file:
+        require_size(os.fstat(file.fileno()).st_size, at_most, subject, "the archive")
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 

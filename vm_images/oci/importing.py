@@ -86,7 +86,7 @@ def import_archive(
     subject, store = str(path), Path(own_container_store())
     wanted = parse_reference(reference, "--name") if reference else None
     report("reading the archive")
-    token = _token(digest_of(path, subject), wanted, terms)
+    token = _token(digest_of(path, subject, terms.limits.archive_bytes), wanted, terms)
     if (wanted or not must_be_named) and (found := _known(token, wanted, store)):
         return found
     sweep(store, clear)
