@@ -20,7 +20,7 @@ def folder(layer: int = 1) -> Node:
 
 
 def file(layer: int = 1) -> Node:
-    return Node(Kind.FILE, layer, executable=True)
+    return Node(Kind.FILE, layer, mode=0o755)
 
 
 def link(target: str, layer: int = 1) -> Node:

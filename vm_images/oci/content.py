@@ -60,10 +60,13 @@ def open_source(path: Path, subject: str) -> Generator[BufferedReader]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise refused("image_unreadable", subject, f"it cannot be read: {error.strerror}") from error
-    with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise refused("image_unreadable", subject, "it is no regular file")
-        yield file
+        with open(fd, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(fd)
 
 
 def digest_of(path: Path, subject: str, at_most: int) -> str:

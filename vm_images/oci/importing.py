@@ -201,6 +201,7 @@ class _Import:
                 self._set_names(store, key, token)  # still locked: without a name it might be collected
         else:
             fresh = False
+            self._check_digests()
             with lock_folder(f"{store}/{key}", self._subject):
                 self._set_names(store, key, token)
         found = read_container(str(store), key, os.geteuid())
@@ -235,6 +236,14 @@ class _Import:
         if not self._checking.entries:
             raise refused("image_document", self._subject, "there is nothing in it")
         return written
+
+    def _check_digests(self) -> None:
+        """What is there already is not made again; that the archive is whole is found out all the same."""
+        count = len(self._bundle.layers)
+        for number in range(1, count + 1):
+            layer = Layer(number, count, self._bundle.source is not Source.ROOTFS)
+            self._report(f"checking {layer}")
+            self._plain(number - 1, layer).path.unlink()
 
     def _plain(self, place: int, layer: Layer) -> Plain:
         """A layer, decompressed, once its two digests were found to be those that are told."""
@@ -279,7 +288,7 @@ class _Import:
         passwd, group = (read_inside(tree, model, path) for path in ("/etc/passwd", "/etc/group"))
         user = resolve_user(self._bundle.config.user, passwd, group)
         shell = model.find("/bin/sh")
-        has_shell = shell is not None and shell[1].kind is Kind.FILE and shell[1].executable
+        has_shell = shell is not None and shell[1].kind is Kind.FILE and bool(shell[1].mode & 0o111)
         return Seen(user, has_shell, self._checking.defused.notes())
 
 

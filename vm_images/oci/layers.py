@@ -118,10 +118,10 @@ def _take(
         else:
             writer.link(placed.path, target, member, tarfile.LNKTYPE)
         return
-    placed = checking.tree.put(member.name, _node(member, layer))
+    mode = _mode(member, layer, checking)
+    placed = checking.tree.put(member.name, _node(member, layer, mode))
     _note_repeated(placed, member, layer, checking.defused)
     writer.above(placed, member)
-    mode = _mode(member, layer, checking)
     if member.isdir():
         writer.folder(placed.path, mode, member)
     elif member.issym():
@@ -130,11 +130,11 @@ def _take(
         writer.file(placed.path, mode, member, file)
 
 
-def _node(member: tarfile.TarInfo, layer: Layer) -> Node:
+def _node(member: tarfile.TarInfo, layer: Layer, mode: int) -> Node:
     if member.isdir():
         return Node(Kind.DIRECTORY, layer.number)
     if not member.issym():
-        return Node(Kind.FILE, layer.number, executable=bool(member.mode & 0o111))
+        return Node(Kind.FILE, layer.number, mode=mode)
     size = len(member.linkname.encode("utf-8", "surrogateescape"))
     if not 0 < size <= MAX_PATH or "\0" in member.linkname:
         raise BadEntry("image_entry", f"what the link leads to is no path: {shown(member.linkname)}")
@@ -145,7 +145,7 @@ def _mode(member: tarfile.TarInfo, layer: Layer, checking: Checking) -> int:
     plain = member.mode & (0o1777 if member.isdir() else 0o777)
     set_id = 0 if member.issym() else member.mode & _SET_ID
     if set_id and not checking.keep_set_id:
-        checking.defused.note(Reason.SET_ID, layer.number, member.name)
+        checking.defused.note(Reason._SET_ID, layer.number, member.name)
         return plain
     return plain | set_id
 

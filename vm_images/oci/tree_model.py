@@ -23,15 +23,15 @@ class Kind(Enum):
 
 
 class Node:
-    """One name. `layer` is the last one that told it, `target` what a link leads to."""
+    """One name. `layer` is the last one that told it, `target` what a link leads to, `mode` a file's."""
 
-    __slots__ = ("children", "executable", "kind", "layer", "target")
+    __slots__ = ("children", "kind", "layer", "mode", "target")
 
-    def __init__(self, kind: Kind, layer: int, *, target: str = "", executable: bool = False) -> None:
+    def __init__(self, kind: Kind, layer: int, *, target: str = "", mode: int = 0) -> None:
         self.kind = kind
         self.layer = layer
         self.target = target
-        self.executable = executable
+        self.mode = mode
         self.children: dict[str, Node] = {}
 
 
@@ -85,7 +85,7 @@ class Tree:
         path, node = found
         if node.kind is Kind.DIRECTORY:
             raise BadEntry("image_entry", f"it is a hard link to {shown(target)}, which is a directory")
-        same = Node(node.kind, layer, target=node.target, executable=node.executable)
+        same = Node(node.kind, layer, target=node.target, mode=node.mode)
         placed = self.put(name, same)
         if path == placed.path or path.startswith(f"{placed.path}/"):
             raise BadEntry("image_entry", "it is a hard link to what it replaces")
