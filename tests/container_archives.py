@@ -110,14 +110,18 @@ def descriptor(blob: bytes, kind: str, **more: Any) -> dict[str, Any]:
 
 def manifest(layers: Sequence[bytes], settings: bytes, **more: Any) -> bytes:
     """A manifest; the layers as they are stored."""
-    kind = "application/vnd.oci.image.layer.v1.tar"
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": descriptor(settings, "application/vnd.oci.image.config.v1+json"),
-        "layers": [descriptor(layer, kind) for layer in layers],
+        "layers": [descriptor(layer, _kind(layer)) for layer in layers],
     }
     return json.dumps({**document, **more}).encode()
+
+
+def _kind(layer: bytes) -> str:
+    packed = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}.get(layer[:2], "")
+    return f"application/vnd.oci.image.layer.v1.tar{packed}"
 
 
 def oci_archive(

@@ -31,6 +31,7 @@ _LAYOUT, _INDEX, _DOCKER = "oci-layout", "index.json", "manifest.json"
 _MAX_MEMBERS = 8192
 """Of an archive of images: some hundred layers, each with three files, of several images."""
 _CONVERT_S = 900
+_EXPECTED = "what mxc-ops image export or docker save wrote, an OCI archive, or a root file system's tar"
 
 
 @frozen
@@ -49,7 +50,7 @@ def identify(plain: Plain, subject: str) -> Archive:
     Raises `ConfigError` for what is no archive at all.
     """
     members: dict[str, Piece] = {}
-    with plain.path.open("rb") as file, damaged_is_refused(subject, "the archive"):
+    with plain.path.open("rb") as file, damaged_is_refused(subject, "the archive", expected=_EXPECTED):
         reader = TarReader(file)
         while member := reader.next():
             name = member.name.removeprefix("./").rstrip("/")

@@ -145,7 +145,7 @@ def _mode(member: tarfile.TarInfo, layer: Layer, checking: Checking) -> int:
     plain = member.mode & (0o1777 if member.isdir() else 0o777)
     set_id = 0 if member.issym() else member.mode & _SET_ID
     if set_id and not checking.keep_set_id:
-        checking.defused.note(Reason._SET_ID, layer.number, member.name)
+        checking.defused.note(Reason.SET_ID, layer.number, member.name)
         return plain
     return plain | set_id
 

@@ -67,19 +67,21 @@ class TarReader:
 
 
 @contextmanager
-def damaged_is_refused(source: object, where: str) -> Generator[None]:
+def damaged_is_refused(source: object, where: str, *, expected: str = "") -> Generator[None]:
     """Tell what goes wrong inside as a refusal of the archive or reference `source`.
 
     Parameters
     ----------
     where: in it, for people.
+    expected: what it should be, where it is no tar file.
     """
     try:
         yield
     except BadEntry as error:
         raise refused(error.code, source, f"{where}: {error}") from error
     except (tarfile.TarError, ValueError, EOFError, RecursionError) as error:
-        raise refused("image_damaged", source, f"{where}: it is no tar file, or damaged: {error}") from error
+        message = f"{where}: it is no tar file, or damaged: {error}"
+        raise refused("image_damaged", source, message, expected=expected) from error
 
 
 class _Header(tarfile.TarInfo):
