@@ -30,7 +30,7 @@ from backends import registry  # noqa: E402 - importable only once the checkout 
 _BIN = CHECKOUT / ".venv" / "bin"
 # Of these only the packages: tests make their bridges, images and daemons in namespaces of their own.
 _PACKAGES_FOR = {
-    "--backend": ("bubblewrap", "lxc", "microvm", "vm"),
+    "--backend": ("bubblewrap", "lxc", "microvm", "vm", "wslc"),
     "--feature": ("network", "rootless", "build", "libvirt"),
 }
 CHECKS: Mapping[str, Sequence[str]] = {

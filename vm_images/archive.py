@@ -31,7 +31,7 @@ from vm_images.store_changes import publish, set_name, workplace, writing
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["NAME", "export_image", "image_key", "import_image"]
+__all__ = ["NAME", "export_image", "image_key", "import_image", "is_exported"]
 
 _INDEX = "mxc-image.json"
 _MAX_INDEX = 1 << 22
@@ -89,6 +89,15 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime = size, EPOCH
     return entry
+
+
+def is_exported(source: Path) -> bool:
+    """Whether a file begins as those do that `export_image` writes; False, too, where it cannot be read."""
+    try:
+        with source.open("rb") as file, gzip.GzipFile(fileobj=file) as packed:
+            return packed.read(tarfile.BLOCKSIZE).startswith(f"{_INDEX}\0".encode())
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def import_image(source: Path, name: str = "", *, into: str = "") -> tuple[str, Stored]:

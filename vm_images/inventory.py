@@ -8,10 +8,10 @@ from pathlib import Path
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
 from backends.lxc import unpacked
-from vm_images.store import IMPORTED, MANIFEST, Stored, content_of, is_key, own_store, stored, stores
+from vm_images.store import IMPORTED, MANIFEST, NAMES, Stored, content_of, is_key, own_store, stored, stores
 from vm_images.store_changes import collect, remove_key, remove_name
 
-__all__ = ["collect_garbage", "everything", "find", "remove", "verify"]
+__all__ = ["collect_garbage", "everything", "find", "is_known", "remove", "verify"]
 
 
 def everything() -> tuple[list[Stored], list[BackendUnavailable]]:
@@ -43,9 +43,18 @@ def _known(images: list[Stored]) -> str:
     return f"one of {', '.join(names)}" if names else ""
 
 
+def is_known(name: str) -> bool:
+    """Whether it is the name or key of an image, whole or not."""
+    if "/" in name or not name:
+        return False
+    return any(
+        os.path.lexists(f"{store}/{name if is_key(name) else f'{NAMES}/{name}'}") for store, _ in stores()
+    )
+
+
 def verify(image: Stored) -> list[Problem]:
     """Compare the SHA-256 of each file with what was built; reads everything."""
-    fix = f"mxc-ops image remove {image.key}, then build it again"
+    fix = f"mxc-ops image remove {image.key}, then build or import it again"
     problems: list[Problem] = []
     for part, entry in image.manifest["parts"].items():
         path = Path(image.folder, part)

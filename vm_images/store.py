@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,9 +29,11 @@ __all__ = [
     "content_of",
     "find_image",
     "find_system",
+    "key_of_name",
     "lock_folder",
     "own_store",
     "read_image",
+    "read_stored",
     "stored",
     "stores",
     "system_name",
@@ -86,7 +88,7 @@ def find_image(name: str) -> Image:
     Raises `BackendUnavailable` when there is none, or when it is not whole, or not safe from others.
     """
     for store, owner in stores():
-        key = name if is_key(name) else _key_of(store, name)
+        key = name if is_key(name) else key_of_name(store, name)
         if key and os.path.lexists(f"{store}/{key}"):
             return _image(read_image(store, key, owner), name)
     message = f"there is no image {name!r} on this host"
@@ -133,6 +135,21 @@ def read_image(store: str, key: str, owner: int) -> Stored:
 
     Raises `BackendUnavailable`.
     """
+    return read_stored(store, key, owner, _require_machine)
+
+
+def _require_machine(manifest: dict[str, Any]) -> None:
+    _ = [manifest[name] for name in ("commandLine", "memoryMib", "zygote", "format", "warmUp")]
+    _ = manifest["inputs"].get("system")
+
+
+def read_stored(store: str, key: str, owner: int, require: Callable[[dict[str, Any]], None]) -> Stored:
+    """As `read_image`, for images of any kind.
+
+    Parameters
+    ----------
+    require: raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` for a manifest of another kind.
+    """
     folder = f"{store}/{key}"
     _require_owned(store, owner, stat.S_IFDIR)
     _require_owned(folder, owner, stat.S_IFDIR)
@@ -147,8 +164,7 @@ def read_image(store: str, key: str, owner: int) -> Stored:
         if manifest["schemaVersion"] != SCHEMA_VERSION or manifest["key"] != key:
             raise ValueError
         sizes = {part: int(entry["size"]) for part, entry in manifest["parts"].items()}
-        _ = [manifest[name] for name in ("commandLine", "memoryMib", "zygote", "format", "warmUp")]
-        _ = manifest["inputs"].get("system")
+        require(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _spoilt(folder, f"{MANIFEST} is not what it should be") from error
     for part, size in sizes.items():
@@ -158,14 +174,21 @@ def read_image(store: str, key: str, owner: int) -> Stored:
     return Stored(store, key, manifest)
 
 
-def stored(store: str, owner: int) -> Iterator[Stored | BackendUnavailable]:
-    """Every image of a store with its names, or what is wrong with it; nothing without a store."""
+def stored(
+    store: str, owner: int, read: Callable[[str, str, int], Stored] = read_image
+) -> Iterator[Stored | BackendUnavailable]:
+    """Every image of a store with its names, or what is wrong with it; nothing without a store.
+
+    Parameters
+    ----------
+    read: reads one, as `read_image` does.
+    """
     names: dict[str, list[str]] = {}
     for name in _entries(f"{store}/{NAMES}"):
-        names.setdefault(_key_of(store, name), []).append(name)
+        names.setdefault(key_of_name(store, name), []).append(name)
     for key in filter(is_key, _entries(store)):
         try:
-            found = read_image(store, key, owner)
+            found = read(store, key, owner)
         except BackendUnavailable as error:
             yield error
         else:
@@ -247,12 +270,17 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _key_of(store: str, name: str) -> str:
-    """The key that a name stands for; "" for none."""
+def key_of_name(store: str, name: str, folder: str = NAMES) -> str:
+    """The key that a name stands for; "" for none.
+
+    Parameters
+    ----------
+    folder: of the store, which has the names.
+    """
     if not name or "/" in name or name in (".", ".."):
         return ""
     try:
-        key = os.readlink(f"{store}/{NAMES}/{name}").removeprefix("../")  # noqa: PTH115
+        key = os.readlink(f"{store}/{folder}/{name}").removeprefix("../")  # noqa: PTH115
     except OSError:
         return ""
     return key if is_key(key) else ""
@@ -285,7 +313,7 @@ def _require_owned(path: str, owner: int, kind: int) -> os.stat_result:
 
 
 def _spoilt(folder: str, message: str) -> BackendUnavailable:
-    fix = f"mxc-ops image remove {folder.rpartition('/')[2]}, then build it again"
+    fix = f"mxc-ops image remove {folder.rpartition('/')[2]}, then build or import it again"
     return BackendUnavailable(Problem("image_spoilt", "", f"{folder}: {message}", fix=fix))
 
 

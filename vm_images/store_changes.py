@@ -20,13 +20,20 @@ _BUILDING, _REMOVING = ".building-", ".removing-"
 
 
 @contextmanager
-def workplace(store: Path, token: str = "", *, waiting: Callable[[], None] | None = None) -> Generator[Path]:
+def workplace(
+    store: Path,
+    token: str = "",
+    *,
+    waiting: Callable[[], None] | None = None,
+    clear: Callable[[Path], None] = remove_tree,
+) -> Generator[Path]:
     """A directory in the store to build in, for us alone, empty, and gone at the end unless published.
 
     Parameters
     ----------
     token: what is built: whoever builds the same waits. By default something nobody else builds.
     waiting: called when somebody else builds it already, before we wait.
+    clear: removes a directory with all that is built in such places.
 
     Raises `PrepFailed` when nothing can be written there.
     """
@@ -36,11 +43,11 @@ def workplace(store: Path, token: str = "", *, waiting: Callable[[], None] | Non
         fd = _locked(place, waiting)
     try:
         for left in list(place.iterdir()):
-            remove_tree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            clear(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield place
     finally:
         if same_directory(fd, str(place)):
-            remove_tree(place)
+            clear(place)
         os.close(fd)
 
 
@@ -98,10 +105,15 @@ def publish(place: Path, store: Path, key: str) -> None:
         _sync(store)
 
 
-def set_name(store: Path, name: str, key: str) -> None:
-    """Let a name lead to an image; it may have led to another one."""
+def set_name(store: Path, name: str, key: str, folder: str = NAMES) -> None:
+    """Let a name lead to an image; it may have led to another one.
+
+    Parameters
+    ----------
+    folder: of the store, which has the names.
+    """
     with writing(store):
-        names = store / NAMES
+        names = store / folder
         if not names.is_dir():
             names.mkdir(exist_ok=True)
             names.chmod(0o755)
@@ -111,9 +123,9 @@ def set_name(store: Path, name: str, key: str) -> None:
         _sync(names)
 
 
-def remove_name(store: Path, name: str) -> None:
+def remove_name(store: Path, name: str, folder: str = NAMES) -> None:
     with writing(store):
-        (store / NAMES / name).unlink(missing_ok=True)
+        (store / folder / name).unlink(missing_ok=True)
 
 
 def remove_key(store: Path, key: str, *, unless: Callable[[str], bool] | None = None) -> bool:
@@ -146,16 +158,19 @@ def remove_key(store: Path, key: str, *, unless: Callable[[str], bool] | None = 
             os.close(fd)
 
 
-def collect(store: Path, is_named: Callable[[str], bool]) -> tuple[list[str], list[str], list[str]]:
+def collect(
+    store: Path, is_named: Callable[[str], bool], clear: Callable[[Path], None] = remove_tree
+) -> tuple[list[str], list[str], list[str]]:
     """Remove what nobody needs: images without a name, the remains of builds that died.
 
     Parameters
     ----------
     is_named: whether a name leads to a key.
+    clear: see `workplace`.
 
     Returns the names of what was removed, of the images that are in use, and of builds that are going on.
     """
-    removed, going_on = sweep(store)
+    removed, going_on = sweep(store, clear)
     used: list[str] = []
     for entry in _entries(store):
         if is_key(entry.name) and not is_named(entry.name):
@@ -163,13 +178,18 @@ def collect(store: Path, is_named: Callable[[str], bool]) -> tuple[list[str], li
     return removed, used, going_on
 
 
-def sweep(store: Path) -> tuple[list[str], list[str]]:
-    """Remove the remains of builds and removals that died; returns their names, and those that go on."""
+def sweep(store: Path, clear: Callable[[Path], None] = remove_tree) -> tuple[list[str], list[str]]:
+    """Remove the remains of builds and removals that died; returns their names, and those that go on.
+
+    Parameters
+    ----------
+    clear: see `workplace`.
+    """
     removed: list[str] = []
     going_on: list[str] = []
     for entry in _entries(store):
         if entry.name.startswith((_BUILDING, _REMOVING)):
-            (removed if _remove_dead(entry) else going_on).append(entry.name)
+            (removed if _remove_dead(entry, clear) else going_on).append(entry.name)
     return removed, going_on
 
 
@@ -177,7 +197,7 @@ def _entries(store: Path) -> list[Path]:
     return sorted(store.iterdir()) if store.is_dir() else []
 
 
-def _remove_dead(entry: Path) -> bool:
+def _remove_dead(entry: Path, clear: Callable[[Path], None]) -> bool:
     with writing(entry.parent):
         try:
             fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -189,7 +209,7 @@ def _remove_dead(entry: Path) -> bool:
             return False
         else:
             if same_directory(fd, str(entry)):
-                remove_tree(entry)
+                clear(entry)
             return True
         finally:
             os.close(fd)

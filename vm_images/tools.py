@@ -1,4 +1,4 @@
-"""Programs that a build uses: found, run under a deadline, their last words kept for the error."""
+"""Programs that images are made with: found, run under a deadline, their last words kept for the error."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ _GRACE_S = 10
 _PASSED_ON = ("HOME", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
-def find_tool(*names: str) -> str:
+def find_tool(*names: str, fix: str = PREP_FIX) -> str:
     """The path of the first of these programs that is installed.
+
+    Parameters
+    ----------
+    fix: what installs it, for the error.
 
     Raises `BackendUnavailable` when none is.
     """
     for name in names:
         if found := shutil.which(name, path=_PATH):
             return found
-    message = f"{' or '.join(names)} is not installed, and building images takes it"
-    raise BackendUnavailable(Problem("image_tool", "", message, fix=PREP_FIX))
+    message = f"{' or '.join(names)} is not installed, and making images takes it"
+    raise BackendUnavailable(Problem("image_tool", "", message, fix=fix))
 
 
 def run_tool(
@@ -42,6 +46,8 @@ def run_tool(
     output: Path | None = None,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    keep: Sequence[int] = (),
+    name: str = "",
     fix: str = "",
     retryable: bool = False,
 ) -> bytes:
@@ -54,11 +60,14 @@ def run_tool(
     deadline_s: after so many seconds it is ended.
     output: a file for standard output; nothing is returned then.
     environment: beside PATH, the locale and the proxies, which are ours.
+    keep: descriptors that it gets, under the same numbers.
+    name: what people call the program, where that is not its first word.
     fix, retryable: for the error.
 
     Raises `PrepFailed` with the last words of a program that fails or does not end.
     """
     words = [str(word) for word in argv]
+    title = name or _name(words)
     sink = output.open("wb") if output else None
     try:
         child = subprocess.Popen(
@@ -69,6 +78,7 @@ def run_tool(
             cwd=cwd,
             env=_environment() | dict(environment or {}),
             start_new_session=True,
+            pass_fds=keep,
         )
     finally:
         if sink:
@@ -77,7 +87,7 @@ def run_tool(
         said, complaints = child.communicate(stdin, deadline_s)
     except subprocess.TimeoutExpired:
         _end(child)
-        message = f"{_name(words)} did not end within {deadline_s:.0f} s"
+        message = f"{title} did not end within {deadline_s:.0f} s"
         raise PrepFailed(Problem("image_tool_hangs", "", message, fix=fix), retryable=True) from None
     except BaseException:
         _end(child)
@@ -85,7 +95,7 @@ def run_tool(
     if child.returncode != 0:
         if _FULL in complaints:
             fix = "make room where images are kept: df -h; mxc-ops image gc"
-        problem = _failed(_name(words), child.returncode, complaints or said or b"", fix)
+        problem = _failed(title, child.returncode, complaints or said or b"", fix)
         raise PrepFailed(problem, retryable=retryable)
     return said or b""
 

@@ -1,4 +1,7 @@
-"""What a host must have for WSL containers, as data (host-prep.md §1, §4, §5)."""
+"""What a host must have for WSL containers, as data (host-prep.md §1, §4, §5).
+
+Windows runs them itself; elsewhere it is our own machines that do, from images that we make.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,16 @@ NEEDS: tuple[Need, ...] = (
         system="windows",
     ),
     executor("wslc"),
+    Need(
+        "wslc.package.image-tools",
+        NeedKind.PACKAGE,
+        "skopeo fetches and converts images of containers, umoci unpacks them, mkfs.erofs packs them, confined",
+        packages={
+            "debian": ("skopeo", "umoci", "erofs-utils", "zstd", "xz-utils", "bubblewrap", "uidmap"),
+        },
+        feature="build",
+        machines=("x86_64",),
+    ),
 )
 
 

@@ -1,22 +1,27 @@
 """`mxc-ops image`: build, fetch, list, verify, remove and move the images that sandboxes start from.
 
+Images of machines and of containers lie in two stores, and are one list here. A name is that of an image of
+machines first; a container's can always be told from it, by its whole reference.
+
 Exit codes: 0 done; 1 it failed, or something that was verified is broken, or removal was refused.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mxc_ops.cli.image_table import SHOWN_DIGITS
 from mxc_ops.cli.output import Parser, complete, print_document, print_table, warn
 from mxc_ops.cli.text import printable
 
 if TYPE_CHECKING:
+    from backends.errors import BackendUnavailable
     from vm_images.build import Built
-    from vm_images.store import Stored
+    from vm_images.oci.importing import Terms
+    from vm_images.oci.store import StoredContainer
 
 _MIB = 1 << 20
-_SHOWN_DIGITS = 12
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -37,10 +42,36 @@ def configure(parser: ArgumentParser) -> None:
     export.add_argument("name", metavar="NAME", help="an image, by name or key")
     export.add_argument("file", metavar="FILE", help="a new file")
     complete(export, _export)
-    bring = commands.add_parser("import", help="take an image out of such a file")
-    bring.add_argument("file", metavar="FILE", help="what export wrote")
-    bring.add_argument("--name", default="", metavar="N", help="call it so (default: as it was called)")
+    bring = commands.add_parser(
+        "import", help="take an image out of such a file, or out of a container archive"
+    )
+    bring.add_argument(
+        "file",
+        metavar="FILE",
+        help="what export wrote, or docker save; an OCI archive; a root file system's tar",
+    )
+    bring.add_argument("--name", default="", metavar="N", help="call it so (default: as it is called there)")
+    _add_terms(bring)
     complete(bring, _import)
+    pull = commands.add_parser("pull", help="fetch a container's image from its registry")
+    pull.add_argument("reference", metavar="REFERENCE", help="as alpine:latest, or host/name@sha256:…")
+    _add_terms(pull)
+    complete(pull, _pull)
+
+
+def _add_terms(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--keep-set-id",
+        action="store_true",
+        help="of a container: keep set-uid and set-gid bits of files",
+    )
+    command.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="of a container: another bound than usual, such as unpacked-bytes=17179869184",
+    )
 
 
 def _configure_build(build: ArgumentParser) -> None:
@@ -107,45 +138,36 @@ def _tell_built(built: Built, *, as_json: bool) -> int:
 
 
 def _list(options: Namespace) -> int:
+    from mxc_ops.cli import image_table
     from vm_images.inventory import everything
+    from vm_images.oci import inventory as containers
 
     images, broken = everything()
+    others, spoilt = containers.everything()
     if options.json:
-        print_document(
-            {"images": [_document(image) for image in images], "problems": [e.as_dict() for e in broken]}
-        )
+        print_document(image_table.document(images, others, [*broken, *spoilt]))
         return 0
-    rows = [
-        (
-            ", ".join(image.names) or "-",
-            image.key[:_SHOWN_DIGITS],
-            image.manifest["format"],
-            f"{_size(image) // _MIB} MiB",
-            image.store,
-        )
-        for image in images
-    ]
-    print_table(("name", "key", "root", "size", "store"), rows)
-    for error in broken:
+    print_table(image_table.COLUMNS, image_table.rows(images, others))
+    for error in (*broken, *spoilt):
         warn(str(error))
     return 0
 
 
-def _document(image: Stored) -> dict[str, Any]:
-    told = ("format", "memoryMib", "zygote", "commandLine", "warmUp", "inputs", "parts")
-    return {"names": list(image.names), "key": image.key, "path": image.folder} | {
-        name: image.manifest[name] for name in told
-    }
-
-
-def _size(image: Stored) -> int:
-    return sum(part["size"] for part in image.manifest["parts"].values())
-
-
 def _verify(options: Namespace) -> int:
-    from vm_images.inventory import everything, find, verify
+    from vm_images.inventory import everything, find, is_known, verify
+    from vm_images.oci import inventory as containers
+    from vm_images.oci.store import find_container
 
-    images, broken = everything() if not options.names else ([find(name) for name in options.names], [])
+    if options.names:
+        broken: list[BackendUnavailable] = []
+        images = [
+            find_container(name).stored if not is_known(name) and containers.is_known(name) else find(name)
+            for name in options.names
+        ]
+        images = [containers.named_in_store(image) for image in images]
+    else:
+        (first, wrong), (second, spoilt) = everything(), containers.everything()
+        images, broken = [*first, *second], [*wrong, *spoilt]
     found = [(image, verify(image)) for image in images]
     problems = [problem for error in broken for problem in error.problems]
     problems += [problem for _, wrong in found for problem in wrong]
@@ -162,7 +184,7 @@ def _verify(options: Namespace) -> int:
         print_document({"images": answers, "problems": [problem.as_dict() for problem in problems]})
         return 1 if problems else 0
     for image, wrong in found:
-        title = ", ".join(image.names) or image.key[:_SHOWN_DIGITS]
+        title = ", ".join(image.names) or image.key[:SHOWN_DIGITS]
         print(f"{printable(title)}: {'BROKEN' if wrong else 'intact'}")
     for problem in problems:
         print(f"  {printable(str(problem))}")
@@ -170,9 +192,14 @@ def _verify(options: Namespace) -> int:
 
 
 def _remove(options: Namespace) -> int:
-    from vm_images.inventory import remove
+    from vm_images.inventory import is_known, remove
+    from vm_images.oci import inventory as containers
 
-    removed = [key for name in options.names for key in remove(name)]
+    removed = [
+        key
+        for name in options.names
+        for key in (containers.remove if not is_known(name) and containers.is_known(name) else remove)(name)
+    ]
     if options.json:
         print_document({"removed": removed})
     else:
@@ -183,8 +210,10 @@ def _remove(options: Namespace) -> int:
 
 def _gc(options: Namespace) -> int:
     from vm_images.inventory import collect_garbage
+    from vm_images.oci import inventory as containers
 
-    removed, used, going_on = collect_garbage()
+    both = zip(collect_garbage(), containers.collect_garbage(), strict=True)
+    removed, used, going_on = ([*one, *other] for one, other in both)
     if options.json:
         print_document({"removed": removed, "inUse": used, "building": going_on})
         return 0
@@ -208,11 +237,56 @@ def _export(options: Namespace) -> int:
 def _import(options: Namespace) -> int:
     from pathlib import Path
 
-    from vm_images.archive import import_image
+    from vm_images.archive import import_image, is_exported
 
+    if not is_exported(Path(options.file)):
+        return _import_container(options)
     name, found = import_image(Path(options.file), options.name)
     if options.json:
         print_document({"name": name, "key": found.key, "path": found.folder})
     else:
         print(f"{printable(name)}: {printable(found.folder)}")
+    return 0
+
+
+def _import_container(options: Namespace) -> int:
+    from pathlib import Path
+
+    from mxc_ops.cli.image_progress import progress
+    from vm_images.oci.importing import import_archive
+
+    with progress(as_json=options.json) as report:
+        found = import_archive(
+            Path(options.file), options.name, must_be_named=True, terms=_terms(options), report=report
+        )
+    return _tell_container(found, as_json=options.json)
+
+
+def _pull(options: Namespace) -> int:
+    from mxc_ops.cli.image_progress import progress
+    from vm_images.oci.importing import pull
+
+    with progress(as_json=options.json) as report:
+        found = pull(options.reference, terms=_terms(options), report=report)
+    return _tell_container(found, as_json=options.json)
+
+
+def _terms(options: Namespace) -> Terms:
+    from vm_images.oci.importing import Terms
+    from vm_images.oci.limits import with_limits
+
+    return Terms(with_limits(options.limit, "--limit"), options.keep_set_id)
+
+
+def _tell_container(found: StoredContainer, *, as_json: bool) -> int:
+    manifest = found.stored.manifest
+    if as_json:
+        told = {"name": found.reference, "key": found.stored.key, "path": found.stored.folder}
+        told |= {"imported": found.fresh, "notes": list(found.notes)}
+        print_document(told | {name: manifest[name] for name in ("source", "digest", "configDigest")})
+        return 0
+    state = "imported" if found.fresh else "there already"
+    print(f"{printable(found.reference)}: {state}, {printable(found.stored.folder)}")
+    for note in found.notes:
+        warn(note)
     return 0

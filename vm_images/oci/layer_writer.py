@@ -1,0 +1,78 @@
+"""Entries of our own making: names, owners, modes and times are all that they have."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import IO
+
+from vm_images.oci.refusals import BadEntry
+from vm_images.oci.tree_model import Placed
+
+__all__ = ["LayerWriter"]
+
+_CHUNK = 1 << 20
+_MAX_TIME = 1 << 33
+_FOLDER_MODE, _BLOCK = 0o755, tarfile.BLOCKSIZE
+
+
+class LayerWriter:
+    """Writes a layer into a file. Paths have no links in them, and none is absolute."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def above(self, placed: Placed, member: tarfile.TarInfo) -> None:
+        """Write the directories that an entry lies in and that nobody told of: root's."""
+        for folder in placed.made:
+            self._header(folder, tarfile.DIRTYPE, _FOLDER_MODE, None, time=_time(member))
+
+    def root(self) -> None:
+        """What the root is unless an entry tells otherwise."""
+        self._header(".", tarfile.DIRTYPE, _FOLDER_MODE, None)
+
+    def folder(self, path: str, mode: int, member: tarfile.TarInfo) -> None:
+        self._header(path, tarfile.DIRTYPE, mode, member)
+
+    def link(self, path: str, target: str, member: tarfile.TarInfo, kind: bytes) -> None:
+        self._header(path, kind, 0o777, member, target=target)
+
+    def marker(self, path: str) -> None:
+        self._header(path, tarfile.REGTYPE, 0o600, None)
+
+    def file(self, path: str, mode: int, member: tarfile.TarInfo, source: IO[bytes]) -> None:
+        self._header(path, tarfile.REGTYPE, mode, member, size=member.size)
+        source.seek(member.offset_data)
+        left = member.size
+        while left:
+            chunk = source.read(min(left, _CHUNK))
+            if not chunk:
+                raise BadEntry(
+                    "image_damaged", f"it is cut off: {left} of its {member.size} bytes are missing"
+                )
+            self._file.write(chunk)
+            left -= len(chunk)
+        self._file.write(bytes(-member.size % _BLOCK))
+
+    def end(self) -> None:
+        self._file.write(bytes(2 * _BLOCK))
+
+    def _header(
+        self,
+        path: str,
+        kind: bytes,
+        mode: int,
+        member: tarfile.TarInfo | None,
+        *,
+        target: str = "",
+        size: int = 0,
+        time: int = 0,
+    ) -> None:
+        entry = tarfile.TarInfo(path)
+        entry.type, entry.mode, entry.linkname, entry.size, entry.mtime = kind, mode, target, size, time
+        if member is not None:
+            entry.uid, entry.gid, entry.mtime = member.uid, member.gid, _time(member)
+        self._file.write(entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+
+
+def _time(member: tarfile.TarInfo) -> int:
+    return min(max(int(member.mtime), 0), _MAX_TIME)
