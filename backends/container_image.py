@@ -36,10 +36,11 @@ class ContainerImage:
     digest, config_digest: of its manifest and config, as ``sha256:…``; "" for a root file system's archive.
     rootfs: host path of its root, an erofs. Whoever uses it locks the folder that it is in, as is done for
         images of machines (`backends.qemu.parts`).
-    rootfs_bytes: the size of that file, a multiple of 4096.
+    rootfs_bytes: the size of that file, one of those that disks of containers have.
     env: what its config sets, in order; nothing is added.
     user: see `ImageUser`.
-    working_dir: an absolute path without ``..``. It need not exist: whoever runs something makes it.
+    working_dir: an absolute path without ``..``; `missing_dirs` are what of it is not in the image, from the
+        top on: whoever runs something makes them.
     has_shell: whether ``/bin/sh`` leads to a file of the image that may be executed.
     has_set_id: whether set-uid and set-gid bits were kept on import; file capabilities never are.
     """
@@ -54,6 +55,7 @@ class ContainerImage:
     env: tuple[tuple[str, str], ...] = ()
     user: ImageUser = ImageUser()
     working_dir: str = "/"
+    missing_dirs: tuple[str, ...] = ()
     os: str = "linux"
     architecture: str = "amd64"
     has_shell: bool = True

@@ -14,12 +14,13 @@ from mxc_ops.policy import machine
 __all__ = ["with_image"]
 
 
-def with_image(request: SandboxRequest, *, kept: bool = False) -> SandboxRequest:
+def with_image(request: SandboxRequest, *, kept: bool = False, may_import: bool = True) -> SandboxRequest:
     """The request with its image, where it takes one and has none yet, and its driver, where there are two.
 
     Parameters
     ----------
     kept: the sandbox is to be one of a session, or to wait for its run.
+    may_import: whether a container's image may be put into the store for it.
 
     Raises `BackendUnavailable` where there is none such, `ConfigError` for what is no image's name; both say
     where the document asks for it.
@@ -30,6 +31,10 @@ def with_image(request: SandboxRequest, *, kept: bool = False) -> SandboxRequest
         request = _with_driver(request, runtime, kept)
         if request.hyperlight is not None and request.hyperlight.driver is Driver.NATIVE:
             return request
+    if request.wslc is not None:
+        from mxc_ops.container_lookup import with_container
+
+        request = with_container(request, may_import=may_import)
     vm = machine.complete(request.containment, request.vm, has_args=bool(request.args), runtime=runtime)
     if vm is not None and vm.image is None:
         return _of_machine(request, vm)

@@ -117,19 +117,20 @@ class Prepared:
         )
 
 
-def prepare(request: SandboxRequest, *, kept: bool = False) -> Prepared:
+def prepare(request: SandboxRequest, *, kept: bool = False, may_import: bool = True) -> Prepared:
     """Look at the host and plan; nothing is started or changed.
 
     Parameters
     ----------
     kept: the sandbox is to be one of a session, or to wait for its run.
+    may_import: whether the image of a container may be put into the store, where the request asks for that.
 
     Raises `UnsupportedContainment`, `BackendUnavailable` (also for an image that is not there), or
     `PolicyRefused` with every problem at once.
     """
     backend = registry.get(request.containment)
     warnings = (*request.warnings, *check_features(request, backend.capabilities))
-    request = with_image(request, kept=kept)
+    request = with_image(request, kept=kept, may_import=may_import)
     observed = backend.observe(request)
     try:
         view = resolve_filesystem(observed.paths, observed.facts.baseline_trees, observed.facts.own_paths)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.wslc.image import ContainerImage
+from backends.container_image import ContainerImage
 from vm_images import store as family
 from vm_images.oci.importing import Terms, import_archive
 from vm_images.oci.store import StoredContainer, container_image

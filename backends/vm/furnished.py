@@ -13,13 +13,14 @@ from backends.agent.container import Container, start_container
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, conversation_of
-from backends.base import Handles
+from backends.base import Handles, ObjectKind
 from backends.ended import Conflict
 from backends.errors import LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.guest_files.archive import check_copies, put_content
+from backends.guest_files.plan import GuestPut, Made
 from backends.guest_files.snapshot import Snapshot
-from backends.inside.agent_protocol import GuestHide, GuestIdentity, GuestMount, MountFlag
+from backends.inside.agent_protocol import GuestFiles, GuestHide, GuestIdentity, GuestMount, MountFlag
 from backends.qemu.clone import Clone, Link, restore
 from backends.qemu.guest import Guest
 from backends.qemu.memory_file import is_sealed
@@ -138,8 +139,18 @@ class FurnishedMachine:
         if self._plan.container is not None:
             await self._contain(guest, self._plan.container)
         if self._original is None:
+            await self._make_working_dir()
             await self._furnish(self.guest)
         self._original = None
+
+    async def _make_working_dir(self) -> None:
+        """What of it an image lacks; others' working directories are to be there."""
+        container = self._plan.container
+        if container is not None and container.image.missing_dirs:
+            paths = (path.lstrip("/") for path in container.image.missing_dirs)
+            made = tuple(Made(path, ObjectKind.DIRECTORY, 0o755) for path in paths)
+            content = put_content(self._plan.files, GuestPut(GuestFiles("/"), made=made), self._handles, {})
+            await self.guest.ask(self.guest.agent.put(GuestFiles("/"), off_loop(content)))
 
     async def _contain(self, guest: Guest, container: PlannedContainer) -> None:
         try:

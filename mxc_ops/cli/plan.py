@@ -35,7 +35,7 @@ def _plan(options: Namespace) -> int:
         if document.body.get("phase") is not None:
             return lifecycle.validate(document)
         request = with_accelerator(build_request(document), options)
-        with prepare(request) as prepared:
+        with prepare(request, may_import=False) as prepared:
             plan = prepared.plan.as_dict()
             hashes = {"documentHash": str(request.document_hash), "planHash": canonical_hash(plan)}
             print_document({"plan": plan, "warnings": list(prepared.warnings), **hashes})

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from backends.container_image import ImageUser
 from backends.errors import BackendUnavailable, ConfigError, PrepFailed
-from backends.wslc.image import ImageUser
 from tests import container_archives as archives
 from tests.conftest import User
 from tests.container_archives import digest, file, oci_archive, system, tar

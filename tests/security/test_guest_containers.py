@@ -29,7 +29,7 @@ pytestmark = [
 ROOT, USER = (0, 0), (1000, 1000)
 users = pytest.mark.parametrize("user", [ROOT, USER], ids=["root", "user"])
 BLOCK_DEVICE, CONSOLE = os.makedev(254, 0), os.makedev(5, 1)
-OWN_DEVICES = "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+OWN_DEVICES = ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"]
 
 
 def _links(tree: Path) -> None:
@@ -193,7 +193,7 @@ def test_it_finds_no_device_of_the_machine(machine: Utility, user: tuple[int, in
 def test_it_changes_nothing_of_the_kernels(machine: Utility, user: tuple[int, int], attack: str) -> None:
     async def main() -> None:
         async with machine.container("box") as box:
-            place = attack.split(">")[-1].split()[-1]
+            place = attack.rsplit(">", maxsplit=1)[-1].rsplit(maxsplit=1)[-1]
             look = f"test ! -r {place} || head -n1 {place}"
             before = await sh(machine.agent, look, privileged=True)
             said = await sh(box, attack, user=user)

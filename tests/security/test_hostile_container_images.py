@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from backends.container_image import ContainerImage
 from backends.errors import ConfigError, MxcError
-from backends.wslc.image import ContainerImage
 from tests import container_archives as archives
 from tests.container_archives import Entry, directory, entry, file, hard_link, symlink, system, tar
 from tests.container_store import Store, own_store, unpacked

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.wslc.image import ImageUser
+from backends.container_image import ImageUser
 from vm_images.oci.config import parse_config
 from vm_images.oci.image_user import resolve_user
 from vm_images.oci.refusals import BadEntry

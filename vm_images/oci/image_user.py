@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from backends.container_image import ImageUser
 from backends.frozen import frozen
-from backends.wslc.image import ImageUser
 from vm_images.oci.refusals import BadEntry, shown
 
 __all__ = ["resolve_user"]

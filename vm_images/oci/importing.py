@@ -14,6 +14,7 @@ from typing import Any
 
 from backends.errors import BackendUnavailable
 from backends.frozen import frozen
+from backends.vm.container import root_size
 from vm_images.build import Report
 from vm_images.oci.archives import bundle_of, identify
 from vm_images.oci.bundle import Bundle, Source
@@ -41,7 +42,7 @@ from vm_images.plan import key_of
 from vm_images.store import MANIFEST, key_of_name, lock_folder
 from vm_images.store_changes import publish, set_name, sweep, workplace, writing
 
-__all__ = ["Terms", "import_archive", "pull"]
+__all__ = ["Terms", "import_archive", "known_archive", "pull"]
 
 
 @frozen
@@ -66,6 +67,7 @@ def import_archive(
     must_be_named: bool = False,
     terms: Terms = _USUAL,
     report: Report = _silent,
+    subject: str = "",
 ) -> StoredContainer:
     """Have the image of an archive in our store: a root file system, ``docker save``'s, or OCI's.
 
@@ -79,11 +81,12 @@ def import_archive(
     must_be_named: refuse an archive that does not say what it is called where nobody does; else it may be
         without a name, and stays until somebody collects what has none.
     report: see `vm_images.build.Report`.
+    subject: what errors call the archive, where that is not its path.
 
     Raises `ConfigError` that names the layer and entry for an image that is refused, `BackendUnavailable`
     where the host lacks something, `PrepFailed` when the store cannot be changed, or a program fails.
     """
-    subject, store = str(path), Path(own_container_store())
+    subject, store = subject or str(path), Path(own_container_store())
     wanted = parse_reference(reference, "--name") if reference else None
     report("reading the archive")
     token = _token(digest_of(path, subject, terms.limits.archive_bytes), wanted, terms)
@@ -109,6 +112,15 @@ def import_archive(
         # The file may have been changed since it was read first.
         token = _token(plain.packed, wanted, terms)
         return _Import(bundle, called, terms, users, scratch, subject, report).run(store, token)
+
+
+def known_archive(path: Path, subject: str, *, terms: Terms = _USUAL) -> StoredContainer | None:
+    """What an archive was imported as before; None when it was not. Nothing is changed.
+
+    Raises `ConfigError` for a file that is too large.
+    """
+    token = _token(digest_of(path, subject, terms.limits.archive_bytes), None, terms)
+    return _known(token, None, Path(own_container_store()))
 
 
 def pull(reference: str, *, terms: Terms = _USUAL, report: Report = _silent) -> StoredContainer:
@@ -281,7 +293,10 @@ class _Import:
             pack(tree, place / ROOTFS, key, self._users, limits)
             with (place / ROOTFS).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            parts = {ROOTFS: {"size": (place / ROOTFS).stat().st_size, "sha256": digest}}
+            packed = (place / ROOTFS).stat().st_size
+            padded = root_size(packed)  # a disk of a machine, which has one of few sizes
+            os.truncate(place / ROOTFS, padded)
+            parts = {ROOTFS: {"size": padded, "content": packed, "sha256": digest}}
             (place / MANIFEST).write_bytes(manifest_of(inputs, self._bundle, seen, parts))
 
     def _look(self, tree: Path, model: Tree) -> Seen:
@@ -289,7 +304,14 @@ class _Import:
         user = resolve_user(self._bundle.config.user, passwd, group)
         shell = model.find("/bin/sh")
         has_shell = shell is not None and shell[1].kind is Kind.FILE and bool(shell[1].mode & 0o111)
-        return Seen(user, has_shell, self._checking.defused.notes())
+        missing = _missing_directories(model, self._bundle.config.working_dir)
+        return Seen(user, has_shell, missing, self._checking.defused.notes())
+
+
+def _missing_directories(model: Tree, working_dir: str) -> tuple[str, ...]:
+    names = [name for name in working_dir.split("/") if name]
+    paths = ("/" + "/".join(names[:count]) for count in range(1, len(names) + 1))
+    return tuple(path for path in paths if model.find(path) is None)
 
 
 def _is_there(store: Path, key: str) -> bool:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backends.container_image import ContainerImage, ImageUser
 from backends.frozen import frozen
-from backends.wslc.image import ContainerImage, ImageUser
 from vm_images.oci.bundle import Bundle
 from vm_images.plan import key_of
 from vm_images.store import Stored, content_of
@@ -23,10 +23,11 @@ _PACKING = 1
 
 @frozen
 class Seen:
-    """What was found in the unpacked root, and what was taken out of it."""
+    """What was found in the unpacked root, `missing` of the working directory, and what was taken out."""
 
     user: ImageUser
     has_shell: bool
+    missing: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -51,7 +52,8 @@ def manifest_of(inputs: Mapping[str, Any], bundle: Bundle, seen: Seen, parts: Ma
 
     Parameters
     ----------
-    parts: file name → ``{"size": bytes, "sha256": hexadecimal}``.
+    parts: file name → ``{"size": bytes, "content": bytes, "sha256": hexadecimal}``: what comes after the
+        content is a hole, and not in the digest.
     """
     user = seen.user
     content = {
@@ -63,6 +65,7 @@ def manifest_of(inputs: Mapping[str, Any], bundle: Bundle, seen: Seen, parts: Ma
         "configDigest": bundle.config_digest,
         "runAs": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups), "home": user.home},
         "shell": seen.has_shell,
+        "missing": list(seen.missing),
         "notes": list(seen.notes),
         "parts": dict(parts),
         "inputs": dict(inputs),
@@ -76,7 +79,7 @@ def require_container(manifest: Mapping[str, Any]) -> None:
         raise ValueError
     if key_of(manifest["inputs"]) != manifest["key"]:
         raise ValueError
-    _ = [manifest[name] for name in ("source", "digest", "configDigest", "notes", "shell")]
+    _ = [manifest[name] for name in ("source", "digest", "configDigest", "notes", "shell", "missing")]
     _user(manifest["runAs"])
     _environment(manifest["inputs"]["env"])
     _ = [manifest["inputs"][name] for name in ("user", "workingDir", "os", "architecture", "setId", "layers")]
@@ -100,6 +103,7 @@ def image_of(found: Stored, reference: str) -> ContainerImage:
         os=inputs["os"],
         architecture=inputs["architecture"],
         has_shell=manifest["shell"],
+        missing_dirs=tuple(manifest["missing"]),
         has_set_id=inputs["setId"],
     )
 

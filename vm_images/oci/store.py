@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backends.container_image import ContainerImage
 from backends.errors import BackendUnavailable, Problem
 from backends.frozen import frozen
-from backends.wslc.image import ContainerImage
-from backends.wslc.settings import DEFAULT_IMAGE
+from backends.wslc_settings import DEFAULT_IMAGE
 from vm_images import store as family
 from vm_images.oci.record import image_of, require_container
 from vm_images.oci.references import DIGEST, Reference, parse_reference
