@@ -1,4 +1,4 @@
-"""The image that a WSL container is made from: found in the store, or put there where the request asks for it."""
+"""The image that a WSL container is made from: found in the store, or put there where the request asks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def with_container(request: SandboxRequest, *, may_import: bool) -> SandboxReque
     ----------
     may_import: otherwise the store stays as it is.
 
-    Raises `BackendUnavailable` where there is no such image, `ConfigError` for one that is refused or for what
-    is no reference, `PolicyRefused` for an archive that the caller may not read.
+    Raises `BackendUnavailable` where there is no such image, `ConfigError` for one that is refused or for
+    what is no reference, `PolicyRefused` for an archive that the caller may not read.
     """
     settings = request.wslc
     if settings is None or settings.found is not None:

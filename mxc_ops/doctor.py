@@ -21,6 +21,7 @@ from backends.errors import BackendUnavailable, MxcError, Problem, UnsupportedCo
 from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.needs import Health, Probe, require_known_features
 from backends.virtual_machine import CommandKind, VirtualMachine
+from backends.wslc_settings import WslcSettings
 from mxc_ops.policy import machine
 
 if TYPE_CHECKING:
@@ -204,23 +205,41 @@ def _run_machine(name: str, identifier: str) -> Probe:
     except ImportError:
         seen = "not tried: Python's package qemu.qmp, which mxc-ops is installed with, is not here"
         return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, privilege="whoever installs mxc-ops here")
+    containers = name in machine.OF_CONTAINER_IMAGES
+    images = (machine.UTILITY,) if containers else _IMAGES
     try:
-        image = _first_image(_IMAGES)
+        image = _first_image(images)
+        root = _first_container() if containers else ""
     except MxcError as error:
         return _failed(name, identifier, error, _WHY_WHOLE)
     if not image:
-        seen = f"not tried: none of the images {', '.join(_IMAGES)} is here"
-        return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, f"mxc-ops image build {_IMAGES[0]}")
+        seen = f"not tried: none of the images {', '.join(images)} is here"
+        return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, f"mxc-ops image build {images[0]}")
+    if containers and not root:
+        seen = "not tried: no image of a container that has a shell is here"
+        fix = "mxc-ops image import FILE --name alpine:latest"
+        return Probe(identifier, Health.WARNING, seen, _WHY_WHOLE, fix)
     line = _MACHINE_TESTIMONY % Path(_BOOT_ID).read_text().strip()
     vm = VirtualMachine(image, command=CommandKind.SHELL)
     runtime = HyperlightSettings(Runtime.AGENT, Driver.QEMU) if name in machine.OF_RUNTIMES else None
-    request = SandboxRequest(name, shell=line, vm=vm, hyperlight=runtime, timeout=Timeout(_DEADLINE_MS))
+    settings = WslcSettings(image=root) if containers else None
+    request = SandboxRequest(
+        name, shell=line, vm=vm, hyperlight=runtime, wslc=settings, timeout=Timeout(_DEADLINE_MS)
+    )
     result = _testify(request, identifier, _MACHINE_PROMISES)
     if isinstance(result, Probe):
         return result
     isolation = dict(result.enforced)["isolation"]
     seen = f"ran in {isolation}, from the image {image}, without capabilities or a route to any network"
     return Probe(identifier, Health.OK, seen, _WHY_WHOLE)
+
+
+def _first_container() -> str:
+    """The key of an image of a container that has a shell; "" where there is none."""
+    from vm_images.oci.inventory import everything
+
+    images, _broken = everything()
+    return next((image.key for image in images if image.manifest["shell"]), "")
 
 
 def _first_image(names: Sequence[str]) -> str:

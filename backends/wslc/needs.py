@@ -7,12 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from backends.microvm.needs import MACHINES, machine_needs
 from backends.needs import Need, NeedKind, chosen
 from backends.windows.executor import executor
 
-__all__ = ["NEEDS", "needs"]
+__all__ = ["IMAGE", "NEEDS", "needs"]
+
+IMAGE = "utility"
+"""The image of the machine that containers are in."""
 
 NEEDS: tuple[Need, ...] = (
+    *machine_needs("wslc", IMAGE),
+    Need(
+        "wslc.package.file-system",
+        NeedKind.PACKAGE,
+        "mkfs.ext4 makes the disk for what a container writes, where that is not kept in memory",
+        packages={
+            "debian": ("e2fsprogs",),
+            "fedora": ("e2fsprogs",),
+            "alpine": ("e2fsprogs",),
+            "arch": ("e2fsprogs",),
+            "suse": ("e2fsprogs",),
+        },
+        machines=MACHINES,
+    ),
     Need(
         "wslc.edition",
         NeedKind.WINDOWS_EDITION,
@@ -50,14 +68,14 @@ NEEDS: tuple[Need, ...] = (
     ),
     executor("wslc"),
     Need(
-        "wslc.package.image-tools",
+        "wslc.package.container-tools",
         NeedKind.PACKAGE,
-        "skopeo fetches and converts images of containers, umoci unpacks them, mkfs.erofs packs them, confined",
+        "skopeo fetches images of containers, umoci unpacks them, mkfs.erofs packs them, all of it confined",
         packages={
             "debian": ("skopeo", "umoci", "erofs-utils", "zstd", "xz-utils", "bubblewrap", "uidmap"),
         },
         feature="build",
-        machines=("x86_64",),
+        machines=MACHINES,
     ),
 )
 
