@@ -28,10 +28,7 @@ def probe(features: Collection[str] = ()) -> list[Probe]:
 
 
 def _container_tools(missing: list[str], features: Collection[str]) -> Probe:
-    identifier, why = (
-        "wslc.container-tools",
-        "images of containers are taken in here, or brought from elsewhere",
-    )
+    identifier, why = "wslc.container-tools", "images of containers are taken in here"
     if not missing:
         return Probe(identifier, Health.OK, f"{', '.join(_TOOLS)} are here", why)
     fix = "mxc-ops prep host --backend wslc --feature build --yes"
