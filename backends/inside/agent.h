@@ -263,7 +263,8 @@ struct outcome take_identity(const char *payload, size_t length);
 int identity_set_resolver(const char *text); /* -1 with errno */
 struct outcome take_network(const char *payload, size_t length); /* agent_network.c */
 void send_report(uint32_t stream);
-int raise_loopback(void); /* -1 with errno */
+int raise_loopback(void); /* of a network that is new, and ours alone; -1 with errno */
+void set_kernel(const char *setting, const char *value); /* what a kernel does not have needs no setting */
 
 /* agent_boot.c: everything before the connection, as process 1 of a virtual machine; the port's descriptor. */
 int boot(void);
