@@ -20,7 +20,7 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
   that is to be copied is at rest then.
 - Flow control: each channel of a stream (input, stdout, stderr) may carry `WINDOW` bytes, then as many as
   the receiver grants: ``CREDIT`` to the agent (flags: the channel), ``INPUT_CREDIT`` to the host. Sending
-  more ends the connection.
+  more ends the connection. To the agent, credit for more than a window in all is credit for one.
 - A program that closes its input, or has ended, makes ``INPUT_CLOSED``: what is sent after that is dropped.
 - ``OUTPUT_CLOSED`` (flags: the channel): nobody takes that output any more. The agent closes its end of the
   program's pipe, which then gets SIGPIPE as from any closed pipe, or hangs the terminal up; a GET ends in

@@ -39,7 +39,7 @@ class Link:
 
 
 class Clone:
-    """A restored guest, the files behind those of its disks that it was given none for, its hold on its image.
+    """A restored guest, the files behind the disks that it was given none for, its hold on its image.
 
     `memory` is the file of a memory of its own, -1 where it shares its template's. `end` it in every case.
     """
@@ -220,7 +220,7 @@ async def _connect(running: RunningMachine, conversation: Conversation | None) -
     try:
         if conversation is None:
             return await Guest.connect(running, deadline_s=_AGENT_S)
-        guest = Guest(running, inherit(running.agent, conversation))
+        guest = Guest(running, *inherit(running.agent, conversation))
         await guest.ask(guest.agent.ping(deadline_s=_AGENT_S))
         return guest
     except BaseException:
