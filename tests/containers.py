@@ -127,8 +127,11 @@ class Utility:
 
 @contextmanager
 def utility(templates: Path, disks: Mapping[str, Path], *, writable: str = "") -> Generator[Utility]:
-    """A machine with these files as its disks; `writable` is the name of one."""
-    data = tuple(DataDisk(name, path.stat().st_size, name != writable) for name, path in disks.items())
+    """A machine with these files as its disks, an image the first; its template is in `templates`."""
+    data = tuple(
+        DataDisk(name, path.stat().st_size, name != writable, for_container=not number)
+        for number, (name, path) in enumerate(disks.items())
+    )
     templates.mkdir(mode=0o700, exist_ok=True)
     engine = Engine(image("utility"), templates, data)
     loop = asyncio.new_event_loop()

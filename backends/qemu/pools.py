@@ -71,7 +71,7 @@ async def take_clone(
         return clone
     template = await shared_template(plan, confinement)
     timings.mark("templateOpen")
-    disks = None if grants is None else {GRANTS.name: grants}
+    disks = {} if grants is None else {GRANTS.name: grants}
     return await restore(plan, template, confinement, timings, disks=disks, link=link)
 
 

@@ -252,7 +252,7 @@ class FurnishedMachine:
             source,
             self._plan.confinement,
             self._timings,
-            disks={GRANTS.name: self._disk} if self._disk >= 0 else None,
+            disks={GRANTS.name: self._disk} if self._disk >= 0 else {},
             own_memory=own_memory,
             conversation=None if original is None else original.conversation,
             stood=original is not None and original.stood,
