@@ -131,6 +131,18 @@ def test_what_is_written_is_limited_and_kept_on_a_disk(machine: Utility) -> None
     machine.run(main())
 
 
+def test_a_disk_is_written_to_by_one_container_at_a_time(machine: Utility) -> None:
+    async def main() -> None:
+        async with machine.container("box", upper="upper") as box:
+            with pytest.raises(GuestRefused) as caught:
+                await start_container(machine.agent, machine.spec("box", upper="upper"))
+            assert (caught.value.step, caught.value.errno) == (Step.MOUNT, errno.EBUSY)
+            assert caught.value.subject == machine.engine.plan.device("upper")
+            assert await prints(box, "echo works >/works; cat /works") == "works\n"
+
+    machine.run(main())
+
+
 @pytest.mark.parametrize(
     ("changed", "step", "number", "subject"),
     [
