@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from backends.base import Effect, FilesystemView, ObjectKind, ViewEntry
 from backends.errors import PolicyRefused, Problem
 from backends.frozen import frozen, replace
+from backends.guest_etc import INSIDE_ID
 from backends.guest_files.reserved import PRIVATE, reserved_problems
 from backends.inside.agent_protocol import GuestFiles, GuestHide, GuestMount, MountFlag
 
@@ -47,9 +48,9 @@ class ShippedGrant:
     """One tree, or file, that is packed or copied.
 
     `number` is its name on the disk, or among the copies. `slot` and `object` (device, inode) find it again
-    on the host. Files of `uid` are the workload's own inside, those of one of `groups` its group's; others
-    are nobody's. `left_out` are paths relative to it that are denied, or covered by another grant; `made`
-    stands in the guest's copy all the same, parents first.
+    on the host. Files of `uid` are the workload's own in the guest, where it is `inside` (uid, gid); those of
+    one of `groups` are its group's; others are nobody's. `left_out` are paths relative to it that are denied,
+    or covered by another grant; `made` stands in the guest's copy all the same, parents first.
     """
 
     number: int
@@ -64,6 +65,7 @@ class ShippedGrant:
     groups: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     made: tuple[Made, ...] = ()
+    inside: tuple[int, int] = (INSIDE_ID, INSIDE_ID)
 
     @property
     def place(self) -> str:
@@ -122,6 +124,7 @@ def plan_files(
     *,
     device: str,
     caller: tuple[int, tuple[int, ...]] = (0, ()),
+    inside: tuple[int, int] = (INSIDE_ID, INSIDE_ID),
 ) -> FilesPlan:
     """Lay out the files of one virtual machine.
 
@@ -131,6 +134,7 @@ def plan_files(
     device: the guest's name of the disk with the read-only grants, such as ``/dev/vdb``.
     caller: (uid, groups) of who starts it, the primary group first: what is theirs, and their groups', is so
         inside too. For root, that is the owner of each grant, as with bubblewrap.
+    inside: (uid, gid) that the workload runs as in the guest.
 
     Raises `PolicyRefused` for grants that would replace what the guest needs, and for named pipes and
     sockets, all of them at once.
@@ -138,7 +142,7 @@ def plan_files(
     problems = (*reserved_problems(view.entries), *_one_ended(view.entries))
     if problems:
         raise PolicyRefused(problems)
-    layout = _Layout(caller)
+    layout = _Layout(caller, inside)
     for entry in view.entries:
         layout.add(entry)
     grants = layout.finished()
@@ -165,8 +169,9 @@ def _one_ended(entries: Iterable[ViewEntry]) -> Iterator[Problem]:
 class _Layout:
     """Collects, entry by entry, which tree each path is part of."""
 
-    def __init__(self, caller: tuple[int, tuple[int, ...]]) -> None:
+    def __init__(self, caller: tuple[int, tuple[int, ...]], inside: tuple[int, int]) -> None:
         self._caller = caller
+        self._inside = inside
         self._grants: list[ShippedGrant] = []
         self._tree_of: dict[str, int | None] = {}  # path of a bind → index of its tree; of a mask → None
         self._left_out: list[list[str]] = []
@@ -220,6 +225,7 @@ class _Layout:
             owner=entry.owner,
             uid=uid,
             groups=groups,
+            inside=self._inside,
         )
         self._grants.append(grant)
         self._left_out.append([])

@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from backends.base import Handles
 from backends.errors import LaunchFailed, Problem
-from backends.guest_etc import INSIDE_ID
 from backends.guest_files.plan import ShippedGrant
 
 __all__ = ["MAX_DEPTH", "NOBODY", "Found", "Withheld", "inside_ids", "open_file", "walk"]
@@ -189,8 +188,8 @@ def _has_access_list(opened: int, directory: int, name: str) -> bool:
 def inside_ids(grant: ShippedGrant, status: os.stat_result) -> tuple[int, int]:
     """(uid, gid) that the object has in the guest."""
     return (
-        INSIDE_ID if status.st_uid == grant.uid else NOBODY,
-        INSIDE_ID if status.st_gid in grant.groups else NOBODY,
+        grant.inside[0] if status.st_uid == grant.uid else NOBODY,
+        grant.inside[1] if status.st_gid in grant.groups else NOBODY,
     )
 
 

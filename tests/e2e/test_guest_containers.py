@@ -61,9 +61,9 @@ class Granted:
             )
         )
 
-    async def furnish(self, container: Container, device: str) -> None:
+    async def furnish(self, container: Container, device: str, inside: tuple[int, int] = WORKLOAD) -> None:
         """The very steps that a virtual machine is furnished by."""
-        files = plan_files(self.view, device=device)
+        files = plan_files(self.view, device=device, inside=inside)
         snapshots: dict[int, Snapshot] = {}
         for step in files.guest_steps:
             if isinstance(step, GuestHide):
@@ -214,9 +214,11 @@ def test_each_of_two_has_its_own_copies_of_grants(machine: Utility, granted: Gra
         device = machine.engine.plan.device("grants")
         async with machine.container("box") as one, machine.container("other") as two:
             await granted.furnish(one, device)
-            await granted.furnish(two, device)
+            await granted.furnish(two, device, inside=(0, 5))
             await prints(one, f"echo one >{note}", user=WORKLOAD)
-            assert await prints(two, f"cat {note}") == "copied\n"
+            assert await prints(two, f"cat {note}; stat -c %u:%g {note}") == "copied\n0:5\n"
+            await prints(two, f"echo two >{note}", user=(0, 5))
+            assert await prints(one, f"cat {note}") == "one\n"
 
     machine.run(main())
 
