@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import subprocess
@@ -14,10 +13,14 @@ from typing import Any, TypeVar
 
 from backends.agent.connection import GuestConnection
 from backends.agent.container import Container, start_container
-from backends.frozen import frozen
+from backends.agent.inherited import Conversation
+from backends.agent.process import GuestProcess
+from backends.frozen import frozen, replace
 from backends.inside.agent_protocol import EndedFlag, GuestCommand, GuestContainer
-from backends.qemu.clone import Clone
+from backends.qemu.clone import Clone, restore
 from backends.qemu.template_plan import DataDisk
+from backends.qemu.template_store import StoredTemplate
+from backends.qemu.timings import Timings
 from tests.images import image
 from tests.vm_engine import Engine
 
@@ -25,8 +28,8 @@ Answer = TypeVar("Answer")
 IMAGE_BYTES = 4 << 20
 PATIENCE_S = 60.0
 PATH = (("PATH", "/bin"),)
+OWN_DEVICES = "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero".split()  # noqa: SIM905
 _ANSWER_S = 30.0
-_names = itertools.count(1)
 
 
 @frozen
@@ -75,10 +78,13 @@ class Utility:
     The loop runs only while `run` does.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, clone: Clone) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, clone: Clone, disks: Mapping[str, int]
+    ) -> None:
         self.engine = engine
         self.clone = clone
         self._loop = loop
+        self._disks = disks
 
     @property
     def agent(self) -> GuestConnection:
@@ -97,6 +103,19 @@ class Utility:
             more["upper"] = self.engine.plan.device(more["upper"])
         return GuestContainer(self.engine.plan.device(disk), more.pop("hostname", "box"), **more)
 
+    async def copy_of(self, stored: StoredTemplate, conversation: Conversation) -> Clone:
+        """A machine that goes on from what `freeze` has kept; the caller ends it."""
+        plan, confinement = self.engine.plan, self.engine.confinement
+        return await restore(
+            plan,
+            stored,
+            confinement,
+            Timings(),
+            disks=self._disks,
+            conversation=conversation,
+            stood=stored.memory < 0,
+        )
+
     @asynccontextmanager
     async def container(self, disk: str, **more: Any) -> AsyncGenerator[Container]:
         made = await start_container(self.agent, self.spec(disk, **more))
@@ -107,11 +126,14 @@ class Utility:
 
 
 @contextmanager
-def utility(folder: Path, disks: Mapping[str, Path], *, writable: str = "") -> Generator[Utility]:
-    """A machine with these files as its disks; `writable` is the name of one."""
-    data = tuple(DataDisk(name, path.stat().st_size, name != writable) for name, path in disks.items())
-    (folder / "templates").mkdir(mode=0o700, exist_ok=True)
-    engine = Engine(image("utility"), folder / "templates", data)
+def utility(templates: Path, disks: Mapping[str, Path], *, writable: str = "") -> Generator[Utility]:
+    """A machine with these files as its disks, an image the first; its template is in `templates`."""
+    data = tuple(
+        DataDisk(name, path.stat().st_size, name != writable, for_container=not number)
+        for number, (name, path) in enumerate(disks.items())
+    )
+    templates.mkdir(mode=0o700, exist_ok=True)
+    engine = Engine(image("utility"), templates, data)
     loop = asyncio.new_event_loop()
     with ExitStack() as undo:
         undo.callback(loop.close)
@@ -123,24 +145,34 @@ def utility(folder: Path, disks: Mapping[str, Path], *, writable: str = "") -> G
         manager = engine.clone(disks=fds)
         clone = loop.run_until_complete(manager.__aenter__())
         undo.callback(lambda: loop.run_until_complete(manager.__aexit__(None, None, None)))
-        yield Utility(loop, engine, clone)
+        yield Utility(loop, engine, clone, fds)
 
 
-async def execute(agent: GuestConnection, command: GuestCommand, stdin: int | None = None) -> Said:
+def command(*words: str, **more: Any) -> GuestCommand:
+    """As root without capabilities, unless told otherwise."""
+    return replace(GuestCommand(words, PATH, user=(0, 0)), **more)
+
+
+async def started(where: Container | GuestConnection, *words: str, **more: Any) -> GuestProcess:
+    """A command that goes on; nobody wants its output."""
+    return await _agent(where).execute(command(*words, **more), stdin=None, stdout=len, stderr=len)
+
+
+async def execute(
+    where: Container | GuestConnection, *words: str, stdin: int | None = None, **more: Any
+) -> Said:
     """A command to its end."""
     out, err = bytearray(), bytearray()
-    process = await agent.execute(command, stdin=stdin, stdout=out.extend, stderr=err.extend)
+    wanted = command(*words, **more)
+    process = await _agent(where).execute(wanted, stdin=stdin, stdout=out.extend, stderr=err.extend)
     ended = await process.wait(deadline_s=_ANSWER_S)
     status = os.waitstatus_to_exitcode(ended.status)
     return Said(status, out.decode(errors="replace"), err.decode(errors="replace"), ended.flags)
 
 
 async def sh(where: Container | GuestConnection, line: str, **more: Any) -> Said:
-    """A shell line to its end; as root without capabilities, unless told otherwise."""
-    agent = where.agent if isinstance(where, Container) else where
-    return await execute(
-        agent, GuestCommand(("/bin/sh", "-c", line), **{"env": PATH, "user": (0, 0), **more})
-    )
+    """A shell line to its end."""
+    return await execute(where, "/bin/sh", "-c", line, **more)
 
 
 async def prints(where: Container | GuestConnection, line: str, **more: Any) -> str:
@@ -148,3 +180,7 @@ async def prints(where: Container | GuestConnection, line: str, **more: Any) -> 
     said = await sh(where, line, **more)
     assert said.status == 0, said
     return said.out
+
+
+def _agent(where: Container | GuestConnection) -> GuestConnection:
+    return where.agent if isinstance(where, Container) else where

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pytest
@@ -74,7 +75,7 @@ class Engine:
 
     @asynccontextmanager
     async def clone(
-        self, *, identified: bool = True, disks: Mapping[str, int] | None = None
+        self, *, identified: bool = True, disks: Mapping[str, int] = MappingProxyType({})
     ) -> AsyncGenerator[Clone]:
         clone = await restore(self.plan, await self.template(), self.confinement, Timings(), disks=disks)
         try:

@@ -177,14 +177,23 @@ class GuestConnection:
         message = codec.container(container)
         deadline = Deadline("CONTAINER", deadline_s)
         await self._link.room(deadline)
-        process = GuestProcess(self._link, Source(self._link, sock.fileno()), sock.fileno(), _nothing)
-        return await self._begun(process, Kind.CONTAINER, message, deadline)
+        return await self._begun(self._container(sock), Kind.CONTAINER, message, deadline)
+
+    def contained(self, sock: socket.socket, stream: int, pid: int, input_left: int) -> GuestProcess:
+        """A container that a copied machine has already; `sock` is as of `contain`."""
+        process = self._container(sock)
+        self._keep(process)
+        self._link.go_on(stream + 1, {stream: process})
+        process.goes_on(stream, pid, input_left)
+        return process
+
+    def _container(self, sock: socket.socket) -> GuestProcess:
+        return GuestProcess(self._link, Source(self._link, sock.fileno()), sock.fileno(), _nothing)
 
     async def _begun(
         self, process: GuestProcess, kind: Kind, message: bytes, deadline: Deadline
     ) -> GuestProcess:
-        self._processes.add(process)
-        process.when_flushed(lambda: self._processes.discard(process))
+        self._keep(process)
         try:
             process.starts(self._link.begin(process, kind, message))
             await process.started(deadline)
@@ -192,6 +201,10 @@ class GuestConnection:
             process.abandon()
             raise
         return process
+
+    def _keep(self, process: GuestProcess) -> None:
+        self._processes.add(process)
+        process.when_flushed(lambda: self._processes.discard(process))
 
     async def close(self) -> None:
         """End the connection and drop what waits for consumers. The guest is somebody else's to end."""

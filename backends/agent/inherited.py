@@ -1,47 +1,129 @@
 """The streams that a copied machine's agent still has open: nobody here asked for them, and they go on.
 
 A copy of a machine is in the middle of its original's conversation. What programs write that were started
-there is taken, and thrown away, so that they never wait for anybody; what they read is at its end.
+there is taken, and thrown away, so that they never wait for anybody; what they read is at its end. With the
+agents of its containers, the conversation goes on in the same way.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from backends.agent.connection import FRAME_S, GuestConnection
+from backends.agent.container import Container
 from backends.agent.link import Link
 from backends.frozen import frozen
 from backends.inside import agent_codec as codec
 from backends.inside.agent_protocol import Kind, Welcome
 
-__all__ = ["Conversation", "conversation_of", "inherit"]
+__all__ = ["Conversation", "OpenContainer", "come_to_rest", "conversation_of", "inherit"]
 
 _LAST = (Kind.ENDED, Kind.FAILED, Kind.DONE, Kind.REPORTED, Kind.PONG)
 
 
 @frozen
+class OpenContainer:
+    """A container, as a stream of its machine's agent, and how far the conversation in it has come."""
+
+    stream: int
+    pid: int
+    input_left: int
+    conversation: Conversation
+
+
+@frozen
 class Conversation:
-    """How far it has come: the number of the next request, those that are not answered to their end."""
+    """How far it has come: the number of the next request, those that are not answered to their end.
+
+    `containers` are those that go on; what else is open has nobody any more.
+    """
 
     next_stream: int
     open_streams: tuple[int, ...]
     welcome: Welcome
+    containers: tuple[OpenContainer, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-safe."""
+        return {
+            "next": self.next_stream,
+            "open": list(self.open_streams),
+            "welcome": {"bootUs": self.welcome.boot_us, "zygote": self.welcome.has_zygote},
+            "containers": [
+                {
+                    "stream": each.stream,
+                    "pid": each.pid,
+                    "inputLeft": each.input_left,
+                    "conversation": each.conversation.as_dict(),
+                }
+                for each in self.containers
+            ],
+        }
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Conversation:
+        """What `as_dict` made."""
+        welcome = Welcome(said["welcome"]["bootUs"], said["welcome"]["zygote"])
+        containers = tuple(
+            OpenContainer(each["stream"], each["pid"], each["inputLeft"], cls.of(each["conversation"]))
+            for each in said["containers"]
+        )
+        return cls(said["next"], tuple(said["open"]), welcome, containers)
 
 
-def conversation_of(connection: GuestConnection) -> Conversation:
-    """Only where nothing is on its way, in either direction."""
+async def come_to_rest(connection: GuestConnection, containers: Sequence[Container] = ()) -> None:
+    """Nothing is on the way when this returns, if no program says anything and nobody asks for anything.
+
+    Raises `GuestLost`, `GuestSilent`.
+    """
+    for container in containers:
+        await container.agent.ping()
+    await connection.ping()
+
+
+def conversation_of(connection: GuestConnection, containers: Sequence[Container] = ()) -> Conversation:
+    """Only where nothing is on its way, in either direction.
+
+    Parameters
+    ----------
+    containers: those of its machine that are to go on in the copy; any other ends there.
+    """
     next_stream, open_streams = connection.link.numbers()
-    return Conversation(next_stream, open_streams, connection.welcome)
+    kept = tuple(
+        OpenContainer(each.init.stream, each.init.pid, each.init.input_left, conversation_of(each.agent))
+        for each in containers
+    )
+    orphans = tuple(number for number in open_streams if number not in {each.stream for each in kept})
+    return Conversation(next_stream, orphans, connection.welcome, kept)
 
 
-def inherit(sock: socket.socket, conversation: Conversation) -> GuestConnection:
-    """Go on with it, with the agent of a copy, behind a connected socket, which is the connection's now."""
+def inherit(sock: socket.socket, conversation: Conversation) -> tuple[GuestConnection, tuple[Container, ...]]:
+    """Go on with it, with the agent of a copy, behind a connected socket, which is the connection's now.
+
+    The containers are in the order of the conversation's.
+    """
     link = Link(sock, FRAME_S)
     orphans = {number: _Orphan(link, number) for number in conversation.open_streams}
     link.go_on(conversation.next_stream, orphans)
     for number in conversation.open_streams:
         link.send(Kind.INPUT_END, number)
-    return GuestConnection(link, conversation.welcome)
+    connection = GuestConnection(link, conversation.welcome)
+    return connection, tuple(_go_on_in(connection, each) for each in conversation.containers)
+
+
+def _go_on_in(connection: GuestConnection, container: OpenContainer) -> Container:
+    ours, theirs = socket.socketpair()
+    try:
+        init = connection.contained(theirs, container.stream, container.pid, container.input_left)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    agent, _ = inherit(ours, container.conversation)
+    return Container(agent, init)
 
 
 class _Orphan:

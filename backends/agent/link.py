@@ -115,8 +115,8 @@ class Link:
         return self._next_stream, tuple(self._streams)
 
     def go_on(self, next_stream: int, streams: Mapping[int, Stream]) -> None:
-        """Take a conversation over that another link has begun, before anything else is done."""
-        self._next_stream = next_stream
+        """Take a conversation over that another link has begun, before anything is heard."""
+        self._next_stream = max(self._next_stream, next_stream)
         self._streams.update(streams)
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from backends.agent.link import Deadline, Link
 from backends.agent.pumps import Outlet, Sink, Source
 from backends.agent.streams import Outcome, OutputCredit, unexpected, unwrap
 from backends.inside import agent_codec as codec
-from backends.inside.agent_protocol import Channel, Flag, GuestEnded, Kind
+from backends.inside.agent_protocol import WINDOW, Channel, Flag, GuestEnded, Kind
 
 __all__ = ["GuestProcess"]
 
@@ -57,6 +57,11 @@ class GuestProcess:
     def output_errors(self) -> dict[Channel, OSError]:
         return {channel: outlet.error for channel, outlet in self._outlets.items() if outlet.error}
 
+    @property
+    def input_left(self) -> int:
+        """How many bytes of input the guest would take now."""
+        return self._source.credit.left if self._source is not None else 0
+
     # For the caller
 
     async def wait(self, *, deadline_s: float | None = None) -> GuestEnded:
@@ -97,6 +102,17 @@ class GuestProcess:
         for channel, outlet in self._outlets.items():
             credit = self._credits[channel] = OutputCredit(self._link, stream, channel)
             outlet.start(credit)
+
+    def goes_on(self, stream: int, pid: int, input_left: int) -> None:
+        """Instead of `starts`, where another connection has started it, and nothing is on its way."""
+        self.starts(stream)
+        self.pid = pid
+        self._started.set_result(pid)
+        for channel in Channel:  # more than a window is a window
+            self._link.send(Kind.CREDIT, stream, codec.number(WINDOW), channel)
+        if self._source is not None:
+            self._source.credit.left = input_left
+            self._source.start(stream)
 
     async def started(self, deadline: Deadline) -> None:
         """Raises `GuestRefused` when nothing runs, `GuestLost`, `GuestSilent`."""

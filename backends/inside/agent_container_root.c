@@ -30,9 +30,20 @@ static struct outcome mount_disk(const char *device, const char *type, const cha
     return mount(device, target, type, flags, NULL) < 0 ? failed(AGENT_STEP_MOUNT, device) : SUCCESS;
 }
 
+/* One container's at a time: two that write to one file system as their own would spoil it for both. */
+static int is_free(const char *device)
+{
+    int fd = open(device, O_RDONLY | O_EXCL | O_CLOEXEC);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
 static struct outcome mount_upper(const struct request *request)
 {
     char options[64];
+    if (request->upper && !is_free(request->upper))
+        return failed(AGENT_STEP_MOUNT, request->upper);
     if (request->upper)
         return mount_disk(request->upper, "ext4", UPPER, safe);
     int length = snprintf(options, sizeof(options), "mode=0755");

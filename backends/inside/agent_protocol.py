@@ -20,7 +20,7 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
   that is to be copied is at rest then.
 - Flow control: each channel of a stream (input, stdout, stderr) may carry `WINDOW` bytes, then as many as
   the receiver grants: ``CREDIT`` to the agent (flags: the channel), ``INPUT_CREDIT`` to the host. Sending
-  more ends the connection.
+  more ends the connection. To the agent, credit for more than a window in all is credit for one.
 - A program that closes its input, or has ended, makes ``INPUT_CLOSED``: what is sent after that is dropped.
 - ``OUTPUT_CLOSED`` (flags: the channel): nobody takes that output any more. The agent closes its end of the
   program's pipe, which then gets SIGPIPE as from any closed pipe, or hangs the terminal up; a GET ends in
@@ -273,8 +273,8 @@ class GuestContainer:
     root: the block device with its image, of `file_system` (``erofs``, ``squashfs`` or ``ext4``). Nothing is
         ever written to it.
     hostname: at most 64 bytes; stands in its /etc/hostname and /etc/hosts, too.
-    upper: the block device, of ext4, that takes what is written; "" is memory, at most `size_bytes` of it
-        (0: half of the machine's). What it holds of an earlier container is there again.
+    upper: the block device, of ext4, that takes what is written, of one container at a time; "" is memory, at
+        most `size_bytes` of it (0: half of the machine's). What it holds of an earlier one is there again.
     flags: of the root: READ_ONLY, NO_SUID, NO_DEV, NO_EXEC.
     own_network: it has a loopback and nothing else; else it shares the machine's network.
     cgroup: (file, content) of the control group that all of it is in.
@@ -282,7 +282,8 @@ class GuestContainer:
     Its /proc, /sys and /dev are made over the image's. Of /proc, what is about the machine can only be read,
     and what only root may read cannot be read at all; /sys is read-only; /dev has no devices of the machine.
     What its own agent mounts are the machine's devices, and paths in /run/mxc are of a place that no process
-    of the container can get to.
+    of the container can get to. There is no user namespace: a `privileged` command there is the machine's
+    root.
     """
 
     root: str

@@ -26,6 +26,7 @@ __all__ = ["Clone", "Link", "restore"]
 
 _AGENT_S = 15.0
 _POLL_S = 0.002
+_NO_DISKS: Mapping[str, int] = {}
 _starting = 0
 
 
@@ -39,7 +40,7 @@ class Link:
 
 
 class Clone:
-    """A restored guest, the files behind those of its disks that it was given none for, its hold on its image.
+    """A restored guest, the files behind the disks that it was given none for, its hold on its image.
 
     `memory` is the file of a memory of its own, -1 where it shares its template's. `end` it in every case.
     """
@@ -90,7 +91,7 @@ async def restore(
     confinement: Confinement,
     timings: Timings,
     *,
-    disks: Mapping[str, int] | None = None,
+    disks: Mapping[str, int] = _NO_DISKS,
     own_memory: bool = False,
     conversation: Conversation | None = None,
     stood: bool = False,
@@ -100,9 +101,8 @@ async def restore(
 
     Parameters
     ----------
-    disks: files for the template's data disks, by their names, which stay the caller's; a disk without one is
-        a hole until it is filled. Each is of its disk's size, and open for writing
-        where that is written to.
+    disks: files for data disks, by name, which stay the caller's: each of its disk's size, and open for
+        writing if that is. A disk without one is a hole until it is filled.
     own_memory: it gets a copy of the template's memory, made while QEMU starts, so that copies of it can be
         made quickly in turn; always when `template` has its memory in its state.
     conversation: of a copy, how far its original's agent and host had come.
@@ -120,17 +120,14 @@ async def restore(
     own_memory = own_memory or template.memory < 0
     try:
         image = hold_image(plan.image)
-        given = _checked(plan, disks or {})
-        for disk in plan.disks:
-            if disk.name not in given:
-                holes[disk.name] = sparse_file(disk.name, disk.size_bytes)
+        holes = _holes(plan, disks)
         machine = replace(plan.clone, tap=link is not None)
         if own_memory:
             memory = sparse_file("machine-memory", machine.memory_mib * MIB)
             machine = replace(machine, memory_shared=True)
             if template.memory >= 0:
                 filled = asyncio.create_task(on_thread(lambda: copy_data(template.memory, memory)))
-        fds = {"memory": memory if own_memory else template.memory, **given, **holes}
+        fds = {"memory": memory if own_memory else template.memory, **disks, **holes}
         if link is not None:
             fds[Part.NETWORK.value] = link.tap
         owners = () if link is None else (link.gate,)
@@ -147,14 +144,21 @@ async def restore(
         _starting -= 1
 
 
-def _checked(plan: TemplatePlan, disks: Mapping[str, int]) -> Mapping[str, int]:
-    """A guest that finds another size than its template had goes on with that of its template."""
+def _holes(plan: TemplatePlan, given: Mapping[str, int]) -> dict[str, int]:
+    """Files for the disks that are given none. Whatever it has, a guest goes on with its template's sizes."""
     sizes = {disk.name: disk.size_bytes for disk in plan.disks}
-    for name, fd in disks.items():
+    for name, fd in given.items():
         if (size := os.fstat(fd).st_size) != sizes[name]:
             message = f"the file for the disk {name!r} has {size} bytes; the disk has {sizes[name]}"
             raise LaunchFailed(Problem("disk_size", "", message))
-    return disks
+    holes: dict[str, int] = {}
+    try:
+        for name in sizes.keys() - given.keys():
+            holes[name] = sparse_file(name, sizes[name])
+    except BaseException:
+        _close(*holes.values())
+        raise
+    return holes
 
 
 def _close(*fds: int) -> None:
@@ -220,7 +224,7 @@ async def _connect(running: RunningMachine, conversation: Conversation | None) -
     try:
         if conversation is None:
             return await Guest.connect(running, deadline_s=_AGENT_S)
-        guest = Guest(running, inherit(running.agent, conversation))
+        guest = Guest(running, *inherit(running.agent, conversation))
         await guest.ask(guest.agent.ping(deadline_s=_AGENT_S))
         return guest
     except BaseException:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from backends.agent.connection import GuestConnection
+from backends.agent.container import Container
 from backends.agent.errors import GuestError, GuestLost, GuestSilent
 from backends.errors import LaunchFailed, Problem
 from backends.qemu.confinement import Confinement
@@ -23,9 +24,13 @@ _Answer = TypeVar("_Answer")
 class Guest:
     """`end` it in every case. What it raises is always of `backends.errors`."""
 
-    def __init__(self, machine: RunningMachine, agent: GuestConnection) -> None:
+    def __init__(
+        self, machine: RunningMachine, agent: GuestConnection, containers: tuple[Container, ...] = ()
+    ) -> None:
+        """`containers` are those that it was copied with."""
         self.machine = machine
         self.agent = agent
+        self.containers = containers
 
     @classmethod
     async def connect(cls, machine: RunningMachine, *, deadline_s: float) -> Guest:

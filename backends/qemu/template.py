@@ -10,8 +10,12 @@ import errno
 import os
 from contextlib import suppress
 
+from backends.agent.container import start_container
 from backends.errors import LaunchFailed, Problem
-from backends.inside.agent_protocol import GuestCommand
+from backends.guest_files.disk import build_disk
+from backends.guest_files.plan import FilesPlan
+from backends.inside.agent_protocol import GuestCommand, GuestContainer
+from backends.linux.open_objects import OpenObjects
 from backends.qemu.admission import MIB, admit
 from backends.qemu.confinement import Confinement
 from backends.qemu.guest import Guest, boot
@@ -20,7 +24,7 @@ from backends.qemu.off_loop import on_thread
 from backends.qemu.opened_ahead import take_opened
 from backends.qemu.parts import open_parts
 from backends.qemu.saved_state import save_state
-from backends.qemu.template_plan import TemplatePlan
+from backends.qemu.template_plan import DataDisk, TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
 
 __all__ = ["WARM_PATH", "open_template", "run_quietly"]
@@ -73,7 +77,7 @@ async def _make(plan: TemplatePlan, confinement: Confinement, store: TemplateSto
     holes: dict[str, int] = {}
     try:
         for disk in plan.disks:
-            holes[disk.name] = sparse_file(f"no-{disk.name}", disk.size_bytes)
+            holes[disk.name] = _placeholder(disk)
         with open_parts(plan.image, boots=True) as parts:
             descriptors = {**parts.fds, "memory": memory, **holes}
             guest = await boot(plan.booted, confinement, descriptors, deadline_s=BOOT_S, tries=_BOOT_TRIES)
@@ -96,7 +100,18 @@ async def _warm_up(guest: Guest, plan: TemplatePlan) -> None:
             await run_quietly(guest, GuestCommand(("-c",), env=WARM_PATH, zygote="print()"))
     if plan.image.warm_up:
         await run_quietly(guest, GuestCommand(("/bin/sh", "-c", plan.image.warm_up), env=WARM_PATH))
+    for name in [disk.name for disk in plan.disks if disk.for_container][:1] * 2:
+        empty = GuestContainer(plan.device(name), "sandbox")
+        container = await guest.ask(start_container(guest.agent, empty))
+        await guest.ask(container.end())
     await guest.ask(guest.agent.sync())
+
+
+def _placeholder(disk: DataDisk) -> int:
+    """A hole, or an empty file system; the caller closes it."""
+    if not disk.for_container:
+        return sparse_file(f"no-{disk.name}", disk.size_bytes)
+    return build_disk(FilesPlan(), OpenObjects(), size_bytes=disk.size_bytes).fd
 
 
 async def run_quietly(guest: Guest, command: GuestCommand) -> None:

@@ -31,12 +31,14 @@ _ROOTFS = "rootfs"
 class DataDisk:
     """A disk that is a hole in the template; what a clone is given instead must be of just this size.
 
-    `name` is no other disk's, and no `Part`'s.
+    `name` is no other disk's, and no `Part`'s. `for_container`: it will hold the root of a container, and the
+    template is made when one was started from an empty one and ended: then it takes a clone less.
     """
 
     name: str
     size_bytes: int
     read_only: bool = True
+    for_container: bool = False
 
 
 GRANTS = DataDisk("grants", GRANTS_BYTES)
@@ -122,7 +124,7 @@ def _key(
         "qemu": qemu.build,
         "arguments": shape,
         "cpu": host.cpu,
-        "disks": [[disk.name, disk.size_bytes] for disk in data],
+        "disks": [[disk.name, disk.size_bytes, disk.for_container] for disk in data],
         "warmUp": image.warm_up,
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from backends.base import Handles
 from backends.errors import LaunchFailed, PolicyRefused, Problem
 from backends.guest_files.disk import build_disk
+from backends.qemu.memory_file import copy_data
 from backends.qemu.parts import hold_folder
 from backends.qemu.template_plan import GRANTS, GRANTS_BYTES
 from backends.vm.container import UPPER, PlannedContainer
@@ -42,9 +43,17 @@ class MachineDisks:
         self.warnings = warnings
         self.held = list(held)
 
-    def copy(self) -> MachineDisks:
-        """The same open files once more, under descriptors of the copy's own."""
-        fds = {name: _duplicate(fd) for name, fd in self.fds.items()}
+    def copy(self, storage: str = "") -> MachineDisks:
+        """The same open files once more, under descriptors of the copy's own; what is written is copied.
+
+        Parameters
+        ----------
+        storage: the directory that the disk for what is written lies in. Raises `OSError` when it is full.
+        """
+        fds = {
+            name: _copied(fd, storage) if name == UPPER.name else _duplicate(fd)
+            for name, fd in self.fds.items()
+        }
         return MachineDisks(fds, dict(self.used_bytes), held=[_duplicate(fd) for fd in self.held])
 
     def close(self) -> None:
@@ -86,6 +95,17 @@ def open_disks(plan: VmPlan, handles: Handles) -> MachineDisks:
                 used[UPPER.name] = UPPER.size_bytes
         undo.pop_all()
     return MachineDisks(fds, used, warnings, held)
+
+
+def _copied(fd: int, storage: str) -> int:
+    copy = os.open(storage, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        copy_data(fd, copy)
+        os.fchmod(copy, 0o666)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
 
 
 def _duplicate(fd: int) -> int:

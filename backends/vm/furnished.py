@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from backends.agent.container import Container, start_container
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity, same_identity
-from backends.agent.inherited import Conversation, conversation_of
+from backends.agent.inherited import Conversation, come_to_rest, conversation_of
 from backends.base import Handles, ObjectKind
 from backends.ended import Conflict
 from backends.errors import LaunchFailed, Problem
@@ -137,7 +137,7 @@ class FurnishedMachine:
 
             await guest.ask(guest.agent.bring_up(guest_network(self._plan.network)))
         if self._plan.container is not None:
-            await self._contain(guest, self._plan.container)
+            await self._contain(self._clone, self._plan.container)
         if self._original is None:
             await self._make_working_dir()
             await self._furnish(self.guest)
@@ -152,9 +152,13 @@ class FurnishedMachine:
             content = put_content(self._plan.files, GuestPut(GuestFiles("/"), made=made), self._handles, {})
             await self.guest.ask(self.guest.agent.put(GuestFiles("/"), off_loop(content)))
 
-    async def _contain(self, guest: Guest, container: PlannedContainer) -> None:
+    async def _contain(self, clone: Clone, container: PlannedContainer) -> None:
+        guest = clone.guest
         try:
-            self.container = await guest.machine.guard(start_container(guest.agent, container.spec))
+            if self._original is not None:
+                (self.container,) = guest.containers
+            else:
+                self.container = await guest.machine.guard(start_container(guest.agent, container.spec))
         except GuestRefused as refusal:
             raise explain_container(container, refusal) from refusal
         except GuestError as error:
@@ -198,7 +202,18 @@ class FurnishedMachine:
         assert self._clone is not None and self._identity is not None  # `start` has succeeded
         await self._clone.thaw()
         self._identity = same_identity(self._identity)
-        await self.guest.ask(self.guest.agent.identify(self._identity))
+        machine = self._clone.guest
+        await machine.ask(machine.agent.identify(self._identity))
+
+    async def come_to_rest(self) -> None:
+        """Nothing of ours is on its way, besides what the caller asks for, when this returns."""
+        assert self._clone is not None  # `start` has succeeded
+        machine = self._clone.guest
+        await machine.ask(come_to_rest(machine.agent, self._containers))
+
+    @property
+    def _containers(self) -> tuple[Container, ...]:
+        return () if self.container is None else (self.container,)
 
     async def copy(self, *, go_on: bool) -> Original:
         """What copies of it start from; of the agent's channel, nothing may be on its way.
@@ -210,13 +225,20 @@ class FurnishedMachine:
         go_on: it goes on afterwards, whatever happens. Otherwise it stands still already, and remains so.
         """
         assert self._clone is not None  # `start` has succeeded
-        conversation = conversation_of(self._clone.guest.agent)
+        if go_on:
+            await self.come_to_rest()
+        conversation = conversation_of(self._clone.guest.agent, self._containers)
         try:
             source = await self._clone.freeze()
+            disks = await on_thread(self._copied_disks, drop=MachineDisks.close)
         finally:
             if go_on:
                 await self._clone.thaw()
-        return Original(source, self._disks.copy(), conversation, stood=not go_on or source.memory < 0)
+        return Original(source, disks, conversation, stood=not go_on or source.memory < 0)
+
+    def _copied_disks(self) -> MachineDisks:
+        container = self._plan.container
+        return self._disks.copy("" if container is None else container.storage)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan

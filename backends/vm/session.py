@@ -12,7 +12,7 @@ from backends.agent.relay import Relay
 from backends.base import Handles
 from backends.errors import LaunchFailed, Problem
 from backends.frozen import replace
-from backends.inside.agent_protocol import GuestCommand, Welcome
+from backends.inside.agent_protocol import GuestCommand
 from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
 from backends.network.for_plans import kept, proxy_variables
@@ -65,6 +65,7 @@ class VmSandbox:
     async def suspend(self, relay: Relay) -> None:
         if not relay.hushed:
             await relay.hush()
+            await self._machine.come_to_rest()
             await self._machine.guest.machine.execute("stop")
 
     async def resume(self, relay: Relay) -> None:
@@ -89,12 +90,8 @@ class VmSandbox:
             fds["memory"] = fcntl(original.source.memory, F_DUPFD_CLOEXEC, 3)
         original.source.close()
         fds |= {f"{_DISK}{name}": fd for name, fd in original.disks.fds.items()}
-        talk = original.conversation
-        welcome = {"bootUs": talk.welcome.boot_us, "zygote": talk.welcome.has_zygote}
         said = {
-            "next": talk.next_stream,
-            "open": list(talk.open_streams),
-            "welcome": welcome,
+            "conversation": original.conversation.as_dict(),
             "scope": _scope(self._plan).as_dict(),
             "stood": original.stood,
             "template": self._plan.template.key,
@@ -128,8 +125,7 @@ def _scope(plan: VmPlan) -> Scope:
 def _original(copied: Copied) -> Original:
     fds, said = copied.fds, copied.said
     state = os.pread(fds["state"], os.fstat(fds["state"]).st_size, 0)
-    welcome = Welcome(said["welcome"]["bootUs"], said["welcome"]["zygote"])
-    conversation = Conversation(said["next"], tuple(said["open"]), welcome)
+    conversation = Conversation.of(said["conversation"])
     disks = {name.removeprefix(_DISK): _reopenable(fd) for name, fd in fds.items() if name.startswith(_DISK)}
     memory = fcntl(fds["memory"], F_DUPFD_CLOEXEC, 3) if "memory" in fds else -1
     return Original(

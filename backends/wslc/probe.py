@@ -17,7 +17,7 @@ _FORMATTER = "mkfs.ext4"
 
 
 def probe(features: Collection[str] = ()) -> list[Probe]:
-    """See `backends.microvm.probe.machine_probes`; and what images, and disks of containers, are made with."""
+    """See `backends.microvm.probe.machine_probes`; and what images and disks of containers are made with."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     missing = [name for name in _TOOLS if shutil.which(name, path=path) is None]
     return [

@@ -178,7 +178,11 @@ def test_a_parked_clone_that_cannot_be_given_its_disk_is_ended(engine: Engine, t
             try:
                 with pytest.raises(OSError, match="Bad file descriptor"):
                     await take_clone(
-                        engine.plan, engine.confinement, Timings(), grants=unreadable, used_bytes=1
+                        engine.plan,
+                        engine.confinement,
+                        Timings(),
+                        disks={"grants": unreadable},
+                        used_bytes=1,
                     )
             finally:
                 os.close(unreadable)

@@ -66,6 +66,8 @@ static void try_request(uint32_t kind, char *bytes, size_t size)
         touch_text(request.path);
         touch_text(request.source);
         touch_text(request.file_system);
+        touch_text(request.upper);
+        touch_text(request.hostname);
         touch(request.filter, request.filter_bytes);
     }
     printf("%d\n", error);

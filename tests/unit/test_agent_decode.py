@@ -21,6 +21,7 @@ from backends.inside.agent_protocol import (
     Flag,
     Frame,
     GuestCommand,
+    GuestContainer,
     GuestFiles,
     GuestHide,
     GuestIdentity,
@@ -39,6 +40,10 @@ COMMAND = GuestCommand(
 )  # fmt: skip
 FILES = GuestFiles("/work", owner=(1, 2), at_most_bytes=9, replace=True)
 MOUNT = GuestMount("/data", "/dev/vdb", "erofs", MountFlag.READ_ONLY, 5)
+CONTAINER = GuestContainer(
+    "/dev/vda", "box", "ext4", "/dev/vdb", 7, MountFlag.READ_ONLY, own_network=True,
+    cgroup=(("pids.max", "5"), ("memory.max", "6")),
+)  # fmt: skip
 IDENTITY = GuestIdentity(1, bytes(64), "a" * 32, bytes(6), "guest")
 REQUESTS = {
     Kind.EXEC: agent_codec.command(COMMAND),
@@ -46,6 +51,7 @@ REQUESTS = {
     Kind.GET: agent_codec.files(FILES),
     Kind.MOUNT: agent_codec.mount(MOUNT),
     Kind.HIDE: agent_codec.hide(GuestHide(("/a", "/b c"))),
+    Kind.CONTAINER: agent_codec.container(CONTAINER),
 }
 
 
@@ -222,6 +228,7 @@ def test_what_python_writes_is_taken(driver: Path) -> None:
 
 def test_every_record_is_checked(driver: Path) -> None:
     command, mount = records_of(REQUESTS[Kind.EXEC]), records_of(REQUESTS[Kind.MOUNT])
+    container = records_of(REQUESTS[Kind.CONTAINER])
     wrong = [
         (Kind.EXEC, REQUESTS[Kind.MOUNT]),  # another request's
         (Kind.MOUNT, REQUESTS[Kind.PUT]),
@@ -239,11 +246,18 @@ def test_every_record_is_checked(driver: Path) -> None:
         (Kind.EXEC, assemble([(Tag.SECCOMP, bytes(7)), *(r for r in command if r[0] != Tag.SECCOMP)])),
         (Kind.EXEC, assemble([(Tag.SECCOMP, bytes(8 * 4097)), *(r for r in command if r[0] != Tag.SECCOMP)])),
         (Kind.MOUNT, assemble([*mount, (Tag.SIZE, bytes(8))])),
+        (Kind.MOUNT, REQUESTS[Kind.CONTAINER]),
+        (Kind.CONTAINER, REQUESTS[Kind.MOUNT]),
+        (Kind.CONTAINER, assemble([*container, (Tag.UPPER, b"/dev/vdc\0")])),
+        (Kind.CONTAINER, assemble([*container, (Tag.CGROUP, b"no value\0")])),
+        (Kind.CONTAINER, assemble([*container, (Tag.OWN_NETWORK, b"")])),
+        (Kind.CONTAINER, assemble([*container, (Tag.ARG, b"sh\0")])),
     ]
     for kind, needed in (
         (Kind.EXEC, (Tag.ARG, Tag.CWD, Tag.USER, Tag.UMASK)),
         (Kind.GET, (Tag.PATH, Tag.AT_MOST)),
         (Kind.MOUNT, (Tag.PATH, Tag.MOUNT_FLAGS)),
+        (Kind.CONTAINER, (Tag.HOSTNAME, Tag.MOUNT_FLAGS)),
     ):
         records = records_of(REQUESTS[kind])
         wrong += [(kind, assemble([r for r in records if r[0] != tag])) for tag in needed]

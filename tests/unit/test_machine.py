@@ -52,7 +52,23 @@ def test_every_file_comes_as_a_descriptor_and_every_descriptor_is_used(machine: 
     used = {int(number) for word in words for number in re.findall(r"(?:/proc/self/fd/|fd=)(\d+)", word)}
     assert used == set(fds.values())
     paths = re.findall(r"(?:^|=)(/[^,]*)", "\n".join(words[1:]), re.MULTILINE)
-    assert all(path.startswith("/proc/self/fd/") for path in paths)
+    assert all(path.startswith(("/proc/self/fd/", "/dev/fdset/")) for path in paths)
+
+
+@given(MACHINES)
+def test_what_is_written_to_is_used_as_it_is_open(machine: Machine) -> None:
+    """Who is confined may open nothing for writing: each such disk is a set of one descriptor."""
+    fds = descriptors(machine)
+    words = arguments(machine, fds)
+    sets = {number: fd for fd, number in (added.split(",") for added in values(words, "-add-fd"))}
+    for disk, node in zip(machine.disks, values(words, "-blockdev"), strict=True):
+        access, path = "off", node.rpartition("file.filename=")[2]
+        if disk.read_only:
+            access, path = "on", f"/proc/self/fd/{fds[disk.name]}"
+        else:
+            assert sets.pop(f"set={path.removeprefix('/dev/fdset/')}") == f"fd={fds[disk.name]}"
+        assert f"read-only={access}," in node and node.endswith(f"file.filename={path}")
+    assert not sets
 
 
 @given(MACHINES)

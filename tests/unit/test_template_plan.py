@@ -13,7 +13,7 @@ from backends.frozen import replace
 from backends.qemu.choice import QemuProgram
 from backends.qemu.host_values import HostValues
 from backends.qemu.machine import MachineKind
-from backends.qemu.template_plan import TemplatePlan, plan_template
+from backends.qemu.template_plan import GRANTS, DataDisk, TemplatePlan, plan_template
 from tests.vm_samples import HOST, IMAGE, QEMU, TINY
 
 pytestmark = [pytest.mark.backend("vm"), pytest.mark.backend("microvm")]
@@ -32,6 +32,15 @@ MATTERS: Mapping[str, tuple[Any, ...]] = {
     "memory_mib": (128, 256),
     "cpus": (1, 2, 3),
     "tsc_khz": (0, 2_600_000, 2_601_000),
+    "data": (
+        (GRANTS,),
+        (),
+        (replace(GRANTS, size_bytes=1 << 30),),
+        (replace(GRANTS, read_only=False),),
+        (replace(GRANTS, for_container=True),),
+        (GRANTS, DataDisk("root", 1 << 30)),
+        (DataDisk("root", 1 << 30), GRANTS),
+    ),
 }
 DOES_NOT_MATTER: Mapping[str, tuple[Any, ...]] = {
     "name": ("python", "mine"),
@@ -65,6 +74,7 @@ def planned(inputs: Mapping[str, Any]) -> TemplatePlan:
         accelerator=inputs["accelerator"],
         memory_mib=inputs["memory_mib"],
         cpus=inputs["cpus"],
+        data=inputs["data"],
     )
 
 
@@ -114,3 +124,12 @@ def test_the_disk_of_grants_is_the_last_one(image: Any, device: str) -> None:
     assert plan.grants_device == device
     assert plan.clone.disks[-1].name == "grants"
     assert all(disk.read_only for disk in plan.clone.disks)
+
+
+@given(INPUTS)
+def test_disks_are_named_in_their_order_after_the_images_own(inputs: dict[str, Any]) -> None:
+    plan = planned(inputs)
+    names = (["rootfs"] if inputs["has_rootfs"] else []) + [disk.name for disk in inputs["data"]]
+    assert [plan.device(name) for name in names] == [f"/dev/vd{letter}" for letter in "abc"[: len(names)]]
+    with pytest.raises(ValueError):
+        plan.device("another")
