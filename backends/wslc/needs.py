@@ -52,7 +52,7 @@ NEEDS: tuple[Need, ...] = (
     Need(
         "wslc.package.image-tools",
         NeedKind.PACKAGE,
-        "skopeo fetches and converts images of containers, umoci unpacks them, mkfs.erofs packs them, confined",
+        "skopeo fetches and converts images of containers, umoci unpacks them, mkfs.erofs packs them",
         packages={
             "debian": ("skopeo", "umoci", "erofs-utils", "zstd", "xz-utils", "bubblewrap", "uidmap"),
         },
