@@ -230,15 +230,15 @@ class FurnishedMachine:
         conversation = conversation_of(self._clone.guest.agent, self._containers)
         try:
             source = await self._clone.freeze()
-            disks = await on_thread(self._copied_disks, drop=MachineDisks.close)
+            disks = await on_thread(lambda: self._copied(self._disks), drop=MachineDisks.close)
         finally:
             if go_on:
                 await self._clone.thaw()
         return Original(source, disks, conversation, stood=not go_on or source.memory < 0)
 
-    def _copied_disks(self) -> MachineDisks:
+    def _copied(self, disks: MachineDisks) -> MachineDisks:
         container = self._plan.container
-        return self._disks.copy("" if container is None else container.storage)
+        return disks.copy("" if container is None else container.storage)
 
     async def _take_clone(self) -> Clone:
         plan = self._plan
@@ -264,7 +264,7 @@ class FurnishedMachine:
         self.warnings.extend(self._disks.warnings)
 
     async def _go_on(self, original: Original) -> Clone:
-        self._disks = original.disks.copy()
+        self._disks = await on_thread(lambda: self._copied(original.disks), drop=MachineDisks.close)
         source = original.source
         shared = source.memory >= 0 and is_sealed(source.memory)  # else it is a file that somebody keeps
         return await self._restored(source, own_memory=not shared, original=original)

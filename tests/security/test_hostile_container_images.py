@@ -10,7 +10,9 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ from typing import Any
 import pytest
 
 from backends.container_image import ContainerImage
-from backends.errors import ConfigError, MxcError
+from backends.errors import ConfigError, MxcError, PrepFailed
 from tests import container_archives as archives
 from tests.container_archives import Entry, directory, entry, file, hard_link, symlink, system, tar
 from tests.container_store import Store, own_store, unpacked
 from vm_images.oci import unpack
+from vm_images.oci.confined import View, run_confined
 from vm_images.oci.importing import Terms, import_archive
 from vm_images.oci.limits import Limits
+from vm_images.oci.users_namespace import image_users
 
 Image = Callable[..., bytes]
 SMALL = Terms(Limits(unpacked_bytes=1 << 20, archive_bytes=4 << 20, entries=50, layers=4, depth=8))
@@ -469,16 +473,17 @@ def test_what_runs_to_unpack_an_image_has_none_of_the_hosts_rights(store: Store)
     """The owners that an image tells are kept, and no file of its becomes root's on the host."""
     archive = tar(file("a", "x", uid=0, gid=0), file("b", "y", uid=1000, gid=2000))
     seen: list[os.stat_result] = []
-    pack = unpack.run_confined
+    run = unpack.run_confined
 
-    def watched(words: list[str], *more: Any, **options: Any) -> bytes:
-        if words[0] == "mkfs.erofs":
-            (tree,) = store.containers.glob(".building-*/work/tree")
-            seen.extend((tree / name).lstat() for name in ("a", "b"))
-        return pack(words, *more, **options)
+    def watched(*words: Any, **options: Any) -> bytes:
+        said = run(*words, **options)
+        (tree,) = store.containers.glob(".building-*/work/tree")
+        seen.extend((tree / name).lstat() for name in ("a", "b"))
+        return said
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unpack, "run_confined", watched)
+        patch.setattr(unpack, "MOST_IN_MEMORY", 0)  # else nobody outside sees it
         image = store.image(archive)
     assert min(status.st_uid for status in seen) >= 100_000 if os.geteuid() == 0 else seen
     with unpacked(image) as root:
@@ -489,3 +494,48 @@ def test_what_runs_to_unpack_an_image_has_none_of_the_hosts_rights(store: Store)
 def test_control_characters_of_names_do_not_reach_a_terminal(store: Store) -> None:
     said = refusal(store, tar(file("../\x1b[31m\u202e\n")))
     assert said.isprintable()
+
+
+def test_what_reads_an_archive_has_nothing_of_the_host() -> None:
+    lines = (
+        *("id -u", "ls /etc /home /root /var /sys/class/net 2>/dev/null", "grep -c : /proc/net/dev"),
+        *("grep -E 'Cap(Eff|Prm)|NoNewPrivs' /proc/self/status", "ulimit -f"),
+        "touch /usr/x 2>/dev/null || echo read-only",
+    )
+    with image_users() as users:
+        said = run_confined(["sh", "-c", "; ".join(lines)], users, View(), deadline_s=60).decode().split()
+        with pytest.raises(PrepFailed):
+            run_confined(["sh", "-c", "head -c 2097152 /dev/zero > /tmp/x"], users, View(), deadline_s=60)
+    assert said == [
+        *("0", "1", "CapPrm:", "0" * 16, "CapEff:", "0" * 16, "NoNewPrivs:", "1"),
+        *(str((1 << 20) // 512), "read-only"),
+    ]
+
+
+def test_what_reads_an_archive_dies_with_who_asked_for_it(checkout: Path) -> None:
+    """It is asked to sleep so long that nobody else would."""
+    source = """
+from vm_images.oci.confined import View, run_confined
+from vm_images.oci.users_namespace import image_users
+with image_users() as users:
+    run_confined(["sleep", "86123"], users, View(), deadline_s=600)
+"""
+    child = subprocess.Popen([sys.executable, "-c", source], cwd=checkout)
+    try:
+        assert eventually(lambda: sleepers() != [])
+    finally:
+        child.kill()
+        child.wait()
+    assert eventually(lambda: sleepers() == [])
+
+
+def sleepers() -> list[str]:
+    found = subprocess.run(["pgrep", "-f", "sleep 86123"], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    give_up = time.monotonic() + 20
+    while not holds() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return holds()

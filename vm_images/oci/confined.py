@@ -33,7 +33,8 @@ _NETWORK = (
     *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf"),
     *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/containers"),
 )
-_ENVIRONMENT = {"HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - of the sandbox
+_TEMPORARY = "/tmp"  # noqa: S108 - of the sandbox
+_ENVIRONMENT = {"HOME": _TEMPORARY, "TMPDIR": _TEMPORARY}
 
 
 @frozen
@@ -43,6 +44,7 @@ class View:
     Parameters
     ----------
     shown, writable: path inside → host path.
+    memory: path inside → bytes that a file system in memory may have there.
     owners: whether it may give files to other users of its namespace, and read theirs.
     network: whether it has the host's.
     file_bytes: how large a file may become that it writes.
@@ -50,6 +52,7 @@ class View:
 
     shown: Mapping[str, Path] = {}
     writable: Mapping[str, Path] = {}
+    memory: Mapping[str, int] = {}
     owners: bool = False
     network: bool = False
     file_bytes: int = 1 << 20
@@ -62,13 +65,13 @@ def run_confined(
     *,
     deadline_s: float,
     environment: Mapping[str, str] | None = None,
-    quiet: bool = False,
+    name: str = "",
 ) -> bytes:
     """Run a program to its end; returns what it wrote to standard output. It dies with us.
 
     Parameters
     ----------
-    quiet: what it writes to standard output is lost.
+    name: what people call it, where that is not its first word.
 
     Raises `BackendUnavailable` where it is not installed, `PrepFailed` when it fails.
     """
@@ -76,9 +79,8 @@ def run_confined(
         _command(words, users, view),
         deadline_s=deadline_s,
         environment={**_ENVIRONMENT, **(environment or {})},
-        output=Path(os.devnull) if quiet else None,
         keep=(users.namespace,),
-        name=words[0],
+        name=name or words[0],
     )
 
 
@@ -129,7 +131,12 @@ def _command(words: Sequence[str], users: ImageUsers, view: View) -> list[str]:
         *(word for name in _OWNERSHIP if view.owners for word in ("--cap-add", name)),
         *(word for path in _SYSTEM for word in ("--ro-bind-try", path, path)),
         *(word for path in _NETWORK if view.network for word in ("--ro-bind-try", path, path)),
-        *("--proc", "/proc", "--dev", "/dev", "--size", str(_TEMPORARY_BYTES), "--tmpfs", "/tmp"),  # noqa: S108
+        *("--proc", "/proc", "--dev", "/dev"),
+        *(
+            word
+            for inside, size in {_TEMPORARY: _TEMPORARY_BYTES, **view.memory}.items()
+            for word in ("--size", str(size), "--tmpfs", inside)
+        ),
         *(word for inside, path in view.shown.items() for word in ("--ro-bind", str(path), inside)),
         *(word for inside, path in view.writable.items() for word in ("--bind", str(path), inside)),
         *("--chdir", "/", "--", find_tool(words[0], fix=PREP_FIX), *words[1:]),

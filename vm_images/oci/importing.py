@@ -18,7 +18,7 @@ from backends.vm.container import root_size
 from vm_images.build import Report
 from vm_images.oci.archives import bundle_of, identify
 from vm_images.oci.bundle import Bundle, Source
-from vm_images.oci.content import Piece, Plain, digest_of, require_size, unpacked
+from vm_images.oci.content import Piece, Plain, digest_of, read_piece, require_size, unpacked
 from vm_images.oci.image_user import resolve_user
 from vm_images.oci.layers import Checking, Layer, rewrite_layer
 from vm_images.oci.limits import Limits
@@ -35,8 +35,8 @@ from vm_images.oci.store import (
     read_container,
 )
 from vm_images.oci.tar_reader import damaged_is_refused
-from vm_images.oci.tree_model import Kind, Tree
-from vm_images.oci.unpack import LAYOUT, clear, pack, put_together, read_inside
+from vm_images.oci.tree_model import Kind
+from vm_images.oci.unpack import BLOBS, LayerBlob, clear, make_root
 from vm_images.oci.users_namespace import ImageUsers, image_users
 from vm_images.plan import key_of
 from vm_images.store import MANIFEST, key_of_name, lock_folder
@@ -54,6 +54,8 @@ class Terms:
 
 
 _USUAL = Terms()
+_MAX_TEXT = 1 << 20
+"""Bytes of a file of an image that we read."""
 
 
 def _silent(_step: str) -> None:
@@ -228,11 +230,11 @@ class _Import:
         if self._reference is not None:
             set_name(store, as_file(self._reference), key)
 
-    def _check_layers(self) -> list[tuple[str, int]]:
+    def _check_layers(self) -> list[LayerBlob]:
         """Write each layer anew into a layout in the scratch place; returns their digests and sizes."""
-        blobs = self._scratch / LAYOUT / "blobs/sha256"
+        blobs = self._scratch / BLOBS
         count = len(self._bundle.layers)
-        written: list[tuple[str, int]] = []
+        written: list[LayerBlob] = []
         with writing(self._scratch):
             blobs.mkdir(parents=True)
         for number in range(1, count + 1):
@@ -280,32 +282,38 @@ class _Import:
         self._left -= plain.size
         return plain
 
-    def _make(self, place: Path, layers: list[tuple[str, int]], key: str, inputs: dict[str, Any]) -> None:
+    def _make(self, place: Path, layers: list[LayerBlob], key: str, inputs: dict[str, Any]) -> None:
         """Put the image's files into `place`, and nothing else."""
-        limits = self._terms.limits
-        self._report(f"unpacking {len(layers)} layer{'s' * (len(layers) > 1)}")
-        with writing(place.parent):
-            tree = put_together(self._scratch, layers, self._users, limits)
         with damaged_is_refused(self._subject, "the image"):
-            seen = self._look(tree, self._checking.tree)
-        self._report("packing the root file system as erofs")
+            seen = self._look(layers)
+        self._report(f"unpacking {len(layers)} layer{'s' * (len(layers) > 1)}, and packing it all as erofs")
+        rootfs, limits = place / ROOTFS, self._terms.limits
         with writing(place.parent):
-            pack(tree, place / ROOTFS, key, self._users, limits)
-            with (place / ROOTFS).open("rb") as file:
+            make_root(self._scratch, layers, self._checking.entries, rootfs, key, self._users, limits)
+            with rootfs.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            packed = (place / ROOTFS).stat().st_size
+            packed = rootfs.stat().st_size
             padded = root_size(packed)  # a disk of a machine, which has one of few sizes
-            os.truncate(place / ROOTFS, padded)
+            os.truncate(rootfs, padded)
             parts = {ROOTFS: {"size": padded, "content": packed, "sha256": digest}}
             (place / MANIFEST).write_bytes(manifest_of(inputs, self._bundle, seen, parts))
 
-    def _look(self, tree: Path, model: Tree) -> Seen:
-        passwd, group = (read_inside(tree, model, path) for path in ("/etc/passwd", "/etc/group"))
+    def _look(self, layers: list[LayerBlob]) -> Seen:
+        passwd, group = (self._text(path, layers) for path in ("/etc/passwd", "/etc/group"))
         user = resolve_user(self._bundle.config.user, passwd, group)
-        shell = model.find("/bin/sh")
+        shell = self._checking.tree.find("/bin/sh")
         has_shell = shell is not None and shell[1].kind is Kind.FILE and bool(shell[1].mode & 0o111)
-        missing = _missing_directories(model, self._bundle.config.working_dir)
+        missing = _missing_directories(self._checking.tree, self._bundle.config.working_dir)
         return Seen(user, has_shell, missing, self._checking.defused.notes())
+
+    def _text(self, path: str, layers: list[LayerBlob]) -> str:
+        """A file of the image, out of the layer that has it; "" where there is none."""
+        found = self._checking.tree.find(path)
+        if found is None or found[1].kind is not Kind.FILE:
+            return ""
+        number, offset, size = found[1].content
+        piece = Piece(self._scratch / BLOBS / layers[number - 1][0], offset, size)
+        return read_piece(piece, self._subject, f"its {path}", _MAX_TEXT).decode("utf-8", "replace")
 
 
 def _missing_directories(model: Tree, working_dir: str) -> tuple[str, ...]:

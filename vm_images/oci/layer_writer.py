@@ -39,8 +39,10 @@ class LayerWriter:
     def marker(self, path: str) -> None:
         self._header(path, tarfile.REGTYPE, 0o600, None)
 
-    def file(self, path: str, mode: int, member: tarfile.TarInfo, source: IO[bytes]) -> None:
+    def file(self, path: str, mode: int, member: tarfile.TarInfo, source: IO[bytes]) -> int:
+        """Write a file; returns the offset of its content. Raises `BadEntry` where `source` is cut off."""
         self._header(path, tarfile.REGTYPE, mode, member, size=member.size)
+        offset = self._file.tell()
         source.seek(member.offset_data)
         left = member.size
         while left:
@@ -52,6 +54,7 @@ class LayerWriter:
             self._file.write(chunk)
             left -= len(chunk)
         self._file.write(bytes(-member.size % _BLOCK))
+        return offset
 
     def end(self) -> None:
         self._file.write(bytes(2 * _BLOCK))

@@ -119,7 +119,8 @@ def _take(
             writer.link(placed.path, target, member, tarfile.LNKTYPE)
         return
     mode = _mode(member, layer, checking)
-    placed = checking.tree.put(member.name, _node(member, layer, mode))
+    node = _node(member, layer, mode)
+    placed = checking.tree.put(member.name, node)
     _note_repeated(placed, member, layer, checking.defused)
     writer.above(placed, member)
     if member.isdir():
@@ -127,7 +128,7 @@ def _take(
     elif member.issym():
         writer.link(placed.path, member.linkname, member, tarfile.SYMTYPE)
     else:
-        writer.file(placed.path, mode, member, file)
+        node.content = (layer.number, writer.file(placed.path, mode, member, file), member.size)
 
 
 def _node(member: tarfile.TarInfo, layer: Layer, mode: int) -> Node:

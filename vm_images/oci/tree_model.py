@@ -23,15 +23,19 @@ class Kind(Enum):
 
 
 class Node:
-    """One name. `layer` is the last one that told it, `target` what a link leads to, `mode` a file's."""
+    """One name. `layer` is the last one that told it, `target` what a link leads to, `mode` a file's.
 
-    __slots__ = ("children", "kind", "layer", "mode", "target")
+    `content` is where that of a file lies: the number of a layer as it was written anew, offset, and size.
+    """
+
+    __slots__ = ("children", "content", "kind", "layer", "mode", "target")
 
     def __init__(self, kind: Kind, layer: int, *, target: str = "", mode: int = 0) -> None:
         self.kind = kind
         self.layer = layer
         self.target = target
         self.mode = mode
+        self.content: tuple[int, int, int] = (0, 0, 0)
         self.children: dict[str, Node] = {}
 
 
@@ -86,6 +90,7 @@ class Tree:
         if node.kind is Kind.DIRECTORY:
             raise BadEntry("image_entry", f"it is a hard link to {shown(target)}, which is a directory")
         same = Node(node.kind, layer, target=node.target, mode=node.mode)
+        same.content = node.content
         placed = self.put(name, same)
         if path == placed.path or path.startswith(f"{placed.path}/"):
             raise BadEntry("image_entry", "it is a hard link to what it replaces")

@@ -1,7 +1,8 @@
 """From checked layers to one file: umoci puts them together, mkfs.erofs packs what comes out.
 
-Both are confined, and keep the owners that the layers tell, as ids of a user namespace. What they leave
-belongs to such ids, so who is not root takes it away in such a namespace, too.
+Both are confined, and keep the owners that the layers tell, as ids of a user namespace. What an ordinary
+image is unpacked to lies in memory, and is gone with them. That of a large one is on the disk, and belongs to
+such ids, so who is not root takes it away in such a namespace, too.
 """
 
 from __future__ import annotations
@@ -16,53 +17,102 @@ from backends.errors import MxcError, PrepFailed, Problem
 from vm_images.oci.config import ARCHITECTURE, SYSTEM
 from vm_images.oci.confined import View, run_confined
 from vm_images.oci.limits import Limits
-from vm_images.oci.refusals import BadEntry
-from vm_images.oci.tree_model import Kind, Tree
 from vm_images.oci.users_namespace import ImageUsers, image_users
 from vm_images.plan import digest
 from vm_images.rootfs import remove_tree
 
-__all__ = ["LAYOUT", "clear", "pack", "put_together", "read_inside"]
+__all__ = ["BLOBS", "MOST_IN_MEMORY", "LayerBlob", "clear", "make_root"]
 
-LAYOUT = "layout"
-_BLOBS = f"{LAYOUT}/blobs/sha256"
-_WORK, _TREE, _PACKED = "work", "tree", "rootfs.erofs"
+MOST_IN_MEMORY = 512 << 20
+"""Bytes of an image that is unpacked in memory, where the host has four times as much to spare."""
+_SPARE = 4
+_LAYOUT = "layout"
+BLOBS = f"{_LAYOUT}/blobs/sha256"
+"""Where the layers are put, below the place that an image is made in, each under its SHA-256."""
+_WORK, _OUT, _PACKED = "work", "out", "rootfs.erofs"
 _NAME = "image"
-_UNPACK_S, _PACK_S, _CLEAR_S = 1800, 1800, 900
+_MAKE_S, _CLEAR_S = 3600, 900
 _LATEST = "4102444800"
 """2100-01-01 in seconds: mkfs.erofs writes this as its own time of making, and no file's time is later."""
 _HEADER_ROOM = 1 << 30
-_MAX_TEXT = 1 << 20
+_MEMORY_PAGE, _MEMORY_ROOM = 4096, 16 << 20
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
+# mkfs.erofs tells each file, quiet or not.
+_SCRIPT = (
+    f"umoci --log error raw unpack --image /layout:{_NAME} /work/tree"
+    f' && exec mkfs.erofs "$@" /out/{_PACKED} /work/tree > /dev/null'
+)
+
+LayerBlob = tuple[str, int]
+"""The SHA-256 in hex of a layer, and its size in bytes."""
 
 
-def put_together(place: Path, layers: Sequence[tuple[str, int]], users: ImageUsers, limits: Limits) -> Path:
-    """Make a directory of layers that lie in `place`'s layout as blobs; returns the directory.
+def make_root(
+    place: Path,
+    layers: Sequence[LayerBlob],
+    entries: int,
+    target: Path,
+    key: str,
+    users: ImageUsers,
+    limits: Limits,
+) -> None:
+    """Make one file of the layers that lie in `BLOBS` of `place`, from the lowest on.
 
     Parameters
     ----------
-    layers: their SHA-256 in hex, and their sizes in bytes, from the lowest on.
+    entries: how many the layers have.
+    target: the file to make.
+    key: the file system's identity comes from it.
 
     Raises `PrepFailed` when it cannot be made.
     """
-    layout, work = place / LAYOUT, place / _WORK
-    _write_layout(layout, layers)
-    work.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        os.chown(work, *users.root)
-    run_confined(
-        ["umoci", "--log", "error", "raw", "unpack", "--image", f"/layout:{_NAME}", f"/work/{_TREE}"],
-        users,
-        View(
-            shown={"/layout": layout},
-            writable={"/work": work},
-            owners=True,
-            file_bytes=limits.unpacked_bytes,
-        ),
-        deadline_s=_UNPACK_S,
+    _write_layout(place / _LAYOUT, layers)
+    memory = sum(size for _, size in layers) + entries * _MEMORY_PAGE + _MEMORY_ROOM
+    in_memory = memory <= MOST_IN_MEMORY and memory * _SPARE <= _spare_memory()
+    out = _folder_for(users, place / _OUT)
+    work = {} if in_memory else {"/work": _folder_for(users, place / _WORK)}
+    view = View(
+        shown={"/layout": place / _LAYOUT},
+        writable={"/out": out, **work},
+        memory={"/work": memory} if in_memory else {},
+        owners=True,
+        file_bytes=limits.unpacked_bytes + _HEADER_ROOM,
     )
-    remove_tree(layout)
-    return work / _TREE
+    identity = f"{key[:8]}-{key[8:12]}-{key[12:16]}-{key[16:20]}-{key[20:32]}"
+    run_confined(
+        ["sh", "-c", _SCRIPT, "sh", "--quiet", f"-U{identity}", "-x-1"],
+        users,
+        view,
+        deadline_s=_MAKE_S,
+        environment={"SOURCE_DATE_EPOCH": _LATEST},
+        name="umoci or mkfs.erofs",
+    )
+    _take_out(out / _PACKED, target)
+
+
+def _spare_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def _folder_for(users: ImageUsers, folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, *users.root)
+    return folder
+
+
+def _take_out(made: Path, target: Path) -> None:
+    """What was confined is over, and what it left is not believed to be a file of its own."""
+    status = made.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise PrepFailed(Problem("image_tool_failed", "", "mkfs.erofs made no file of its own"))
+    made.rename(target)
+    if os.geteuid() == 0:
+        os.chown(target, 0, 0, follow_symlinks=False)
+    target.chmod(0o644)
 
 
 def _write_layout(layout: Path, layers: Sequence[tuple[str, int]]) -> None:
@@ -86,65 +136,8 @@ def _write_layout(layout: Path, layers: Sequence[tuple[str, int]]) -> None:
 def _blob(layout: Path, document: object) -> dict[str, object]:
     text = json.dumps(document).encode()
     name = digest(text)
-    (layout / "blobs/sha256" / name).write_bytes(text)
+    (layout.parent / BLOBS / name).write_bytes(text)
     return {"digest": f"sha256:{name}", "size": len(text)}
-
-
-def pack(tree: Path, target: Path, key: str, users: ImageUsers, limits: Limits) -> None:
-    """Make one file of a directory that `put_together` made; the file system's identity comes from the key.
-
-    Raises `PrepFailed` when it cannot be made.
-    """
-    work = tree.parent
-    identity = f"{key[:8]}-{key[8:12]}-{key[12:16]}-{key[16:20]}-{key[20:32]}"
-    options = ["--quiet", f"-U{identity}", "-x-1"]
-    run_confined(
-        ["mkfs.erofs", *options, f"/work/{_PACKED}", f"/work/{_TREE}"],
-        users,
-        View(
-            writable={"/work": work},
-            owners=True,
-            file_bytes=limits.unpacked_bytes + _HEADER_ROOM,
-        ),
-        deadline_s=_PACK_S,
-        environment={"SOURCE_DATE_EPOCH": _LATEST},
-        quiet=True,  # it tells each file, whatever it is told
-    )
-    made = work / _PACKED
-    status = made.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise PrepFailed(Problem("image_tool_failed", "", "mkfs.erofs made no file of its own"))
-    made.rename(target)
-    if os.geteuid() == 0:
-        os.chown(target, 0, 0, follow_symlinks=False)
-    target.chmod(0o644)
-
-
-def read_inside(tree: Path, model: Tree, path: str) -> str:
-    """The text of a file of the tree, "" where there is none that anybody may read.
-
-    Its place comes from the model, which has no links left, and is read without following one.
-    """
-    found = model.find(path)
-    if found is None or found[1].kind is not Kind.FILE:
-        return ""
-    folder = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        *above, name = found[0].split("/")
-        for part in above:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            os.close(folder)
-            folder = below
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return ""
-    finally:
-        os.close(folder)
-    with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
-        content = file.read(_MAX_TEXT + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-    if len(content) > _MAX_TEXT:
-        raise BadEntry("image_too_large", f"its {path} has more than {_MAX_TEXT} bytes")
-    return content.decode("utf-8", "replace")
 
 
 def clear(folder: Path) -> None:
