@@ -35,7 +35,7 @@ from vm_images.oci.store import (
     read_container,
 )
 from vm_images.oci.tar_reader import damaged_is_refused
-from vm_images.oci.tree_model import Kind
+from vm_images.oci.tree_model import Kind, Tree
 from vm_images.oci.unpack import BLOBS, LayerBlob, clear, make_root
 from vm_images.oci.users_namespace import ImageUsers, image_users
 from vm_images.plan import key_of
