@@ -282,8 +282,8 @@ class GuestContainer:
     Its /proc, /sys and /dev are made over the image's. Of /proc, what is about the machine can only be read,
     and what only root may read cannot be read at all; /sys is read-only; /dev has no devices of the machine.
     What its own agent mounts are the machine's devices, and paths in /run/mxc are of a place that no process
-    of the container can get to. There is no user namespace: a `privileged` command there is the machine's
-    root.
+    of the container can get to. There is no user namespace: a `privileged` command in it is root of the
+    machine.
     """
 
     root: str

@@ -68,7 +68,7 @@ def root_size(image_bytes: int) -> int:
 
 def container_disks(image: ContainerImage) -> tuple[DataDisk, ...]:
     """The disks of a machine for one container of this image."""
-    return DataDisk(ROOT, root_size(image.rootfs_bytes)), GRANTS, UPPER
+    return DataDisk(ROOT, root_size(image.rootfs_bytes), for_container=True), GRANTS, UPPER
 
 
 def plan_container(image: ContainerImage, template: TemplatePlan, storage: str) -> PlannedContainer:
