@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from backends.frozen import frozen
 
-__all__ = ["CommandKind", "Image", "System", "VirtualMachine"]
+__all__ = ["LANGUAGES", "CommandKind", "Image", "Language", "System", "VirtualMachine"]
 
 
 @frozen
@@ -34,9 +35,9 @@ class Image:
 
     `kernel`, `initrd` and `rootfs` are host paths ("" without a root file system: the initrd is all there
     is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what it was made of and `content`
-    what it is now (an imported one's key is a claim, its content is not), `zygote` tells
-    whether Python source can be run by a fork of a waiting interpreter, `warm_up` is run before a template is
-    made. `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
+    what it is now (an imported one's key is a claim, its content is not), `zygote` names
+    the interpreter that waits for source, ``python`` or ``node`` ("" for none), `warm_up` is run before a
+    template is made. `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
     """
 
     name: str
@@ -48,17 +49,36 @@ class Image:
     rootfs_format: str
     command_line: str
     memory_mib: int
-    zygote: bool
+    zygote: str
     warm_up: str = ""
     system: System = System()
 
 
 class CommandKind(Enum):
-    """What a command is in a virtual machine: a line for the shell, an argument vector, Python source."""
+    """What a command is in a virtual machine: a line for the shell, an argument vector, source."""
 
     SHELL = "shell"
     ARGS = "args"
     PYTHON = "python"
+    NODE = "node"
+
+
+@frozen
+class Language:
+    """What source is written in: `name`; `words` are what its interpreter takes for the command's own name, `line` is
+    a program that prints a line.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    line: str
+
+
+LANGUAGES: Mapping[CommandKind, Language] = {
+    CommandKind.PYTHON: Language("Python", ("-c",), "print()"),
+    CommandKind.NODE: Language("JavaScript", ("node",), "console.log()"),
+}
+"""Of the kinds that are source, each for the waiting interpreter of its name (`Image.zygote`)."""
 
 
 @frozen

@@ -1,6 +1,7 @@
 /* The zygote, a Python interpreter that waits, and its spare: a fork of it that waits too and becomes the next
  * program. A spare is our own child, so that it is reaped like any other, and its number is known before anybody's
- * code runs in it. See zygote.py for what they are told. */
+ * code runs in it. See zygote.py for what they are told. Of an interpreter that cannot fork there is no zygote: each
+ * spare is started by us, and is told the same. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +25,8 @@ static void control_ready(struct watch *watch, uint32_t events);
 static void spare_ready(struct watch *watch, uint32_t events);
 
 static struct {
-    char *interpreter, *script;
-    pid_t pid;
+    struct interpreter interpreter;
+    pid_t pid; /* without a zygote: of the spare, until it becomes a program */
     struct watch control;
     int waits; /* it has imported what it was to import */
     struct watch spare;
@@ -41,16 +42,15 @@ void zygote_doubt(void)
     zygote.doubted = 1;
 }
 
-void zygote_configure(const char *interpreter, const char *script)
+void zygote_configure(int forks, char *const *words)
 {
-    zygote.interpreter = strdup(interpreter);
-    zygote.script = strdup(script);
-    zygote.start_at = 1;
+    if (interpreter_take(&zygote.interpreter, forks, words) == 0)
+        zygote.start_at = 1;
 }
 
 uint32_t zygote_is_there(void)
 {
-    return zygote.interpreter != NULL;
+    return zygote.interpreter.path != NULL;
 }
 
 int zygote_owns(pid_t pid)
@@ -60,12 +60,14 @@ int zygote_owns(pid_t pid)
 
 static int wants_spare(void)
 {
-    return zygote.waits && zygote.spare.fd < 0;
+    if (zygote.spare.fd >= 0 || zygote.start_at || !zygote.interpreter.path)
+        return 0;
+    return zygote.interpreter.forks ? zygote.waits : zygote.pid == 0;
 }
 
 int zygote_is_settled(void)
 {
-    return zygote.pid == 0 || zygote.spare_pid > 0;
+    return !zygote.interpreter.path || zygote.start_at > 1 || zygote.spare_pid > 0;
 }
 
 static void settle_others(void)
@@ -78,37 +80,31 @@ static void settle_others(void)
     }
 }
 
-static _Noreturn void become_zygote(int control)
+/* When to try again: later each time. */
+static int64_t put_off(void)
 {
-    static char *environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/root", NULL};
-    char number[16];
-    snprintf(number, sizeof(number), "%d", control);
-    char *arguments[] = {zygote.interpreter, zygote.script, number, NULL};
-    int null = open("/dev/null", O_RDWR);
-    reset_signals();
-    restore_limits();
-    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control) == 0 &&
-        fcntl(control, F_SETFD, 0) == 0)
-        execve(zygote.interpreter, arguments, environment);
-    _exit(127);
+    int64_t delay = zygote.delay;
+    zygote.delay = delay * 2 > LAST_DELAY_MS ? LAST_DELAY_MS : delay * 2;
+    return now_ms() + delay;
 }
 
 static void start_zygote(void)
 {
     int ends[2];
-    zygote.start_at = now_ms() + zygote.delay;
-    zygote.delay = zygote.delay * 2 > LAST_DELAY_MS ? LAST_DELAY_MS : zygote.delay * 2;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+    zygote.start_at = 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) {
+        zygote.start_at = put_off();
         return;
+    }
     pid_t pid = fork();
     if (pid == 0)
-        become_zygote(ends[1]);
+        become_interpreter(&zygote.interpreter, ends[1], 1);
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
+        zygote.start_at = put_off();
         return;
     }
-    zygote.start_at = 0;
     zygote.pid = pid;
     zygote.control.fd = ends[0];
     watch_add(&zygote.control, EPOLLIN);
@@ -144,6 +140,17 @@ static int send_with(int socket, const char *word, const int *fds, size_t count)
     return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1 ? 0 : -1;
 }
 
+/* The spare at the other end of a socket; -1: it will not be there. */
+static int summon_spare(int theirs, int privileged)
+{
+    if (zygote.interpreter.forks)
+        return send_with(zygote.control.fd, privileged ? "P" : "F", &theirs, 1);
+    zygote.pid = fork();
+    if (zygote.pid == 0)
+        become_interpreter(&zygote.interpreter, theirs, privileged);
+    return zygote.pid < 0 ? -1 : 0;
+}
+
 static void ask_for_spare(int privileged)
 {
     int ends[2], yes = 1;
@@ -153,9 +160,21 @@ static void ask_for_spare(int privileged)
     zygote.spare.fd = ends[0];
     zygote.spare_privileged = privileged;
     if (setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) < 0 || watch_add(&zygote.spare, EPOLLIN) < 0 ||
-        send_with(zygote.control.fd, privileged ? "P" : "F", &ends[1], 1) < 0)
+        summon_spare(ends[1], privileged) < 0)
         watch_close(&zygote.spare);
+    if (zygote.pid < 0)
+        zygote.pid = 0;
     close(ends[1]);
+}
+
+static void drop_spare(void)
+{
+    watch_close(&zygote.spare); /* which it takes as its end */
+    zygote.spare_pid = 0;
+    if (zygote.interpreter.forks || zygote.pid == 0)
+        return;
+    kill(zygote.pid, SIGKILL); /* but not while it starts */
+    zygote.pid = 0;
 }
 
 /* Its first word, which the kernel marks with its number as it is here. */
@@ -176,17 +195,14 @@ static void spare_ready(struct watch *watch, uint32_t events)
         struct ucred sender;
         memcpy(&sender, CMSG_DATA(head), sizeof(sender));
         zygote.spare_pid = sender.pid;
+        zygote.delay = FIRST_DELAY_MS;
         settle_others();
         return;
     }
     watch_close(watch);
     zygote.spare_pid = 0;
-}
-
-static void drop_spare(void)
-{
-    watch_close(&zygote.spare); /* which it takes as its end */
-    zygote.spare_pid = 0;
+    if (!zygote.interpreter.forks && zygote.pid > 0)
+        kill(zygote.pid, SIGKILL); /* zygote_reaped() comes next */
 }
 
 void zygote_forget(struct handover *handover)
@@ -198,6 +214,16 @@ void zygote_forget(struct handover *handover)
     close_streams(handover->streams);
 }
 
+/* The time that its process has taken so far, to be the program of a job, is not the program's. */
+static void forgive(struct job *job)
+{
+    uint64_t user, system;
+    if (process_times(job->pid, &user, &system) < 0)
+        return;
+    job->user_us -= user; /* what is added at its end is at least as much */
+    job->system_us -= system;
+}
+
 static void hand_over(struct job *job)
 {
     struct handover *handover = &job->handover;
@@ -205,6 +231,10 @@ static void hand_over(struct job *job)
     int spare = watch_release(&zygote.spare);
     job->pid = zygote.spare_pid;
     zygote.spare_pid = 0;
+    if (!zygote.interpreter.forks) {
+        zygote.pid = 0;
+        forgive(job); /* a fork begins with nothing */
+    }
     struct outcome outcome = SUCCESS;
     if (group_enter(&job->group, job->pid) < 0)
         outcome = failed(AGENT_STEP_CGROUP, job->group.name);
@@ -256,8 +286,12 @@ void zygote_tick(int64_t now)
 {
     if (jobs)
         zygote.busy_at = now;
-    if (zygote.start_at && now >= zygote.start_at)
-        start_zygote();
+    if (zygote.start_at && now >= zygote.start_at) {
+        if (zygote.interpreter.forks)
+            start_zygote();
+        else
+            zygote.start_at = 0;
+    }
     struct job *job = next_job();
     if (job && zygote.spare_pid && zygote.spare_privileged != job->handover.privileged)
         drop_spare();
@@ -273,7 +307,7 @@ static void fail_waiting(void)
 {
     for (struct job *job; (job = next_job());) {
         errno = ECHILD;
-        struct outcome outcome = failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
+        struct outcome outcome = failed(AGENT_STEP_ZYGOTE, zygote.interpreter.path);
         link_send_outcome(job->stream, &outcome);
         job_free(job);
     }
@@ -281,16 +315,19 @@ static void fail_waiting(void)
 
 int zygote_reaped(pid_t pid)
 {
-    if (pid == zygote.spare_pid)
-        drop_spare();
-    if (pid != zygote.pid)
+    if (pid != zygote.pid) {
+        if (pid == zygote.spare_pid)
+            drop_spare();
         return 0;
+    }
     zygote.pid = 0;
     zygote.waits = 0;
     watch_close(&zygote.control);
+    if (!zygote.interpreter.forks)
+        drop_spare();
     fail_waiting();
     settle_others();
-    zygote.start_at = now_ms() + zygote.delay;
+    zygote.start_at = put_off();
     return 1;
 }
 
@@ -312,13 +349,13 @@ struct outcome zygote_start(struct job *job, const struct request *request, cons
 {
     struct handover *handover = &job->handover;
     errno = ENOENT;
-    if (!zygote.interpreter)
+    if (!zygote.interpreter.path)
         return failed(AGENT_STEP_ZYGOTE, "");
     errno = ECHILD;
     if (zygote.pid == 0 && zygote.start_at > 1)
-        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
-    if (zygote.doubted && access(zygote.interpreter, X_OK) < 0)
-        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter); /* whose file a fork of it could still read */
+        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter.path);
+    if (zygote.doubted && access(zygote.interpreter.path, X_OK) < 0)
+        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter.path); /* whose file a fork of it could still read */
     int source = keep_message(message, size);
     if (source < 0)
         return failed(AGENT_STEP_ZYGOTE, "");

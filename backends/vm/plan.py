@@ -17,7 +17,7 @@ from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
 from backends.qemu.template_plan import TemplatePlan, plan_template
-from backends.virtual_machine import CommandKind, Image, VirtualMachine
+from backends.virtual_machine import LANGUAGES, CommandKind, Image, VirtualMachine
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
 
@@ -204,13 +204,13 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
                 expected=", ".join(facts.seccomp),
             )
         )
-    if kind is CommandKind.PYTHON and not image.zygote:
+    if kind in LANGUAGES and image.zygote != kind.value:
         problems.append(
             Problem(
-                "image_without_python",
+                f"image_without_{kind.value}",
                 request.pointers.get("image", "/mxcOps/vm/image"),
-                f"the image {image.name!r} has no waiting interpreter, and the command is Python source",
-                expected="an image whose recipe has a zygote, such as 'python'",
+                f"in the image {image.name!r} no {kind.value} waits, and the command is {LANGUAGES[kind].name} source",
+                expected=f"an image whose recipe says zygote = {kind.value!r}, such as {kind.value!r}",
                 fix="mxcOps.vm.command: shell, if the command is a shell line",
             )
         )
@@ -232,11 +232,7 @@ def _command(
     request: SandboxRequest, kind: CommandKind, limits: GuestLimits, network: NetworkPlan | None
 ) -> GuestCommand:
     source = request.shell or ""
-    args = {
-        CommandKind.SHELL: (*SHELL, source),
-        CommandKind.ARGS: request.args,
-        CommandKind.PYTHON: ("-c", *request.args),
-    }[kind]
+    args = (*LANGUAGES[kind].words, *request.args) if kind in LANGUAGES else request.args or (*SHELL, source)
     return GuestCommand(
         args=args,
         env=for_plans.with_proxy(request.environment.entries, network, empty_no_proxy=False),
@@ -244,7 +240,7 @@ def _command(
         user=(INSIDE_ID, INSIDE_ID),
         rlimits=limits.rlimits,
         cgroup=limits.cgroup,
-        zygote=source if kind is CommandKind.PYTHON else None,
+        zygote=source if kind in LANGUAGES else None,
     )
 
 

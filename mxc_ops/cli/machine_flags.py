@@ -28,14 +28,14 @@ FLAGS: Mapping[str, str] = {
 def add_machine_flags(parser: ArgumentParser) -> None:
     """The flags that stand for ``mxcOps.vm``."""
     add = parser.add_argument_group("the virtual machine of --backend vm or microvm").add_argument
-    add("--image", metavar="NAME", help="image that it boots; by default base, for microvm python")
+    add("--image", metavar="NAME", help="image that it boots; by default base, for source its interpreter's")
     add("--vm-memory", type=int, metavar="MIB", help="its memory in MiB; by default as the image says")
     add("--vm-cpus", type=int, metavar="N", help="its processors; by default 1")
     add("--machine", choices=machine.MACHINES, help="type of machine; by default microvm")
     add(
         "--command-kind",
         choices=machine.COMMANDS,
-        help="what CMD is: args (for vm by default), or one word: a shell line, python (microvm's default)",
+        help="what CMD is: args (for vm by default), or one word: a shell line, Python (for microvm) or node source",
     )
 
 
@@ -62,8 +62,11 @@ def command_from_flags(options: Namespace) -> str | list[str]:
     kind = kind_from_flags(options)
     if kind == "args":
         return words
+    from backends.virtual_machine import LANGUAGES, CommandKind
+
     if len(words) > 1:
-        what = "Python source" if kind == "python" else "a shell line"
+        language = LANGUAGES.get(CommandKind(kind))
+        what = f"{language.name} source" if language else "a shell line"
         message = f"{what} is one word, and there are {len(words)} after --"
         fix = "put it into quotes, or run a program with --command-kind args"
         raise ConfigError(Problem("conflicting_fields", "command", message, expected="one word", fix=fix))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from backends.frozen import replace
-from backends.virtual_machine import CommandKind, VirtualMachine
+from backends.virtual_machine import LANGUAGES, CommandKind, VirtualMachine
 
 __all__ = [
     "ACCELERATORS",
@@ -105,4 +105,6 @@ def said(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
 
 
 def _default_image(containment: str, kind: CommandKind) -> str:
-    return "python" if containment == "microvm" or kind is CommandKind.PYTHON else "base"
+    if kind in LANGUAGES:
+        return kind.value
+    return "python" if containment == "microvm" else "base"

@@ -24,7 +24,7 @@ from backends.inside.agent_protocol import GuestCommand, Step
 from backends.launched.parts import SHELL
 from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
-from backends.virtual_machine import CommandKind
+from backends.virtual_machine import LANGUAGES
 from backends.vm.terminal import follow_size, make_transparent, window_size
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
@@ -188,13 +188,14 @@ class _Command:
 
     def _command(self) -> GuestCommand:
         request = self._plan.request
-        source = request.shell if request.vm and request.vm.command is CommandKind.PYTHON else None
+        kind = request.vm.command if request.vm else None
+        language = LANGUAGES.get(kind) if kind else None
         return GuestCommand(
-            args=("-c",) if source is not None else request.args or (*SHELL, request.shell or ""),
+            args=language.words if language else request.args or (*SHELL, request.shell or ""),
             env=request.environment.entries + self._secrets,
             cwd=request.cwd or "/",
             tty=window_size(self._streams.stdin) if self._streams.tty else None,
-            zygote=source,
+            zygote=request.shell if language else None,
         )
 
     def _describe(self, ended: Any, wall_ms: float) -> Ended:

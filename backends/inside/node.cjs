@@ -1,0 +1,114 @@
+'use strict';
+// The node that waits in a guest and becomes one program: JavaScript source, which it runs as `node -e` would.
+//
+// The agent starts it as root with one socket, on which it says "R" when it is ready. With the answer come the request
+// (the records of an EXEC) and three streams. Our add-on restricts this process as the agent restricts any program,
+// and closes the socket, which says that the program has started. What goes wrong before that is sent back as the
+// outcome. It runs in the guest's own node, 18 or later, with --experimental-vm-modules.
+
+const { Console } = require('console');
+const { Module, builtinModules } = require('module');
+const { Socket } = require('net');
+const path = require('path');
+const vm = require('vm');
+
+const NAME = '[eval]';
+const agent = Number(process.argv[2]);
+const { wait, pipe } = require('./node_addon.node');
+
+// What `node -e` has beside the global names of every program: modules by their names, loaded when they are used.
+function offerModules() {
+  for (const name of builtinModules) {
+    if (name.startsWith('_') || name.includes('/') || Object.hasOwn(globalThis, name)) continue;
+    const set = (value) => {
+      delete globalThis[name];
+      globalThis[name] = value;
+    };
+    const get = () => {
+      const value = process.getBuiltinModule?.(name) ?? require(name);
+      delete globalThis[name];
+      Object.defineProperty(globalThis, name, { get: () => value, set, configurable: true, enumerable: false });
+      return value;
+    };
+    Object.defineProperty(globalThis, name, { get, set, configurable: true, enumerable: false });
+  }
+}
+
+// Nothing of this file is to be found by a program, nor of the flag that `importModuleDynamically` takes.
+function forget() {
+  for (const key of Object.keys(require.cache)) delete require.cache[key];
+  for (const key of Object.keys(Module._pathCache)) delete Module._pathCache[key];
+  for (const name of ['Module', 'SourceTextModule', 'SyntheticModule']) delete vm[name];
+  delete process.mainModule;
+  process.execArgv = [];
+  process.title = 'node';
+}
+
+// The module that the program is, as far as `require` and `import()` ask for it.
+function makeModule() {
+  const made = new Module(NAME);
+  made.filename = path.join(process.cwd(), NAME);
+  made.paths = Module._nodeModulePaths(process.cwd());
+  const [require, load] = made._compile('return [require, (name) => import(name)]', made.filename);
+  return { made, require, load };
+}
+
+function compile(source, load) {
+  const options = { filename: NAME, importModuleDynamically: (name) => load(name) };
+  try {
+    return new vm.Script(source, options);
+  } catch (error) {
+    if (!/\bawait\b/.test(source)) throw error;
+    const opening = '(async () => {';
+    try {
+      return new vm.Script(`${opening}${source}\n})()`, { ...options, columnOffset: -opening.length });
+    } catch {
+      throw error;
+    }
+  }
+}
+
+// The script of a source, or what throws the error that it has. What stands below it in a trace is here.
+function prepare(source, load) {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 1;
+  try {
+    const script = compile(source, load);
+    return script.runInThisContext.bind(script);
+  } catch (error) {
+    return () => {
+      throw error;
+    };
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
+// Do what a first program does: in a machine just restored all that is new is slow.
+function rehearse() {
+  const [reads, writes] = pipe();
+  const input = new Socket({ fd: reads, readable: true, writable: false });
+  const output = new Socket({ fd: writes, readable: false, writable: true });
+  const { load } = makeModule();
+  const first = prepare('(console) => console.log(1, "one", { one: 1 })', load)();
+  first(new Console(output, output));
+  output.end(() => output.destroy());
+  input.resume().on('end', () => input.destroy());
+  input.on('close', () => setImmediate(become));
+}
+
+function become() {
+  const [source, , ...words] = wait(agent);
+  process.chdir('.'); // which is another one than it was
+  process.argv = [process.execPath, ...words];
+  process._eval = source;
+  if ('TZ' in process.env) process.env.TZ = process.env.TZ; // it is heeded when it is set
+  Module._initPaths();
+  const { made, require, load } = makeModule();
+  Object.assign(globalThis, { __filename: NAME, __dirname: '.', module: made, exports: made.exports, require });
+  process.nextTick(prepare(source, load));
+}
+
+offerModules();
+forget();
+rehearse();
