@@ -50,7 +50,7 @@ INTERPRETERS: Mapping[str, Interpreter] = {
         "nodejs",
         "node.cjs",
         f"spare LD_PRELOAD={_FOLDER}/{NODE_ADDON.name} /usr/bin/node"
-        f" --experimental-vm-modules {_FOLDER}/node.cjs",
+        f" --experimental-vm-modules --v8-pool-size=1 {_FOLDER}/node.cjs",
         NODE_ADDON,
     ),
 }

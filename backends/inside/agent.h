@@ -223,11 +223,14 @@ struct interpreter {
 /* `words` as of env(1): variables, path, arguments. -1 with errno. */
 int interpreter_take(struct interpreter *interpreter, int forks, char *const *words);
 _Noreturn void become_interpreter(const struct interpreter *interpreter, int control, int privileged);
+int interpreter_tell(int socket, const char *word, const int *fds, size_t count); /* at most 4; -1 with errno */
+int interpreter_keep(const char *message, size_t size); /* as a file that it can be given; -1 with errno */
 
 /* agent_zygote.c */
 struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size);
 uint32_t zygote_is_there(void);
 int zygote_is_settled(void); /* what it makes ahead is made, if it lives */
+void zygote_greeted(void); /* by a host */
 int zygote_owns(pid_t pid);
 int zygote_reaped(pid_t pid); /* 1: it was the zygote itself, or the only spare */
 void zygote_configure(int forks, char *const *words); /* as of interpreter_take(); they are kept */

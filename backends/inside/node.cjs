@@ -10,27 +10,28 @@ const { Console } = require('console');
 const { Module, builtinModules } = require('module');
 const { Socket } = require('net');
 const path = require('path');
+const v8 = require('v8');
 const vm = require('vm');
 
 const NAME = '[eval]';
 const agent = Number(process.argv[2]);
-const { wait, pipe } = require('./node_addon.node');
+const { exit: quit } = process;
+const { wait, pipe, exit, trim } = require('./node_addon.node');
 
 // What `node -e` has beside the global names of every program: modules by their names, loaded when they are used.
-function offerModules() {
-  for (const name of builtinModules) {
-    if (name.startsWith('_') || name.includes('/') || Object.hasOwn(globalThis, name)) continue;
+function offerModules(place, names) {
+  for (const name of names) {
+    if (name.startsWith('_') || name.includes('/') || Object.hasOwn(place, name)) continue;
     const set = (value) => {
-      delete globalThis[name];
-      globalThis[name] = value;
+      delete place[name];
+      place[name] = value;
     };
     const get = () => {
-      const value = process.getBuiltinModule?.(name) ?? require(name);
-      delete globalThis[name];
-      Object.defineProperty(globalThis, name, { get: () => value, set, configurable: true, enumerable: false });
+      const value = require(name);
+      Object.defineProperty(place, name, { get: () => value, set, configurable: true, enumerable: false });
       return value;
     };
-    Object.defineProperty(globalThis, name, { get, set, configurable: true, enumerable: false });
+    Object.defineProperty(place, name, { get, set, configurable: true, enumerable: false });
   }
 }
 
@@ -85,16 +86,28 @@ function prepare(source, load) {
 }
 
 // Do what a first program does: in a machine just restored all that is new is slow.
-function rehearse() {
+function rehearse(then) {
   const [reads, writes] = pipe();
   const input = new Socket({ fd: reads, readable: true, writable: false });
   const output = new Socket({ fd: writes, readable: false, writable: true });
-  const { load } = makeModule();
-  const first = prepare('(console) => console.log(1, "one", { one: 1 })', load)();
-  first(new Console(output, output));
+  const { require, load } = makeModule();
+  const names = {};
+  offerModules(names, ['fs', 'os']);
+  const first = prepare('(console, require, { fs }) => console.log(1, "one", { one: require("os") && fs })', load)();
+  first(new Console(output, output), require, names);
   output.end(() => output.destroy());
   input.resume().on('end', () => input.destroy());
-  input.on('close', () => setImmediate(become));
+  input.on('close', () => setImmediate(then));
+}
+
+// The garbage of all that would be collected during a program that makes little of its own.
+function settle() {
+  v8.setFlagsFromString('--expose-gc');
+  const gc = vm.runInNewContext('gc');
+  v8.setFlagsFromString('--no-expose-gc');
+  gc();
+  trim();
+  rehearse(become);
 }
 
 function become() {
@@ -106,9 +119,18 @@ function become() {
   Module._initPaths();
   const { made, require, load } = makeModule();
   Object.assign(globalThis, { __filename: NAME, __dirname: '.', module: made, exports: made.exports, require });
+  process.on('beforeExit', leave);
   process.nextTick(prepare(source, load));
 }
 
-offerModules();
+// Most of its time to end node would take its memory apart. Native add-ons may have left something to do then.
+function leave() {
+  const isLast = process.listenerCount('beforeExit') === 1;
+  if (!isLast || Object.keys(require.cache).some((name) => name.endsWith('.node'))) return;
+  process.reallyExit = exit;
+  process.nextTick(quit);
+}
+
+offerModules(globalThis, builtinModules);
 forget();
-rehearse();
+rehearse(settle);

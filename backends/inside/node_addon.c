@@ -6,12 +6,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -48,9 +51,24 @@ __attribute__((constructor)) static void begin(int count, char **arguments, char
     struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1 || syscall(SYS_capget, &head, sets) < 0)
         return;
+    syscall(SYS_setgroups, 0, NULL);
     for (size_t i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
         sets[i].inheritable = 0;
     syscall(SYS_capset, &head, sets);
+}
+
+/* Of the libraries, what was only read: it is mapped again where it is needed, and what is not takes no time to end. */
+static int forget_segments(struct dl_phdr_info *library, size_t size, void *data)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    (void)size, (void)data;
+    for (int i = 0; i < library->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &library->dlpi_phdr[i];
+        uintptr_t start = (library->dlpi_addr + segment->p_vaddr) & ~(page - 1);
+        if (segment->p_type == PT_LOAD && !(segment->p_flags & PF_W))
+            madvise((void *)start, library->dlpi_addr + segment->p_vaddr + segment->p_memsz - start, MADV_DONTNEED);
+    }
+    return 0;
 }
 
 struct outcome failed(enum agent_step step, const char *subject)
@@ -60,10 +78,10 @@ struct outcome failed(enum agent_step step, const char *subject)
     return outcome;
 }
 
-/* The next word of the agent, 0 at its end; with "R" come the request and three streams. */
-static char hear(int agent, int fds[4])
+/* Whether the agent has a program; then there are its request and three streams. */
+static int hear(int agent, int fds[4])
 {
-    char word = 0;
+    char word;
     union {
         struct cmsghdr head;
         char space[CMSG_SPACE(4 * sizeof(int))];
@@ -79,7 +97,7 @@ static char hear(int agent, int fds[4])
     if (got != 1 || !head || head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(4 * sizeof(int)))
         return 0;
     memcpy(fds, CMSG_DATA(head), 4 * sizeof(int));
-    return word;
+    return 1;
 }
 
 static struct outcome read_request(int source)
@@ -139,7 +157,7 @@ static struct outcome become_user(void)
     errno = EPERM;
     if (user->uid == 0 && !privileged)
         return failed(AGENT_STEP_IDENTITY, "a root without privileges");
-    if (setgroups(0, NULL) < 0 || setresgid(user->gid, user->gid, user->gid) < 0 ||
+    if ((privileged ? setgroups(0, NULL) : getgroups(0, NULL)) != 0 || setresgid(user->gid, user->gid, user->gid) < 0 ||
         setresuid(user->uid, user->uid, user->uid) < 0 || (!privileged && syscall(SYS_capset, &head, none) < 0))
         return failed(AGENT_STEP_IDENTITY, "");
     /* As a new program is: whose memory it is decides what its user may see of it in /proc. */
@@ -206,7 +224,7 @@ static napi_value wait_for_program(napi_env env, napi_callback_info info)
     napi_value argument, words = NULL;
     napi_get_cb_info(env, info, &count, &argument, NULL, NULL);
     napi_get_value_int32(env, argument, &agent);
-    if (write(agent, "R", 1) != 1 || hear(agent, fds) != 'R')
+    if (write(agent, "R", 1) != 1 || !hear(agent, fds))
         _exit(0);
     struct outcome outcome = become(fds);
     if (outcome.step) {
@@ -219,6 +237,18 @@ static napi_value wait_for_program(napi_env env, napi_callback_info info)
     for (uint32_t i = 0; i < request.count[AGENT_TAG_ARG]; i++)
         napi_set_element(env, words, i + 1, text_of(env, request.argv[i]));
     return words;
+}
+
+/* exit(code): at once. Nobody needs the memory in order that goes with the process. */
+static napi_value leave(napi_env env, napi_callback_info info)
+{
+    int32_t code = 0;
+    size_t count = 1;
+    napi_value argument;
+    napi_get_cb_info(env, info, &count, &argument, NULL, NULL);
+    napi_get_value_int32(env, argument, &code);
+    fflush(NULL);
+    _exit(code);
 }
 
 /* pipe(): two descriptors, to be read and to be written. */
@@ -237,12 +267,20 @@ static napi_value make_pipe(napi_env env, napi_callback_info info)
     return pair;
 }
 
+/* trim() */
+static napi_value trim(napi_env env, napi_callback_info info)
+{
+    (void)env, (void)info;
+    dl_iterate_phdr(forget_segments, NULL);
+    return NULL;
+}
+
 EXPORT napi_value napi_register_module_v1(napi_env env, napi_value exports)
 {
     static const struct {
         const char *name;
         napi_callback function;
-    } ours[] = {{"wait", wait_for_program}, {"pipe", make_pipe}};
+    } ours[] = {{"wait", wait_for_program}, {"pipe", make_pipe}, {"exit", leave}, {"trim", trim}};
     for (size_t i = 0; i < sizeof(ours) / sizeof(*ours); i++) {
         napi_value function;
         napi_create_function(env, ours[i].name, strlen(ours[i].name), ours[i].function, NULL, &function);
