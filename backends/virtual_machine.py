@@ -35,9 +35,9 @@ class Image:
 
     `kernel`, `initrd` and `rootfs` are host paths ("" without a root file system: the initrd is all there
     is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what it was made of and `content`
-    what it is now (an imported one's key is a claim, its content is not), `zygote` names
-    the interpreter that waits for source, ``python`` or ``node`` ("" for none), `warm_up` is run before a
-    template is made. `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
+    what it is now (an imported one's key is a claim, its content is not), `zygote` names the interpreter that
+    waits for source, ``python`` or ``node`` ("" for none), `warm_up` is run before a template is made.
+    `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
     """
 
     name: str
@@ -65,8 +65,9 @@ class CommandKind(Enum):
 
 @frozen
 class Language:
-    """What source is written in: `name`; `words` are what its interpreter takes for the command's own name, `line` is
-    a program that prints a line.
+    """What source is written in.
+
+    `words` are what its interpreter takes for the command's own name, `line` is a program that prints a line.
     """
 
     name: str

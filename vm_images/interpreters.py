@@ -32,7 +32,7 @@ class Interpreter:
 
     @property
     def addon_path(self) -> str:
-        """"" without one."""
+        """ "" without one."""
         return f"{_FOLDER}/{self.addon.name}" if self.addon else ""
 
     @property
@@ -54,4 +54,4 @@ INTERPRETERS: Mapping[str, Interpreter] = {
         NODE_ADDON,
     ),
 }
-"""By what a recipe calls them. One that forks is a ``zygote``; else each program takes a ``spare`` of its own."""
+"""By what a recipe calls them. What forks is a ``zygote``; of others each program takes its own ``spare``."""

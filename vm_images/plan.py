@@ -27,9 +27,8 @@ class Plan:
     """What an image is made of.
 
     `kernel`, `busybox` (None without one) and `packages` are exact; `agent` identifies the agent's sources,
-    or the program that the recipe brings. `zygote` is the source of the script that waits in the guest, `addon`
-    identifies the sources of what is compiled for it.
-    `system` is what `packages` make.
+    or the program that the recipe brings. `zygote` is the source of the script that waits in the guest,
+    `addon` identifies the sources of what is compiled for it. `system` is what `packages` make.
     """
 
     recipe: Recipe

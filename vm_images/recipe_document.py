@@ -95,8 +95,8 @@ def checked(recipe: Recipe, requirements: str, path: str = "") -> Recipe:
         message = "Python requirements need Python in the image"
         problems.append(Problem("no_python", f"{where}packages", message, expected="python3 among them"))
     if recipe.zygote and not _has(recipe, package := INTERPRETERS[recipe.zygote].package):
-        message = f"{recipe.zygote} cannot wait in an image that it is not in"
-        problems.append(Problem("no_interpreter", f"{where}packages", message, expected=f"{package} among them"))
+        message, expected = f"{recipe.zygote} cannot wait where it is not", f"{package} among them"
+        problems.append(Problem("no_interpreter", f"{where}packages", message, expected=expected))
     if recipe.agent and not recipe.agent.startswith(b"\x7fELF"):
         message = "the agent is no ELF program"
         problems.append(Problem("bad_agent", f"{where}agent", message, expected="a static executable"))

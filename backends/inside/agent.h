@@ -104,6 +104,7 @@ struct control_group {
 /* What a job is to give to a spare of the zygote, once there is one. */
 struct handover {
     int waits, privileged;
+    int rehearsed; /* of a SYNC: it has told the spares to */
     int source; /* the request, in a file */
     int streams[3];
 };
@@ -229,7 +230,7 @@ int interpreter_keep(const char *message, size_t size); /* as a file that it can
 /* agent_zygote.c */
 struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size);
 uint32_t zygote_is_there(void);
-int zygote_is_settled(void); /* what it makes ahead is made, if it lives */
+int zygote_is_settled(struct job *sync); /* what it makes ahead is made, and has rehearsed, if it lives */
 void zygote_greeted(void); /* by a host */
 int zygote_owns(pid_t pid);
 int zygote_reaped(pid_t pid); /* 1: it was the zygote itself, or the only spare */

@@ -203,8 +203,8 @@ class GuestCommand:
     tty: (rows, columns) of a terminal that becomes its controlling one, its output is all on STDOUT.
     no_input: standard input is /dev/null.
     timeout: (after_ms, grace_ms, signal): the signal to all of it, then, after the grace, the end.
-    zygote: source for the waiting interpreter, instead of a program: a fork of Python runs it as ``__main__``,
-        a node that becomes this one program as ``node -e`` would.
+    zygote: source for the waiting interpreter, instead of a program: a fork of Python runs it as
+        ``__main__``, a node becomes this one program and runs it as ``node -e`` would.
     seccomp: BPF program, the last restriction before the program starts.
     port: no program, but a way to this TCP port of the loopback that is inside: input goes there, what comes
         from there is STDOUT. It has started when it is connected, and ends when both sides have.

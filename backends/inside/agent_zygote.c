@@ -29,6 +29,7 @@ struct spare {
     pid_t child; /* whom we have started to be it; 0: the zygote has */
     pid_t pid;   /* 0 until it has spoken */
     int privileged;
+    int rehearses; /* once more, and is to speak again */
 };
 
 static struct {
@@ -84,7 +85,7 @@ static struct spare *find_spare(enum state state, int privileged)
 {
     for (struct spare *spare = zygote.spares; spare < zygote.spares + SPARES; spare++) {
         int is_none = spare->watch.fd < 0 && spare->child == 0;
-        enum state its = is_none ? NONE : spare->pid == 0 ? NOT_YET : READY;
+        enum state its = is_none ? NONE : spare->pid == 0 || spare->rehearses ? NOT_YET : READY;
         if (its == state && (privileged < 0 || privileged == spare->privileged))
             return spare;
     }
@@ -106,9 +107,27 @@ static int wants_spare(void)
     return zygote.interpreter.forks ? zygote.waits : zygote.interpreter.path != NULL;
 }
 
-int zygote_is_settled(void)
+/* In a copy of a machine all that they touch is new again: they do what a program does, for those that are no forks. */
+static void rehearse(void)
 {
-    return !zygote.interpreter.path || zygote.start_at > 1 || count_spares() >= zygote.wanted;
+    for (struct spare *spare = zygote.spares; spare < zygote.spares + SPARES; spare++)
+        if (spare->pid > 0 && spare->child > 0)
+            spare->rehearses = send(spare->watch.fd, "W", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+}
+
+int zygote_is_settled(struct job *sync)
+{
+    if (!zygote.interpreter.path || zygote.start_at > 1)
+        return 1;
+    if (count_spares() < zygote.wanted)
+        return 0;
+    if (!sync->handover.rehearsed)
+        rehearse();
+    sync->handover.rehearsed = 1;
+    for (int i = 0; i < SPARES; i++)
+        if (zygote.spares[i].rehearses)
+            return 0;
+    return 1;
 }
 
 static void settle_others(void)
@@ -211,12 +230,13 @@ static void spare_ready(struct watch *watch, uint32_t events)
         struct ucred sender;
         memcpy(&sender, CMSG_DATA(head), sizeof(sender));
         spare->pid = sender.pid;
+        spare->rehearses = 0;
         zygote.delay = FIRST_DELAY_MS;
         settle_others();
         return;
     }
     watch_close(watch);
-    spare->pid = 0;
+    spare->pid = spare->rehearses = 0;
     if (spare->child > 0)
         kill(spare->child, SIGKILL); /* zygote_reaped() comes next */
 }
@@ -224,7 +244,7 @@ static void spare_ready(struct watch *watch, uint32_t events)
 static void drop_spare(struct spare *spare)
 {
     watch_close(&spare->watch); /* which it takes as its end */
-    spare->pid = spare->child = 0;
+    spare->pid = spare->child = spare->rehearses = 0;
 }
 
 void zygote_forget(struct handover *handover)

@@ -21,18 +21,32 @@ const { wait, pipe, exit, trim } = require('./node_addon.node');
 // What `node -e` has beside the global names of every program: modules by their names, loaded when they are used.
 function offerModules(place, names) {
   for (const name of names) {
-    if (name.startsWith('_') || name.includes('/') || Object.hasOwn(place, name)) continue;
-    const set = (value) => {
+    if (name.startsWith('_') || name.includes('/') || (name !== 'crypto' && Object.hasOwn(place, name))) continue;
+    const offer = { configurable: true, enumerable: Object.hasOwn(place, name) };
+    offer.set = (value) => {
       delete place[name];
       place[name] = value;
     };
-    const get = () => {
+    offer.get = () => {
       const value = require(name);
-      Object.defineProperty(place, name, { get: () => value, set, configurable: true, enumerable: false });
+      Object.defineProperty(place, name, { ...offer, get: () => value });
       return value;
     };
-    Object.defineProperty(place, name, { get, set, configurable: true, enumerable: false });
+    Object.defineProperty(place, name, offer);
   }
+}
+
+// What is written to a pipe is written when the call returns, as to a terminal or a file: else process.exit() would lose
+// what the reader has not taken yet.
+function writeAtOnce(name) {
+  const usual = Object.getOwnPropertyDescriptor(process, name);
+  const get = () => {
+    const stream = usual.get.call(process);
+    Object.defineProperty(process, name, usual);
+    stream._handle?.setBlocking?.(true);
+    return stream;
+  };
+  Object.defineProperty(process, name, { ...usual, get });
 }
 
 // Nothing of this file is to be found by a program, nor of the flag that `importModuleDynamically` takes.
@@ -46,10 +60,10 @@ function forget() {
 }
 
 // The module that the program is, as far as `require` and `import()` ask for it.
-function makeModule() {
+function makeModule(folder) {
   const made = new Module(NAME);
-  made.filename = path.join(process.cwd(), NAME);
-  made.paths = Module._nodeModulePaths(process.cwd());
+  made.filename = path.join(folder, NAME);
+  made.paths = Module._nodeModulePaths(folder);
   const [require, load] = made._compile('return [require, (name) => import(name)]', made.filename);
   return { made, require, load };
 }
@@ -85,15 +99,18 @@ function prepare(source, load) {
   }
 }
 
+let rehearsals = 0;
+
 // Do what a first program does: in a machine just restored all that is new is slow.
 function rehearse(then) {
   const [reads, writes] = pipe();
   const input = new Socket({ fd: reads, readable: true, writable: false });
   const output = new Socket({ fd: writes, readable: false, writable: true });
-  const { require, load } = makeModule();
+  const { require, load } = makeModule('/');
   const names = {};
   offerModules(names, ['fs', 'os']);
-  const first = prepare('(console, require, { fs }) => console.log(1, "one", { one: require("os") && fs })', load)();
+  const source = `(console, require, { fs }) => console.log(${++rehearsals}, "one", { one: require("os") && fs })`;
+  const first = prepare(source, load)(); // one that was not compiled before
   first(new Console(output, output), require, names);
   output.end(() => output.destroy());
   input.resume().on('end', () => input.destroy());
@@ -112,13 +129,17 @@ function settle() {
 
 function become() {
   const [source, , ...words] = wait(agent);
+  if (source === undefined) {
+    rehearse(become);
+    return;
+  }
   process.chdir('.'); // which is another one than it was
   process.argv = [process.execPath, ...words];
   process._eval = source;
   if ('TZ' in process.env) process.env.TZ = process.env.TZ; // it is heeded when it is set
   Module._initPaths();
-  const { made, require, load } = makeModule();
-  Object.assign(globalThis, { __filename: NAME, __dirname: '.', module: made, exports: made.exports, require });
+  const { made, require, load } = process.cwd() === '/' ? atRoot : makeModule(process.cwd());
+  Object.assign(globalThis, { __filename: NAME, module: made, exports: made.exports, __dirname: '.', require });
   process.on('beforeExit', leave);
   process.nextTick(prepare(source, load));
 }
@@ -132,5 +153,8 @@ function leave() {
 }
 
 offerModules(globalThis, builtinModules);
+writeAtOnce('stdout');
+writeAtOnce('stderr');
 forget();
+const atRoot = makeModule('/'); // where most programs begin
 rehearse(settle);

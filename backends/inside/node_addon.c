@@ -78,10 +78,10 @@ struct outcome failed(enum agent_step step, const char *subject)
     return outcome;
 }
 
-/* Whether the agent has a program; then there are its request and three streams. */
-static int hear(int agent, int fds[4])
+/* The next word of the agent, 0 at its end: "W", to rehearse once more, or "R", with the request and three streams. */
+static char hear(int agent, int fds[4])
 {
-    char word;
+    char word = 0;
     union {
         struct cmsghdr head;
         char space[CMSG_SPACE(4 * sizeof(int))];
@@ -94,10 +94,12 @@ static int hear(int agent, int fds[4])
         got = syscall(SYS_recvmsg, agent, &message, MSG_CMSG_CLOEXEC);
     while (got < 0 && errno == EINTR);
     struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    if (got == 1 && word == 'W')
+        return word;
     if (got != 1 || !head || head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(4 * sizeof(int)))
         return 0;
     memcpy(fds, CMSG_DATA(head), 4 * sizeof(int));
-    return 1;
+    return word;
 }
 
 static struct outcome read_request(int source)
@@ -215,7 +217,7 @@ static napi_value text_of(napi_env env, const char *text)
     return value;
 }
 
-/* wait(fd): the words of a program, its source the first. Returns in a process that has become it. */
+/* wait(fd): the words of a program, its source the first, in a process that has become it; none: to rehearse. */
 static napi_value wait_for_program(napi_env env, napi_callback_info info)
 {
     int32_t agent = -1;
@@ -224,7 +226,11 @@ static napi_value wait_for_program(napi_env env, napi_callback_info info)
     napi_value argument, words = NULL;
     napi_get_cb_info(env, info, &count, &argument, NULL, NULL);
     napi_get_value_int32(env, argument, &agent);
-    if (write(agent, "R", 1) != 1 || !hear(agent, fds))
+    char word = write(agent, "R", 1) == 1 ? hear(agent, fds) : 0;
+    napi_create_array(env, &words);
+    if (word == 'W')
+        return words;
+    if (word != 'R')
         _exit(0);
     struct outcome outcome = become(fds);
     if (outcome.step) {
@@ -232,7 +238,6 @@ static napi_value wait_for_program(napi_env env, napi_callback_info info)
         _exit(127);
     }
     close(agent);
-    napi_create_array(env, &words);
     napi_set_element(env, words, 0, text_of(env, request.source_text));
     for (uint32_t i = 0; i < request.count[AGENT_TAG_ARG]; i++)
         napi_set_element(env, words, i + 1, text_of(env, request.argv[i]));

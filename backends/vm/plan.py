@@ -20,6 +20,7 @@ from backends.qemu.template_plan import TemplatePlan, plan_template
 from backends.virtual_machine import LANGUAGES, CommandKind, Image, VirtualMachine
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
+from backends.vm.heeded import unheeded
 
 if TYPE_CHECKING:
     from backends.network.plan import NetworkPlan
@@ -209,11 +210,13 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
             Problem(
                 f"image_without_{kind.value}",
                 request.pointers.get("image", "/mxcOps/vm/image"),
-                f"in the image {image.name!r} no {kind.value} waits, and the command is {LANGUAGES[kind].name} source",
+                f"no {kind.value} waits in the image {image.name!r}, and the command is"
+                f" {LANGUAGES[kind].name} source",
                 expected=f"an image whose recipe says zygote = {kind.value!r}, such as {kind.value!r}",
                 fix="mxcOps.vm.command: shell, if the command is a shell line",
             )
         )
+    problems += unheeded(request, kind)
     memory_mib = request.vm.memory_mib if request.vm else None
     if memory_mib is not None and memory_mib < _LEAST_MEMORY_MIB:
         problems.append(

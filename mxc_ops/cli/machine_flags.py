@@ -35,7 +35,8 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     add(
         "--command-kind",
         choices=machine.COMMANDS,
-        help="what CMD is: args (for vm by default), or one word: a shell line, Python (for microvm) or node source",
+        help="what CMD is: args (for vm by default), or one word: a shell line, source for python"
+        " (microvm's default) or node",
     )
 
 

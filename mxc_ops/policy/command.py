@@ -41,7 +41,7 @@ def check_command(
 
     Raises `ConfigError` with every string that is too long.
     """
-    if kind in LANGUAGES:
+    if kind is not None and kind in LANGUAGES:
         _check_source(shell or "", shell_pointer, LANGUAGES[kind].name)
         return
     parts = [(shell_pointer, shell)] if shell is not None else []

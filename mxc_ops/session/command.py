@@ -25,6 +25,7 @@ from backends.launched.parts import SHELL
 from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
 from backends.virtual_machine import LANGUAGES
+from backends.vm.heeded import unheeded
 from backends.vm.terminal import follow_size, make_transparent, window_size
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
@@ -190,6 +191,8 @@ class _Command:
         request = self._plan.request
         kind = request.vm.command if request.vm else None
         language = LANGUAGES.get(kind) if kind else None
+        if problems := list(unheeded(request, kind)):
+            raise PolicyRefused(problems)
         return GuestCommand(
             args=language.words if language else request.args or (*SHELL, request.shell or ""),
             env=request.environment.entries + self._secrets,
