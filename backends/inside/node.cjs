@@ -36,17 +36,25 @@ function offerModules(place, names) {
   }
 }
 
+const streams = ['stdout', 'stderr'].map((name) => [name, Object.getOwnPropertyDescriptor(process, name)]);
+
+// Node makes these of whatever is there when they are asked for first, and asks by itself: not before the program's are.
+function hideStreams() {
+  for (const [name, usual] of streams) Object.defineProperty(process, name, { ...usual, get: () => ({}) });
+}
+
 // What is written to a pipe is written when the call returns, as to a terminal or a file: else process.exit() would lose
 // what the reader has not taken yet.
-function writeAtOnce(name) {
-  const usual = Object.getOwnPropertyDescriptor(process, name);
-  const get = () => {
-    const stream = usual.get.call(process);
-    Object.defineProperty(process, name, usual);
-    stream._handle?.setBlocking?.(true);
-    return stream;
-  };
-  Object.defineProperty(process, name, { ...usual, get });
+function showStreams() {
+  for (const [name, usual] of streams) {
+    const get = () => {
+      const stream = usual.get.call(process);
+      Object.defineProperty(process, name, usual);
+      stream._handle?.setBlocking?.(true);
+      return stream;
+    };
+    Object.defineProperty(process, name, { ...usual, get });
+  }
 }
 
 // Nothing of this file is to be found by a program, nor of the flag that `importModuleDynamically` takes.
@@ -133,6 +141,7 @@ function become() {
     rehearse(become);
     return;
   }
+  showStreams();
   process.chdir('.'); // which is another one than it was
   process.argv = [process.execPath, ...words];
   process._eval = source;
@@ -153,8 +162,7 @@ function leave() {
 }
 
 offerModules(globalThis, builtinModules);
-writeAtOnce('stdout');
-writeAtOnce('stderr');
+hideStreams();
 forget();
 const atRoot = makeModule('/'); // where most programs begin
 rehearse(settle);
