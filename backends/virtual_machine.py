@@ -8,10 +8,11 @@ from enum import Enum
 from backends.frozen import frozen
 
 __all__ = [
-    "OF_WAITING_INTERPRETERS",
+    "LANGUAGES",
     "SHELL",
     "CommandKind",
     "Image",
+    "Language",
     "System",
     "VirtualMachine",
     "argument_vector",
@@ -43,9 +44,9 @@ class Image:
 
     `kernel`, `initrd` and `rootfs` are host paths ("" without a root file system: the initrd is all there
     is), `rootfs_format` is ``erofs`` or ``squashfs``, `key` identifies what it was made of and `content`
-    what it is now (an imported one's key is a claim, its content is not), `zygote` tells
-    whether Python source can be run by a fork of a waiting interpreter, `warm_up` is run before a template is
-    made. `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
+    what it is now (an imported one's key is a claim, its content is not), `zygote` names the interpreter that
+    waits for source, ``python`` or ``node`` ("" for none), `warm_up` is run before a template is made.
+    `kernel` and `initrd` are "" where there is only a root, for containers; `system` is what is in it.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Image:
     rootfs_format: str
     command_line: str
     memory_mib: int
-    zygote: bool
+    zygote: str
     warm_up: str = ""
     system: System = System()
 
@@ -77,8 +78,23 @@ class CommandKind(Enum):
     DOTNET_JIT = "dotnet-jit"
 
 
-OF_WAITING_INTERPRETERS = (CommandKind.PYTHON, CommandKind.NODE)
-"""Those that a fork of, or the very, interpreter that waits in the image takes."""
+@frozen
+class Language:
+    """What source is written in.
+
+    `words` are what its interpreter takes for the command's own name, `line` is a program that prints a line.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    line: str
+
+
+LANGUAGES: Mapping[CommandKind, Language] = {
+    CommandKind.PYTHON: Language("Python", ("-c",), "print()"),
+    CommandKind.NODE: Language("JavaScript", ("node",), "console.log()"),
+}
+"""Of the kinds that are source, each for the waiting interpreter of its name (`Image.zygote`)."""
 
 SHELL = ("/bin/sh", "-c")
 _TAKEN_BY: Mapping[CommandKind, tuple[str, ...]] = {
@@ -93,8 +109,8 @@ def argument_vector(kind: CommandKind, text: str | None, args: tuple[str, ...]) 
     interpreter takes, what that finds as its arguments."""
     if kind is CommandKind.ARGS:
         return args
-    if kind in OF_WAITING_INTERPRETERS:
-        return ("-c", *args)
+    if kind in LANGUAGES:
+        return (*LANGUAGES[kind].words, *args)
     return (*_TAKEN_BY[kind], text or "")
 
 

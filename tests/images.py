@@ -8,13 +8,13 @@ recipes of now; which packages are the newest is not asked again.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from backends.errors import BackendUnavailable
-from backends.inside.store import AGENT, SOURCE_FOLDER, source_key
+from backends.inside.store import AGENT, source_key
 from backends.virtual_machine import Image, System
 from vm_images.apt import Package, host_system
 from vm_images.build import build_image
+from vm_images.interpreters import INTERPRETERS
 from vm_images.inventory import find
 from vm_images.plan import Plan
 from vm_images.recipe import Format
@@ -28,7 +28,7 @@ _OF_THE_MOMENT = ("kernel", "packages", "busybox")
 
 @cache
 def image(name: str) -> Image:
-    """The image of a shipped recipe: ``tiny``, ``base`` or ``python``."""
+    """The image of a shipped recipe: ``tiny``, ``base``, ``python`` or ``node``."""
     try:
         if _is_current(name):
             return find_image(name)
@@ -40,9 +40,10 @@ def image(name: str) -> Image:
 
 def _is_current(name: str) -> bool:
     recipe = shipped_recipe(name)
-    zygote = Path(SOURCE_FOLDER, "zygote.py").read_bytes() if recipe.zygote else b""
+    waiting = INTERPRETERS[recipe.zygote] if recipe.zygote else None
+    script, addon = (waiting.read_script(), waiting.addon_key) if waiting else (b"", "")
     nothing = Package("", "")
     system = host_system() if recipe.format is not Format.NONE else System()
-    wanted = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), zygote, system).inputs()
+    wanted = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), script, addon, system).inputs()
     made_of = find(name).manifest["inputs"]
     return all(made_of.get(key) == value for key, value in wanted.items() if key not in _OF_THE_MOMENT)

@@ -22,10 +22,10 @@ IMAGE = Image(
     rootfs_format="erofs",
     command_line="panic=-1 quiet console=hvc0",
     memory_mib=256,
-    zygote=True,
+    zygote="python",
     warm_up="python3 -c pass",
 )
-TINY = replace(IMAGE, name="tiny", key="71" * 32, rootfs="", rootfs_format="", zygote=False, warm_up="")
+TINY = replace(IMAGE, name="tiny", key="71" * 32, rootfs="", rootfs_format="", zygote="", warm_up="")
 QEMU = QemuProgram("/usr/bin/qemu-system-x86_64", "118bb20-18b2e9cc-21204f")
 HOST = HostValues(tsc_khz=2_600_000, cpu="0123456789abcdef")
 

@@ -192,7 +192,7 @@ def _index(archive: tarfile.TarFile, source: Path) -> tuple[str, dict[str, Any]]
     kind = manifest["format"]
     if roots != ([] if kind == "none" else [f"rootfs.{kind}"]):
         raise _refused(source, "its parts are not those of an image")
-    made_of = {**manifest["inputs"], "zygote": bool(manifest["inputs"].get("zygote"))}
+    made_of = manifest["inputs"]
     for name in ("commandLine", "format", "memoryMib", "warmUp", "zygote"):
         if made_of.get(name) != manifest[name]:
             raise _refused(source, f"{_INDEX}: {name} contradicts what the image is made of")

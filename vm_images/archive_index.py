@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from vm_images.interpreters import INTERPRETERS
+from vm_images.store import SCHEMA_VERSION
+
 __all__ = ["misshapen"]
 
 _MAX_PART = 64 << 30
@@ -70,12 +73,12 @@ _PART: Mapping[str, Any] = {"size": _between(1, _MAX_PART), "sha256": _sha256}
 _INDEX: Mapping[str, Any] = {
     "name": _text,
     "manifest": {
-        "schemaVersion": _one_of(1),
+        "schemaVersion": _one_of(SCHEMA_VERSION),
         "key": _sha256,
         "commandLine": _text,
         "format": _one_of("none", "erofs", "squashfs"),
         "memoryMib": _between(64, 1 << 20),
-        "zygote": _one_of(True, False),
+        "zygote": _one_of("", *INTERPRETERS),
         "warmUp": _text,
         "inputs": _table,
         "parts": _parts,

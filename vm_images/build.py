@@ -12,14 +12,15 @@ from backends.errors import BackendUnavailable, PrepFailed, Problem
 from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.inside.build import build_program
-from backends.inside.store import AGENT, SOURCE_FOLDER, source_key
+from backends.inside.store import AGENT, source_key
 from backends.virtual_machine import System
 from vm_images.apt import MOVED, Apt, moved
 from vm_images.initrd import cpio, initrd_entries
+from vm_images.interpreters import INTERPRETERS
 from vm_images.kernel import unpack_kernel
 from vm_images.plan import Plan, digest
 from vm_images.python_packages import install_requirements
-from vm_images.recipe import Format, Recipe
+from vm_images.recipe import Format, OwnFile, Recipe
 from vm_images.rootfs import assemble, bootstrap, pack, remove_tree
 from vm_images.store import IMPORTED, MANIFEST, lock_folder, own_store, read_image, stores
 from vm_images.store_changes import publish, set_name, sweep, workplace, writing
@@ -94,7 +95,7 @@ def _build(
 
 
 def _plan(recipe: Recipe, apt: Apt) -> Plan:
-    zygote = Path(SOURCE_FOLDER, "zygote.py").read_bytes() if recipe.zygote else b""
+    waiting = INTERPRETERS[recipe.zygote] if recipe.zygote else None
     return Plan(
         recipe=recipe,
         machine=os.uname().machine,
@@ -102,7 +103,8 @@ def _plan(recipe: Recipe, apt: Apt) -> Plan:
         packages=() if recipe.format is Format.NONE else apt.resolve(recipe.packages),
         busybox=apt.candidate(_BUSYBOX) if recipe.busybox else None,
         agent=digest(recipe.agent) if recipe.agent else source_key(AGENT),
-        zygote=zygote,
+        zygote=waiting.read_script() if waiting else b"",
+        addon=waiting.addon_key if waiting else "",
         system=System() if recipe.format is Format.NONE else apt.system,
     )
 
@@ -177,8 +179,16 @@ def _make_rootfs(plan: Plan, apt: Apt, work: Path, target: Path, report: Report)
     if installed != plan.packages:
         raise moved(plan.packages, installed)
     report(f"packing the root file system as {plan.recipe.format.value}")
-    assemble(archive, work / "root", plan.files)
+    assemble(archive, work / "root", (*plan.files, *_addon(plan, work)))
     pack(work / "root", plan.recipe.format, target, plan.key)
+
+
+def _addon(plan: Plan, work: Path) -> tuple[OwnFile, ...]:
+    """What is compiled for the interpreter that waits."""
+    waiting = INTERPRETERS[plan.recipe.zygote] if plan.recipe.zygote else None
+    if waiting is None or waiting.addon is None:
+        return ()
+    return (OwnFile(waiting.addon_path, build_program(waiting.addon, work / "addon").read_bytes()),)
 
 
 def _described(part: Path) -> dict[str, Any]:

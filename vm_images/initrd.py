@@ -10,11 +10,11 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 
 from backends.frozen import frozen
+from vm_images.interpreters import INTERPRETERS
 from vm_images.recipe import Format, OwnFile
 
 __all__ = ["Entry", "cpio", "initrd_entries"]
 
-ZYGOTE = ("/usr/bin/python3", "/usr/lib/mxc-ops/zygote.py")
 _DIRECTORIES = ("bin", "dev", "etc", "m", "mnt", "proc", "root", "run", "sys", "tmp", "usr")
 _CONSOLE = (5, 1)
 
@@ -34,7 +34,7 @@ def initrd_entries(
     agent: bytes,
     modules: Iterable[tuple[str, bytes]],
     format: Format,
-    zygote: bool = False,
+    zygote: str = "",
     busybox: bytes = b"",
     applets: Sequence[str] = (),
     files: Iterable[OwnFile] = (),
@@ -46,11 +46,12 @@ def initrd_entries(
     ----------
     modules: (file name, content), in the order in which they are to be loaded.
     format: of the root file system, which the agent mounts.
+    zygote: as of a `Recipe`.
     busybox, applets: the program and the names it goes by.
     etc: further small files, by absolute path.
     """
     loaded = list(modules)
-    configuration = f"root {format.value}\n" + (f"zygote {' '.join(ZYGOTE)}\n" if zygote else "")
+    configuration = f"root {format.value}\n" + (f"{INTERPRETERS[zygote].line}\n" if zygote else "")
     entries = [
         *(Entry(path, stat.S_IFDIR | 0o755) for path in _DIRECTORIES if path != "tmp"),
         Entry("tmp", stat.S_IFDIR | 0o1777),

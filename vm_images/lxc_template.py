@@ -21,7 +21,7 @@ from vm_images.build import Built, Report
 from vm_images.plan import key_of, told
 from vm_images.recipe import Format
 from vm_images.rootfs import EPOCH, pack, remove_tree
-from vm_images.store import MANIFEST, own_store, system_name
+from vm_images.store import MANIFEST, SCHEMA_VERSION, own_store, system_name
 from vm_images.store_changes import publish, set_name, workplace
 from vm_images.tools import run_tool
 from vm_images.tree import fingerprint, finish, tame
@@ -155,10 +155,9 @@ def _manifest(key: str, inputs: dict[str, Any], rootfs: Path) -> str:
     with rootfs.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     content = {
-        "schemaVersion": 1,
+        "schemaVersion": SCHEMA_VERSION,
         "key": key,
         **_NO_MACHINE,
-        "zygote": False,
         "parts": {rootfs.name: {"size": rootfs.stat().st_size, "sha256": digest}},
         "inputs": inputs,
     }

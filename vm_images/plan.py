@@ -10,10 +10,11 @@ from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.virtual_machine import System
 from vm_images.apt import Package
-from vm_images.initrd import ZYGOTE
+from vm_images.interpreters import INTERPRETERS
 from vm_images.recipe import COMMAND_LINE, Format, OwnFile, Recipe
 from vm_images.requirements import logical_lines
 from vm_images.rootfs import EPOCH
+from vm_images.store import SCHEMA_VERSION
 
 __all__ = ["Plan", "digest", "key_of", "told"]
 
@@ -26,8 +27,8 @@ class Plan:
     """What an image is made of.
 
     `kernel`, `busybox` (None without one) and `packages` are exact; `agent` identifies the agent's sources,
-    or the program that the recipe brings. `zygote` is the source of the script that waits in the guest.
-    `system` is what `packages` make.
+    or the program that the recipe brings. `zygote` is the source of the script that waits in the guest,
+    `addon` identifies the sources of what is compiled for it. `system` is what `packages` make.
     """
 
     recipe: Recipe
@@ -37,6 +38,7 @@ class Plan:
     busybox: Package | None
     agent: str
     zygote: bytes = b""
+    addon: str = ""
     system: System = System()
 
     @property
@@ -52,9 +54,10 @@ class Plan:
 
     @property
     def files(self) -> tuple[OwnFile, ...]:
-        """Our own files in the root file system."""
-        zygote = (OwnFile(ZYGOTE[1], self.zygote),) if self.recipe.zygote else ()
-        return (*zygote, *self.recipe.files)
+        """Our own files in the root file system, but for what is compiled."""
+        name = self.recipe.zygote
+        script = (OwnFile(INTERPRETERS[name].script_path, self.zygote),) if name else ()
+        return (*script, *self.recipe.files)
 
     @property
     def rootfs(self) -> str:
@@ -75,7 +78,8 @@ class Plan:
             "packages": [str(package) for package in self.packages],
             "busybox": str(self.busybox or ""),
             "agent": self.agent,
-            "zygote": digest(self.zygote) if recipe.zygote else "",
+            "zygote": recipe.zygote,
+            "addon": self.addon,
             "files": [[file.path, file.mode, digest(file.content)] for file in self.files],
             "etc": digest(json.dumps(dict(ETC_FILES), sort_keys=True).encode()),
             "epoch": EPOCH,
@@ -94,7 +98,7 @@ class Plan:
         """
         inputs = self.inputs()
         content = {
-            "schemaVersion": 1,
+            "schemaVersion": SCHEMA_VERSION,
             "key": self.key,
             "commandLine": COMMAND_LINE,
             "format": self.recipe.format.value,

@@ -52,7 +52,7 @@ class Recipe:
     packages: Debian packages of the root file system, beside the essential ones.
     files: put on top, in the root file system or, without one, in the initrd.
     agent: a static program to be process 1 instead of the one made from our sources; empty for ours.
-    zygote: whether a Python interpreter is started at boot and waits.
+    zygote: the interpreter that is started at boot and waits: a name of `INTERPRETERS`; "" for none.
     busybox: whether the initrd has busybox with all its applets.
     memory_mib: what a machine of it needs, unless told otherwise.
     warm_up: a line for the guest's /bin/sh, run before a template is made.
@@ -68,7 +68,7 @@ class Recipe:
     memory_mib: int
     files: tuple[OwnFile, ...] = ()
     agent: bytes = b""
-    zygote: bool = False
+    zygote: str = ""
     busybox: bool = False
     warm_up: str = ""
     requirements: str = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import ConfigError, Problem
+from vm_images.interpreters import INTERPRETERS
 from vm_images.recipe import Format, OwnFile, Recipe
 from vm_images.requirements import check_requirements
 
@@ -52,7 +53,7 @@ def to_recipe(path: Path, document: Mapping[str, Any]) -> Recipe:
         memory_mib=document.get("memory_mib", 256),
         files=tuple(_file(path, index, entry) for index, entry in enumerate(document.get("files", ()))),
         agent=read_file(beside / document["agent"], f"{path}: agent") if document.get("agent") else b"",
-        zygote=document.get("zygote", False),
+        zygote=document.get("zygote", ""),
         busybox=document.get("busybox", False),
         warm_up=document.get("warm_up", ""),
         requirements=read_file(beside / requirements, f"{path}: requirements").decode()
@@ -90,17 +91,22 @@ def checked(recipe: Recipe, requirements: str, path: str = "") -> Recipe:
     if recipe.format is Format.NONE and (recipe.packages or recipe.requirements or recipe.zygote):
         message = "without a root file system there are no packages, no requirements and no zygote"
         problems.append(Problem("no_root", f"{where}format", message, expected="erofs or squashfs"))
-    if (recipe.zygote or recipe.requirements) and not any(
-        name == "python3" or name.startswith("python3.") for name in recipe.packages
-    ):
-        message = "a zygote, and Python requirements, need Python in the image"
+    if recipe.requirements and not _has(recipe, "python3"):
+        message = "Python requirements need Python in the image"
         problems.append(Problem("no_python", f"{where}packages", message, expected="python3 among them"))
+    if recipe.zygote and not _has(recipe, package := INTERPRETERS[recipe.zygote].package):
+        message, expected = f"{recipe.zygote} cannot wait where it is not", f"{package} among them"
+        problems.append(Problem("no_interpreter", f"{where}packages", message, expected=expected))
     if recipe.agent and not recipe.agent.startswith(b"\x7fELF"):
         message = "the agent is no ELF program"
         problems.append(Problem("bad_agent", f"{where}agent", message, expected="a static executable"))
     if problems:
         raise ConfigError(problems)
     return recipe
+
+
+def _has(recipe: Recipe, package: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for name in recipe.packages)
 
 
 def read_file(path: Path, place: str) -> bytes:

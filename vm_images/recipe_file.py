@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, SchemaValidator, ValidationError
 
 from backends.errors import ConfigError, Problem
 from backends.frozen import replace
+from vm_images.interpreters import INTERPRETERS
 from vm_images.recipe import Format, Recipe
 from vm_images.recipe_document import checked, read_file, shipped, shipped_recipe, to_recipe
 
@@ -139,7 +140,7 @@ _SCHEMA = SchemaValidator(
                 "memory_mib": {"type": "int", "ge": 64, "le": 1 << 20},
                 "files": _list(_FILE),
                 "agent": _text(),
-                "zygote": {"type": "bool"},
+                "zygote": {"type": "literal", "expected": list(INTERPRETERS)},
                 "busybox": {"type": "bool"},
                 "warm_up": _text(),
                 "requirements": _text(),

@@ -46,7 +46,7 @@ MANIFEST = "image.json"
 IMPORTED = "imported"
 """An empty file in an image that was not built here: what it is made of is what somebody else says."""
 NAMES = "names"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _KEY_DIGITS = frozenset("0123456789abcdef")
 _MAX_MANIFEST = 1 << 22
 

@@ -248,14 +248,15 @@ int main(int argc, char **argv)
         return puts(MXC_KEY) < 0;
     if (argc == 2 && getpid() == 1 && strcmp(argv[1], "--container") == 0)
         serve(live_in_container(), 1);
-    int fd = argc == 2 || argc == 4 ? parse_fd(argv[1]) : -1;
-    if (fd >= 0 && argc == 4)
-        zygote_configure(argv[2], argv[3]);
+    int forks = argc > 3 && strcmp(argv[2], "zygote") == 0, starts = argc > 3 && strcmp(argv[2], "spare") == 0;
+    int fd = argc == 2 || forks || starts ? parse_fd(argv[1]) : -1;
+    if (fd >= 0 && argc > 3)
+        zygote_configure(forks, argv + 3);
     /* What loses its parent is ours, as it would be process 1's. */
     if (fd >= 0 && (getpid() == 1 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0))
         serve(fd, 1);
     if (getpid() == 1)
         serve(boot(), 0);
-    fputs("usage: agent [FD [INTERPRETER ZYGOTE]] | --version; as process 1 without FD\n", stderr);
+    fputs("usage: agent [FD [zygote|spare [NAME=VALUE…] INTERPRETER WORD…]] | --version; as process 1 without FD\n", stderr);
     return 1;
 }

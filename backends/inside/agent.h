@@ -105,6 +105,7 @@ struct control_group {
 /* What a job is to give to a spare of the zygote, once there is one. */
 struct handover {
     int waits, privileged;
+    int rehearsed; /* of a SYNC: it has told the spares to */
     int source; /* the request, in a file */
     int streams[3];
 };
@@ -238,19 +239,37 @@ struct process {
 
 int process_read(pid_t pid, const char *file, char *text, size_t room); /* of its folder in /proc; -1 with errno */
 int process_look(pid_t pid, struct process *process);
+int process_times(pid_t pid, uint64_t *user_us, uint64_t *system_us); /* that it has taken; -1 with errno */
 /* NULL: all. How many there are; for a kill, and with number 0, the dead count. */
 int signal_processes(const struct job *job, int number);
 void kill_the_dying(void); /* the jobs of which something is left */
 int is_anybody_there(void); /* besides ourselves, the zygote and the kernel's */
 int count_processes(void);
 
+/* agent_interpreter.c: the one that waits for source. */
+enum { INTERPRETER_WORDS = 12 };
+
+struct interpreter {
+    int forks; /* it is a zygote; else it is started anew for each program */
+    char *path;
+    size_t count; /* of its arguments, to which the number of a socket is added */
+    char *arguments[INTERPRETER_WORDS + 2], *environment[INTERPRETER_WORDS + 4];
+};
+
+/* `words` as of env(1): variables, path, arguments. -1 with errno. */
+int interpreter_take(struct interpreter *interpreter, int forks, char *const *words);
+_Noreturn void become_interpreter(const struct interpreter *interpreter, int control, int privileged);
+int interpreter_tell(int socket, const char *word, const int *fds, size_t count); /* at most 4; -1 with errno */
+int interpreter_keep(const char *message, size_t size); /* as a file that it can be given; -1 with errno */
+
 /* agent_zygote.c */
 struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size);
 uint32_t zygote_is_there(void);
-int zygote_is_settled(void); /* what it makes ahead is made, if it lives */
+int zygote_is_settled(struct job *sync); /* what it makes ahead is made, and has rehearsed, if it lives */
+void zygote_greeted(void); /* by a host */
 int zygote_owns(pid_t pid);
-int zygote_reaped(pid_t pid); /* 1: it was the zygote itself */
-void zygote_configure(const char *interpreter, const char *script);
+int zygote_reaped(pid_t pid); /* 1: it was the zygote itself, or the only spare */
+void zygote_configure(int forks, char *const *words); /* as of interpreter_take(); they are kept */
 void zygote_tick(int64_t now);
 int64_t zygote_deadline(void); /* as of now_ms(), 0: none */
 void zygote_forget(struct handover *handover);

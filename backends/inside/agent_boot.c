@@ -200,6 +200,21 @@ static int port_is_there(void)
     return found;
 }
 
+/* Lines `zygote WORD…` of an interpreter that forks, or `spare WORD…` of one that does not. */
+static void configure_interpreter(void)
+{
+    static char *words[INTERPRETER_WORDS + 2];
+    const char *line = configured("spare");
+    int forks = !*line;
+    size_t count = 0;
+    if (forks)
+        line = configured("zygote");
+    for (char *word = strtok(strdup(line), " "); word && count <= INTERPRETER_WORDS; word = strtok(NULL, " "))
+        words[count++] = word;
+    if (count > 0)
+        zygote_configure(forks, words);
+}
+
 int boot(void)
 {
     umask(0);
@@ -224,9 +239,7 @@ int boot(void)
     static const char name[] = "sandbox";
     if (sethostname(name, sizeof(name) - 1) < 0)
         give_up("name", name);
-    char *interpreter = strtok(configured("zygote"), " "), *script = strtok(NULL, " ");
-    if (interpreter && script)
-        zygote_configure(interpreter, script);
+    configure_interpreter();
     if (wait_for(port_is_there) < 0)
         give_up("no port", PORT_NAME);
     int fd = open(port, O_RDWR | O_NONBLOCK | O_CLOEXEC);

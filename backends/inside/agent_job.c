@@ -96,7 +96,7 @@ void job_settle(struct job *job)
     int is_exec = job->kind == AGENT_EXEC;
     if (!is_exec && !job->reported)
         take_silence(job);
-    if (job->kind == AGENT_SYNC && !zygote_is_settled())
+    if (job->kind == AGENT_SYNC && !zygote_is_settled(job))
         return; /* a machine that is at rest can be copied: so should be what waits in it */
     if (job->kind == AGENT_SYNC && anything_ran && jobs == job && !job->next)
         anything_ran = is_anybody_there(); /* else each copy would look for what its original had run */

@@ -69,6 +69,7 @@ static void greet(const struct frame *frame)
         link_broken("the host speaks something else");
     forget_messages();
     jobs_reset();
+    zygote_greeted();
     host.greeted = 1;
     struct agent_welcome welcome = {AGENT_MAGIC, AGENT_VERSION, boot_us(), zygote_is_there()};
     link_send(AGENT_WELCOME, 0, frame->stream, &welcome, sizeof(welcome));

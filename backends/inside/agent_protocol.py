@@ -16,8 +16,8 @@ carries the request's stream. ``agent_wire.h`` is the other side of this file.
   signals, only SIGKILL means anything. An agent that is no virtual machine's makes none.
 - ``PUT`` takes a tar archive as ``INPUT`` …, ``INPUT_END`` → ``DONE``; ``GET`` answers one as ``OUTPUT`` …,
   ``OUTPUT_END``, ``DONE``.
-- ``SYNC`` is done when what was written is on its disk and the zygote has its next fork ready: a machine
-  that is to be copied is at rest then.
+- ``SYNC`` is done when what was written is on its disk and the next interpreter waits: a machine that
+  is to be copied is at rest then.
 - Flow control: each channel of a stream (input, stdout, stderr) may carry `WINDOW` bytes, then as many as
   the receiver grants: ``CREDIT`` to the agent (flags: the channel), ``INPUT_CREDIT`` to the host. Sending
   more ends the connection. To the agent, credit for more than a window in all is credit for one.
@@ -202,8 +202,8 @@ class GuestCommand:
 
     Parameters
     ----------
-    args: argument vector; without a slash in the first, it is looked up in the PATH of `env`. For a zygote:
-        what ``sys.argv`` is to be.
+    args: argument vector; without a slash in the first, it is looked up in the PATH of `env`. With source:
+        what ``sys.argv`` is to be, or ``process.argv``, whose first is node's own path whatever is given.
     env: exactly what the program gets.
     user: (uid, gid) inside; without `privileged` the program has no capabilities and cannot regain any; with
         it, root has all of them, and files give none to anybody else.
@@ -211,7 +211,8 @@ class GuestCommand:
     tty: (rows, columns) of a terminal that becomes its controlling one, its output is all on STDOUT.
     no_input: standard input is /dev/null.
     timeout: (after_ms, grace_ms, signal): the signal to all of it, then, after the grace, the end.
-    zygote: Python source that a fork of the waiting interpreter runs as ``__main__``, instead of a program.
+    zygote: source for the waiting interpreter, instead of a program: a fork of Python runs it as
+        ``__main__``, a node becomes this one program and runs it as ``node -e`` would.
     seccomp: BPF program, the last restriction before the program starts.
     port: no program, but a way to this TCP port of the loopback that is inside: input goes there, what comes
         from there is STDOUT. It has started when it is connected, and ends when both sides have.

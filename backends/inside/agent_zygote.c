@@ -1,15 +1,13 @@
 /* The zygote, a Python interpreter that waits, and its spare: a fork of it that waits too and becomes the next
  * program. A spare is our own child, so that it is reaped like any other, and its number is known before anybody's
- * code runs in it. See zygote.py for what they are told. */
+ * code runs in it. See zygote.py for what they are told. Of an interpreter that cannot fork there is no zygote: each
+ * spare is started by us, and is told the same. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,53 +17,117 @@
 
 enum { FIRST_DELAY_MS = 100, LAST_DELAY_MS = 60000 };
 enum { QUIET_MS = 100 }; /* so long nobody has asked for anything: the next spare is in nobody's way */
+/* Spares that are not forks are started two ahead, until a second host greets: it has a copy of this machine, where one
+ * may be used up to be rid of what is slow the first time, without another being started in each of the copies. */
+enum { SPARES = 2 };
 
 static void control_ready(struct watch *watch, uint32_t events);
 static void spare_ready(struct watch *watch, uint32_t events);
 
+struct spare {
+    struct watch watch;
+    pid_t child; /* whom we have started to be it; 0: the zygote has */
+    pid_t pid;   /* 0 until it has spoken */
+    int privileged;
+    int rehearses; /* once more, and is to speak again */
+};
+
 static struct {
-    char *interpreter, *script;
-    pid_t pid;
+    struct interpreter interpreter;
+    pid_t pid; /* of the zygote, if it is one */
     struct watch control;
     int waits; /* it has imported what it was to import */
-    struct watch spare;
-    pid_t spare_pid; /* 0 until it has spoken */
-    int spare_privileged;
+    struct spare spares[SPARES];
+    int wanted, greeted;
     int doubted; /* names were hidden since it was started */
     int64_t busy_at; /* when there was something else to do */
     int64_t start_at, delay;
-} zygote = {.control = {-1, control_ready}, .spare = {-1, spare_ready}, .delay = FIRST_DELAY_MS};
+} zygote = {.control = {-1, control_ready},
+            .spares = {{.watch = {-1, spare_ready}}, {.watch = {-1, spare_ready}}},
+            .delay = FIRST_DELAY_MS};
 
 void zygote_doubt(void)
 {
     zygote.doubted = 1;
 }
 
-void zygote_configure(const char *interpreter, const char *script)
+void zygote_configure(int forks, char *const *words)
 {
-    zygote.interpreter = strdup(interpreter);
-    zygote.script = strdup(script);
+    if (interpreter_take(&zygote.interpreter, forks, words) < 0)
+        return;
     zygote.start_at = 1;
+    zygote.wanted = forks ? 1 : SPARES;
+}
+
+void zygote_greeted(void)
+{
+    if (zygote.greeted++ > 0)
+        zygote.wanted = 1;
 }
 
 uint32_t zygote_is_there(void)
 {
-    return zygote.interpreter != NULL;
+    return zygote.interpreter.path != NULL;
 }
 
 int zygote_owns(pid_t pid)
 {
-    return pid == zygote.pid || pid == zygote.spare_pid;
+    for (int i = 0; i < SPARES; i++)
+        if (pid == zygote.spares[i].child || pid == zygote.spares[i].pid)
+            return 1;
+    return pid == zygote.pid;
+}
+
+/* The first spare that is READY and of the one kind (`privileged` 1 or 0) or of any (-1), or NOT_YET, or that is NONE. */
+enum state { NONE, NOT_YET, READY };
+
+static struct spare *find_spare(enum state state, int privileged)
+{
+    for (struct spare *spare = zygote.spares; spare < zygote.spares + SPARES; spare++) {
+        int is_none = spare->watch.fd < 0 && spare->child == 0;
+        enum state its = is_none ? NONE : spare->pid == 0 || spare->rehearses ? NOT_YET : READY;
+        if (its == state && (privileged < 0 || privileged == spare->privileged))
+            return spare;
+    }
+    return NULL;
+}
+
+static int count_spares(void)
+{
+    int count = 0;
+    for (int i = 0; i < SPARES; i++)
+        count += zygote.spares[i].pid > 0;
+    return count;
 }
 
 static int wants_spare(void)
 {
-    return zygote.waits && zygote.spare.fd < 0;
+    if (zygote.start_at || find_spare(NOT_YET, -1) || count_spares() >= zygote.wanted)
+        return 0;
+    return zygote.interpreter.forks ? zygote.waits : zygote.interpreter.path != NULL;
 }
 
-int zygote_is_settled(void)
+/* In a copy of a machine all that they touch is new again: they do what a program does, for those that are no forks. */
+static void rehearse(void)
 {
-    return zygote.pid == 0 || zygote.spare_pid > 0;
+    for (struct spare *spare = zygote.spares; spare < zygote.spares + SPARES; spare++)
+        if (spare->pid > 0 && spare->child > 0)
+            spare->rehearses = send(spare->watch.fd, "W", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+}
+
+int zygote_is_settled(struct job *sync)
+{
+    if (!zygote.interpreter.path || zygote.start_at > 1)
+        return 1;
+    if (count_spares() < zygote.wanted)
+        return 0;
+    if (!sync->handover.rehearsed)
+        rehearse();
+    sync->handover.rehearsed = 1;
+    for (int i = 0; i < SPARES; i++)
+        if (zygote.spares[i].rehearses)
+            return 0;
+    return 1;
 }
 
 static void settle_others(void)
@@ -78,37 +140,31 @@ static void settle_others(void)
     }
 }
 
-static _Noreturn void become_zygote(int control)
+/* When to try again: later each time. */
+static int64_t put_off(void)
 {
-    static char *environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/root", NULL};
-    char number[16];
-    snprintf(number, sizeof(number), "%d", control);
-    char *arguments[] = {zygote.interpreter, zygote.script, number, NULL};
-    int null = open("/dev/null", O_RDWR);
-    reset_signals();
-    restore_limits();
-    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control, STDERR_FILENO + 1) == 0 &&
-        fcntl(control, F_SETFD, 0) == 0)
-        execve(zygote.interpreter, arguments, environment);
-    _exit(127);
+    int64_t delay = zygote.delay;
+    zygote.delay = delay * 2 > LAST_DELAY_MS ? LAST_DELAY_MS : delay * 2;
+    return now_ms() + delay;
 }
 
 static void start_zygote(void)
 {
     int ends[2];
-    zygote.start_at = now_ms() + zygote.delay;
-    zygote.delay = zygote.delay * 2 > LAST_DELAY_MS ? LAST_DELAY_MS : zygote.delay * 2;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+    zygote.start_at = 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) {
+        zygote.start_at = put_off();
         return;
+    }
     pid_t pid = fork();
     if (pid == 0)
-        become_zygote(ends[1]);
+        become_interpreter(&zygote.interpreter, ends[1], 1);
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
+        zygote.start_at = put_off();
         return;
     }
-    zygote.start_at = 0;
     zygote.pid = pid;
     zygote.control.fd = ends[0];
     watch_add(&zygote.control, EPOLLIN);
@@ -128,39 +184,37 @@ static void control_ready(struct watch *watch, uint32_t events)
     zygote.waits = 0;
 }
 
-static int send_with(int socket, const char *word, const int *fds, size_t count)
+/* Have a spare at the other end of a socket; -1: it will not be there. */
+static int summon(struct spare *spare, int theirs)
 {
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(4 * sizeof(int))];
-    } control = {.space = {0}};
-    struct iovec part = {(void *)(uintptr_t)word, 1};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.space};
-    message.msg_controllen = (socklen_t)CMSG_SPACE(count * sizeof(int));
-    control.head.cmsg_level = SOL_SOCKET;
-    control.head.cmsg_type = SCM_RIGHTS;
-    control.head.cmsg_len = (socklen_t)CMSG_LEN(count * sizeof(int));
-    memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
-    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1 ? 0 : -1;
+    if (zygote.interpreter.forks)
+        return interpreter_tell(zygote.control.fd, spare->privileged ? "P" : "F", &theirs, 1);
+    pid_t pid = fork();
+    if (pid == 0)
+        become_interpreter(&zygote.interpreter, theirs, spare->privileged);
+    spare->child = pid > 0 ? pid : 0;
+    return pid < 0 ? -1 : 0;
 }
 
 static void ask_for_spare(int privileged)
 {
+    struct spare *spare = find_spare(NONE, -1);
     int ends[2], yes = 1;
     zygote.busy_at = now_ms(); /* not again at once, should it fail */
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+    if (!spare || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return;
-    zygote.spare.fd = ends[0];
-    zygote.spare_privileged = privileged;
-    if (setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) < 0 || watch_add(&zygote.spare, EPOLLIN) < 0 ||
-        send_with(zygote.control.fd, privileged ? "P" : "F", &ends[1], 1) < 0)
-        watch_close(&zygote.spare);
+    spare->watch.fd = ends[0];
+    spare->privileged = privileged;
+    if (setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) < 0 || watch_add(&spare->watch, EPOLLIN) < 0 ||
+        summon(spare, ends[1]) < 0)
+        watch_close(&spare->watch);
     close(ends[1]);
 }
 
 /* Its first word, which the kernel marks with its number as it is here. */
 static void spare_ready(struct watch *watch, uint32_t events)
 {
+    struct spare *spare = OWNER_OF(watch, struct spare, watch);
     char word;
     union {
         struct cmsghdr head;
@@ -175,18 +229,22 @@ static void spare_ready(struct watch *watch, uint32_t events)
         head->cmsg_type == SCM_CREDENTIALS) {
         struct ucred sender;
         memcpy(&sender, CMSG_DATA(head), sizeof(sender));
-        zygote.spare_pid = sender.pid;
+        spare->pid = sender.pid;
+        spare->rehearses = 0;
+        zygote.delay = FIRST_DELAY_MS;
         settle_others();
         return;
     }
     watch_close(watch);
-    zygote.spare_pid = 0;
+    spare->pid = spare->rehearses = 0;
+    if (spare->child > 0)
+        kill(spare->child, SIGKILL); /* zygote_reaped() comes next */
 }
 
-static void drop_spare(void)
+static void drop_spare(struct spare *spare)
 {
-    watch_close(&zygote.spare); /* which it takes as its end */
-    zygote.spare_pid = 0;
+    watch_close(&spare->watch); /* which it takes as its end */
+    spare->pid = spare->child = spare->rehearses = 0;
 }
 
 void zygote_forget(struct handover *handover)
@@ -198,19 +256,31 @@ void zygote_forget(struct handover *handover)
     close_streams(handover->streams);
 }
 
-static void hand_over(struct job *job)
+/* The time that its process has taken so far, to be the program of a job, is not the program's. */
+static void forgive(struct job *job)
+{
+    uint64_t user, system;
+    if (process_times(job->pid, &user, &system) < 0)
+        return;
+    job->user_us -= user; /* what is added at its end is at least as much */
+    job->system_us -= system;
+}
+
+static void hand_over(struct job *job, struct spare *chosen)
 {
     struct handover *handover = &job->handover;
     int fds[] = {handover->source, handover->streams[0], handover->streams[1], handover->streams[2]};
-    int spare = watch_release(&zygote.spare);
-    job->pid = zygote.spare_pid;
-    zygote.spare_pid = 0;
+    int spare = watch_release(&chosen->watch);
+    job->pid = chosen->pid;
+    if (chosen->child)
+        forgive(job); /* a fork begins with nothing */
+    chosen->pid = chosen->child = 0;
     struct outcome outcome = SUCCESS;
     if (group_enter(&job->group, job->pid) < 0)
         outcome = failed(AGENT_STEP_CGROUP, job->group.name);
     else if (mark_put(job->pid, job->mark) < 0)
         outcome = failed(AGENT_STEP_RLIMIT, "");
-    else if (send_with(spare, "R", fds, 4) < 0 || job_watch_report(job, spare) < 0)
+    else if (interpreter_tell(spare, "R", fds, 4) < 0 || job_watch_report(job, spare) < 0)
         outcome = failed(AGENT_STEP_ZYGOTE, "");
     zygote_forget(handover);
     if (outcome.step == 0)
@@ -256,15 +326,19 @@ void zygote_tick(int64_t now)
 {
     if (jobs)
         zygote.busy_at = now;
-    if (zygote.start_at && now >= zygote.start_at)
-        start_zygote();
-    struct job *job = next_job();
-    if (job && zygote.spare_pid && zygote.spare_privileged != job->handover.privileged)
-        drop_spare();
-    if (job && zygote.spare_pid) {
-        hand_over(job);
-        job = next_job();
+    if (zygote.start_at && now >= zygote.start_at) {
+        if (zygote.interpreter.forks)
+            start_zygote();
+        else
+            zygote.start_at = 0;
     }
+    struct job *job = next_job();
+    struct spare *spare = job ? find_spare(READY, job->handover.privileged) : NULL;
+    if (spare) {
+        hand_over(job, spare);
+        job = next_job();
+    } else if (job && !find_spare(NOT_YET, -1) && (spare = find_spare(READY, -1)))
+        drop_spare(spare); /* of the other kind */
     if (wants_spare() && now >= zygote.busy_at + (is_urgent() ? 0 : QUIET_MS))
         ask_for_spare(job && job->handover.privileged);
 }
@@ -273,53 +347,50 @@ static void fail_waiting(void)
 {
     for (struct job *job; (job = next_job());) {
         errno = ECHILD;
-        struct outcome outcome = failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
+        struct outcome outcome = failed(AGENT_STEP_ZYGOTE, zygote.interpreter.path);
         link_send_outcome(job->stream, &outcome);
         job_free(job);
     }
 }
 
+/* A spare that ended before it was used. 1: it was ours. */
+static int spare_reaped(pid_t pid)
+{
+    for (struct spare *spare = zygote.spares; spare < zygote.spares + SPARES; spare++)
+        if (pid == spare->child || pid == spare->pid) {
+            int was_child = spare->child > 0;
+            drop_spare(spare);
+            return was_child;
+        }
+    return 0;
+}
+
 int zygote_reaped(pid_t pid)
 {
-    if (pid == zygote.spare_pid)
-        drop_spare();
-    if (pid != zygote.pid)
+    if (pid != zygote.pid && !spare_reaped(pid))
         return 0;
     zygote.pid = 0;
     zygote.waits = 0;
     watch_close(&zygote.control);
-    fail_waiting();
+    zygote.start_at = put_off();
+    if (count_spares() == 0)
+        fail_waiting();
     settle_others();
-    zygote.start_at = now_ms() + zygote.delay;
     return 1;
-}
-
-static int keep_message(const char *message, size_t size)
-{
-    int fd = memfd_create("request", MFD_CLOEXEC);
-    for (size_t done = 0; fd >= 0 && done < size;) {
-        ssize_t put = write(fd, message + done, size - done);
-        if (put <= 0) {
-            close(fd);
-            return -1;
-        }
-        done += (size_t)put;
-    }
-    return fd;
 }
 
 struct outcome zygote_start(struct job *job, const struct request *request, const char *message, size_t size)
 {
     struct handover *handover = &job->handover;
     errno = ENOENT;
-    if (!zygote.interpreter)
+    if (!zygote.interpreter.path)
         return failed(AGENT_STEP_ZYGOTE, "");
     errno = ECHILD;
-    if (zygote.pid == 0 && zygote.start_at > 1)
-        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter);
-    if (zygote.doubted && access(zygote.interpreter, X_OK) < 0)
-        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter); /* whose file a fork of it could still read */
-    int source = keep_message(message, size);
+    if (zygote.pid == 0 && zygote.start_at > 1 && count_spares() == 0)
+        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter.path);
+    if (zygote.doubted && access(zygote.interpreter.path, X_OK) < 0)
+        return failed(AGENT_STEP_ZYGOTE, zygote.interpreter.path); /* whose file a fork of it could still read */
+    int source = interpreter_keep(message, size);
     if (source < 0)
         return failed(AGENT_STEP_ZYGOTE, "");
     struct outcome outcome = make_streams(job, request, handover->streams);

@@ -19,10 +19,14 @@ SYSTEM_STORE = "/usr/local/lib/mxc-ops/helpers"
 
 @frozen
 class Program:
-    """One of our programs: `name` is its file's in the store, `sources` are beside this file."""
+    """One of our programs: `name` is its file's in the store, `sources` are beside this file.
+
+    `shared`: it is no program of its own but what others load, and takes their libraries.
+    """
 
     name: str
     sources: tuple[str, ...]
+    shared: bool = False
 
 
 LAUNCHER = Program(
@@ -78,6 +82,7 @@ AGENT = Program(
         "agent_group.c",
         "agent_hide.c",
         "agent_identity.c",
+        "agent_interpreter.c",
         "agent_job.c",
         "agent_link.c",
         "agent_loop.c",
@@ -108,6 +113,13 @@ AGENT = Program(
     ),
 )
 PROGRAMS = {program.name: program for program in (LAUNCHER, AGENT)}
+"""Those of a host."""
+NODE_ADDON = Program(
+    "node_addon.node",
+    ("agent.h", "agent_decode.h", "agent_request.c", "agent_wire.h", "node_addon.c", "node_api.h"),
+    shared=True,
+)
+"""Of a guest: for its node."""
 FLAGS = (
     "-std=c11",
     "-O2",
@@ -129,6 +141,8 @@ FLAGS = (
     # musl's compiler wrapper knows only its own headers; the kernel's stand beside glibc's.
     "-idirafter/usr/include",
 )
+_NOT_SHARED = frozenset(("-static", "-fno-pie", "-no-pie", "-D_FORTIFY_SOURCE=2"))
+_SHARED = ("-shared", "-fPIC", "-nostdlib", "-fvisibility=hidden")
 _FLAGS_BY_MACHINE = {
     "x86_64": ("-fcf-protection", "-idirafter/usr/include/x86_64-linux-gnu"),
     "aarch64": ("-mbranch-protection=standard", "-idirafter/usr/include/aarch64-linux-gnu"),
@@ -147,7 +161,7 @@ def source_key(program: Program, machine: str = "") -> str:
     """
     machine = machine or os.uname().machine
     digest = sha256()
-    for part in (machine, *flags(machine)):
+    for part in (machine, *flags(machine, shared=program.shared)):
         digest.update(part.encode() + b"\0")
     for name in program.sources:
         fd = os.open(f"{SOURCE_FOLDER}/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -157,9 +171,15 @@ def source_key(program: Program, machine: str = "") -> str:
     return digest.hexdigest()
 
 
-def flags(machine: str = "") -> tuple[str, ...]:
-    """Compiler and linker flags for a machine, by default this one."""
-    return FLAGS + _FLAGS_BY_MACHINE.get(machine or os.uname().machine, ())
+def flags(machine: str = "", *, shared: bool = False) -> tuple[str, ...]:
+    """Compiler and linker flags for a machine, by default this one.
+
+    Parameters
+    ----------
+    shared: of what others load.
+    """
+    common = (*(flag for flag in FLAGS if flag not in _NOT_SHARED), *_SHARED) if shared else FLAGS
+    return common + _FLAGS_BY_MACHINE.get(machine or os.uname().machine, ())
 
 
 def user_store() -> str:

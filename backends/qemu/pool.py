@@ -16,7 +16,7 @@ from backends.qemu.clone import Clone, restore
 from backends.qemu.confinement import Confinement
 from backends.qemu.open_templates import shared_template
 from backends.qemu.per_loop import PerLoop
-from backends.qemu.template import WARM_PATH, run_quietly
+from backends.qemu.template import WARM_PATH, first_program, run_quietly
 from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.template_store import TemplateStore
 from backends.qemu.timings import Timings
@@ -112,8 +112,8 @@ class ClonePool:
             clone = await restore(self._plan, template, self._confinement, Timings())
             try:
                 await run_quietly(clone.guest, GuestCommand(("/bin/sh", "-c", "echo"), env=WARM_PATH))
-                if self._plan.image.zygote:
-                    await run_quietly(clone.guest, GuestCommand(("-c",), env=WARM_PATH, zygote="print()"))
+                if program := first_program(self._plan.image):
+                    await run_quietly(clone.guest, program)
                 await clone.guest.ask(clone.guest.agent.sync())
                 await clone.guest.machine.execute("stop")
             except BaseException:

@@ -26,8 +26,9 @@ from backends.qemu.parts import open_parts
 from backends.qemu.saved_state import save_state
 from backends.qemu.template_plan import DataDisk, TemplatePlan
 from backends.qemu.template_store import StoredTemplate, TemplateCorrupt, TemplateStore
+from backends.virtual_machine import LANGUAGES, CommandKind, Image
 
-__all__ = ["WARM_PATH", "open_template", "run_quietly"]
+__all__ = ["WARM_PATH", "first_program", "open_template", "run_quietly"]
 
 BOOT_S = 30.0
 _BOOT_TRIES = 2
@@ -96,8 +97,8 @@ async def _warm_up(guest: Guest, plan: TemplatePlan) -> None:
     """What every run does first is done once before the snapshot: translated, cached, read from disk."""
     for _ in range(2):
         await run_quietly(guest, GuestCommand(("/bin/sh", "-c", "echo"), env=WARM_PATH))
-        if plan.image.zygote:
-            await run_quietly(guest, GuestCommand(("-c",), env=WARM_PATH, zygote="print()"))
+        if program := first_program(plan.image):
+            await run_quietly(guest, program)
     if plan.image.warm_up:
         await run_quietly(guest, GuestCommand(("/bin/sh", "-c", plan.image.warm_up), env=WARM_PATH))
     for name in [disk.name for disk in plan.disks if disk.for_container][:1] * 2:
@@ -112,6 +113,14 @@ def _placeholder(disk: DataDisk) -> int:
     if not disk.for_container:
         return sparse_file(f"no-{disk.name}", disk.size_bytes)
     return build_disk(FilesPlan(), OpenObjects(), size_bytes=disk.size_bytes).fd
+
+
+def first_program(image: Image) -> GuestCommand | None:
+    """Source that the image's waiting interpreter is tried with; None without one."""
+    if not image.zygote:
+        return None
+    language = LANGUAGES[CommandKind(image.zygote)]
+    return GuestCommand(language.words, env=WARM_PATH, zygote=language.line)
 
 
 async def run_quietly(guest: Guest, command: GuestCommand) -> None:

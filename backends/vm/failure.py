@@ -39,7 +39,7 @@ def explain_refusal(plan: VmPlan, refusal: GuestRefused) -> MxcError:
                 plan.denied[0] if len(plan.denied) == 1 else "",  # of several, nothing tells which it is
                 f"the interpreter {refusal.subject!a} that is to run the command's source is denied",
                 expected="denied paths that leave the image's interpreter visible",
-                fix="mxcOps.vm.command: shell, if the command is not Python source",
+                fix="mxcOps.vm.command: shell, if the command is not source for it",
             )
         )
     return LaunchFailed(Problem(f"guest_{refusal.step.name.lower()}", "", str(refusal)))

@@ -19,13 +19,7 @@ from backends.plan_parts import limits_as_list, timeout_as_dict
 from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Part, arguments
 from backends.qemu.template_plan import GRANTS, TemplatePlan, plan_template
-from backends.virtual_machine import (
-    OF_WAITING_INTERPRETERS,
-    CommandKind,
-    Image,
-    VirtualMachine,
-    argument_vector,
-)
+from backends.virtual_machine import LANGUAGES, CommandKind, Image, VirtualMachine, argument_vector
 from backends.vm.container import (
     PlannedContainer,
     container_disks,
@@ -34,6 +28,7 @@ from backends.vm.container import (
 )
 from backends.vm.facts import VmFacts
 from backends.vm.guest_limits import GuestLimits, plan_guest_limits, plan_machine_limits
+from backends.vm.heeded import unheeded
 
 if TYPE_CHECKING:
     from backends.network.plan import NetworkPlan
@@ -249,16 +244,18 @@ def _check(request: SandboxRequest, facts: VmFacts, image: Image, kind: CommandK
                 expected=", ".join(facts.seccomp),
             )
         )
-    if kind in OF_WAITING_INTERPRETERS and not image.zygote:
+    if kind in LANGUAGES and image.zygote != kind.value:
         problems.append(
             Problem(
-                "image_without_python",
+                f"image_without_{kind.value}",
                 request.pointers.get("image", "/mxcOps/vm/image"),
-                f"the image {image.name!r} has no waiting interpreter, and the command is Python source",
-                expected="an image whose recipe has a zygote, such as 'python'",
+                f"no {kind.value} waits in the image {image.name!r}, and the command is"
+                f" {LANGUAGES[kind].name} source",
+                expected=f"an image whose recipe says zygote = {kind.value!r}, such as {kind.value!r}",
                 fix="mxcOps.vm.command: shell, if the command is a shell line",
             )
         )
+    problems += unheeded(request, kind)
     memory_mib = request.vm.memory_mib if request.vm else None
     if memory_mib is not None and memory_mib < _LEAST_MEMORY_MIB:
         problems.append(
@@ -291,7 +288,7 @@ def _command(
         user=image.user.ids if image else (INSIDE_ID, INSIDE_ID),
         rlimits=limits.rlimits,
         cgroup=limits.cgroup,
-        zygote=(request.shell or "") if kind in OF_WAITING_INTERPRETERS else None,
+        zygote=(request.shell or "") if kind in LANGUAGES else None,
     )
 
 

@@ -34,7 +34,7 @@ FLAGS: Mapping[str, str] = {
 """Argument of `Policy` → the flag that says it."""
 
 
-_WHAT = {"shell": "a shell line", "source": "source for a runtime", "python": "Python source"}
+_WHAT = {"shell": "a shell line", "source": "source for a runtime"}
 
 
 def add_machine_flags(parser: ArgumentParser) -> None:
@@ -51,7 +51,8 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     add(
         "--command-kind",
         choices=machine.COMMANDS,
-        help="what CMD is: args (for vm by default), or one word: a shell line, python (microvm's default)",
+        help="what CMD is: args (for vm by default), or one word: a shell line, source for python"
+        " (microvm's default) or node",
     )
     add = parser.add_argument_group("the runtime of --backend hyperlight; CMD is its source").add_argument
     add("--runtime", choices=machine.RUNTIME_NAMES, help="by default python")
@@ -88,8 +89,12 @@ def command_from_flags(options: Namespace) -> str | list[str]:
     kind = kind_from_flags(options)
     if kind == "args":
         return words
+    from backends.virtual_machine import LANGUAGES, CommandKind
+
     if len(words) > 1:
-        message = f"{_WHAT.get(kind, f'{kind} source')} is one word, and there are {len(words)} after --"
+        language = LANGUAGES.get(CommandKind(kind)) if kind != "source" else None
+        what = f"{language.name} source" if language else _WHAT.get(kind, f"{kind} source")
+        message = f"{what} is one word, and there are {len(words)} after --"
         fix = "put it into quotes"
         fix += ", or run a program with --command-kind args" if kind != "source" else ""
         raise ConfigError(Problem("conflicting_fields", "command", message, expected="one word", fix=fix))

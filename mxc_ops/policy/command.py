@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.errors import ConfigError, Problem
-from backends.virtual_machine import OF_WAITING_INTERPRETERS, CommandKind
+from backends.virtual_machine import LANGUAGES, CommandKind
 
 __all__ = ["MAX_SOURCE_BYTES", "MAX_STRING_BYTES", "check_command", "too_long"]
 
@@ -13,7 +13,7 @@ MAX_STRING_BYTES = 128 * 1024
 """Longest argument or environment entry, its final NUL included."""
 
 MAX_SOURCE_BYTES = 1024 * 1024
-"""Longest source that reaches an interpreter in one message: as long as a document may be."""
+"""Longest source, which reaches an interpreter in one message: as long as a document may be."""
 
 
 def too_long(text: str) -> bool:
@@ -37,12 +37,12 @@ def check_command(
     ----------
     shell, args: a line for the shell, or an argument vector; the other is None or empty.
     shell_pointer, args_pointer: where the caller wrote them.
-    kind: what it is in a virtual machine; there, source for an interpreter that waits may be longer.
+    kind: what it is in a virtual machine; there, source may be longer than an argument.
 
     Raises `ConfigError` with every string that is too long.
     """
-    if kind in OF_WAITING_INTERPRETERS:
-        _check_source(shell or "", shell_pointer)
+    if kind is not None and kind in LANGUAGES:
+        _check_source(shell or "", shell_pointer, LANGUAGES[kind].name)
         return
     parts = [(shell_pointer, shell)] if shell is not None else []
     separator = "/{}" if args_pointer.startswith("/") else "[{}]"
@@ -61,13 +61,13 @@ def check_command(
         raise ConfigError(problems)
 
 
-def _check_source(source: str, pointer: str) -> None:
+def _check_source(source: str, pointer: str, language: str) -> None:
     if len(source.encode("utf-8", "surrogateescape")) > MAX_SOURCE_BYTES:
         raise ConfigError(
             Problem(
                 "command_too_long",
                 pointer,
-                f"longer than the {MAX_SOURCE_BYTES} bytes that source may have",
+                f"longer than the {MAX_SOURCE_BYTES} bytes that {language} source may have",
                 fix="put the source into a file in a granted path, and run that",
             )
         )

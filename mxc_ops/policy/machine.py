@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from backends.errors import ConfigError, Problem
 from backends.frozen import replace
 from backends.hyperlight_settings import RUNTIMES, Driver, Runtime
-from backends.virtual_machine import CommandKind, VirtualMachine
+from backends.virtual_machine import LANGUAGES, CommandKind, VirtualMachine
 
 __all__ = [
     "ACCELERATORS",
@@ -168,6 +168,6 @@ def _default_image(containment: str, kind: CommandKind, runtime: Runtime) -> str
         return RUNTIMES[runtime].image
     if containment in OF_CONTAINER_IMAGES:
         return UTILITY
-    if kind in (CommandKind.NODE, CommandKind.DOTNET_JIT):
+    if kind in LANGUAGES or kind is CommandKind.DOTNET_JIT:
         return kind.value
-    return "python" if containment == "microvm" or kind is CommandKind.PYTHON else "base"
+    return "python" if containment == "microvm" else "base"

@@ -23,7 +23,8 @@ from backends.errors import LaunchFailed, MxcError, PolicyRefused, Problem
 from backends.inside.agent_protocol import GuestCommand, Step
 from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
-from backends.virtual_machine import OF_WAITING_INTERPRETERS, CommandKind, argument_vector
+from backends.virtual_machine import LANGUAGES, CommandKind, argument_vector
+from backends.vm.heeded import unheeded
 from backends.vm.terminal import follow_size, make_transparent, window_size
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
@@ -188,12 +189,14 @@ class _Command:
     def _command(self) -> GuestCommand:
         request = self._plan.request
         kind = _kind(request)
+        if problems := list(unheeded(request, kind)):
+            raise PolicyRefused(problems)
         return GuestCommand(
             args=argument_vector(kind, request.shell, request.args),
             env=request.environment.entries + self._secrets,
             cwd=request.cwd or "",
             tty=window_size(self._streams.stdin) if self._streams.tty else None,
-            zygote=(request.shell or "") if kind in OF_WAITING_INTERPRETERS else None,
+            zygote=(request.shell or "") if kind in LANGUAGES else None,
         )
 
     def _describe(self, ended: Any, wall_ms: float) -> Ended:

@@ -24,7 +24,7 @@ ZYGOTE = (os.path.realpath(sys.executable), str(Path(__file__).parents[2] / "bac
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[AgentClient]:
-    with private_agent(zygote=ZYGOTE) as client:
+    with private_agent(interpreter=("zygote", *ZYGOTE)) as client:
         yield client
 
 

@@ -62,7 +62,7 @@ IMAGE = Image(
     rootfs_format="erofs",
     command_line="",
     memory_mib=256,
-    zygote=False,
+    zygote="",
     system=System("debian", ("bookworm", "12")),
 )
 

@@ -183,18 +183,19 @@ def agent_path() -> Path:
 
 @contextmanager
 def private_agent(
-    setup: str = "", zygote: tuple[str, str] | tuple[()] = (), *, greet: bool = True
+    setup: str = "", interpreter: tuple[str, ...] = (), *, greet: bool = True
 ) -> Generator[AgentClient]:
     """An agent as process 1 of namespaces of its own (by root).
 
     Parameters
     ----------
     setup: shell commands in its mount namespace before it starts.
-    zygote: interpreter and script.
+    interpreter: that waits, as the agent takes it: ``zygote`` or ``spare``, and its words.
     """
     ours, theirs = socket.socketpair()
     command = (
-        f"ulimit -Sn 1024; ulimit -Hn 4096; {setup}\nexec {agent_path()} {theirs.fileno()} {' '.join(zygote)}"
+        f"ulimit -Sn 1024; ulimit -Hn 4096; {setup}\n"
+        f"exec {agent_path()} {theirs.fileno()} {' '.join(interpreter)}"
     )
     process = subprocess.Popen(
         [*UNSHARE, "sh", "-ec", command],

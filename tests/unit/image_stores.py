@@ -30,12 +30,12 @@ def plan(name: str = "mine", *, memory_mib: int = 128, system: System = DEBIAN) 
         packages=("python3",),
         format=Format.EROFS,
         memory_mib=memory_mib,
-        zygote=True,
+        zygote="python",
         warm_up="true",
     )
     packages = (Package("libc6", "2.36-9"), Package("python3", "3.11.2-1+b1"))
     kernel = Package("linux-image-1.0", "1")
-    return Plan(recipe, "x86_64", kernel, packages, None, "agent", b"zygote", system)
+    return Plan(recipe, "x86_64", kernel, packages, None, "agent", b"zygote", system=system)
 
 
 def add(folder: Path, name: str = "mine", *, memory_mib: int = 128, system: System = DEBIAN) -> str:

@@ -20,7 +20,7 @@ from backends.features import Capabilities
 from backends.virtual_machine import Image
 
 IMAGE = Image(
-    "python", "0" * 64, "1" * 64, "/i/vmlinux", "/i/initrd", "/i/rootfs", "erofs", "quiet", 256, True
+    "python", "0" * 64, "1" * 64, "/i/vmlinux", "/i/initrd", "/i/rootfs", "erofs", "quiet", 256, "python"
 )
 MODULE = "tests.unit.stand_in"
 

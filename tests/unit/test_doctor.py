@@ -139,7 +139,7 @@ def test_a_probe_that_breaks_hides_nothing_else(monkeypatch: pytest.MonkeyPatch)
 
 
 MACHINE = "CapEff: 0000000000000000\nCapBnd: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\nRoutes: 0\n"
-IMAGE = Image("tiny", "0" * 64, "1" * 64, "/k", "/i", "", "", "", 128, False, "true")
+IMAGE = Image("tiny", "0" * 64, "1" * 64, "/k", "/i", "", "", "", 128, "", "true")
 
 ISOLATION = ("isolation", "a virtual machine of its own")
 ANSWER = Result(

@@ -182,7 +182,7 @@ def _other_command_line(index: dict[str, Any]) -> None:
 
 
 def _other_zygote(index: dict[str, Any]) -> None:
-    index["manifest"]["zygote"] = False
+    index["manifest"]["zygote"] = ""
 
 
 def _more(index: dict[str, Any]) -> None:

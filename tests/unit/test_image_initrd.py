@@ -26,7 +26,7 @@ def read_back(archive: bytes, folder: Path) -> dict[str, bytes]:
 
 
 def test_the_agent_finds_what_it_expects(tmp_path: Path) -> None:
-    entries = initrd_entries(agent=b"agent", modules=MODULES, format=Format.EROFS, zygote=True)
+    entries = initrd_entries(agent=b"agent", modules=MODULES, format=Format.EROFS, zygote="python")
     found = read_back(cpio(entry for entry in entries if entry.path != "dev/console"), tmp_path)
     assert found["init"] == b"agent" and os.access(tmp_path / "init", os.X_OK)
     assert found["modules"] == b"/m/virtio.ko\n/m/virtio_mmio.ko\n"

@@ -39,8 +39,10 @@ def test_a_shipped_recipe_has_the_shape_that_a_users_must_have(name: str) -> Non
 def test_the_shipped_recipes_are_what_the_docs_say() -> None:
     tiny, base, python = (shipped_recipe(name) for name in ("tiny", "base", "python"))
     assert (tiny.format, tiny.busybox, tiny.packages) == (Format.NONE, True, ())
-    assert (base.format, base.zygote, base.busybox) == (Format.EROFS, False, False)
-    assert python.zygote and "python3" in python.packages
+    assert (base.format, base.zygote, base.busybox) == (Format.EROFS, "", False)
+    assert python.zygote == "python" and "python3" in python.packages
+    node = shipped_recipe("node")
+    assert node.zygote == "node" and "nodejs" in node.packages
     assert tiny.all_modules == tiny.modules
     assert python.all_modules[-2:] == ("erofs", "overlay")
 
@@ -60,8 +62,10 @@ def test_nothing_of_a_host_is_in_the_command_line_of_the_kernel() -> None:
         (WHOLE + 'packages = ["Bad Name"]\n', "packages.0", "text that matches"),
         (WHOLE + 'packages = ["--option"]\n', "packages.0", "text that matches"),
         (WHOLE.replace("mine", "../mine"), "name", "text that matches"),
-        (WHOLE + "zygote = 1\n", "zygote", "true or false"),
-        (WHOLE + "zygote = true\n", "packages", "python3 among them"),
+        (WHOLE + "zygote = true\n", "zygote", "'python' or 'node'"),
+        (WHOLE + 'zygote = "python"\n', "packages", "python3 among them"),
+        (WHOLE + 'zygote = "node"\n', "packages", "nodejs among them"),
+        (WHOLE + 'zygote = "perl"\n', "zygote", "'python' or 'node'"),
         (WHOLE + 'format = "none"\npackages = ["tree"]\n', "format", "erofs or squashfs"),
         (WHOLE + '[[files]]\npath = "/etc/motd"\n', "files.0", "text = …"),
         (WHOLE + '[[files]]\npath = "etc/motd"\ntext = ""\n', "files.0.path", "text that matches"),
@@ -102,7 +106,7 @@ def test_what_a_recipe_names_lies_beside_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match="base, python, tiny"):
+    with pytest.raises(ConfigError, match="base, node, python, tiny"):
         load_recipe("pyton")
 
 
