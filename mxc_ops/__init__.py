@@ -28,6 +28,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from backends.virtual_machine import CommandKind, System, VirtualMachine
+    from mxc_ops.hyperlight.asynchronous import AsyncHyperlight
+    from mxc_ops.hyperlight.hyperlight import Hyperlight
+    from mxc_ops.hyperlight.result import CodeFailed, CodeResult
+    from mxc_ops.hyperlight.snapshot import HyperlightSnapshot
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
@@ -46,13 +50,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncHyperlight",
     "AsyncProcess",
     "AsyncSession",
     "BackendUnavailable",
+    "CodeFailed",
+    "CodeResult",
     "CommandFailed",
     "CommandKind",
     "ConfigError",
     "CopyBackFailed",
+    "Hyperlight",
+    "HyperlightSnapshot",
     "LaunchFailed",
     "Lease",
     "LifecycleError",
@@ -98,6 +107,10 @@ _HOMES = {
         *("Problem", "UnsupportedContainment", "UsageError"),
     ),
     "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
+    "mxc_ops.hyperlight.asynchronous": ("AsyncHyperlight",),
+    "mxc_ops.hyperlight.hyperlight": ("Hyperlight",),
+    "mxc_ops.hyperlight.result": ("CodeFailed", "CodeResult"),
+    "mxc_ops.hyperlight.snapshot": ("HyperlightSnapshot",),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
     "mxc_ops.policy.network_builder": ("network",),

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from backends.errors import BackendUnavailable
+from backends.inside.cells_source import python_modules
 from backends.inside.store import AGENT, SOURCE_FOLDER, source_key
 from backends.virtual_machine import Image, System
 from vm_images.apt import Package, host_system
@@ -43,6 +44,8 @@ def _is_current(name: str) -> bool:
     zygote = Path(SOURCE_FOLDER, "zygote.py").read_bytes() if recipe.zygote else b""
     nothing = Package("", "")
     system = host_system() if recipe.format is not Format.NONE else System()
-    wanted = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), zygote, system).inputs()
+    cells = python_modules().encode() if recipe.zygote else b""
+    plan = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), zygote, system, cells)
+    wanted = plan.inputs()
     made_of = find(name).manifest["inputs"]
     return all(made_of.get(key) == value for key, value in wanted.items() if key not in _OF_THE_MOMENT)

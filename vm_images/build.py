@@ -12,6 +12,7 @@ from backends.errors import BackendUnavailable, PrepFailed, Problem
 from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.inside.build import build_program
+from backends.inside.cells_source import python_modules
 from backends.inside.store import AGENT, SOURCE_FOLDER, source_key
 from backends.virtual_machine import System
 from vm_images.apt import MOVED, Apt, moved
@@ -103,6 +104,7 @@ def _plan(recipe: Recipe, apt: Apt) -> Plan:
         busybox=apt.candidate(_BUSYBOX) if recipe.busybox else None,
         agent=digest(recipe.agent) if recipe.agent else source_key(AGENT),
         zygote=zygote,
+        cells=python_modules().encode() if recipe.zygote else b"",
         system=System() if recipe.format is Format.NONE else apt.system,
     )
 

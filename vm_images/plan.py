@@ -10,7 +10,7 @@ from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.virtual_machine import System
 from vm_images.apt import Package
-from vm_images.initrd import ZYGOTE
+from vm_images.initrd import CELLS, ZYGOTE
 from vm_images.recipe import COMMAND_LINE, Format, OwnFile, Recipe
 from vm_images.requirements import logical_lines
 from vm_images.rootfs import EPOCH
@@ -26,7 +26,8 @@ class Plan:
     """What an image is made of.
 
     `kernel`, `busybox` (None without one) and `packages` are exact; `agent` identifies the agent's sources,
-    or the program that the recipe brings. `zygote` is the source of the script that waits in the guest.
+    or the program that the recipe brings. `zygote` is the source of the script that waits in the guest,
+    `cells` of what it loads for those who run cells.
     `system` is what `packages` make.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     agent: str
     zygote: bytes = b""
     system: System = System()
+    cells: bytes = b""
 
     @property
     def key(self) -> str:
@@ -53,8 +55,8 @@ class Plan:
     @property
     def files(self) -> tuple[OwnFile, ...]:
         """Our own files in the root file system."""
-        zygote = (OwnFile(ZYGOTE[1], self.zygote),) if self.recipe.zygote else ()
-        return (*zygote, *self.recipe.files)
+        waiting = (OwnFile(ZYGOTE[1], self.zygote), OwnFile(CELLS, self.cells))
+        return (*(waiting if self.recipe.zygote else ()), *self.recipe.files)
 
     @property
     def rootfs(self) -> str:

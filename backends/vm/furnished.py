@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, conversation_of
+from backends.agent.process import GuestProcess
 from backends.base import Handles
 from backends.ended import Conflict
 from backends.errors import LaunchFailed
@@ -174,7 +175,7 @@ class FurnishedMachine:
         self._identity = same_identity(self._identity)
         await self.guest.ask(self.guest.agent.identify(self._identity))
 
-    async def copy(self, *, go_on: bool) -> Original:
+    async def copy(self, *, go_on: bool, kept: tuple[GuestProcess, ...] = ()) -> Original:
         """What copies of it start from; of the agent's channel, nothing may be on its way.
 
         Its descriptors are the caller's to close. Raises `LaunchFailed`.
@@ -182,9 +183,10 @@ class FurnishedMachine:
         Parameters
         ----------
         go_on: it goes on afterwards, whatever happens. Otherwise it stands still already, and remains so.
+        kept: programs whose streams are taken over in a copy: `backends.agent.inherited.take_over`.
         """
         assert self._clone is not None  # `start` has succeeded
-        conversation = conversation_of(self._clone.guest.agent)
+        conversation = conversation_of(self._clone.guest.agent, kept)
         try:
             source = await self._clone.freeze()
         finally:

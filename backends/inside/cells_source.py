@@ -1,0 +1,43 @@
+"""The programs that run cells in a guest: as packed into images, and as sent to those that lack them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from backends.inside.store import SOURCE_FOLDER
+
+__all__ = ["python_modules", "python_program"]
+
+_MODULES = ("cells_calls", "cells_telling", "cells")
+_LOAD = """import sys, types
+KEY = {key!r}
+SOURCES = {sources!r}
+if getattr(sys.modules.get("backends.inside.cells"), "KEY", "") != KEY:
+    for name, source in SOURCES:
+        module = sys.modules[name] = types.ModuleType(name)
+        module.KEY = KEY
+        exec(compile(source, f"<{{name}}>", "exec"), vars(module))
+"""
+_SERVE = """
+sys.modules["backends.inside.cells"].serve()
+"""
+
+
+@cache
+def python_modules() -> str:
+    """Source that loads all that `backends.inside.cells` is, unless just that was loaded before.
+
+    An image with a zygote has it: compiling takes longer there than all the rest of a start.
+    """
+    sources = [
+        (f"backends.inside.{name}", Path(SOURCE_FOLDER, f"{name}.py").read_text()) for name in _MODULES
+    ]
+    key = hashlib.sha256(repr(sources).encode()).hexdigest()
+    return _LOAD.format(key=key, sources=sources)
+
+
+def python_program() -> str:
+    """Source for a zygote, or for ``python3 -c``."""
+    return python_modules() + _SERVE
