@@ -157,7 +157,7 @@ class Cells:
             self._channel.in_cell = True
             done = self._outcome(cell["code"], cell["name"])
         except KeyboardInterrupt as error:  # it came when all but the telling was done
-            done = {"code": 1, "error": told(error)}
+            done: dict[str, Any] = {"code": 1, "error": told(error)}
         self._channel.in_cell = False
         if os.getpid() != self._pid:  # a fork that has come to the end of the cell, as of a program
             _end_fork(done["code"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 
+from backends.inside.cells_calls import HEADER
 from backends.inside.store import SOURCE_FOLDER
 
-__all__ = ["python_modules", "python_program"]
+__all__ = ["python_modules", "python_program", "rehearsal"]
 
 _MODULES = ("cells_calls", "cells_telling", "cells")
 _LOAD = """import sys, types
@@ -41,3 +43,10 @@ def python_modules() -> str:
 def python_program() -> str:
     """Source for a zygote, or for ``python3 -c``."""
     return python_modules() + _SERVE
+
+
+def rehearsal() -> tuple[bytes, bytes]:
+    """What has an interpreter do once what it is for; what its output ends with when it has."""
+    cell = json.dumps({"code": "print(1)\n1", "name": "", "stream": False, "tools": []}).encode()
+    done = json.dumps({"code": 0, "repr": "1", "value": 1}).encode()
+    return HEADER.pack(len(cell), ord("X")) + cell, done

@@ -38,25 +38,32 @@ class Files:
     `LaunchFailed` and `PolicyRefused`, which name the path at fault.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket], folder: str) -> None:
-        """`connect`: to the machine's agent."""
+    def __init__(
+        self, ready: Callable[[], object], connect: Callable[[], socket.socket], folder: str
+    ) -> None:
+        """`ready` sees to it that there is a machine, `connect` leads to its agent."""
+        self._ready = ready
         self._connect = connect
         self._folder = folder
 
     def __setitem__(self, path: str, content: bytes) -> None:
         """Have a file there, in the place of any that was; the directory must be there."""
+        self._ready()
         submit(self._write(self._absolute(path), bytes(content))).result()
 
     def __getitem__(self, path: str) -> bytes:
         """The content of a file of at most 64 MiB."""
+        self._ready()
         return submit(self._read(self._absolute(path), 64 * _MIB)).result()
 
     def put(self, host_path: str, guest_path: str, *, max_mib: int = MAX_MIB) -> Copied:
         """Copy a file or directory of the host in; see `mxc_ops.Session.put`."""
+        self._ready()
         return copying.put(self._connect, host_path, self._absolute(guest_path), max_mib)
 
     def get(self, guest_path: str, host_path: str, *, max_mib: int = MAX_MIB) -> Copied:
         """Copy a file or directory out, onto the host; see `mxc_ops.Session.get`."""
+        self._ready()
         return copying.get(self._connect, self._absolute(guest_path), host_path, max_mib)
 
     def _absolute(self, path: str) -> str:

@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from backends.errors import ConfigError, PolicyRefused, Problem
+from backends.errors import ConfigError, LifecycleError, PolicyRefused, Problem
 from backends.frozen import replace
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.hyperlight import settings as asked
@@ -60,8 +61,8 @@ class Hyperlight:
         tools: Iterable[Callable[..., Any]] = (),
         tool_timeout_s: float | None = 60.0,
         max_calls: int = 1000,
-        output: str | os.PathLike[str] | None = None,
-        output_path: str = "/output",
+        output_dir: str | os.PathLike[str] | None = None,
+        output_at: str = "/output",
         output_mib: int = 64,
         max_output_bytes: int = DEFAULT_CAP_BYTES,
         **fields: Any,
@@ -76,8 +77,8 @@ class Hyperlight:
         tools: functions for `register_tool`.
         tool_timeout_s: what a call of a tool may take, unless the tool says something else; None: any time.
         max_calls: of tools, in one run.
-        output: a directory of the host that gets what is in `output_path` after each run; None: none.
-        output_path: a folder of the code's own in the guest, and its working directory unless `policy` names
+        output_dir: a directory of the host that gets what is in `output_at` after each run; None: none.
+        output_at: a folder of the code's own in the guest, and its working directory unless `policy` names
             one.
         output_mib: what it may hold.
         max_output_bytes: how much of each captured stream of a run is kept.
@@ -88,8 +89,8 @@ class Hyperlight:
             policy,
             fields,
             runtime=runtime,
-            output=output,
-            output_path=output_path,
+            output_dir=output_dir,
+            output_at=output_at,
             output_mib=output_mib,
             tool_timeout_s=tool_timeout_s,
             max_calls=max_calls,
@@ -116,9 +117,9 @@ class Hyperlight:
     def __del__(self) -> None:
         # Dropped without an end: its machine must not outlive it. A fork's copy ends nothing, and with the
         # process everything ends by itself.
-        if os.getpid() == getattr(self, "_owner", -1) and not sys.is_finalizing():
-            with suppress(Exception):
-                self.close()
+        if os.getpid() == getattr(self, "_owner", -1) and not sys.is_finalizing() and self._kept.is_made:
+            # On any thread, also one that this would wait for: so on none of those.
+            threading.Thread(target=_abandon, args=(self._kept, self._workers), daemon=True).start()
 
     def register_tool(
         self,
@@ -241,11 +242,11 @@ class Hyperlight:
     @property
     def files(self) -> Files:
         """The machine's files; see `Files`."""
-        return Files(self._kept.connect, self._settings.cwd)
+        return Files(self._ready, self._kept.connect, self._settings.cwd)
 
     def output_path(self) -> str | None:
         """The host's directory for output, None without one: as of Hyperlight's own package."""
-        return self._settings.output or None
+        return self._settings.output_dir or None
 
     def close(self) -> None:
         """End the machine, and whatever runs in it. Idempotent.
@@ -264,11 +265,25 @@ class Hyperlight:
 
     # In our turn
 
-    def _turn(self, ticket: Ticket | None = None) -> Any:
+    @contextmanager
+    def _turn(self, ticket: Ticket | None = None) -> Generator[Ticket]:
         if id(self) in serving.get():
             message = "a tool cannot use the object whose code has called it: that waits for the tool"
             raise ConfigError(Problem("called_by_itself", "", message, fix="use another Hyperlight object"))
-        return self._turns.take(ticket)
+        if os.getpid() != self._owner:
+            message = "it is of the process that made it, and this is a fork"
+            raise LifecycleError("not_started", Problem("forked", "", message, fix="make another one here"))
+        try:
+            with self._turns.take(ticket) as taken:
+                yield taken
+        except Stopped:
+            raise self._turns.why_stopped() from None
+
+    def _ready(self) -> None:
+        """For files: there is a machine, or was one."""
+        if not self._kept.was_started:
+            with self._turn() as ticket:
+                self._kept.machine(ticket)
 
     def _run(
         self,
@@ -296,11 +311,8 @@ class Hyperlight:
             max_output_bytes=settings.max_output_bytes,
             begun=time.monotonic(),
         )
-        try:
-            with self._turn(ticket):
-                return self._run_now(wanted, ticket, Host(self._workers, loop, id(self)))
-        except Stopped:
-            raise self._turns.why_stopped() from None
+        with self._turn(ticket):
+            return self._run_now(wanted, ticket, Host(self._workers, loop, id(self)))
 
     def _run_now(self, wanted: Wanted, ticket: Ticket, host: Host) -> CodeResult:
         marks = Marks(wanted.begun)
@@ -317,8 +329,15 @@ class Hyperlight:
                 raise
             if result.state_lost:
                 kept.forget_interpreter()
-        if not self._settings.output or kept.is_lost:
+        if not self._settings.output_dir or kept.is_lost:
             return result
         brought = kept.bring_output(ticket)
         marks.mark("output")
         return replace(result, output=brought, timings=tuple(marks.pairs))
+
+
+def _abandon(kept: KeptMachine, workers: Workers) -> None:
+    """Of an object that nobody has any more, and nobody has closed."""
+    with suppress(Exception), Turns().take() as ticket:
+        kept.close(ticket)
+    workers.close()

@@ -43,8 +43,8 @@ class KeptMachine:
     def blueprint(self) -> Blueprint:
         """Made once. Raises what `mxc_ops.run` raises before a command starts."""
         if self._made is None:
-            if self._settings.output:
-                output.check_folder(self._settings.output)
+            if self._settings.output_dir:
+                output.check_folder(self._settings.output_dir)
             self._made = make_blueprint(self._settings)
         return self._made[0]
 
@@ -52,6 +52,16 @@ class KeptMachine:
     def template(self) -> str:
         """The key of what all machines of it are clones of."""
         return self.blueprint.plan.template.key
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is anything to close."""
+        return self._made is not None
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there is a machine, or was one that has ended by itself."""
+        return self._machine is not None
 
     @property
     def is_lost(self) -> bool:
@@ -121,10 +131,10 @@ class KeptMachine:
     def bring_output(self, ticket: Ticket) -> OutputFiles:
         """What is in the code's folder, onto the host."""
         settings, machine = self._settings, self.machine(ticket)
-        wanted = output.wanted(settings.output_path, settings.output_bytes)
+        wanted = output.wanted(settings.output_at, settings.output_bytes)
         download, loop = ticket.on_loop(machine.download(wanted))
         try:
-            return output.bring(from_loop(download, loop), settings.output, settings.output_bytes)
+            return output.bring(from_loop(download, loop), settings.output_dir, settings.output_bytes)
         finally:
             submit(download.aclose()).result()
 
@@ -169,6 +179,8 @@ class KeptMachine:
         blueprint, made = self.blueprint, self._made
         assert made is not None  # with the blueprint
         machine = CodeMachine(blueprint, made[1])
+        if copy is not None:
+            self._machine = machine  # should it not start: there was one, and its state is gone
         ticket.on_loop(machine.start(copy))
         self._machine = machine
         return machine

@@ -38,7 +38,7 @@ _OURS = (INSIDE_ID, INSIDE_ID)
 
 @frozen
 class Blueprint:
-    """All that the machines of an object are made from; not to be shown: there are secrets in it.
+    """All that the machines of an object are made from.
 
     `command` takes source, and has secrets in its environment. `folder` is where the workload may put what
     comes back, `folder_bytes` what it may hold.
@@ -48,6 +48,9 @@ class Blueprint:
     command: GuestCommand
     folder: str
     folder_bytes: int
+
+    def __repr__(self) -> str:
+        return f"Blueprint({self.plan!r}, {self.folder!r})"
 
 
 @frozen

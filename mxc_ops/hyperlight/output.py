@@ -26,7 +26,7 @@ def check_folder(folder: str) -> None:
     except MxcError as error:
         message = f"the output folder cannot be used: {error.problems[0].message}"
         fix = f"mkdir -p {folder}"
-        raise ConfigError(Problem("no_output_folder", "output", message, fix=fix)) from error
+        raise ConfigError(Problem("no_output_folder", "output_dir", message, fix=fix)) from error
 
 
 def wanted(place: str, most_bytes: int) -> GuestFiles:

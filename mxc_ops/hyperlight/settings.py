@@ -50,8 +50,8 @@ class Settings:
 
     policy: Policy
     runtime: str
-    output: str
-    output_path: str
+    output_dir: str
+    output_at: str
     output_bytes: int
     tool_timeout_s: float | None
     max_calls: int
@@ -65,7 +65,7 @@ class Settings:
     def cwd(self) -> str:
         """The working directory: the policy's, or where output goes when it names none."""
         cwd = os.fspath(self.policy.cwd)
-        return self.output_path if cwd == "/" else cwd
+        return self.output_at if cwd == "/" else cwd
 
 
 def settings(
@@ -73,8 +73,8 @@ def settings(
     fields: Mapping[str, Any],
     *,
     runtime: str,
-    output: str | os.PathLike[str] | None,
-    output_path: str,
+    output_dir: str | os.PathLike[str] | None,
+    output_at: str,
     output_mib: int,
     tool_timeout_s: float | None,
     max_calls: int,
@@ -85,7 +85,7 @@ def settings(
     policy = (policy or Policy()).replace(**fields) if fields else policy or Policy()
     problems = [
         *_runtime_problems(runtime),
-        *_path_problems(output_path, policy),
+        *_path_problems(output_at, policy),
         *_number_problems(output_mib=output_mib, max_output_bytes=max_output_bytes, max_calls=max_calls),
     ]
     if policy.containment not in ("process", CONTAINMENT):
@@ -100,8 +100,8 @@ def settings(
     return Settings(
         policy=policy.replace(containment=CONTAINMENT),
         runtime=runtime,
-        output="" if output is None else os.path.abspath(output)  # noqa: PTH100 - links stay what they are,
-        output_path=output_path,
+        output_dir="" if output_dir is None else os.path.abspath(output_dir),  # noqa: PTH100 - links stay
+        output_at=output_at,
         output_bytes=output_mib * _MIB,
         tool_timeout_s=tool_timeout_s,
         max_calls=max_calls,
@@ -125,7 +125,7 @@ def make_blueprint(asked: Settings) -> tuple[Blueprint, Duplicates]:
         cwd=asked.cwd,
         seccomp=seccomp.program(plan.seccomp),
     )
-    return Blueprint(plan, command, asked.output_path, asked.output_bytes), handles
+    return Blueprint(plan, command, asked.output_at, asked.output_bytes), handles
 
 
 def command_for(blueprint: Blueprint, source: str) -> GuestCommand:
@@ -169,17 +169,17 @@ def _path_problems(path: str, policy: Policy) -> Iterable[Problem]:
     parts = path.split("/")
     if not path.startswith("/") or len(path) < 2 or {"", ".", ".."} & set(parts[1:]) or "\0" in path:
         expected = "an absolute path without . and .., such as '/output'"
-        yield Problem("invalid_value", "output_path", f"{path!r} is no path of a folder", expected=expected)
+        yield Problem("invalid_value", "output_at", f"{path!r} is no path of a folder", expected=expected)
         return
     system = (*SYSTEM_PATHS, *OWN_PATHS, *_SHARED)
     if any(within(one, path) for one in system) or any(within(path, own) for own in OWN_PATHS):
         message = f"{path!r} would cover what the guest is made of"
-        yield Problem("guest_path_reserved", "output_path", message, expected="such as '/output'")
+        yield Problem("guest_path_reserved", "output_at", message, expected="such as '/output'")
     grants = [os.fspath(one) for one in (*policy.read_only, *policy.read_write, *policy.denied)]
     taken = [one for one in grants if within(one, path) or within(path, one)]
     if taken:
         message = f"{path!r} and what the policy says of {taken[0]!r} are in each other's way"
-        yield Problem("output_taken", "output_path", message, expected="a folder of its own")
+        yield Problem("output_taken", "output_at", message, expected="a folder of its own")
 
 
 def _number_problems(**numbers: int) -> Iterable[Problem]:

@@ -81,7 +81,7 @@ class HyperlightSnapshot:
         same = (
             ("policy", ours.policy == theirs.policy),
             ("runtime", ours.runtime == theirs.runtime),
-            ("output_path", ours.output_path == theirs.output_path),
+            ("output_at", ours.output_at == theirs.output_at),
             ("output_mib", ours.output_bytes == theirs.output_bytes),
         )
         different = [name for name, is_same in same if not is_same]
