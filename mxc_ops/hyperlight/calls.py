@@ -19,9 +19,12 @@ from mxc_ops.hyperlight.result import ToolCall
 from mxc_ops.hyperlight.tools import BadArguments, Tool
 from mxc_ops.hyperlight.workers import Workers
 
-__all__ = ["MOST_AT_ONCE", "Calls", "Host", "serving"]
+__all__ = ["MOST_AT_ONCE", "MOST_THREADS", "Calls", "Host", "serving"]
 
 MOST_AT_ONCE = 64
+MOST_THREADS = 2 * MOST_AT_ONCE
+"""So many because one has answered before it is free again, and what took too long still has its own."""
+
 _MOST_WORDS = 2000
 _MOST_SHOWN = 1000
 _LAST_ID = 1 << 53

@@ -17,7 +17,7 @@ from backends.errors import ConfigError, LifecycleError, PolicyRefused, Problem
 from backends.frozen import replace
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.hyperlight import settings as asked
-from mxc_ops.hyperlight.calls import MOST_AT_ONCE, Host, serving
+from mxc_ops.hyperlight.calls import MOST_THREADS, Host, serving
 from mxc_ops.hyperlight.exchange import Stopped
 from mxc_ops.hyperlight.files import Files
 from mxc_ops.hyperlight.kept import KeptMachine
@@ -99,7 +99,7 @@ class Hyperlight:
         self._kept = KeptMachine(self._settings)
         self._toolbox = Toolbox()
         self._turns = Turns()
-        self._workers = Workers(MOST_AT_ONCE)
+        self._workers = Workers(MOST_THREADS)
         self._numbers = itertools.count(1)
         self._owner = os.getpid()
         for tool in tools:
