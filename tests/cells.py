@@ -83,7 +83,9 @@ class PlainInterpreter(Talk):
     def __init__(self, argv: Sequence[str] = (sys.executable, "-c", python_program())) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, env={"PATH": "/usr/bin:/bin"})
+            self.process = subprocess.Popen(
+                argv, stdin=theirs.fileno(), stdout=theirs.fileno(), env={"PATH": "/usr/bin:/bin"}
+            )
         super().__init__(ours, lambda: self.process.send_signal(signal.SIGINT))
         self.exchange.greet(time.monotonic() + PATIENCE_S)
 

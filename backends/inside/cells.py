@@ -26,6 +26,7 @@ import json
 import linecache
 import os
 import random
+import resource
 import select
 import signal
 import sys
@@ -44,6 +45,7 @@ _PIECE = 60_000
 _RUN, _SEED = ord("X"), ord("S")
 _READY, _OUT, _ERR, _DONE = ord("R"), ord("o"), ord("e"), ord("D")
 _HIGH = 200  # what code in cells opens gets the low numbers, as in any program
+_OWN = 8  # more than these descriptors of ours
 _COROUTINE = 0x80  # inspect.CO_COROUTINE, whose module is slow to import
 
 
@@ -116,8 +118,10 @@ class Outputs:
 
 
 def _high(fd: int) -> int:
-    """The same at a number that nobody gets by chance."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    """The same at a number that nobody gets by chance, as far as there are such."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    place = _HIGH if most < 0 else min(_HIGH, max(3, most - _OWN))
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, place)
     os.close(fd)
     return moved
 

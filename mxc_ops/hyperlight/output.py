@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.errors import ConfigError, MxcError, Problem
@@ -20,13 +22,10 @@ _NAME_BYTES = 4 << 20
 
 def check_folder(folder: str) -> None:
     """Raises `ConfigError` for what is no directory of the host."""
-    try:
-        with HostTarget(f"{folder}/", ""):
-            pass
-    except MxcError as error:
-        message = f"the output folder cannot be used: {error.problems[0].message}"
+    if not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        message = f"{folder!r} is no directory that you can write to"
         fix = f"mkdir -p {folder}"
-        raise ConfigError(Problem("no_output_folder", "output_dir", message, fix=fix)) from error
+        raise ConfigError(Problem("no_output_folder", "output_dir", message, fix=fix))
 
 
 def wanted(place: str, most_bytes: int) -> GuestFiles:

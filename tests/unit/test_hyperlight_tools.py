@@ -22,8 +22,7 @@ def typed(a: int, b: float = 0.5, *rest: str, when: date | None = None, **more: 
     return a, b, rest, when, more
 
 
-def untyped(a, b=2):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    return a, b  # pyright: ignore
+untyped: Callable[..., Any] = eval("lambda a, b=2: (a, b)")  # noqa: S307 - it has no types at all
 
 
 def call(function: Callable[..., Any], *args: Any, schema: Any = None, **kwargs: Any) -> Any:
