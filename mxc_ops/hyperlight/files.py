@@ -13,7 +13,7 @@ from backends.errors import LaunchFailed, Problem
 from backends.guest_etc import INSIDE_ID
 from backends.guest_files.tar_reader import ArchiveRefused, StreamLimits, read_archive
 from backends.guest_files.tar_writer import END, Member, header, padding
-from backends.inside.agent_protocol import GuestFiles
+from backends.inside.agent_protocol import GuestFiles, Step
 from backends.qemu.loop_thread import submit
 from mxc_ops.session import copying
 from mxc_ops.session.copy_errors import DESTINATION, SOURCE, guest_refused, not_copied
@@ -101,7 +101,11 @@ class Files:
                 raise not_copied(SOURCE, path, "is no file")
             return b"".join(pieces)
         except GuestRefused as error:
-            raise guest_refused(SOURCE, path, error, most) from error
+            if error.step is Step.OPEN:
+                raise guest_refused(SOURCE, path, error, most) from error
+            large = error.step is Step.TOO_MUCH and error.subject == "."
+            why = f"holds more than {most // _MIB} MiB" if large else "is no file"
+            raise not_copied(SOURCE, path, why, fix="files.get(PATH, HOST_PATH)") from error
         except (ArchiveRefused, StopIteration) as error:
             raise not_copied(SOURCE, path, f"is not taken: {error}", code="archive_refused") from error
         except GuestError as error:
