@@ -16,7 +16,7 @@ from backends.agent.identity import new_identity
 from backends.qemu.clone import restore
 from backends.qemu.open_templates import shared_template
 from backends.qemu.timings import Timings
-from mxc_ops import Hyperlight, Policy, WarmPool, run
+from mxc_ops import Hyperlight, HyperlightSnapshot, Policy, WarmPool, run
 from mxc_ops.one_shot import prepare
 from tests.images import image
 
@@ -83,7 +83,7 @@ def _tool_calls() -> None:
     pings = asyncio.run(_pings())
     ping = _line("ping of a guest's agent", pings)
     with Hyperlight() as made:
-        made.register_tool("add", lambda a, b: a + b)
+        made.register_tool("add", int.__add__)
         made.run(TIMED_CALLS)
         value: list[float] = made.run(TIMED_CALLS).value
         call = _line("tool call guest → host → guest", value, "(promised 3)")
@@ -113,8 +113,8 @@ def _snapshots() -> None:
                 _line("  restore and the first run", _times(lambda taken=taken: _restored(made, taken)))
 
 
-def _restored(made: Hyperlight, taken: object) -> None:
-    made.restore(taken)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+def _restored(made: Hyperlight, taken: HyperlightSnapshot) -> None:
+    made.restore(taken)
     made.run("x")
 
 
