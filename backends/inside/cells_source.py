@@ -10,7 +10,7 @@ from pathlib import Path
 from backends.inside.cells_calls import HEADER
 from backends.inside.store import SOURCE_FOLDER
 
-__all__ = ["python_modules", "python_program", "rehearsal"]
+__all__ = ["node_program", "python_modules", "python_program", "rehearsal"]
 
 _MODULES = ("cells_calls", "cells_telling", "cells")
 _LOAD = """import sys, types
@@ -43,6 +43,11 @@ def python_modules() -> str:
 def python_program() -> str:
     """Source for a zygote, or for ``python3 -c``."""
     return python_modules() + _SERVE
+
+
+def node_program() -> str:
+    """Source for a node that waits, or for ``node -e``."""
+    return Path(SOURCE_FOLDER, "cells.cjs").read_text()
 
 
 def rehearsal() -> tuple[bytes, bytes]:

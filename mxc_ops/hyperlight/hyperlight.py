@@ -73,7 +73,8 @@ class Hyperlight:
         ----------
         policy: what the code may do, `fields` changes of it, or all of it, as ``timeout_s=5``; see `Policy`.
             Its `timeout_s` and `grace_s` are each run's.
-        runtime: ``python``; with ``bash`` and ``python-shell`` each run is a script, or a line, of its own.
+        runtime: ``python``, or ``node`` for JavaScript; with ``bash`` and ``python-shell`` each run is a
+            script, or a line, of its own.
         tools: functions for `register_tool`.
         tool_timeout_s: what a call of a tool may take, unless the tool says something else; None: any time.
         max_calls: of tools, in one run.
@@ -146,7 +147,7 @@ class Hyperlight:
         """
         if not self._settings.has_cells:
             message = f"code of {self._settings.runtime} cannot call functions of the host"
-            raise ConfigError(Problem("no_tools", "runtime", message, expected="runtime python"))
+            raise ConfigError(Problem("no_tools", "runtime", message, expected="runtime python or node"))
         tool = make_tool(name_or_tool, callback, timeout_s, schema)
         self._toolbox.add(tool)
         return tool.function

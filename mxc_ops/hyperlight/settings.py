@@ -11,7 +11,7 @@ from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.frozen import frozen, replace
 from backends.guest_files.reserved import OWN_PATHS, SYSTEM_PATHS
 from backends.inside.agent_protocol import GuestCommand
-from backends.inside.cells_source import python_program
+from backends.inside.cells_source import node_program, python_program
 from backends.linux import seccomp
 from backends.linux.duplicates import Duplicates
 from backends.pathnames import within
@@ -29,12 +29,13 @@ CONTAINMENT = "microvm"
 
 _RUNTIMES: Mapping[str, tuple[str, CommandKind]] = {
     "python": ("python", CommandKind.PYTHON),
+    "node": ("node", CommandKind.ARGS),
     "bash": ("base", CommandKind.SHELL),
     "python-shell": ("python", CommandKind.SHELL),
 }
 """Runtime → image, and what its command is."""
 
-_WITH_CELLS: Mapping[str, Callable[[], str]] = {"python": python_program}
+_WITH_CELLS: Mapping[str, Callable[[], str]] = {"python": python_program, "node": node_program}
 """Runtimes whose interpreter stays, and the source that it starts with."""
 
 _SOURCE = "0"
@@ -152,7 +153,8 @@ def _request(asked: Settings) -> SandboxRequest:
     image, kind = _RUNTIMES[asked.runtime]
     vm = asked.policy.vm or VirtualMachine()
     vm = replace(vm, command=kind, image_name=vm.image_name or image)
-    return asked.policy.replace(vm=vm, timeout_s=None).request(_SOURCE)
+    command = ("node", "-e", _SOURCE) if kind is CommandKind.ARGS else _SOURCE
+    return asked.policy.replace(vm=vm, timeout_s=None).request(command)
 
 
 def _kept(plan: VmPlan, handles: Handles) -> Duplicates:

@@ -1,7 +1,7 @@
 """Hyperlight from Python: starts, tool calls, snapshots: ``python -m tests.bench.bench_hyperlight``.
 
-Needs QEMU, and builds the image ``python`` when it is not there yet. Promises are for a quiet machine with two
-processors under TCG; the ratios, to figures of the same run, are for any.
+Needs QEMU, and builds the image ``python`` when it is not there yet. Promises are for a quiet machine with
+two processors under TCG; the ratios, to figures of the same run, are for any.
 """
 
 from __future__ import annotations
