@@ -104,7 +104,7 @@ def _plan(recipe: Recipe, apt: Apt) -> Plan:
         busybox=apt.candidate(_BUSYBOX) if recipe.busybox else None,
         agent=digest(recipe.agent) if recipe.agent else source_key(AGENT),
         zygote=zygote,
-        cells=python_modules().encode() if recipe.zygote else b"",
+        preloaded=python_modules().encode() if recipe.zygote else b"",
         system=System() if recipe.format is Format.NONE else apt.system,
     )
 

@@ -15,7 +15,7 @@ from vm_images.recipe import Format, OwnFile
 __all__ = ["Entry", "cpio", "initrd_entries"]
 
 ZYGOTE = ("/usr/bin/python3", "/usr/lib/mxc-ops/zygote.py")
-CELLS = "/usr/lib/mxc-ops/cells.py"
+PRELOADED = "/usr/lib/mxc-ops/preloaded.py"
 _DIRECTORIES = ("bin", "dev", "etc", "m", "mnt", "proc", "root", "run", "sys", "tmp", "usr")
 _CONSOLE = (5, 1)
 

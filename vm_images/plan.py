@@ -10,7 +10,7 @@ from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.virtual_machine import System
 from vm_images.apt import Package
-from vm_images.initrd import CELLS, ZYGOTE
+from vm_images.initrd import PRELOADED, ZYGOTE
 from vm_images.recipe import COMMAND_LINE, Format, OwnFile, Recipe
 from vm_images.requirements import logical_lines
 from vm_images.rootfs import EPOCH
@@ -27,7 +27,7 @@ class Plan:
 
     `kernel`, `busybox` (None without one) and `packages` are exact; `agent` identifies the agent's sources,
     or the program that the recipe brings. `zygote` is the source of the script that waits in the guest,
-    `cells` of what it loads for those who run cells.
+    `preloaded` of what it loads for those who run cells.
     `system` is what `packages` make.
     """
 
@@ -39,7 +39,7 @@ class Plan:
     agent: str
     zygote: bytes = b""
     system: System = System()
-    cells: bytes = b""
+    preloaded: bytes = b""
 
     @property
     def key(self) -> str:
@@ -55,7 +55,7 @@ class Plan:
     @property
     def files(self) -> tuple[OwnFile, ...]:
         """Our own files in the root file system."""
-        waiting = (OwnFile(ZYGOTE[1], self.zygote), OwnFile(CELLS, self.cells))
+        waiting = (OwnFile(ZYGOTE[1], self.zygote), OwnFile(PRELOADED, self.preloaded))
         return (*(waiting if self.recipe.zygote else ()), *self.recipe.files)
 
     @property

@@ -322,7 +322,7 @@ def _flush(code: int) -> int:
 
 def _preload() -> None:
     """What runs cells, where it is packed beside this: hosts that mean just that need not compile it."""
-    beside = pathlib.Path(__file__).with_name("cells.py")
+    beside = pathlib.Path(__file__).with_name("preloaded.py")
     if beside.exists():
         exec(compile(beside.read_text(), str(beside), "exec"), {})  # noqa: S102
 
