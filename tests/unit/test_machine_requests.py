@@ -26,7 +26,7 @@ from tests.unit.config_cases import accept, one_shot, signs
 from tests.unit.documents import loaded
 from tests.unit.machines import put_in_place
 
-SHELL, ARGS, PYTHON = CommandKind.SHELL, CommandKind.ARGS, CommandKind.PYTHON
+SHELL, ARGS, PYTHON, NODE = CommandKind.SHELL, CommandKind.ARGS, CommandKind.PYTHON, CommandKind.NODE
 FULL = {
     "image": "my-python.3_11",
     "memoryMib": 512,
@@ -75,6 +75,9 @@ def test_everything_that_is_said_arrives() -> None:
         ("vm", {"vm": {}}, SHELL, "base"),
         ("vm", {"vm": {"command": "python"}}, PYTHON, "python"),
         ("vm", {"vm": {"command": "python", "image": "mine"}}, PYTHON, "mine"),
+        ("vm", {"vm": {"command": "node"}}, NODE, "node"),
+        ("microvm", {"vm": {"command": "node"}}, NODE, "node"),
+        ("vm", {"vm": {"command": "node", "image": "mine"}}, NODE, "mine"),
         ("vm", {"args": ["id"]}, ARGS, "base"),
     ],
 )
@@ -240,7 +243,9 @@ def test_an_image_is_not_handed_to_a_policy() -> None:
         Policy(containment="vm", vm=replace(VirtualMachine(), image=IMAGE))
 
 
-@pytest.mark.parametrize(("kind", "command"), [(ARGS, "true"), (SHELL, ["true"]), (PYTHON, ["print(1)"])])
+@pytest.mark.parametrize(
+    ("kind", "command"), [(ARGS, "true"), (SHELL, ["true"]), (PYTHON, ["print(1)"]), (NODE, ["1"])]
+)
 def test_a_command_of_another_kind_than_the_machine_is_told_is_refused(
     kind: CommandKind, command: Any
 ) -> None:
