@@ -78,7 +78,7 @@ int zygote_owns(pid_t pid)
     return pid == zygote.pid;
 }
 
-/* The first spare that is READY and of the one kind (`privileged` 1 or 0) or of any (-1), or NOT_YET, or that is NONE. */
+/* The first that is READY, NOT_YET, or NONE, and of the one kind (`privileged` 1 or 0) or of any (-1). */
 enum state { NONE, NOT_YET, READY };
 
 static struct spare *find_spare(enum state state, int privileged)
