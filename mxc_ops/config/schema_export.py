@@ -69,7 +69,7 @@ _SOMETHING_TO_RUN: dict[str, Any] = {
 _KIND_OF_COMMAND: dict[str, Any] = {
     "if": {"required": ["args"]},
     "then": {"properties": {"vm": {"properties": {"command": {"const": "args"}}}}},
-    "else": {"properties": {"vm": {"properties": {"command": {"enum": ["shell", "python"]}}}}},
+    "else": {"properties": {"vm": {"properties": {"command": {"enum": ["shell", "python", "node"]}}}}},
 }
 
 
