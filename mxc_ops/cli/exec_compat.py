@@ -73,10 +73,9 @@ def _dispatch(options: ExecOptions) -> int:
 
         return print_available_backends()
     if options.has("--setup-hyperlight"):
-        from backends.registry import CONTAINMENTS
+        from mxc_ops.cli.exec_setup import set_up_hyperlight
 
-        why = CONTAINMENTS["hyperlight"].why
-        return _complain(f"error: the 'hyperlight' backend is not available: {why}")
+        return set_up_hyperlight(options.values["--setup-hyperlight"], anew=options.has("--force"))
     if options.has("--delete"):
         return _delete(options.values.get("--containername"))
     return _execute(options)

@@ -36,8 +36,8 @@ FLAGS = {
     "--available-backends": Flag(Takes.NOTHING, "print the backends that work here as JSON, and exit"),
     "--dry-run": Flag(Takes.NOTHING, "check the config against this host, run nothing"),
     "--log-file": Flag(Takes.VALUE, "append the log to this file", "LOG_FILE"),
-    "--setup-hyperlight": Flag(Takes.OPTIONAL_VALUE, "prepare Hyperlight images, and exit", "RUNTIMES"),
-    "--force": Flag(Takes.NOTHING, "with --setup-hyperlight: prepare them anew"),
+    "--setup-hyperlight": Flag(Takes.OPTIONAL_VALUE, "build, warm images for it, and exit", "RUNTIMES"),
+    "--force": Flag(Takes.NOTHING, "with --setup-hyperlight: build of today's packages"),
     "--help": Flag(Takes.NOTHING, "print this help"),
 }
 

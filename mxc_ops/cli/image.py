@@ -75,7 +75,7 @@ def _add_terms(command: ArgumentParser) -> None:
 
 
 def _configure_build(build: ArgumentParser) -> None:
-    build.add_argument("recipe", metavar="RECIPE", help="tiny, base, python, or the path of a recipe")
+    build.add_argument("recipe", metavar="RECIPE", help="of ours (base, python), or the path of a recipe")
     build.add_argument("--package", action="append", default=[], metavar="P", help="with this Debian package")
     build.add_argument("--requirements", default="", metavar="FILE", help="with these Python packages")
     build.add_argument("--name", default="", metavar="N", help="call it so (default: the recipe's name)")

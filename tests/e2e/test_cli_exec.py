@@ -160,10 +160,10 @@ def test_a_timeout_is_255_and_the_envelope_alone(caller: Commands) -> None:
 
 
 def test_a_containment_of_another_system_is_refused_with_the_log(somebody: Commands) -> None:
-    done = execute(somebody, somebody.config(one_shot("ls -l") | {"containment": "wslc"}))
+    done = execute(somebody, somebody.config(one_shot("ls -l") | {"containment": "processcontainer"}))
     assert (done.returncode, done.stdout) == (1, "")
     lines = done.stderr.splitlines()
-    assert lines[0] == "error: the 'wslc' backend is not available on Linux"
+    assert lines[0] == "error: the 'processcontainer' backend is not available on Linux"
     assert "Script code length: 5" in lines
 
 
@@ -268,7 +268,11 @@ def test_the_environment_is_the_documents_and_nothing_else(caller: Commands) -> 
     ("body", "code", "said"),
     [
         ({"phase": "provision", "containment": "vm"}, "malformed_request", "/containment"),
-        ({"phase": "provision", "containment": "wslc"}, "unsupported_containment", "wslc"),
+        (
+            {"version": "0.8.0-alpha", "phase": "provision", "containment": "windows_sandbox"},
+            "unsupported_containment",
+            "windows_sandbox",
+        ),
         ({"phase": "stop", "sandboxId": "iso:abcd"}, "unsupported_containment", '"iso"'),
         ({"phase": "start", "sandboxId": "nocolon"}, "malformed_id", "nocolon"),
         (
@@ -304,17 +308,28 @@ def test_containers_to_delete_do_not_exist(somebody: Commands) -> None:
     assert (named.returncode, named.stdout) == (1, "Container 'box' does not exist.\n")
 
 
-def test_hyperlight_cannot_be_set_up(somebody: Commands) -> None:
-    done = execute(somebody, "--setup-hyperlight=python", "--force")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: the 'hyperlight' backend is not available: ")
+@pytest.mark.backend("hyperlight")
+def test_hyperlight_is_set_up_by_having_its_images_and_a_template_of_each(caller: Commands) -> None:
+    for name in ("base", "python"):
+        image(name)
+    done = execute(caller, "--setup-hyperlight=python,bash")
+    assert (done.returncode, done.stdout) == (0, "python: ready\nbash: ready\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["dotnet-jit", "perl", ""])
+def test_a_runtime_that_no_recipe_makes_is_not_set_up(somebody: Commands, name: str) -> None:
+    done = execute(somebody, f"--setup-hyperlight=bash,{name}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: no recipe makes the runtime '{name}'; expected: agent, python, ")
 
 
 def test_the_available_backends_are_json_with_upstreams_keys(caller: Commands) -> None:
     done = execute(caller, "--available-backends")
     assert (done.returncode, done.stderr) == (0, "")
     entries = json.loads(done.stdout)
-    assert [entry["backend"] for entry in entries] == ["bubblewrap", "lxc", "microvm", "vm"]
+    assert [entry["backend"] for entry in entries] == [
+        *("bubblewrap", "lxc", "microvm", "vm", "hyperlight", "wslc")
+    ]
     assert all(set(entry) <= {"backend", "warnings"} for entry in entries)
 
 

@@ -87,9 +87,9 @@ def test_the_doctor_says_ready_where_sandboxes_run(caller: Commands) -> None:
 
 
 def test_the_doctor_cannot_examine_what_is_not_there(somebody: Commands) -> None:
-    done = somebody.run(MXC_OPS, "doctor", "--backend", "wslc")
+    done = somebody.run(MXC_OPS, "doctor", "--backend", "windows_sandbox")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "'wslc'" in done.stderr
+    assert "'windows_sandbox'" in done.stderr
 
 
 def test_prep_says_what_it_lacks_itself(somebody: Commands) -> None:

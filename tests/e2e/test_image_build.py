@@ -185,7 +185,7 @@ def test_what_is_exported_runs_for_a_user_who_imports_it(as_user: User) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("build", "tinny"), "expected: base, python, tiny"),
+        (("build", "tinny"), "expected: agent, base, node, python, tiny, utility"),
         (("build", "python", "--package", "tree"), "add --name my-python"),
         (("build", "base", "--package", "no-such-package-of-debian", "--name", "mine"), "no-such-package"),
         (("verify", "no-such-image"), "mxc-ops image list"),

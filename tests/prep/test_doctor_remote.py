@@ -208,11 +208,11 @@ def test_limit_and_exclude_choose_the_hosts(host: Sshd, tmp_path: Path) -> None:
 def test_the_inventory_names_the_backends_and_what_exists_elsewhere_is_said(
     host: Sshd, tmp_path: Path
 ) -> None:
-    data = host.data(mxc_backends=["wslc", "bubblewrap"])
+    data = host.data(mxc_backends=["windows_sandbox", "bubblewrap"])
     code, hosts = examined(inventory(tmp_path, {"one": data}))
     found = probes(hosts["one"])
     assert code == 1
-    assert found["wslc.platform"]["seen"].startswith("WSL containers exist on Windows only, and this is ")
+    assert found["windows_sandbox.platform"]["seen"].startswith("Windows Sandbox exists on Windows only, and")
     assert found["bubblewrap.sandbox.root"]["health"] == "ok"
 
 
