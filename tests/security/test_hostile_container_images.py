@@ -203,6 +203,33 @@ def test_whiteouts_that_are_none_are_refused(store: Store, member: Entry, why: s
     assert f"layer 2 of 2: {member[0].name!a}" in said
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [file("etc/.wh.passwd/x")],
+        [file(".wh.foo/bar")],
+        [directory("etc/.wh.passwd/x")],
+        [symlink("etc/.wh.passwd/x", "y")],
+        [hard_link("etc/.wh.passwd/x", "foo/bar")],
+        [file("etc/.wh.passwd/.wh.x")],
+        [file("etc/.wh.passwd/.wh..wh..opq")],
+        [file("etc/.wh.passwd/.")],
+        [entry("etc/.wh.passwd/x", tarfile.CHRTYPE)],
+        [symlink("in", "etc/.wh.passwd"), file("in/x")],
+        [symlink("in", ".wh.foo/deep"), directory("in/x")],
+    ],
+)
+def test_nothing_on_the_way_to_an_entry_looks_like_a_whiteout(
+    store: Store, wrapped: Callable[[bytes], bytes], members: list[Entry]
+) -> None:
+    """What unpacks the layer would take such a directory for one, and take away what it names."""
+    below = [directory("etc"), file("etc/passwd", "x"), file("foo/bar")]
+    said = refusal(store, wrapped(tar(*below, *members)))
+    assert said.startswith("image_whiteout: ")
+    said = refusal(store, archives.oci_archive(tar(*below), tar(*members)))
+    assert said.startswith("image_whiteout: layer 2 of 2: ")
+
+
 def test_a_root_file_system_has_no_whiteouts(store: Store) -> None:
     assert refusal(store, tar(directory("d"), file("d/.wh.x"))).startswith("image_whiteout: ")
 
@@ -264,6 +291,49 @@ def test_layers_are_bounded_together(store: Store) -> None:
 )
 def test_what_is_too_much_is_refused(store: Store, archive: bytes, code: str) -> None:
     assert refusal(store, archive, SMALL).startswith(f"{code}: ")
+
+
+def test_directories_that_no_entry_names_are_entries_too(
+    store: Store, wrapped: Callable[[bytes], bytes]
+) -> None:
+    deep = [file("/".join([f"{number}", *("d" * 6), "f"])) for number in range(10)]
+    assert "more than 50 entries" in refusal(store, wrapped(tar(*deep)), SMALL)
+    last = hard_link("/".join("xyxyxyx"), "f")
+    links = [hard_link("/".join([f"{number}", *("d" * 6), "f"]), "f") for number in range(10)]
+    assert "more than 50 entries" in refusal(store, wrapped(tar(file("f"), *links)), SMALL)
+    assert store.bring(wrapped(tar(*deep[:5], file("f"), last)), terms=SMALL).stored.key
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["one layer", "the second"])
+def test_what_is_written_anew_is_bounded_too(store: Store, place: int) -> None:
+    """Each such entry is some 1 kB, and means directories whose names are a hundred times that."""
+    wide = Terms(Limits(unpacked_bytes=1 << 20, archive_bytes=4 << 20))
+    deep = tar(*(file("/".join([f"{number}", *["d" * 40] * 80])) for number in range(10)))
+    assert len(deep) < 1 << 16
+    layers = [*[bomb(1 << 19)] * place, deep]
+    said = refusal(store, archives.oci_archive(*layers), wide)
+    assert said.startswith(f"image_too_large: layer {place + 1} of {place + 1}: ")
+    assert "takes more than" in said
+
+
+def test_links_that_wander_are_refused(store: Store, wrapped: Callable[[bytes], bytes]) -> None:
+    wandering = "d/../" * 800
+    chain = [symlink(f"l{number}", f"{wandering}l{number + 1}") for number in range(39)]
+    said = refusal(store, wrapped(tar(directory("d"), *chain, symlink("l39", "d"), file("l0/f"))))
+    assert said.startswith("image_escape: ")
+    assert "'l0/f'" in said
+
+
+def test_what_many_entries_wander_is_bounded_too(store: Store, wrapped: Callable[[bytes], bytes]) -> None:
+    wandering = symlink("l", f"{'d/../' * 300}d")
+    through = [file(f"l/{number}") for number in range(40)]
+    assert "steps" in refusal(store, wrapped(tar(directory("d"), wandering, *through)), SMALL)
+
+
+def test_whiteouts_that_ask_for_the_same_again_and_again_are_bounded(store: Store) -> None:
+    terms = Terms(Limits(entries=600))
+    above = tar(*(file(f"d/{number}") for number in range(300)), *[file("d/.wh..wh..opq")] * 200)
+    assert "steps" in refusal(store, archives.oci_archive(tar(directory("d")), above), terms)
 
 
 def test_a_file_that_is_larger_than_any_archive_is_not_read(store: Store) -> None:
