@@ -13,8 +13,11 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -26,7 +29,7 @@ from tests.container_archives import Entry, directory, entry, file, hard_link, s
 from tests.container_store import Store, own_store, unpacked
 from vm_images.oci import unpack
 from vm_images.oci.confined import View, run_confined
-from vm_images.oci.importing import Terms, import_archive
+from vm_images.oci.importing import Terms, import_archive, pull
 from vm_images.oci.limits import Limits
 from vm_images.oci.users_namespace import image_users
 
@@ -342,6 +345,58 @@ def test_a_file_that_is_larger_than_any_archive_is_not_read(store: Store) -> Non
         huge.truncate(1 << 40)
     with pytest.raises(ConfigError, match="more than"):
         import_archive(path, "mine")
+
+
+@contextmanager
+def endless_registry(whole: bytes) -> Generator[str]:
+    """One whose image has a layer that is what it is told to be, and one of 1 byte that never ends."""
+    settings = archives.config([whole, b"x"])
+    described = archives.manifest([whole, b"x"], settings)
+    known = {archives.digest(blob): blob for blob in (settings, whole, described)}
+    over = Event()
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            name = self.path.rpartition("/")[2]
+            if "/manifests/" in self.path:
+                self.send_header("Content-Type", archives.MANIFEST)
+                name = archives.digest(described)
+            self.end_headers()
+            if name in known:
+                self.wfile.write(known[name])
+            elif name == archives.digest(b"x"):
+                with suppress(OSError):
+                    while not over.wait(0.02):
+                        self.wfile.write(bytes(1 << 18))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}/endless"
+        finally:
+            over.set()
+            server.shutdown()
+
+
+def test_a_registry_that_sends_more_than_it_told_is_left(store: Store) -> None:
+    """One layer that is large does not make room for others."""
+    with endless_registry(bytes(32 << 20)) as reference, pytest.raises(ConfigError) as refused:
+        pull(reference, terms=Terms(Limits(document_bytes=1 << 16)))
+    assert refused.value.problems[0].code == "image_too_large"
+    assert "more comes than was told" in str(refused.value)
+    assert (store.keys(), store.remains()) == ([], [])
+
+
+def test_layers_of_a_docker_archive_are_bounded_together_before_they_are_looked_at(store: Store) -> None:
+    layers = [bomb((3 << 20) + number) for number in range(3)]
+    packed = [gzip.compress(layer) for layer in layers]
+    archive = archives.docker_archive(*packed, settings=archives.config(layers))
+    assert len(archive) < 1 << 20
+    assert "more comes than was told" in refusal(store, archive, SMALL)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing"])
