@@ -66,7 +66,7 @@ def run_tool(
     keep: descriptors that it gets, under the same numbers.
     name: what people call the program, where that is not its first word.
     fix, retryable: for the error.
-    watch: called again and again while it runs, and at its end; what it raises ends the program, and is raised here.
+    watch: called again and again while it runs, and at its end; what it raises ends the program, too.
 
     Raises `PrepFailed` with the last words of a program that fails or does not end.
     """

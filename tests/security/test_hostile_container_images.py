@@ -22,8 +22,11 @@ from typing import Any
 
 import pytest
 
+from backends.base import SandboxRequest
 from backends.container_image import ContainerImage
 from backends.errors import ConfigError, MxcError, PrepFailed
+from backends.wslc_settings import WslcSettings
+from mxc_ops.container_lookup import with_container
 from tests import container_archives as archives
 from tests.container_archives import Entry, directory, entry, file, hard_link, symlink, system, tar
 from tests.container_store import Store, own_store, unpacked
@@ -31,6 +34,7 @@ from vm_images.oci import unpack
 from vm_images.oci.confined import View, run_confined
 from vm_images.oci.importing import Terms, import_archive, pull
 from vm_images.oci.limits import Limits
+from vm_images.oci.store import find_container
 from vm_images.oci.users_namespace import image_users
 
 Image = Callable[..., bytes]
@@ -549,6 +553,23 @@ def test_a_config_that_is_absurd_is_refused(
         assert make is archives.docker_archive
         said = f"{code}: {error}"
     assert said.startswith(f"{code}: ")
+
+
+@pytest.mark.parametrize("make", [archives.oci_archive, archives.docker_archive])
+def test_an_archive_of_a_run_does_not_say_what_names_mean(store: Store, make: Image) -> None:
+    """Whoever may name an archive to a run could change what everybody else's runs start from."""
+    name = "docker.io/library/alpine:latest"
+    genuine = store.bring(system(), name).stored.key
+    called: dict[str, Any] = {"name": name} if make is archives.oci_archive else {"names": [name]}
+    archive = store.archive(make(tar(file("bin/sh", "evil", mode=0o755)), **called))
+    request = SandboxRequest("wslc", wslc=WslcSettings(image_tar=str(archive)))
+    for may_import in (True, False):
+        made = with_container(request, may_import=may_import).wslc
+        assert made is not None and made.found is not None
+        assert (made.found.reference, made.found.key == genuine) == ("", False)
+    assert find_container(name).stored.key == genuine
+    assert [link.name for link in (store.containers / "names").iterdir()] == [name.replace("/", "+")]
+    assert import_archive(archive).reference == name, "who imports it by hand gives it its name"
 
 
 @pytest.mark.parametrize("name", ["index.json", "manifest.json"])

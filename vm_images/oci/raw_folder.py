@@ -35,9 +35,9 @@ def raw_folder(scratch: Path, users: ImageUsers) -> Path:
 def require_room(folder: Path, declared: Sequence[int], spare: int) -> None:
     """See that what is being written is no more than was told, while whoever writes it runs.
 
-    A limit of the system's is the same for each file, and a file that is being written does not tell which blob it
-    is to be. But no matter which is which: the largest file is at most the largest blob, the second the
-    second, and so on.
+    A limit of the system's is the same for each file, and a file that is being written does not tell which
+    blob it is to be. But no matter which is which: the largest file is at most the largest blob, the second
+    the second, and so on.
 
     Parameters
     ----------
