@@ -97,8 +97,6 @@ def run_tool(
         _end(child)
         raise
     if child.returncode != 0:
-        if _FULL in complaints:
-            fix = "make room where images are kept: df -h; mxc-ops image gc"
         problem = _failed(title, child.returncode, complaints or said or b"", fix)
         raise PrepFailed(problem, retryable=retryable)
     return said or b""
@@ -130,6 +128,8 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _failed(program: str, status: int, words: bytes, fix: str) -> Problem:
+    if _FULL in words:
+        fix = "make room where images are kept: df -h; mxc-ops image gc"
     last = words.decode("utf-8", "replace").strip()[-_LAST_WORDS:]
     return Problem("image_tool_failed", "", f"{program} failed with status {status}: {last}", fix=fix)
 

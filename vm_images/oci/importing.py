@@ -99,12 +99,7 @@ def import_archive(
     wanted = parse_reference(reference, "--name") if reference else None
     report("reading the archive")
     digest = digest_of(path, subject, terms.limits.archive_bytes)
-    token = _token(digest, wanted, terms, named=named)
-    if (wanted or not must_be_named) and (found := _known(token, wanted, store)):
-        if not named:
-            _keep(found, token)
-        return found
-    if not named and (found := _known(_token(digest, wanted, terms, named=True), wanted, store)):
+    if (wanted or not must_be_named) and (found := _before(digest, wanted, terms, store, named=named)):
         return found
     sweep(store, clear)
     with workplace(store, clear=clear) as scratch, image_users() as users:
@@ -164,6 +159,20 @@ def _token(archive: str, wanted: Reference | None, terms: Terms, *, named: bool)
     """What tells that this file was imported, on these terms, and for this image of it."""
     text = f"{archive} {terms.keep_set_id} {wanted or ''}"
     return f"{'archive:' if named else UNNAMED}{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _before(
+    archive: str, wanted: Reference | None, terms: Terms, store: Path, *, named: bool
+) -> StoredContainer | None:
+    """What an archive was imported as before; who gives no name also takes what was imported with one."""
+    token = _token(archive, wanted, terms, named=named)
+    found = _known(token, wanted, store)
+    if named:
+        return found
+    if found is not None:
+        _keep(found, token)
+        return found
+    return _known(_token(archive, wanted, terms, named=True), wanted, store)
 
 
 def _keep(found: StoredContainer, token: str) -> None:

@@ -18,7 +18,7 @@ HIDING = ".wh."
 _MAX_LINKS = 40  # as the kernel's (path_resolution(7))
 _MAX_STEPS = 4096
 """Of one walk: a path has at most half as many names, and what a link leads to, too."""
-_STEPS_OF_ENTRY = 64
+_STEPS_OF_ENTRY = 32
 """On the average of a whole image: what is in use lies some ten directories deep."""
 
 
