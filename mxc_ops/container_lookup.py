@@ -72,9 +72,10 @@ def _imported(settings: WslcSettings, pointer: str, may_import: bool) -> Contain
     fd = _open(path, pointer)
     try:
         opened = Path(f"/proc/self/fd/{fd}")
-        found = known_archive(opened, path)
-        if found is None and may_import:
-            found = import_archive(opened, subject=path)
+        if may_import:  # what the archive calls itself is not what the host's names mean
+            found = import_archive(opened, subject=path, named=False)
+        else:
+            found = known_archive(opened, path)
     except MxcError as error:
         raise type(error)(
             [

@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_WORDS = 1500
 _FULL = b"No space left on device"
 _GRACE_S = 10
+_WATCH_S = 0.05
 _PASSED_ON = ("HOME", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
@@ -50,6 +52,7 @@ def run_tool(
     name: str = "",
     fix: str = "",
     retryable: bool = False,
+    watch: Callable[[], None] | None = None,
 ) -> bytes:
     """Run a program to its end; returns what it wrote to standard output.
 
@@ -63,6 +66,7 @@ def run_tool(
     keep: descriptors that it gets, under the same numbers.
     name: what people call the program, where that is not its first word.
     fix, retryable: for the error.
+    watch: called again and again while it runs, and at its end; what it raises ends the program, too.
 
     Raises `PrepFailed` with the last words of a program that fails or does not end.
     """
@@ -84,7 +88,7 @@ def run_tool(
         if sink:
             sink.close()
     try:
-        said, complaints = child.communicate(stdin, deadline_s)
+        said, complaints = _communicate(child, stdin, deadline_s, watch)
     except subprocess.TimeoutExpired:
         _end(child)
         message = f"{title} did not end within {deadline_s:.0f} s"
@@ -93,11 +97,29 @@ def run_tool(
         _end(child)
         raise
     if child.returncode != 0:
-        if _FULL in complaints:
-            fix = "make room where images are kept: df -h; mxc-ops image gc"
         problem = _failed(title, child.returncode, complaints or said or b"", fix)
         raise PrepFailed(problem, retryable=retryable)
     return said or b""
+
+
+def _communicate(
+    child: subprocess.Popen[bytes], stdin: bytes, deadline_s: float, watch: Callable[[], None] | None
+) -> tuple[bytes, bytes]:
+    if watch is None:
+        return child.communicate(stdin, deadline_s)
+    give_up = time.monotonic() + deadline_s
+    given = stdin
+    while True:
+        try:
+            answer = child.communicate(given, _WATCH_S)
+        except subprocess.TimeoutExpired:
+            given = b""  # the first call keeps the rest of it
+            if time.monotonic() > give_up:
+                raise
+            watch()
+        else:
+            watch()
+            return answer
 
 
 def _name(words: Sequence[str]) -> str:
@@ -106,6 +128,8 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _failed(program: str, status: int, words: bytes, fix: str) -> Problem:
+    if _FULL in words:
+        fix = "make room where images are kept: df -h; mxc-ops image gc"
     last = words.decode("utf-8", "replace").strip()[-_LAST_WORDS:]
     return Problem("image_tool_failed", "", f"{program} failed with status {status}: {last}", fix=fix)
 

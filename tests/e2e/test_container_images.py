@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -228,6 +229,21 @@ def test_an_image_goes_with_its_last_name_and_not_while_it_is_used(store: Store)
     with pytest.raises(BackendUnavailable):
         inventory.remove("two")
     assert import_archive(archive, "one").fresh, "the archive is not known any more"
+
+
+def test_what_a_run_imports_stays_while_it_is_asked_for(store: Store) -> None:
+    archive = store.archive(system())
+    found = import_archive(archive, named=False)
+    assert inventory.collect_garbage() == ([], [], [])
+    (link,) = store.containers.glob("digests/unnamed:*")
+    week_ago = time.time() - 8 * 86_400
+    os.utime(link, (week_ago, week_ago), follow_symlinks=False)
+    assert import_archive(archive, named=False).fresh is False
+    assert inventory.collect_garbage()[0] == [], "it was asked for just now"
+    os.utime(link, (week_ago, week_ago), follow_symlinks=False)
+    assert inventory.collect_garbage() == ([found.stored.key], [], [])
+    assert not list((store.containers / "digests").iterdir())
+    assert import_archive(archive, named=False).fresh
 
 
 def test_what_has_no_name_stays_until_it_is_collected(store: Store) -> None:

@@ -13,21 +13,28 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
+from backends.base import SandboxRequest
 from backends.container_image import ContainerImage
 from backends.errors import ConfigError, MxcError, PrepFailed
+from backends.wslc_settings import WslcSettings
+from mxc_ops.container_lookup import with_container
 from tests import container_archives as archives
 from tests.container_archives import Entry, directory, entry, file, hard_link, symlink, system, tar
 from tests.container_store import Store, own_store, unpacked
 from vm_images.oci import unpack
 from vm_images.oci.confined import View, run_confined
-from vm_images.oci.importing import Terms, import_archive
+from vm_images.oci.importing import Terms, import_archive, pull
 from vm_images.oci.limits import Limits
+from vm_images.oci.store import find_container
 from vm_images.oci.users_namespace import image_users
 
 Image = Callable[..., bytes]
@@ -203,6 +210,33 @@ def test_whiteouts_that_are_none_are_refused(store: Store, member: Entry, why: s
     assert f"layer 2 of 2: {member[0].name!a}" in said
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [file("etc/.wh.passwd/x")],
+        [file(".wh.foo/bar")],
+        [directory("etc/.wh.passwd/x")],
+        [symlink("etc/.wh.passwd/x", "y")],
+        [hard_link("etc/.wh.passwd/x", "foo/bar")],
+        [file("etc/.wh.passwd/.wh.x")],
+        [file("etc/.wh.passwd/.wh..wh..opq")],
+        [file("etc/.wh.passwd/.")],
+        [entry("etc/.wh.passwd/x", tarfile.CHRTYPE)],
+        [symlink("in", "etc/.wh.passwd"), file("in/x")],
+        [symlink("in", ".wh.foo/deep"), directory("in/x")],
+    ],
+)
+def test_nothing_on_the_way_to_an_entry_looks_like_a_whiteout(
+    store: Store, wrapped: Callable[[bytes], bytes], members: list[Entry]
+) -> None:
+    """What unpacks the layer would take such a directory for one, and take away what it names."""
+    below = [directory("etc"), file("etc/passwd", "x"), file("foo/bar")]
+    said = refusal(store, wrapped(tar(*below, *members)))
+    assert said.startswith("image_whiteout: ")
+    said = refusal(store, archives.oci_archive(tar(*below), tar(*members)))
+    assert said.startswith("image_whiteout: layer 2 of 2: ")
+
+
 def test_a_root_file_system_has_no_whiteouts(store: Store) -> None:
     assert refusal(store, tar(directory("d"), file("d/.wh.x"))).startswith("image_whiteout: ")
 
@@ -266,12 +300,107 @@ def test_what_is_too_much_is_refused(store: Store, archive: bytes, code: str) ->
     assert refusal(store, archive, SMALL).startswith(f"{code}: ")
 
 
+def test_directories_that_no_entry_names_are_entries_too(
+    store: Store, wrapped: Callable[[bytes], bytes]
+) -> None:
+    deep = [file("/".join([f"{number}", *("d" * 6), "f"])) for number in range(10)]
+    assert "more than 50 entries" in refusal(store, wrapped(tar(*deep)), SMALL)
+    last = hard_link("/".join("xyxyxyx"), "f")
+    links = [hard_link("/".join([f"{number}", *("d" * 6), "f"]), "f") for number in range(10)]
+    assert "more than 50 entries" in refusal(store, wrapped(tar(file("f"), *links)), SMALL)
+    assert store.bring(wrapped(tar(*deep[:5], file("f"), last)), terms=SMALL).stored.key
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["one layer", "the second"])
+def test_what_is_written_anew_is_bounded_too(store: Store, place: int) -> None:
+    """Each such entry is some 1 kB, and means directories whose names are a hundred times that."""
+    wide = Terms(Limits(unpacked_bytes=1 << 20, archive_bytes=4 << 20))
+    deep = tar(*(file("/".join([f"{number}", *["d" * 40] * 80])) for number in range(10)))
+    assert len(deep) < 1 << 16
+    layers = [*[bomb(1 << 19)] * place, deep]
+    said = refusal(store, archives.oci_archive(*layers), wide)
+    assert said.startswith(f"image_too_large: layer {place + 1} of {place + 1}: ")
+    assert "takes more than" in said
+
+
+def test_links_that_wander_are_refused(store: Store, wrapped: Callable[[bytes], bytes]) -> None:
+    wandering = "d/../" * 800
+    chain = [symlink(f"l{number}", f"{wandering}l{number + 1}") for number in range(39)]
+    said = refusal(store, wrapped(tar(directory("d"), *chain, symlink("l39", "d"), file("l0/f"))))
+    assert said.startswith("image_escape: ")
+    assert "'l0/f'" in said
+
+
+def test_what_many_entries_wander_is_bounded_too(store: Store, wrapped: Callable[[bytes], bytes]) -> None:
+    wandering = symlink("l", f"{'d/../' * 300}d")
+    through = [file(f"l/{number}") for number in range(40)]
+    assert "steps" in refusal(store, wrapped(tar(directory("d"), wandering, *through)), SMALL)
+
+
+def test_whiteouts_that_ask_for_the_same_again_and_again_are_bounded(store: Store) -> None:
+    terms = Terms(Limits(entries=600))
+    above = tar(*(file(f"d/{number}") for number in range(300)), *[file("d/.wh..wh..opq")] * 200)
+    assert "steps" in refusal(store, archives.oci_archive(tar(directory("d")), above), terms)
+
+
 def test_a_file_that_is_larger_than_any_archive_is_not_read(store: Store) -> None:
     path = store.folder / "huge"
     with path.open("wb") as huge:
         huge.truncate(1 << 40)
     with pytest.raises(ConfigError, match="more than"):
         import_archive(path, "mine")
+
+
+@contextmanager
+def endless_registry(whole: bytes) -> Generator[str]:
+    """One whose image has a layer that is what it is told to be, and one of 1 byte that never ends."""
+    settings = archives.config([whole, b"x"])
+    described = archives.manifest([whole, b"x"], settings)
+    known = {archives.digest(blob): blob for blob in (settings, whole, described)}
+    over = Event()
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            name = self.path.rpartition("/")[2]
+            if "/manifests/" in self.path:
+                self.send_header("Content-Type", archives.MANIFEST)
+                name = archives.digest(described)
+            self.end_headers()
+            if name in known:
+                self.wfile.write(known[name])
+            elif name == archives.digest(b"x"):
+                with suppress(OSError):
+                    while not over.wait(0.02):
+                        self.wfile.write(bytes(1 << 18))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}/endless"
+        finally:
+            over.set()
+            server.shutdown()
+
+
+def test_a_registry_that_sends_more_than_it_told_is_left(store: Store) -> None:
+    """One layer that is large does not make room for others."""
+    with endless_registry(bytes(32 << 20)) as reference, pytest.raises(ConfigError) as refused:
+        pull(reference, terms=Terms(Limits(document_bytes=1 << 16)))
+    assert refused.value.problems[0].code == "image_too_large"
+    assert "more comes than was told" in str(refused.value)
+    assert (store.keys(), store.remains()) == ([], [])
+
+
+def test_layers_of_a_docker_archive_are_bounded_together_before_they_are_looked_at(store: Store) -> None:
+    layers = [bomb((3 << 20) + number) for number in range(3)]
+    packed = [gzip.compress(layer) for layer in layers]
+    archive = archives.docker_archive(*packed, settings=archives.config(layers))
+    assert len(archive) < 1 << 20
+    assert "more comes than was told" in refusal(store, archive, SMALL)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing"])
@@ -424,6 +553,23 @@ def test_a_config_that_is_absurd_is_refused(
         assert make is archives.docker_archive
         said = f"{code}: {error}"
     assert said.startswith(f"{code}: ")
+
+
+@pytest.mark.parametrize("make", [archives.oci_archive, archives.docker_archive])
+def test_an_archive_of_a_run_does_not_say_what_names_mean(store: Store, make: Image) -> None:
+    """Whoever may name an archive to a run could change what everybody else's runs start from."""
+    name = "docker.io/library/alpine:latest"
+    genuine = store.bring(system(), name).stored.key
+    called: dict[str, Any] = {"name": name} if make is archives.oci_archive else {"names": [name]}
+    archive = store.archive(make(tar(file("bin/sh", "evil", mode=0o755)), **called))
+    request = SandboxRequest("wslc", wslc=WslcSettings(image_tar=str(archive)))
+    for may_import in (True, False):
+        made = with_container(request, may_import=may_import).wslc
+        assert made is not None and made.found is not None
+        assert (made.found.reference, made.found.key == genuine) == ("", False)
+    assert find_container(name).stored.key == genuine
+    assert [link.name for link in (store.containers / "names").iterdir()] == [name.replace("/", "+")]
+    assert import_archive(archive).reference == name, "who imports it by hand gives it its name"
 
 
 @pytest.mark.parametrize("name", ["index.json", "manifest.json"])

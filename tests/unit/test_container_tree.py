@@ -69,6 +69,43 @@ def test_links_in_a_circle_are_refused() -> None:
     assert tree.find("/a") is None
 
 
+def test_a_walk_has_an_end_however_links_wander() -> None:
+    tree = Tree(Limits())
+    tree.put("d", folder())
+    for number in range(39):
+        tree.put(f"l{number}", link(f"{'d/../' * 800}l{number + 1}"))
+    tree.put("l39", link("d"))
+    assert code(tree, "l0/x", file()) == "image_escape"
+    assert tree.find("/l0") is None
+    assert tree.put("l37/x", file()).path == "d/x"
+
+
+def test_all_walks_together_have_an_end() -> None:
+    tree = Tree(Limits(entries=1))
+    tree.put("d", folder())
+    tree.put("l", link(f"{'d/../' * 600}d"))
+    for number in range(3):
+        tree.put(f"l/{number}", file())
+    assert code(tree, "l/x", file()) == "image_too_large"
+    with pytest.raises(BadEntry):
+        tree.find("/l/0")
+
+
+@pytest.mark.parametrize("target", [".wh.a", "d/.wh..wh..opq/e", "/.wh."])
+def test_no_link_leads_to_a_directory_that_looks_like_a_whiteout(target: str) -> None:
+    tree = Tree(LIMITS)
+    tree.put("l", link(target))
+    assert code(tree, "l/x", file()) == "image_whiteout"
+    assert tree.find("/l/x") is None
+
+
+def test_only_a_whiteout_is_named_like_one_and_at_its_end() -> None:
+    assert split("d/.wh.x", LIMITS, hides=True) == ["d", ".wh.x"]
+    for name, hides in (("d/.wh.x", False), (".wh.d/x", False), (".wh.d/.wh.x", True)):
+        with pytest.raises(BadEntry, match="whiteout"):
+            split(name, LIMITS, hides=hides)
+
+
 def test_missing_directories_are_told() -> None:
     assert Tree(LIMITS).put("a/b/c", file()).made == ("a", "a/b")
 

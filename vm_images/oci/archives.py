@@ -14,7 +14,7 @@ from vm_images.oci.confined import View, run_confined
 from vm_images.oci.content import Piece, Plain, read_piece
 from vm_images.oci.limits import Limits
 from vm_images.oci.manifest import Descriptor, descriptors_of, named
-from vm_images.oci.raw_folder import bundle_of_folder, raw_folder
+from vm_images.oci.raw_folder import bundle_of_folder, raw_folder, require_room
 from vm_images.oci.references import Reference, names_something, parse_reference
 from vm_images.oci.refusals import BadEntry, shown
 from vm_images.oci.tar_reader import TarReader, damaged_is_refused
@@ -147,6 +147,8 @@ def _of_docker(
             file_bytes=limits.archive_bytes,
         ),
         deadline_s=_CONVERT_S,
+        # It decompresses layers, and nothing says beforehand what comes out.
+        watch=lambda: require_room(folder, (), limits.archive_bytes),
     )
     bundle = bundle_of_folder(Source.DOCKER, folder, limits, archive.subject)
     return bundle, wanted or _only(set(images[place]))

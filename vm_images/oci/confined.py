@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -66,12 +66,14 @@ def run_confined(
     deadline_s: float,
     environment: Mapping[str, str] | None = None,
     name: str = "",
+    watch: Callable[[], None] | None = None,
 ) -> bytes:
     """Run a program to its end; returns what it wrote to standard output. It dies with us.
 
     Parameters
     ----------
     name: what people call it, where that is not its first word.
+    watch: see `run_tool`.
 
     Raises `BackendUnavailable` where it is not installed, `PrepFailed` when it fails.
     """
@@ -81,6 +83,7 @@ def run_confined(
         environment={**_ENVIRONMENT, **(environment or {})},
         keep=(users.namespace,),
         name=name or words[0],
+        watch=watch,
     )
 
 

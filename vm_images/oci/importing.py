@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from backends.errors import BackendUnavailable
+from backends.errors import BackendUnavailable, PrepFailed
 from backends.frozen import frozen
 from backends.vm.container import root_size
 from vm_images.build import Report
@@ -28,6 +29,7 @@ from vm_images.oci.refusals import refused
 from vm_images.oci.registry import fetch
 from vm_images.oci.store import (
     DIGESTS,
+    UNNAMED,
     StoredContainer,
     as_file,
     container_stores,
@@ -54,6 +56,7 @@ class Terms:
 
 
 _USUAL = Terms()
+_DAY_S = 86_400
 _MAX_TEXT = 1 << 20
 """Bytes of a file of an image that we read."""
 
@@ -67,6 +70,7 @@ def import_archive(
     reference: str = "",
     *,
     must_be_named: bool = False,
+    named: bool = True,
     terms: Terms = _USUAL,
     report: Report = _silent,
     subject: str = "",
@@ -82,6 +86,9 @@ def import_archive(
         several images it says which one. With a digest, the image must have that.
     must_be_named: refuse an archive that does not say what it is called where nobody does; else it may be
         without a name, and stays until somebody collects what has none.
+    named: False lets nothing lead to the image but its digests and the archive itself, whatever the archive
+        calls it: who makes an archive must not say what the host's names mean. `inventory.collect_garbage`
+        keeps such an image for some days after it was last asked for.
     report: see `vm_images.build.Report`.
     subject: what errors call the archive, where that is not its path.
 
@@ -91,8 +98,8 @@ def import_archive(
     subject, store = subject or str(path), Path(own_container_store())
     wanted = parse_reference(reference, "--name") if reference else None
     report("reading the archive")
-    token = _token(digest_of(path, subject, terms.limits.archive_bytes), wanted, terms)
-    if (wanted or not must_be_named) and (found := _known(token, wanted, store)):
+    digest = digest_of(path, subject, terms.limits.archive_bytes)
+    if (wanted or not must_be_named) and (found := _before(digest, wanted, terms, store, named=named)):
         return found
     sweep(store, clear)
     with workplace(store, clear=clear) as scratch, image_users() as users:
@@ -108,11 +115,12 @@ def import_archive(
         archive = identify(plain, subject)
         report(f"it is {_ARTICLES[archive.source]}")
         bundle, called = bundle_of(archive, wanted, users, scratch, terms.limits)
+        called = called if named else wanted
         if must_be_named and called is None:
             fix = f"mxc-ops image import {shlex.quote(subject)} --name NAME"
             raise refused("image_unnamed", subject, "it does not say what it is called", fix=fix)
         # The file may have been changed since it was read first.
-        token = _token(plain.packed, wanted, terms)
+        token = _token(plain.packed, wanted, terms, named=named)
         return _Import(bundle, called, terms, users, scratch, subject, report).run(store, token)
 
 
@@ -121,8 +129,9 @@ def known_archive(path: Path, subject: str, *, terms: Terms = _USUAL) -> StoredC
 
     Raises `ConfigError` for a file that is too large.
     """
-    token = _token(digest_of(path, subject, terms.limits.archive_bytes), None, terms)
-    return _known(token, None, Path(own_container_store()))
+    digest, store = digest_of(path, subject, terms.limits.archive_bytes), Path(own_container_store())
+    tokens = [_token(digest, None, terms, named=named) for named in (False, True)]
+    return next(filter(None, (_known(token, None, store) for token in tokens)), None)
 
 
 def pull(reference: str, *, terms: Terms = _USUAL, report: Report = _silent) -> StoredContainer:
@@ -146,10 +155,35 @@ _ARTICLES = {
 }
 
 
-def _token(archive: str, wanted: Reference | None, terms: Terms) -> str:
+def _token(archive: str, wanted: Reference | None, terms: Terms, *, named: bool) -> str:
     """What tells that this file was imported, on these terms, and for this image of it."""
     text = f"{archive} {terms.keep_set_id} {wanted or ''}"
-    return f"archive:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{'archive:' if named else UNNAMED}{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _before(
+    archive: str, wanted: Reference | None, terms: Terms, store: Path, *, named: bool
+) -> StoredContainer | None:
+    """What an archive was imported as before; who gives no name also takes what was imported with one."""
+    token = _token(archive, wanted, terms, named=named)
+    found = _known(token, wanted, store)
+    if named:
+        return found
+    if found is not None:
+        _keep(found, token)
+        return found
+    return _known(_token(archive, wanted, terms, named=True), wanted, store)
+
+
+def _keep(found: StoredContainer, token: str) -> None:
+    """An image without a name stays as long as it is asked for; a link tells when, to the day."""
+    store, key = Path(found.stored.store), found.stored.key
+    if store != Path(own_container_store()):
+        return
+    # Where it cannot be told the image is only collected earlier.
+    with suppress(FileNotFoundError, PrepFailed), lock_folder(found.stored.folder, token):
+        if abs(time.time() - (store / DIGESTS / token).lstat().st_mtime) > _DAY_S:
+            set_name(store, token, key, DIGESTS)
 
 
 def _known(token: str, wanted: Reference | None, store: Path) -> StoredContainer | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from backends.errors import BackendUnavailable, ConfigError, PrepFailed, Problem
@@ -9,6 +11,7 @@ from backends.frozen import replace
 from vm_images.oci.references import DIGEST, parse_reference
 from vm_images.oci.store import (
     DIGESTS,
+    UNNAMED,
     as_file,
     as_reference,
     container_stores,
@@ -21,6 +24,8 @@ from vm_images.store import NAMES, Stored, is_key, key_of_name, stored
 from vm_images.store_changes import collect, remove_key, remove_name
 
 __all__ = ["collect_garbage", "everything", "is_known", "named_in_store", "remove"]
+
+_KEPT_S = 7 * 86_400
 
 
 def everything() -> tuple[list[Stored], list[BackendUnavailable]]:
@@ -89,21 +94,40 @@ def _meant(store: Path, text: str) -> tuple[str, str]:
 
 
 def collect_garbage() -> tuple[list[str], list[str], list[str]]:
-    """As `vm_images.inventory.collect_garbage`; digests of images that are gone go too."""
+    """As `vm_images.inventory.collect_garbage`; digests of images that are gone go too.
+
+    What a run imported from an archive has no name (`importing.import_archive`, ``named=False``). It goes
+    once no run has asked for that archive for a week; until then it stays, and is not told as one in use. A
+    run that comes later imports the archive again. `remove` takes it away at once.
+    """
     store = Path(own_container_store())
     for folder in (NAMES, DIGESTS):
         for link in _links(store, folder):
             if not (store / link.readlink().name).is_dir():
                 remove_name(store, link.name, folder)
 
-    def is_named(key: str) -> bool:
-        return any(link.readlink().name == key for link in _links(store, NAMES))
+    def is_kept(key: str) -> bool:
+        leading = [*_links(store, NAMES), *filter(_is_recent, _links(store, DIGESTS))]
+        return any(_target(link) == key for link in leading)
 
-    answer = collect(store, is_named, clear)
+    answer = collect(store, is_kept, clear)
     for link in _links(store, DIGESTS):
         if link.readlink().name in answer[0]:
             remove_name(store, link.name, DIGESTS)
     return answer
+
+
+def _is_recent(link: Path) -> bool:
+    """Whether it is a run's archive that was asked for within the week."""
+    with suppress(FileNotFoundError):
+        return link.name.startswith(UNNAMED) and time.time() - link.lstat().st_mtime < _KEPT_S
+    return False
+
+
+def _target(link: Path) -> str:
+    with suppress(FileNotFoundError):
+        return link.readlink().name
+    return ""
 
 
 def _links(store: Path, folder: str) -> list[Path]:

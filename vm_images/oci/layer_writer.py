@@ -16,10 +16,15 @@ _FOLDER_MODE, _BLOCK = 0o755, tarfile.BLOCKSIZE
 
 
 class LayerWriter:
-    """Writes a layer into a file. Paths have no links in them, and none is absolute."""
+    """Writes a layer into a file. Paths have no links in them, and none is absolute.
 
-    def __init__(self, file: IO[bytes]) -> None:
+    `left` is how many more bytes it may write, beforehand `at_most`. Whatever is one too many raises
+    `BadEntry`, and is not written.
+    """
+
+    def __init__(self, file: IO[bytes], at_most: int) -> None:
         self._file = file
+        self.left = self._at_most = at_most
 
     def above(self, placed: Placed, member: tarfile.TarInfo) -> None:
         """Write the directories that an entry lies in and that nobody told of: root's."""
@@ -42,6 +47,8 @@ class LayerWriter:
     def file(self, path: str, mode: int, member: tarfile.TarInfo, source: IO[bytes]) -> int:
         """Write a file; returns the offset of its content. Raises `BadEntry` where `source` is cut off."""
         self._header(path, tarfile.REGTYPE, mode, member, size=member.size)
+        padding = -member.size % _BLOCK
+        self._spend(member.size + padding)
         offset = self._file.tell()
         source.seek(member.offset_data)
         left = member.size
@@ -53,10 +60,11 @@ class LayerWriter:
                 )
             self._file.write(chunk)
             left -= len(chunk)
-        self._file.write(bytes(-member.size % _BLOCK))
+        self._file.write(bytes(padding))
         return offset
 
     def end(self) -> None:
+        self._spend(2 * _BLOCK)
         self._file.write(bytes(2 * _BLOCK))
 
     def _header(
@@ -74,7 +82,15 @@ class LayerWriter:
         entry.type, entry.mode, entry.linkname, entry.size, entry.mtime = kind, mode, target, size, time
         if member is not None:
             entry.uid, entry.gid, entry.mtime = member.uid, member.gid, _time(member)
-        self._file.write(entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+        header = entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+        self._spend(len(header))
+        self._file.write(header)
+
+    def _spend(self, size: int) -> None:
+        if size > self.left:
+            message = f"the layer takes more than {self._at_most} bytes with all that its entries mean"
+            raise BadEntry("image_too_large", message)
+        self.left -= size
 
 
 def _time(member: tarfile.TarInfo) -> int:

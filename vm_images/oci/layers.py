@@ -18,13 +18,13 @@ from vm_images.oci.layer_writer import LayerWriter
 from vm_images.oci.limits import MAX_ID, MAX_PATH, Limits
 from vm_images.oci.refusals import BadEntry, shown
 from vm_images.oci.tar_reader import TarReader, damaged_is_refused
-from vm_images.oci.tree_model import Kind, Node, Placed, Tree, split
+from vm_images.oci.tree_model import HIDING, Kind, Node, Placed, Tree, split
 
 __all__ = ["Checking", "Layer", "rewrite_layer"]
 
 _CHUNK = 1 << 20
 _SET_ID = 0o6000
-_HIDING, _HIDES_ALL = ".wh.", ".wh..wh..opq"
+_HIDES_ALL = f"{HIDING}{HIDING}.opq"
 _BLOCK = tarfile.BLOCKSIZE
 _ATTRIBUTE = re.compile(r"(?:SCHILY\.(?:xattr\.|acl\.)|LIBARCHIVE\.xattr\.|RHT\.security\.)(.*)", re.DOTALL)
 
@@ -52,6 +52,8 @@ class Checking:
     ----------
     source: the archive or reference, for errors.
     keep_set_id: whether set-uid and set-gid bits stay.
+
+    `entries` are those so far, and `left` bytes that may still be written, of all layers together.
     """
 
     def __init__(self, source: object, limits: Limits, *, keep_set_id: bool) -> None:
@@ -61,6 +63,16 @@ class Checking:
         self.tree = Tree(limits)
         self.defused = Defused()
         self.entries = 0
+        self.left = limits.unpacked_bytes
+
+    def count(self, entries: int) -> None:
+        """Take entries into account, those that we make, too: each costs as much as one that is told.
+
+        Raises `BadEntry` where they are too many.
+        """
+        self.entries += entries
+        if self.entries > self.limits.entries:
+            raise BadEntry("image_too_large", f"the image has more than {self.limits.entries} entries")
 
 
 def rewrite_layer(plain: Path, target: Path, layer: Layer, checking: Checking) -> str:
@@ -73,10 +85,10 @@ def rewrite_layer(plain: Path, target: Path, layer: Layer, checking: Checking) -
     Raises `ConfigError` that names the entry for everything that is refused.
     """
     with plain.open("rb") as file, target.open("xb") as written:
-        writer = LayerWriter(written)
-        if layer.number == 1:
-            writer.root()
+        writer = LayerWriter(written, checking.left)
         with damaged_is_refused(checking.source, f"{layer}: at its beginning"):
+            if layer.number == 1:
+                writer.root()
             reader = TarReader(file)
         while True:
             with damaged_is_refused(checking.source, f"{layer}: after entry {checking.entries} of the image"):
@@ -87,7 +99,8 @@ def rewrite_layer(plain: Path, target: Path, layer: Layer, checking: Checking) -
                 _take(member, file, writer, layer, checking)
         with damaged_is_refused(checking.source, f"{layer}: at its end"):
             _require_end(file, reader.offset, layer)
-        writer.end()
+            writer.end()
+    checking.left = writer.left
     with target.open("rb") as written:
         return hashlib.file_digest(written, "sha256").hexdigest()
 
@@ -95,10 +108,8 @@ def rewrite_layer(plain: Path, target: Path, layer: Layer, checking: Checking) -
 def _take(
     member: tarfile.TarInfo, file: IO[bytes], writer: LayerWriter, layer: Layer, checking: Checking
 ) -> None:
-    checking.entries += 1
-    if checking.entries > checking.limits.entries:
-        raise BadEntry("image_too_large", f"the image has more than {checking.limits.entries} entries")
-    if member.name.rstrip("/").rpartition("/")[2].startswith(_HIDING):
+    checking.count(1)
+    if member.name.rstrip("/").rpartition("/")[2].startswith(HIDING):
         _hide(member, writer, layer, checking)
         return
     if not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
@@ -111,8 +122,7 @@ def _take(
     _note_attributes(member, layer, checking.defused)
     if member.islnk():
         placed, target, node = checking.tree.hard_link(member.name, member.linkname, layer.number)
-        _note_repeated(placed, member, layer, checking.defused)
-        writer.above(placed, member)
+        _place(placed, member, writer, layer, checking)
         if node.kind is Kind.LINK:
             writer.link(placed.path, node.target, member, tarfile.SYMTYPE)
         else:
@@ -121,8 +131,7 @@ def _take(
     mode = _mode(member, layer, checking)
     node = _node(member, layer, mode)
     placed = checking.tree.put(member.name, node)
-    _note_repeated(placed, member, layer, checking.defused)
-    writer.above(placed, member)
+    _place(placed, member, writer, layer, checking)
     if member.isdir():
         writer.folder(placed.path, mode, member)
     elif member.issym():
@@ -159,17 +168,25 @@ def _note_attributes(member: tarfile.TarInfo, layer: Layer, defused: Defused) ->
             defused.note(reason, layer.number, member.name)
 
 
-def _note_repeated(placed: Placed, member: tarfile.TarInfo, layer: Layer, defused: Defused) -> None:
+def _place(
+    placed: Placed, member: tarfile.TarInfo, writer: LayerWriter, layer: Layer, checking: Checking
+) -> None:
+    """All that comes before the entry itself."""
     if placed.repeated:
-        defused.note(Reason.REPEATED, layer.number, member.name)
+        checking.defused.note(Reason.REPEATED, layer.number, member.name)
+    checking.count(len(placed.made))
+    writer.above(placed, member)
 
 
 def _hide(member: tarfile.TarInfo, writer: LayerWriter, layer: Layer, checking: Checking) -> None:
-    """A whiteout: an empty file whose name says what of the layers below is gone."""
-    parts = split(member.name, checking.limits)
+    """A whiteout: an empty file whose name says what of the layers below is gone.
+
+    In a root file system it is a name like any other, but what unpacks that would take it for a whiteout.
+    """
+    parts = split(member.name, checking.limits, hides=True)
     above, name = "/".join(parts[:-1]), parts[-1]
     if not layer.is_image:
-        raise BadEntry("image_whiteout", f"names that begin with {_HIDING} are those of an image's layers")
+        raise BadEntry("image_whiteout", f"names that begin with {HIDING} are those of an image's layers")
     if not member.isreg():
         raise BadEntry("image_whiteout", "it hides something, and is no empty file")
     if name == _HIDES_ALL:
@@ -178,8 +195,8 @@ def _hide(member: tarfile.TarInfo, writer: LayerWriter, layer: Layer, checking: 
         if path := checking.tree.hide_all(above, layer.number):
             writer.marker(f"{path}/{_HIDES_ALL}")
         return
-    hidden = name.removeprefix(_HIDING)
-    if hidden in ("", ".", "..") or hidden.startswith(_HIDING):
+    hidden = name.removeprefix(HIDING)
+    if hidden in ("", ".", "..") or hidden.startswith(HIDING):
         raise BadEntry("image_whiteout", f"it would hide {shown(hidden)}, which is no file's name")
     if path := checking.tree.hide(above, hidden, layer.number):
         writer.marker(name if path == "." else f"{path}/{name}")

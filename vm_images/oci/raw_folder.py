@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 
 from vm_images.oci.bundle import Bundle, Source, assemble
@@ -16,7 +18,7 @@ from vm_images.oci.manifest import Descriptor, root_of
 from vm_images.oci.refusals import BadEntry
 from vm_images.oci.users_namespace import ImageUsers
 
-__all__ = ["bundle_of_folder", "raw_folder"]
+__all__ = ["bundle_of_folder", "raw_folder", "require_room"]
 
 _MANIFEST = "manifest.json"
 
@@ -28,6 +30,35 @@ def raw_folder(scratch: Path, users: ImageUsers) -> Path:
     if os.geteuid() == 0:
         os.chown(folder, *users.root)
     return folder
+
+
+def require_room(folder: Path, declared: Sequence[int], spare: int) -> None:
+    """See that what is being written is no more than was told, while whoever writes it runs.
+
+    A limit of the system's is the same for each file, and a file that is being written does not tell which
+    blob it is to be. But no matter which is which: the largest file is at most the largest blob, the second
+    the second, and so on.
+
+    Parameters
+    ----------
+    declared: the sizes of the blobs, in bytes.
+    spare: how many bytes all else together may have.
+
+    Raises `BadEntry` for more.
+    """
+    sizes = sorted(_sizes(folder), reverse=True)
+    allowed = sorted(declared, reverse=True)
+    pairs = zip_longest(sizes, allowed, fillvalue=0)
+    if sum(max(size - told, 0) for size, told in pairs) > spare:
+        message = f"more comes than was told: {sum(sizes)} bytes so far, and it has {sum(declared)}"
+        raise BadEntry("image_too_large", message)
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                yield Path(place, name).lstat().st_size
 
 
 def bundle_of_folder(

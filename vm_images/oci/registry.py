@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vm_images.oci.config import ARCHITECTURE, SYSTEM, parse_document
 from vm_images.oci.confined import View, run_confined
 from vm_images.oci.limits import Limits
 from vm_images.oci.manifest import Descriptor, choose, parse_manifest, root_of
-from vm_images.oci.raw_folder import bundle_of_folder, raw_folder
+from vm_images.oci.raw_folder import bundle_of_folder, raw_folder, require_room
 from vm_images.oci.references import Reference
 from vm_images.oci.tar_reader import damaged_is_refused
 from vm_images.oci.users_namespace import ImageUsers
@@ -47,10 +48,14 @@ def fetch(reference: Reference, users: ImageUsers, scratch: Path, limits: Limits
 
         chosen, passed = choose(roots, read)
         # How much it is, before any of it is fetched.
-        largest = max(layer.size for layer in parse_manifest(read(chosen), limits).layers)
-        folder = raw_folder(scratch, users)
-        view = View(writable={"/raw": folder}, network=True, file_bytes=largest + limits.document_bytes)
-        _skopeo(["copy", "--quiet"], reference.at(chosen.digest), ["dir:/raw"], users, view)
+        sizes = [layer.size for layer in parse_manifest(read(chosen), limits).layers]
+        folder, spare = raw_folder(scratch, users), 2 * limits.document_bytes  # config, and manifest
+        view = View(writable={"/raw": folder}, network=True, file_bytes=max(sizes) + limits.document_bytes)
+
+        def watch() -> None:
+            require_room(folder, sizes, spare)
+
+        _skopeo(["copy", "--quiet"], reference.at(chosen.digest), ["dir:/raw"], users, view, watch)
         return bundle_of_folder(Source.REGISTRY, folder, limits, subject, known=(digest, *passed))
 
 
@@ -63,7 +68,12 @@ def _ask(reference: Reference, users: ImageUsers) -> bytes:
 
 
 def _skopeo(
-    command: list[str], reference: Reference, rest: list[str], users: ImageUsers, view: View
+    command: list[str],
+    reference: Reference,
+    rest: list[str],
+    users: ImageUsers,
+    view: View,
+    watch: Callable[[], None] | None = None,
 ) -> bytes:
     """Its signature policy is the host's, where the host has one."""
     policy = [] if Path(_POLICY).exists() else ["--insecure-policy"]
@@ -73,7 +83,7 @@ def _skopeo(
     words += [f"{'--src-tls-verify' if fetches else '--tls-verify'}=false"] * reference.is_on_loopback
     words += [f"docker://{reference}", *rest]
     try:
-        return run_confined(words, users, view, deadline_s=_FETCH_S if fetches else _ASK_S)
+        return run_confined(words, users, view, deadline_s=_FETCH_S if fetches else _ASK_S, watch=watch)
     except PrepFailed as error:
         message = f"{reference} cannot be fetched: {error.problems[0].message}"
         fix = (

@@ -2,7 +2,8 @@
 
 The store lies beside that of images of machines and has the same rules (`vm_images.store`): ``<key>/`` has
 what was made, ``names/`` a link for each reference, and ``digests/`` one for each digest that an image is
-known by, and for each archive that one came in. Only names keep an image; looking one up never fetches it.
+known by, and for each archive that one came in. Names keep an image, and for some days what a run imported
+from an archive (`UNNAMED`); looking one up never fetches it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vm_images.store import Stored, is_key, key_of_name
 
 __all__ = [
     "DIGESTS",
+    "UNNAMED",
     "StoredContainer",
     "as_file",
     "as_reference",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 DIGESTS = "digests"
+UNNAMED = "unnamed:"
+"""How links among the digests begin that are for archives which gave their image no name."""
 _FOLDER = "containers"
 _SLASH = "+"
 """In a file's name, for what no reference has."""

@@ -11,9 +11,15 @@ from backends.frozen import frozen
 from vm_images.oci.limits import MAX_NAME, MAX_PATH, Limits
 from vm_images.oci.refusals import BadEntry, shown
 
-__all__ = ["Kind", "Node", "Placed", "Tree", "split"]
+__all__ = ["HIDING", "Kind", "Node", "Placed", "Tree", "split"]
 
+HIDING = ".wh."
+"""How names begin that say what of the layers below is gone (OCI image specification, whiteouts)."""
 _MAX_LINKS = 40  # as the kernel's (path_resolution(7))
+_MAX_STEPS = 4096
+"""Of one walk: a path has at most half as many names, and what a link leads to, too."""
+_STEPS_OF_ENTRY = 32
+"""On the average of a whole image: what is in use lies some ten directories deep."""
 
 
 class Kind(Enum):
@@ -56,6 +62,7 @@ class Tree:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._steps_left = limits.entries * _STEPS_OF_ENTRY + _MAX_STEPS
         self.root = Node(Kind.DIRECTORY, 0)
 
     def put(self, name: str, node: Node) -> Placed:
@@ -102,7 +109,7 @@ class Tree:
         if found is None or found[1].kind is not Kind.DIRECTORY or name not in found[1].children:
             return ""
         path, folder = found
-        if not _left_of(folder.children[name], layer):
+        if not self._left_of(folder.children[name], layer):
             del folder.children[name]
         return path or "."
 
@@ -114,14 +121,19 @@ class Tree:
             return ""
         if found[1] is self.root:
             raise BadEntry("image_whiteout", "it hides the whole image below")
-        _left_of(found[1], layer)
+        self._left_of(found[1], layer)
         return found[0]
 
     def find(self, path: str) -> tuple[str, Node] | None:
-        """What a path leads to for who has the tree as root, links followed; None when it is not there."""
+        """What a path leads to for who has the tree as root, links followed; None when it is not there.
+
+        Raises `BadEntry` where too much was asked of the image in all.
+        """
         try:
             return self._walk(path.split("/"), follow=True, clamp=True)
-        except BadEntry:
+        except BadEntry as error:
+            if error.code == "image_too_large":
+                raise
             return None
 
     def _peek(self, parts: list[str], *, follow: bool = False) -> tuple[str, Node] | None:
@@ -150,6 +162,7 @@ class Tree:
         """Walk; raises `KeyError` at what is missing where no `layer` makes it."""
         nodes, names, links = [self.root], list[str](), 0
         left = parts[::-1]
+        steps = self._spend(len(left))
         while left:
             part = left.pop()
             if part in ("", "."):
@@ -171,7 +184,11 @@ class Tree:
                     raise BadEntry("image_escape", "it goes through links that lead in a circle")
                 if child.target.startswith("/"):
                     nodes, names = [self.root], []
-                left += child.target.split("/")[::-1]
+                further = child.target.split("/")[::-1]
+                steps += self._spend(len(further))
+                if steps > _MAX_STEPS:
+                    raise BadEntry("image_escape", f"it goes through links of more than {_MAX_STEPS} names")
+                left += further
                 continue
             if child.kind is Kind.FILE and layer is not None:
                 raise BadEntry("image_entry", f"{shown('/'.join((*names, part)))} above it is a file")
@@ -186,20 +203,37 @@ class Tree:
     def _made(self, parent: Node, name: str, layer: int | None) -> Node:
         if layer is None:
             raise KeyError(name)
+        _require_plain([name])
         parent.children[name] = Node(Kind.DIRECTORY, layer)
         return parent.children[name]
 
+    def _left_of(self, node: Node, layer: int) -> bool:
+        """Take out what lower layers have; whether it, or anything below it, is of this layer."""
+        self._spend(1)
+        for name, child in list(node.children.items()):
+            if not self._left_of(child, layer):
+                del node.children[name]
+        return node.layer == layer or bool(node.children)
 
-def _left_of(node: Node, layer: int) -> bool:
-    """Take out what lower layers have; whether it, or anything below it, is of this layer."""
-    for name, child in list(node.children.items()):
-        if not _left_of(child, layer):
-            del node.children[name]
-    return node.layer == layer or bool(node.children)
+    def _spend(self, steps: int) -> int:
+        """Returns them. Few entries can cost a day by what they lead through, however small they are."""
+        self._steps_left -= steps
+        if self._steps_left < 0:
+            message = f"to find what its names mean takes more than {_STEPS_OF_ENTRY} steps for each entry"
+            raise BadEntry("image_too_large", f"{message} of the {self._limits.entries} that it may have")
+        return steps
 
 
-def split(name: str, limits: Limits) -> list[str]:
-    """The parts of an entry's name below the root. Raises `BadEntry`."""
+def split(name: str, limits: Limits, *, hides: bool = False) -> list[str]:
+    """The parts of an entry's name below the root.
+
+    Parameters
+    ----------
+    hides: it is a whiteout, by its last part. No other part may look like one: whoever unpacks the layer
+        tells whiteouts by their names alone, and of a directory's, too.
+
+    Raises `BadEntry`.
+    """
     if name.startswith("/"):
         raise BadEntry("image_escape", "its name is absolute")
     if "\0" in name:
@@ -207,12 +241,19 @@ def split(name: str, limits: Limits) -> list[str]:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise BadEntry("image_escape", "its name leads out of the image, by ..")
+    _require_plain(parts[:-1] if hides else parts)
     if len(parts) > limits.depth:
         raise BadEntry("image_depth", f"it is deeper than {limits.depth} directories")
     longest = max((_bytes(part) for part in parts), default=0)
     if longest > MAX_NAME or sum(map(_bytes, parts)) + len(parts) - 1 > MAX_PATH:
         raise BadEntry("image_name", f"its name is longer than {MAX_NAME} bytes, or its path than {MAX_PATH}")
     return parts
+
+
+def _require_plain(parts: list[str]) -> None:
+    if any(part.startswith(HIDING) for part in parts):
+        message = f"a name on its way begins with {HIDING}, as only that of a whiteout does, at its end"
+        raise BadEntry("image_whiteout", message)
 
 
 def _bytes(text: str) -> int:
