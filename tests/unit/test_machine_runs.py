@@ -139,8 +139,9 @@ def test_people_and_programs_are_told_of_conflicts_and_late_warnings(
     assert main(["run", config()]) == 3
     assert capfd.readouterr().err.splitlines() == [
         "mxc-ops: warning: the clock was set back",
-        "mxc-ops: warning: /srv/a\\x1b[1m was changed on the host during the run, or is denied to the sandbox,"
-        " and stays as it is; the sandbox's version is kept as /srv/a.mxc-guest-1 (granted by /filesystem/readwritePaths/0)",
+        "mxc-ops: warning: /srv/a\\x1b[1m was changed on the host during the run, or is denied to the"
+        " sandbox, and stays as it is; the sandbox's version is kept as /srv/a.mxc-guest-1"
+        " (granted by /filesystem/readwritePaths/0)",
     ]
     assert main(["run", "--json", config()]) == 3
     told = json.loads(capfd.readouterr().err)
