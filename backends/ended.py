@@ -39,8 +39,9 @@ class Usage:
 
 @frozen
 class Conflict:
-    """A file of a read-write grant that host and sandbox both changed: `path` is the host's, untouched,
-    `kept_as` holds the sandbox's version beside it; "" where that has no content of its own."""
+    """What the sandbox changed in a read-write grant, and the host had changed too, or denies: `path` is the
+    host's, untouched, `kept_as` holds the sandbox's version beside it; "" where that has no content of its
+    own: it was removed, or given other permissions."""
 
     path: str
     kept_as: str

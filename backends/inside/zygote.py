@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import datetime
 import errno
+import faulthandler
 import fcntl
 import functools
 import gc
@@ -44,6 +45,7 @@ import time
 import traceback
 import types
 import typing
+import warnings
 from importlib.machinery import BuiltinImporter
 
 # Imported for the programs' sake: they find them loaded.
@@ -251,6 +253,17 @@ def _filter(records: Records) -> None:
     _prctl(_STEP_SECCOMP, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(head))
 
 
+def _take_settings() -> None:
+    """Of the environment, what an interpreter does when it starts. Not before the program is confined:
+    filters of warnings may name classes of its own modules, which are imported."""
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable(2)
+    if filters := os.environ.get("PYTHONWARNINGS"):
+        sys.warnoptions.extend(filters.split(","))
+        warnings._processoptions(sys.warnoptions)  # type: ignore[attr-defined]
+
+
 def run(source: str) -> typing.NoReturn:
     """Run the source as ``python3 -c`` does, and end as it does, but without taking the interpreter apart."""
     main = types.ModuleType("__main__")
@@ -259,6 +272,7 @@ def run(source: str) -> typing.NoReturn:
     code = 0
     interrupted = False
     try:
+        _take_settings()
         exec(compile(source, "<string>", "exec", dont_inherit=True), vars(main))  # noqa: S102
     except SystemExit as exit_:
         code = _exit_code(exit_)

@@ -19,8 +19,13 @@ def printable(text: str) -> str:
 
 
 def conflict_text(conflict: Conflict) -> str:
-    """What people are told of a file that host and sandbox both changed."""
+    """What people are told of what the sandbox changed, and the host had changed too, or denies."""
+    sandboxs = (
+        f"the sandbox's version is kept as {conflict.kept_as}"
+        if conflict.kept_as
+        else "that the sandbox removed it, or gave it other permissions, has no effect"
+    )
     return (
-        f"{conflict.path} was changed on the host during the run and stays as it is;"
-        f" the sandbox's version is kept as {conflict.kept_as} (granted by {conflict.pointer})"
+        f"{conflict.path} was changed on the host during the run, or is denied to the sandbox,"
+        f" and stays as it is; {sandboxs} (granted by {conflict.pointer})"
     )

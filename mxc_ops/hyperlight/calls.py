@@ -16,10 +16,11 @@ from typing import Any, cast
 from backends.frozen import frozen
 from mxc_ops.hyperlight.frames import Breach, as_json
 from mxc_ops.hyperlight.result import ToolCall
+from mxc_ops.hyperlight.serving import TOOL, serving
 from mxc_ops.hyperlight.tools import BadArguments, Tool
 from mxc_ops.hyperlight.workers import Workers
 
-__all__ = ["MOST_AT_ONCE", "MOST_THREADS", "Calls", "Host", "serving"]
+__all__ = ["MOST_AT_ONCE", "MOST_THREADS", "Calls", "Host"]
 
 MOST_AT_ONCE = 64
 MOST_THREADS = 2 * MOST_AT_ONCE
@@ -28,9 +29,6 @@ MOST_THREADS = 2 * MOST_AT_ONCE
 _MOST_WORDS = 2000
 _MOST_SHOWN = 1000
 _LAST_ID = 1 << 53
-
-serving: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("serving", default=frozenset())
-"""Whose calls the code that asks is serving, by the id of the object."""
 
 
 @frozen
@@ -126,7 +124,8 @@ class Calls:
         answers: list[bytes] = []
         while self._done:
             call, content, error = self._done.popleft()
-            if self._open.pop(call.number, None) is call:  # else its time was up
+            if self._open.get(call.number) is call:  # else its time was up, and another may have its number
+                del self._open[call.number]
                 call.error, call.ended = error, time.monotonic()
                 answers.append(content)
         now = time.monotonic()
@@ -165,16 +164,16 @@ class Calls:
             self._refuse(call, "Busy", "all threads for functions of the host are at work")
 
     def _made(self, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        serving.set(serving.get() | {self._host.owner})
-        checked, named = tool.check(args, kwargs)
-        return tool.function(*checked, **named)
+        with serving(self._host.owner, TOOL):
+            checked, named = tool.check(args, kwargs)
+            return tool.function(*checked, **named)
 
     def _begin_async(self, call: _Call, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> None:
         async def work() -> None:
             try:
-                serving.set(serving.get() | {self._host.owner})
-                checked, named = tool.check(args, kwargs)
-                self._answer(call, await tool.function(*checked, **named))
+                with serving(self._host.owner, TOOL):
+                    checked, named = tool.check(args, kwargs)
+                    self._answer(call, await tool.function(*checked, **named))
             except asyncio.CancelledError as error:
                 self._fail(call, error)
                 raise

@@ -17,7 +17,7 @@ from backends.errors import ConfigError, LifecycleError, PolicyRefused, Problem
 from backends.frozen import replace
 from mxc_ops.channels import DEFAULT_CAP_BYTES
 from mxc_ops.hyperlight import settings as asked
-from mxc_ops.hyperlight.calls import MOST_THREADS, Host, serving
+from mxc_ops.hyperlight.calls import MOST_THREADS, Host
 from mxc_ops.hyperlight.exchange import Stopped
 from mxc_ops.hyperlight.files import Files
 from mxc_ops.hyperlight.kept import KeptMachine
@@ -25,6 +25,7 @@ from mxc_ops.hyperlight.loops import called_on, on_own_thread, tool_loop
 from mxc_ops.hyperlight.programs import run_program
 from mxc_ops.hyperlight.result import CodeResult
 from mxc_ops.hyperlight.running import Marks, OnText, Wanted, check_code, run_cell
+from mxc_ops.hyperlight.serving import CALLBACK, TOOL, refuse_own, served
 from mxc_ops.hyperlight.snapshot import HyperlightSnapshot
 from mxc_ops.hyperlight.tools import Toolbox, make_tool
 from mxc_ops.hyperlight.turns import Ticket, Turns
@@ -180,9 +181,9 @@ class Hyperlight:
 
         Of what the code does nothing is raised: see `CodeResult`. After `state_lost` the next run starts
         another interpreter in the same machine, whose files are as they were. Raises `ConfigError` (also in a
-        tool that this object's own code has called), `LifecycleError` once it is closed, `LaunchFailed` when
-        there is no machine any more (``machine_lost``: `restart`, or `restore`). What a callback raises, and
-        KeyboardInterrupt, end the interpreter first.
+        tool, or a callback, that this object's own run has called), `LifecycleError` once it is closed,
+        `LaunchFailed` when there is no machine any more (``machine_lost``: `restart`, or `restore`). What a
+        callback raises, and KeyboardInterrupt, end the interpreter first.
         """
         return self._run(self._turns.ticket(), code, timeout_s, allow, on_stdout, on_stderr, tool_loop)
 
@@ -253,8 +254,10 @@ class Hyperlight:
         """End the machine, and whatever runs in it. Idempotent.
 
         Read-write grants are brought back first; raises `CopyBackFailed` when that fails, and the machine is
-        gone all the same.
+        gone all the same. A tool may close the object whose code has called it, which ends that run; a
+        callback for output would wait for itself: `ConfigError`.
         """
+        refuse_own(id(self), CALLBACK)
         with self._turns.last() as ticket:
             if ticket is None:
                 return
@@ -268,9 +271,7 @@ class Hyperlight:
 
     @contextmanager
     def _turn(self, ticket: Ticket | None = None) -> Generator[Ticket]:
-        if id(self) in serving.get():
-            message = "a tool cannot use the object whose code has called it: that waits for the tool"
-            raise ConfigError(Problem("called_by_itself", "", message, fix="use another Hyperlight object"))
+        refuse_own(id(self), TOOL, CALLBACK)
         if os.getpid() != self._owner:
             message = "it is of the process that made it, and this is a fork"
             raise LifecycleError("not_started", Problem("forked", "", message, fix="make another one here"))
@@ -305,8 +306,8 @@ class Hyperlight:
             tools=self._toolbox.allowed(allow),
             timeout_s=settings.policy.timeout_s if timeout_s is None else timeout_s,
             grace_s=settings.policy.grace_s,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
+            on_stdout=served(id(self), on_stdout),
+            on_stderr=served(id(self), on_stderr),
             max_calls=settings.max_calls,
             tool_timeout_s=settings.tool_timeout_s,
             max_output_bytes=settings.max_output_bytes,

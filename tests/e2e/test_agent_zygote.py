@@ -141,6 +141,40 @@ def test_the_environment_is_heeded_where_an_interpreter_would(agent: AgentClient
     assert agent.run(GuestCommand(("-c",), PATH, zygote=source)).stdout.startswith(b"secondUTC ")
 
 
+def test_what_an_interpreter_does_of_the_environment_is_done_late(agent: AgentClient) -> None:
+    source = (
+        "import sys, warnings, faulthandler, asyncio\n"
+        "print(sys.dont_write_bytecode, faulthandler.is_enabled(), sys.warnoptions, len(warnings.filters))\n"
+        "asyncio.run(asyncio.sleep(0)); loop = asyncio.new_event_loop()\n"
+        "print(loop.get_debug(), flush=True); loop.close()\n"
+        "warnings.warn('mine', UserWarning)"
+    )
+    settings = {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONASYNCIODEBUG": "1",
+        "PYTHONWARNINGS": "default::ResourceWarning,error::UserWarning",
+    }
+    done = agent.run(GuestCommand(("-c",), (*PATH, *settings.items()), zygote=source))
+    real = subprocess.run(
+        [ZYGOTE[0], "-c", source], env={"PATH": "/usr/bin:/bin", **settings}, capture_output=True, check=False
+    )
+    assert (done.stdout, done.exit_code) == (real.stdout, real.returncode)
+    assert done.stderr.splitlines()[-1] == real.stderr.splitlines()[-1] == b"UserWarning: mine"
+    plain = python(agent, source)
+    assert plain.stdout.startswith(b"False False [] ") and plain.exit_code == 0
+
+
+def test_a_module_that_a_filter_of_warnings_names_is_confined(agent: AgentClient, tmp_path: Path) -> None:
+    (tmp_path / "named.py").write_text(
+        "import os\nprint(os.listdir('/proc/self/fd'), os.getuid(), flush=True)\n"
+    )
+    env = (*PATH, ("PYTHONWARNINGS", "error::named.Mine"), ("PYTHONPATH", str(tmp_path)))
+    source = "import os; print(os.listdir('/proc/self/fd'), os.getuid(), flush=True)"
+    early, late = agent.run(GuestCommand(("-c",), env, zygote=source, user=(0, 0))).stdout.splitlines()
+    assert early == late, "nothing of the agent's is open"
+
+
 def test_the_filter_holds_from_the_first_line_on(agent: AgentClient) -> None:
     number = {"x86_64": 83, "aarch64": 34}[os.uname().machine]
     instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from backends.qemu.loop_thread import submit
 from mxc_ops import (
     AsyncHyperlight,
     CodeFailed,
+    CodeResult,
     ConfigError,
     Hyperlight,
     LaunchFailed,
@@ -341,6 +342,57 @@ def test_a_tool_that_uses_its_own_object_is_refused(shared: Hyperlight) -> None:
     shared.register_tool(again)
     done = shared.run("tools.again()")
     assert done.error is not None and "a tool cannot use the object" in done.error.message
+
+
+def test_a_callback_that_uses_its_own_object_is_refused() -> None:
+    with Hyperlight() as own, Hyperlight() as other:
+        uses: tuple[Callable[[], object], ...] = (
+            lambda: own.run("2"),
+            lambda: asyncio.run(own.arun("2")),
+            own.start,
+            own.snapshot,
+            own.restart,
+            own.close,
+            lambda: other.run("print(3)", on_stdout=lambda _: own.run("2")),
+        )
+        refusals: list[str] = []
+
+        def use(_: str) -> None:
+            for each in uses:
+                with pytest.raises(ConfigError) as caught:
+                    each()
+                refusals.append(code_of(caught))
+
+        assert own.run("import sys\nprint('seen', file=sys.stderr)", on_stderr=use).ok
+        assert refusals == ["called_by_itself"] * len(uses)
+        assert own.run("print(1)", on_stdout=lambda _: other.run("x = 4")).ok
+        assert (own.run("1").value, other.run("x").value) == (1, 4)
+
+
+def test_a_callback_on_a_loop_is_refused_too_but_not_what_it_leaves_for_later() -> None:
+    async def main() -> None:
+        later: list[asyncio.Future[CodeResult]] = []
+        async with AsyncHyperlight() as own:
+
+            def use(_: str) -> None:
+                for each in (own.hyperlight.close, lambda: own.hyperlight.run("2")):
+                    with pytest.raises(ConfigError) as caught:
+                        each()
+                    assert code_of(caught) == "called_by_itself"
+                later.append(asyncio.ensure_future(own.run("3")))
+
+            assert (await own.run("print(1)", on_stdout=use)).ok
+            assert [(await each).value for each in later] == [3]
+
+    asyncio.run(main())
+
+
+def test_a_tool_may_close_its_own_object() -> None:
+    own = Hyperlight()
+    own.register_tool("end", own.close)
+    with pytest.raises(LifecycleError) as caught:
+        own.run("tools.end()")
+    assert code_of(caught) == "closed"
 
 
 def test_closing_ends_a_run_and_everything_after_it_is_refused() -> None:

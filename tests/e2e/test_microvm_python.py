@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from mxc_ops import CommandKind, ConfigError, Limits, Outcome, Policy, Result, Sandbox, VirtualMachine, run
+from mxc_ops import (
+    CommandKind,
+    ConfigError,
+    Limits,
+    Outcome,
+    Policy,
+    PolicyRefused,
+    Result,
+    Sandbox,
+    VirtualMachine,
+    run,
+)
 
 pytestmark = [pytest.mark.backend("microvm"), pytest.mark.usefixtures("python_image")]
 
@@ -255,6 +266,21 @@ def test_two_runs_share_no_randomness() -> None:
     one, other = (json.loads(microvm(RANDOM).check().stdout) for _ in range(2))
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] == other[name]] == []
+
+
+def test_what_only_a_new_interpreter_would_heed_is_refused() -> None:
+    names = ("PYTHONOPTIMIZE", "PYTHONHASHSEED", "PYTHONIOENCODING")
+    for name in names:
+        with pytest.raises(PolicyRefused) as caught:
+            microvm("print(1)", env={name: "0"})
+        (problem,) = caught.value.problems
+        assert problem.code == "variable_unheeded" and name in problem.message
+        assert "python3 -c" in problem.fix
+    started = ["python3", "-c", "import sys; print(sys.flags.optimize)"]
+    assert run(Policy(containment="microvm", env={"PYTHONOPTIMIZE": "2"}), started).stdout == b"2\n"
+    heeded = {"PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONFAULTHANDLER": "1"}
+    failed = microvm("import warnings; warnings.warn('mine')", env=heeded)
+    assert failed.exit_code == 1 and failed.stderr.endswith(b"UserWarning: mine\n")
 
 
 def test_an_interpreter_of_its_own_has_hashes_of_its_own() -> None:

@@ -94,6 +94,35 @@ def test_only_what_is_allowed_is_called_and_everything_is_answered() -> None:
     assert [(one.name, one.error) for one in ran.calls][:2] == [("add", ""), ("other", "UnknownTool")]
 
 
+def test_a_late_answer_is_not_taken_for_that_of_a_call_with_the_same_number() -> None:
+    taken = threading.Event()
+    answers = list[object]()
+
+    def slow() -> str:
+        taken.wait(20)
+        return "late"
+
+    def other() -> str:
+        taken.set()
+        time.sleep(0.2)  # the late answer is first
+        return "second"
+
+    def act(interpreter: FakeInterpreter) -> None:
+        interpreter.next()
+        interpreter.send(call(1, "slow"))
+        answers.append(interpreter.next()[1]["error"]["type"])
+        interpreter.send(call(1, "other"))
+        answers.append(interpreter.next()[1])
+        interpreter.send(DONE)
+
+    with fake(act) as talk:
+        talk.tool(slow, "slow", timeout_s=0.1)
+        talk.tool(other, "other")
+        ran = talk.run("", timeout_s=5)
+    assert answers == ["Timeout", {"id": 1, "value": "second"}]
+    assert [(one.name, one.error) for one in ran.calls][1] == ("other", "")
+
+
 def test_a_flood_of_calls_is_held_up_and_ends_with_the_budget() -> None:
     most = list[int]()
     busy = 0

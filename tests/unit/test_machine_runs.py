@@ -139,14 +139,31 @@ def test_people_and_programs_are_told_of_conflicts_and_late_warnings(
     assert main(["run", config()]) == 3
     assert capfd.readouterr().err.splitlines() == [
         "mxc-ops: warning: the clock was set back",
-        "mxc-ops: warning: /srv/a\\x1b[1m was changed on the host during the run and stays as it is;"
-        " the sandbox's version is kept as /srv/a.mxc-guest-1 (granted by /filesystem/readwritePaths/0)",
+        "mxc-ops: warning: /srv/a\\x1b[1m was changed on the host during the run, or is denied to the"
+        " sandbox, and stays as it is; the sandbox's version is kept as /srv/a.mxc-guest-1"
+        " (granted by /filesystem/readwritePaths/0)",
     ]
     assert main(["run", "--json", config()]) == 3
     told = json.loads(capfd.readouterr().err)
     assert (told["timings"]["spawned"], told["conflicts"][0]["keptAs"]) == (4.25, "/srv/a.mxc-guest-1")
     assert main(["run", "--quiet", config()]) == 3
     assert capfd.readouterr().err == ""
+
+
+def test_a_conflict_without_a_version_of_the_sandboxs_own_names_none(
+    backend: StandIn, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As of a denied directory whose permissions in the copy it has changed."""
+    backend.ended = replace(TOLD, conflicts=(Conflict("/srv/denied", "", "/filesystem/readwritePaths/0"),))
+    for command in (main, exec_compat.main):
+        command(["run", config()] if command is main else ["--experimental", config(), "--debug"])
+        told = capfd.readouterr().err
+        assert (
+            "/srv/denied was changed on the host during the run, or is denied to the sandbox, and stays as it"
+            " is; that the sandbox removed it, or gave it other permissions, has no effect"
+            " (granted by /filesystem/readwritePaths/0)"
+        ) in told
+        assert "kept as" not in told
 
 
 @pytest.mark.parametrize(("accel", "said"), [("tcg", "tcg"), ("auto", ""), (None, "kvm")])

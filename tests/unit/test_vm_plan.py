@@ -23,6 +23,9 @@ OPTIONS = Environment((("NODE_OPTIONS", "--frozen-intrinsics"),))
 REQUEST = SandboxRequest("vm", shell="echo hello", vm=VM)
 
 
+PYTHON = VirtualMachine("python", IMAGE, command=CommandKind.PYTHON)
+
+
 def planned(request: SandboxRequest = REQUEST, facts: VmFacts = USER_FACTS) -> VmPlan:
     return make_plan(request, facts, FilesystemView())
 
@@ -46,6 +49,12 @@ def planned(request: SandboxRequest = REQUEST, facts: VmFacts = USER_FACTS) -> V
         ),
         (
             replace(REQUEST, vm=NODE, environment=OPTIONS),
+            PolicyRefused,
+            "variable_unheeded",
+            "/process/env",
+        ),
+        (
+            replace(REQUEST, vm=PYTHON, environment=Environment((("PYTHONOPTIMIZE", "2"),))),
             PolicyRefused,
             "variable_unheeded",
             "/process/env",
