@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
     from backends.virtual_machine import CommandKind, System, VirtualMachine
     from backends.wslc_settings import WslcSettings
+    from mxc_ops.hyperlight.asynchronous import AsyncHyperlight
+    from mxc_ops.hyperlight.hyperlight import Hyperlight
+    from mxc_ops.hyperlight.result import CodeFailed, CodeResult
+    from mxc_ops.hyperlight.snapshot import HyperlightSnapshot
     from mxc_ops.one_shot import Prepared, prepare, run
     from mxc_ops.one_shot_async import arun
     from mxc_ops.paths import private_tmp, tool_paths, user_profile_paths
@@ -48,15 +52,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncHyperlight",
     "AsyncProcess",
     "AsyncSession",
     "BackendUnavailable",
+    "CodeFailed",
+    "CodeResult",
     "CommandFailed",
     "CommandKind",
     "ConfigError",
     "CopyBackFailed",
     "Driver",
+    "Hyperlight",
     "HyperlightSettings",
+    "HyperlightSnapshot",
     "LaunchFailed",
     "Lease",
     "LifecycleError",
@@ -106,6 +115,10 @@ _HOMES = {
     "backends.hyperlight_settings": ("Driver", "HyperlightSettings", "Runtime"),
     "backends.virtual_machine": ("CommandKind", "System", "VirtualMachine"),
     "backends.wslc_settings": ("WslcSettings",),
+    "mxc_ops.hyperlight.asynchronous": ("AsyncHyperlight",),
+    "mxc_ops.hyperlight.hyperlight": ("Hyperlight",),
+    "mxc_ops.hyperlight.result": ("CodeFailed", "CodeResult"),
+    "mxc_ops.hyperlight.snapshot": ("HyperlightSnapshot",),
     "mxc_ops.one_shot": ("Prepared", "prepare", "run"),
     "mxc_ops.one_shot_async": ("arun",),
     "mxc_ops.policy.network_builder": ("network",),

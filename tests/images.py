@@ -44,6 +44,8 @@ def _is_current(name: str) -> bool:
     script, addon = (waiting.read_script(), waiting.addon_key) if waiting else (b"", "")
     nothing = Package("", "")
     system = host_system() if recipe.format is not Format.NONE else System()
-    wanted = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), script, addon, system).inputs()
+    preloaded = waiting.read_preloaded() if waiting else b""
+    plan = Plan(recipe, "x86_64", nothing, (), nothing, source_key(AGENT), script, addon, system, preloaded)
+    wanted = plan.inputs()
     made_of = find(name).manifest["inputs"]
     return all(made_of.get(key) == value for key, value in wanted.items() if key not in _OF_THE_MOMENT)

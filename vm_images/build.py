@@ -105,6 +105,7 @@ def _plan(recipe: Recipe, apt: Apt) -> Plan:
         agent=digest(recipe.agent) if recipe.agent else source_key(AGENT),
         zygote=waiting.read_script() if waiting else b"",
         addon=waiting.addon_key if waiting else "",
+        preloaded=waiting.read_preloaded() if waiting else b"",
         system=System() if recipe.format is Format.NONE else apt.system,
     )
 

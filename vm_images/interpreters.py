@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backends.frozen import frozen
+from backends.inside.cells_source import python_modules
 from backends.inside.store import NODE_ADDON, SOURCE_FOLDER, Program, source_key
 
-__all__ = ["INTERPRETERS", "Interpreter"]
+__all__ = ["INTERPRETERS", "PRELOADED", "Interpreter"]
 
 _FOLDER = "/usr/lib/mxc-ops"
+PRELOADED = f"{_FOLDER}/preloaded.py"
+"""What a Python that waits loads beside its script."""
 
 
 @frozen
@@ -42,6 +45,10 @@ class Interpreter:
 
     def read_script(self) -> bytes:
         return Path(SOURCE_FOLDER, self.script).read_bytes()
+
+    def read_preloaded(self) -> bytes:
+        """What it loads for those who run cells (`backends.inside.cells_source`); nothing for most."""
+        return python_modules().encode() if self.package == "python3" else b""
 
 
 INTERPRETERS: Mapping[str, Interpreter] = {

@@ -10,7 +10,7 @@ from backends.frozen import frozen
 from backends.guest_etc import ETC_FILES
 from backends.virtual_machine import System
 from vm_images.apt import Package
-from vm_images.interpreters import INTERPRETERS
+from vm_images.interpreters import INTERPRETERS, PRELOADED
 from vm_images.recipe import COMMAND_LINE, Format, OwnFile, Recipe
 from vm_images.requirements import logical_lines
 from vm_images.rootfs import EPOCH
@@ -28,7 +28,8 @@ class Plan:
 
     `kernel`, `busybox` (None without one) and `packages` are exact; `agent` identifies the agent's sources,
     or the program that the recipe brings. `zygote` is the source of the script that waits in the guest,
-    `addon` identifies the sources of what is compiled for it. `system` is what `packages` make.
+    `addon` identifies the sources of what is compiled for it, `preloaded` is the source of what it loads for
+    those who run cells. `system` is what `packages` make.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class Plan:
     zygote: bytes = b""
     addon: str = ""
     system: System = System()
+    preloaded: bytes = b""
 
     @property
     def key(self) -> str:
@@ -57,7 +59,8 @@ class Plan:
         """Our own files in the root file system, but for what is compiled."""
         name = self.recipe.zygote
         script = (OwnFile(INTERPRETERS[name].script_path, self.zygote),) if name else ()
-        return (*script, *self.recipe.files)
+        preloaded = (OwnFile(PRELOADED, self.preloaded),) if self.preloaded else ()
+        return (*script, *preloaded, *self.recipe.files)
 
     @property
     def rootfs(self) -> str:

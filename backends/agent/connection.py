@@ -10,7 +10,7 @@ from typing import TypeVar
 from backends.agent.errors import GuestLost
 from backends.agent.files import Download, Upload
 from backends.agent.link import Deadline, Link
-from backends.agent.process import GuestProcess
+from backends.agent.process import GuestProcess, Standing
 from backends.agent.pumps import Sink, Source
 from backends.agent.streams import Answer, empty
 from backends.inside import agent_codec as codec
@@ -205,6 +205,15 @@ class GuestConnection:
     def _keep(self, process: GuestProcess) -> None:
         self._processes.add(process)
         process.when_flushed(lambda: self._processes.discard(process))
+
+    def going_on(
+        self, standing: Standing, stdin: int, stdout: int | Sink, stderr: int | Sink
+    ) -> GuestProcess:
+        """For `backends.agent.inherited`: a program that was started before this connection began."""
+        process = GuestProcess(self._link, Source(self._link, stdin), stdout, stderr)
+        self._keep(process)
+        process.go_on(standing)
+        return process
 
     async def close(self) -> None:
         """End the connection and drop what waits for consumers. The guest is somebody else's to end."""

@@ -119,6 +119,11 @@ class Link:
         self._next_stream = max(self._next_stream, next_stream)
         self._streams.update(streams)
 
+    def replace(self, number: int, stream: Stream) -> Stream:
+        """Give an open stream's frames to another from now on; who had them until now."""
+        before, self._streams[number] = self._streams[number], stream
+        return before
+
     def check(self) -> None:
         """Raises `GuestLost` when the connection has ended."""
         if self.lost.done():
@@ -251,7 +256,7 @@ class Link:
                 if frame is None:
                     self._time_half_frame()
                     return
-                self._hand_out(*frame)
+                self.hand_out(*frame)
         except ValueError as breach:
             self.lose(f"{breach}")
             return
@@ -261,7 +266,8 @@ class Link:
         self._in_turn = True
         self.loop.call_soon(self._turn)
 
-    def _hand_out(self, kind: Kind, flags: int, number: int, payload: memoryview) -> None:
+    def hand_out(self, kind: Kind, flags: int, number: int, payload: memoryview) -> None:
+        """To the stream that it is of. Raises `ProtocolBreach` for one that is not open."""
         stream = self._streams.get(number)
         if stream is None:
             raise ProtocolBreach(f"it sent {kind.name} for stream {number}, which is not open")

@@ -12,10 +12,25 @@ from backends.agent.errors import GuestLost
 from backends.agent.link import Deadline, Link
 from backends.agent.pumps import Outlet, Sink, Source
 from backends.agent.streams import Outcome, OutputCredit, unexpected, unwrap
+from backends.frozen import frozen
 from backends.inside import agent_codec as codec
 from backends.inside.agent_protocol import WINDOW, Channel, Flag, GuestEnded, Kind
 
-__all__ = ["GuestProcess"]
+__all__ = ["GuestProcess", "Standing"]
+
+
+@frozen
+class Standing:
+    """A program that runs, and how far its streams have come: what goes on with it in a copy of its machine.
+
+    `input_left` is what may still be sent to it, None when it takes no more; `outputs` are as of
+    `OutputCredit.state`, for standard output and error.
+    """
+
+    stream: int
+    pid: int
+    input_left: int | None
+    outputs: tuple[tuple[int, int, bool], tuple[int, int, bool]]
 
 
 class GuestProcess:
@@ -95,7 +110,28 @@ class GuestProcess:
         for outlet in self._outlets.values():
             outlet.discard()
 
+    @property
+    def standing(self) -> Standing:
+        """Of one that has started."""
+        source = self._source
+        left = None if source is None or source.credit.closed else source.credit.left
+        stdout, stderr = (self._credits[channel].state() for channel in Channel)
+        return Standing(self.stream, self.pid, left, (stdout, stderr))
+
     # For the connection
+
+    def go_on(self, standing: Standing) -> None:
+        """Instead of `starts` and what follows: it runs already, in a copy of its machine."""
+        self.starts(standing.stream)
+        self.pid = standing.pid
+        self._started.set_result(standing.pid)
+        for channel, state in zip(Channel, standing.outputs, strict=True):
+            self._credits[channel].go_on(state)
+            if self._credits[channel].ended:
+                self._outlets[channel].end()
+        if self._source is not None and standing.input_left is not None:
+            self._source.credit.left = standing.input_left
+            self._source.start(standing.stream)
 
     def starts(self, stream: int) -> None:
         self.stream = stream

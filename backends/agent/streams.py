@@ -95,6 +95,14 @@ class OutputCredit:
             raise ProtocolBreach(f"it ended {self._channel.name} twice")
         self.ended = True
 
+    def state(self) -> tuple[int, int, bool]:
+        """What it may still send, what is to be given back, whether it has ended: for `go_on`."""
+        return self._granted, self._owed, self.ended
+
+    def go_on(self, state: tuple[int, int, bool]) -> None:
+        """As another credit was, for the same channel of a copied machine."""
+        self._granted, self._owed, self.ended = state
+
     def over(self) -> None:
         """The stream has ended, with or without an end of this channel."""
         self.ended = True

@@ -47,7 +47,7 @@ _Noreturn void become_interpreter(const struct interpreter *interpreter, int con
     int null = open("/dev/null", O_RDWR);
     reset_signals();
     restore_limits();
-    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control) == 0 &&
+    if (setsid() > 0 && null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO && keep_only(control, STDERR_FILENO + 1) == 0 &&
         fcntl(control, F_SETFD, 0) == 0 && (privileged || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0))
         execve(its.path, its.arguments, its.environment);
     _exit(127);

@@ -7,19 +7,25 @@ belongs to nobody: identity and policy come with the tenant, after it was taken 
 from __future__ import annotations
 
 import asyncio
+import socket
+from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import Callable
 
-from backends.errors import LaunchFailed, MxcError
-from backends.inside.agent_protocol import GuestCommand
+from backends.errors import LaunchFailed, MxcError, Problem
+from backends.guest_files.tar_writer import END
+from backends.inside.agent_protocol import GuestCommand, GuestFiles
+from backends.inside.cells_source import python_program, rehearsal
 from backends.qemu.clone import Clone, restore
 from backends.qemu.confinement import Confinement
+from backends.qemu.guest import Guest
 from backends.qemu.open_templates import shared_template
 from backends.qemu.per_loop import PerLoop
 from backends.qemu.template import WARM_PATH, first_program, run_quietly
 from backends.qemu.template_plan import TemplatePlan
 from backends.qemu.template_store import TemplateStore
 from backends.qemu.timings import Timings
+from backends.virtual_machine import CommandKind
 
 __all__ = ["WORKERS", "ClonePool"]
 
@@ -27,6 +33,7 @@ WORKERS = 2
 """So many clones are made at once in this process: more are no faster on any machine that was measured."""
 
 _RETRY_S = 5.0
+_REHEARSAL_S = 30.0
 _workers = PerLoop(lambda: asyncio.Semaphore(WORKERS))
 
 
@@ -114,9 +121,39 @@ class ClonePool:
                 await run_quietly(clone.guest, GuestCommand(("/bin/sh", "-c", "echo"), env=WARM_PATH))
                 if program := first_program(self._plan.image):
                     await run_quietly(clone.guest, program)
+                if self._plan.image.zygote == CommandKind.PYTHON.value:
+                    await _rehearse_cells(clone.guest)
                 await clone.guest.ask(clone.guest.agent.sync())
                 await clone.guest.machine.execute("stop")
             except BaseException:
                 await clone.end()
                 raise
             self._parked.append(clone)
+
+
+async def _rehearse_cells(guest: Guest) -> None:
+    """Run a cell, as an interpreter that stays does, and put files: none."""
+    cell, done = rehearsal()
+    said = bytearray()
+    ended = asyncio.Event()
+
+    def listen(data: memoryview) -> None:
+        said.extend(data)
+        if said.endswith(done):
+            ended.set()
+
+    await guest.ask(guest.agent.put(GuestFiles("/tmp"), [END]))  # noqa: S108 - the guest's
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.send(cell)
+        program = GuestCommand(("-c",), env=WARM_PATH, zygote=python_program())
+        process = await guest.ask(
+            guest.agent.execute(program, stdin=theirs.fileno(), stdout=listen, stderr=said.extend)
+        )
+        waiting = asyncio.ensure_future(ended.wait())
+        await asyncio.wait({waiting, process.exited}, timeout=_REHEARSAL_S, return_when=FIRST_COMPLETED)
+        waiting.cancel()
+    await guest.ask(process.wait(deadline_s=_REHEARSAL_S))
+    if not ended.is_set():
+        words = said[-1000:].decode(errors="backslashreplace")
+        raise LaunchFailed(Problem("warm_up_failed", "", f"the interpreter ran no cell; it said: {words}"))

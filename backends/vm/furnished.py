@@ -13,6 +13,7 @@ from backends.agent.container import Container, start_container
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, come_to_rest, conversation_of
+from backends.agent.process import GuestProcess
 from backends.base import Handles
 from backends.ended import Conflict
 from backends.errors import LaunchFailed, Problem
@@ -204,7 +205,7 @@ class FurnishedMachine:
     def _containers(self) -> tuple[Container, ...]:
         return () if self.container is None else (self.container,)
 
-    async def copy(self, *, go_on: bool) -> Original:
+    async def copy(self, *, go_on: bool, kept: tuple[GuestProcess, ...] = ()) -> Original:
         """What copies of it start from; of the agent's channel, nothing may be on its way.
 
         Its descriptors are the caller's to close. Raises `LaunchFailed`.
@@ -212,11 +213,12 @@ class FurnishedMachine:
         Parameters
         ----------
         go_on: it goes on afterwards, whatever happens. Otherwise it stands still already, and remains so.
+        kept: programs whose streams are taken over in a copy: `backends.agent.inherited.take_over`.
         """
         assert self._clone is not None  # `start` has succeeded
         if go_on:
             await self.come_to_rest()
-        conversation = conversation_of(self._clone.guest.agent, self._containers)
+        conversation = conversation_of(self._clone.guest.agent, self._containers, kept)
         try:
             source = await self._clone.freeze()
             disks = await on_thread(lambda: self._copied(self._disks), drop=MachineDisks.close)

@@ -19,7 +19,7 @@ from backends.guest_files.tar_reader import ArchiveRefused, Entry, StreamLimits,
 from mxc_ops.session.copy_errors import DESTINATION, host_failed, not_copied
 from mxc_ops.session.trees import remove_tree
 
-__all__ = ["PREFIX", "HostTarget", "receive"]
+__all__ = ["PREFIX", "HostTarget", "receive", "receive_entries"]
 
 PREFIX = ".mxc-ops-cp-"
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -96,9 +96,14 @@ def receive(chunks: Iterator[bytes], target: HostTarget, limits: StreamLimits) -
     Raises `ArchiveRefused` for an archive that is none, leads elsewhere or holds too much: then, as whenever
     it does not come to its end, nothing has changed. `LaunchFailed` names what is in the way.
     """
+    return receive_entries(read_archive(chunks, limits), target)
+
+
+def receive_entries(entries: Iterator[tuple[Entry, Iterator[bytes]]], target: HostTarget) -> tuple[int, int]:
+    """The same of what `read_archive` tells, or of a part of it."""
     receiving = _Receiving(target)
     try:
-        return receiving.take(read_archive(chunks, limits))
+        return receiving.take(entries)
     except OSError as error:
         raise host_failed(DESTINATION, receiving.where, error) from error
     finally:
