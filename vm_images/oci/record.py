@@ -10,13 +10,12 @@ from backends.container_image import ContainerImage, ImageUser
 from backends.frozen import frozen
 from vm_images.oci.bundle import Bundle
 from vm_images.plan import key_of
-from vm_images.store import Stored, content_of
+from vm_images.store import SCHEMA_VERSION, Stored, content_of
 
 __all__ = ["ROOTFS", "Seen", "image_of", "inputs_of", "manifest_of", "require_container"]
 
 ROOTFS = "rootfs.erofs"
 KIND = "container"
-_SCHEMA_VERSION = 1
 _PACKING = 1
 """Goes up when the same layers are packed in another way."""
 
@@ -57,7 +56,7 @@ def manifest_of(inputs: Mapping[str, Any], bundle: Bundle, seen: Seen, parts: Ma
     """
     user = seen.user
     content = {
-        "schemaVersion": _SCHEMA_VERSION,
+        "schemaVersion": SCHEMA_VERSION,
         "key": key_of(dict(inputs)),
         "format": "erofs",
         "source": bundle.source.value,
