@@ -139,14 +139,11 @@ def _enforced(plan: VmPlan, key: str) -> Iterator[tuple[str, str]]:
     machine = plan.template.clone
     for what, mechanism in plan.enforced:
         if what == "isolation":
-            shared = f"machine {key} ({machine.kind.value}, {machine.accelerator})"
-            yield (
-                what,
-                f"a container of its own in a virtual machine that others of its owner share: {shared}",
-            )
+            where = f"{key} ({machine.kind.value}, {machine.accelerator})"
+            yield what, f"a container, in a virtual machine that its owner's containers share: {where}"
         elif what == "container":
             yield what, f"{mechanism}; network, control group and disks of its own, too"
         elif what == "network":
             yield what, "a network namespace with nothing but a loopback"
         else:
-            yield what, mechanism
+            yield what, mechanism.replace("for this sandbox alone", "for the shared machine alone")
