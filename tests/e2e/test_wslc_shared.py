@@ -6,15 +6,16 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.frozen import replace
 from backends.wslc.shared import joining
-from backends.wslc.shared.place import machines_folder
+from backends.wslc.shared.place import machines_folder, sweep
 from backends.wslc.shared.plan import SLOTS
 from mxc_ops import (
     BackendUnavailable,
@@ -34,7 +35,7 @@ from mxc_ops import (
 )
 from tests.conftest import UNPRIVILEGED_UID
 from tests.container_archives import directory, file, symlink, system
-from tests.e2e.commands import MXC_OPS, Commands, wait_until
+from tests.e2e.commands import MXC_OPS, Commands, processes_of, wait_until
 from tests.images import image
 from vm_images.oci.importing import import_archive
 from vm_images.oci.inventory import remove
@@ -67,7 +68,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def shared(reference: str = ONE, settings: dict[str, Any] | None = None, **fields: Any) -> Policy:
-    said = WslcSettings(image=reference, **{"shared_vm": True, **(settings or {})})
+    said = replace(WslcSettings(image=reference, shared_vm=True), **(settings or {}))
     return Policy(containment="wslc", wslc=said, **fields)
 
 
@@ -76,31 +77,19 @@ def lines(result: Result) -> list[str]:
     return result.stdout.decode().splitlines()
 
 
-def found(mark: bytes, uid: int | None = None) -> list[int]:
-    """Processes of that user that have this in one of their arguments."""
-    pids: list[int] = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if any(mark in word for word in words) and uid in (None, entry.stat().st_uid):
-                pids.append(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return pids
-
-
 def hosts(uid: int | None = None) -> list[int]:
-    return found(b"backends.wslc.shared.host", os.geteuid() if uid is None else uid)
+    return processes_of(os.geteuid() if uid is None else uid, b"backends.wslc.shared.host")
 
 
 def machines() -> list[int]:
-    return found(MACHINE)
+    return processes_of(None, MACHINE)
 
 
 def end_machines() -> None:
     for pid in hosts():
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not hosts() and not machines(), "killed machines are still there")
+    sweep()
 
 
 class Asked:
@@ -120,7 +109,7 @@ class Asked:
 
 
 @contextmanager
-def asked(policy: Policy) -> Iterator[Asked]:
+def asked(policy: Policy) -> Generator[Asked]:
     with Sandbox(policy).spawn(ANSWERS) as process:
         yield Asked(process)
 
@@ -190,15 +179,15 @@ def test_grants_are_each_containers_own(tmp_path: Path) -> None:
 
 
 def test_limits_are_each_containers_own() -> None:
-    grow = "head -c 40000000 /dev/zero | tail -c 39000000 | wc -c"
+    grow = "head -c 24000000 /dev/zero | tail -c 23000000 | wc -c"
     small = shared(limits=Limits(memory_mib=16, pids=12))
     with asked(shared(TWO)) as neighbour:
         grown = run(small, grow)
         held = {limit.name: limit for limit in grown.limits}
-        assert held["memoryMib"].hit and b"39000000" not in grown.stdout
+        assert held["memoryMib"].hit and b"23000000" not in grown.stdout
         many = run(small, "for i in $(seq 40); do sleep 2 & done; wait")
         assert b"fork" in many.stderr
-        assert neighbour.say(grow) == "39000000"
+        assert neighbour.say(grow) == "23000000"
 
 
 def test_more_containers_than_there_is_room_for_are_refused_until_one_has_ended() -> None:

@@ -17,7 +17,8 @@ from backends.agent.errors import GuestError, GuestRefused, GuestSilent
 from backends.agent.identity import new_identity
 from backends.agent.process import GuestProcess
 from backends.errors import BackendUnavailable, LaunchFailed, MxcError, Problem
-from backends.frozen import frozen
+from backends.frozen import frozen, replace
+from backends.inside.agent_protocol import GuestContainer
 from backends.linux.peers import may_ask
 from backends.qemu.clone import Clone, restore
 from backends.qemu.template import open_template
@@ -29,7 +30,7 @@ from backends.wslc.shared import place
 from backends.wslc.shared.assignment import HostAssignment
 from backends.wslc.shared.plan import ALONE, POINTER, SLOTS
 from backends.wslc.shared.slots import Slots
-from backends.wslc.shared.talk import GRANTS, ROOT, readable, receive, send, spec_of
+from backends.wslc.shared.talk import GRANTS, ROOT, read_order, readable, receive, send
 
 __all__ = ["main"]
 
@@ -154,23 +155,24 @@ class _Host:
     async def _serve_one(self, sock: socket.socket) -> None:
         with sock:
             try:
-                ordered, files = await receive(sock, _ORDER_S)
+                message, files = await receive(sock, _ORDER_S)
             except (TimeoutError, ValueError):
                 return
             try:
-                await self._tenancy(sock, ordered, files)
-            except (KeyError, TypeError, ValueError, OSError):  # no order, or its owner has gone
+                await self._tenancy(sock, *read_order(message, files))
+            except ValueError as error:
+                problem = Problem("shared_vm_order", POINTER, f"the shared machine refused an order: {error}")
+                with suppress(OSError):
+                    send(sock, {"error": telling_error(LaunchFailed(problem))})
+            except OSError:  # its owner has gone
                 return
             finally:
                 for file in files:
                     os.close(file)
 
-    async def _tenancy(self, sock: socket.socket, ordered: dict[str, object], files: list[int]) -> None:
-        names = ordered["files"]
-        assert isinstance(names, list)
-        given = dict(zip(map(str, names), files, strict=True))  # pyright: ignore[reportUnknownArgumentType]
+    async def _tenancy(self, sock: socket.socket, spec: GuestContainer, given: dict[str, int]) -> None:
         try:
-            container = await self._contain(ordered, given)
+            container = await self._contain(spec, given)
         except GuestRefused as refusal:
             subject, step = refusal.subject, int(refusal.step)
             send(sock, {"refused": {"step": step, "errno": refusal.errno, "subject": subject}})
@@ -182,7 +184,7 @@ class _Host:
         else:
             await self._let_live(sock, container)
 
-    async def _contain(self, ordered: dict[str, object], given: dict[str, int]) -> _Container:
+    async def _contain(self, spec: GuestContainer, given: dict[str, int]) -> _Container:
         if self._containers >= SLOTS:
             raise _full()
         self._containers += 1
@@ -192,7 +194,7 @@ class _Host:
         try:
             root = await self._slots.plug_root(given[ROOT])
             grants = await self._slots.plug_grants(given[GRANTS]) if GRANTS in given else ""
-            spec = spec_of(ordered, self._plan.device(root))
+            spec = replace(spec, root=self._plan.device(root))
             init = await machine.guard(agent.contain(spec, theirs))
         except GuestSilent:  # it may still come to be, on its disks: nobody else gets them
             ours.close()

@@ -10,12 +10,13 @@ import asyncio
 import json
 import os
 import socket
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from backends.inside.agent_protocol import GuestContainer, MountFlag
 
-__all__ = ["GRANTS", "HELD", "ROOT", "order", "readable", "receive", "send", "spec_of"]
+__all__ = ["GRANTS", "HELD", "ROOT", "order", "read_order", "readable", "receive", "send"]
 
 ROOT, GRANTS, HELD = "root", "grants", "held"
 """Files that come with an order: the container's image, its read-only grants, the lock on the image."""
@@ -35,19 +36,33 @@ def order(spec: GuestContainer, files: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def spec_of(ordered: Mapping[str, Any], root: str) -> GuestContainer:
-    """What is ordered, on that device. It always has a network of its own, and writes to memory.
+def read_order(message: Mapping[str, Any], files: Sequence[int]) -> tuple[GuestContainer, dict[str, int]]:
+    """What is ordered, whose device is not known yet, and its files by their names.
 
-    Raises `KeyError`, `TypeError`, `ValueError` for what is no order.
+    It always has a network of its own, and writes to memory. Raises `ValueError` for what is no order.
     """
-    return GuestContainer(
-        root,
-        ordered["hostname"],
-        file_system=ordered["fileSystem"],
-        flags=MountFlag(ordered["flags"]),
-        own_network=True,
-        cgroup=tuple((str(file), str(text)) for file, text in ordered["cgroup"]),
-    )
+    try:
+        spec = GuestContainer(
+            "",
+            _text(message["hostname"]),
+            file_system=_text(message["fileSystem"]),
+            flags=MountFlag(int(message["flags"])),
+            own_network=True,
+            cgroup=tuple((_text(file), _text(text)) for file, text in message["cgroup"]),
+        )
+        given = dict(zip(map(_text, message["files"]), files, strict=True))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"that is no order: {error!r}") from error
+    disks = [given[name] for name in (ROOT, GRANTS) if name in given]
+    if ROOT not in given or not all(stat.S_ISREG(os.fstat(file).st_mode) for file in disks):
+        raise ValueError("what is on a container's disks is in files")
+    return spec, given
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def send(sock: socket.socket, message: Mapping[str, Any], files: Sequence[int] = ()) -> None:
