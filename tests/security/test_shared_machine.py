@@ -90,11 +90,11 @@ def test_what_is_no_order_ends_its_connection_and_nothing_else(owner: Commands, 
     connected = str(place(owner) / "socket")
     before = processes_of(UNPRIVILEGED_UID, b"backends.wslc.shared.host")
     good = {"hostname": "x", "fileSystem": "erofs", "flags": 0, "cgroup": [], "files": ["root"]}
-    bad: list[dict[str, object]] = [{"files": 7}, {"files": []}, {"hostname": 5}, {"flags": "x"}]
-    bad += [{"cgroup": 3}, {"fileSystem": "none"}]
+    bad: list[tuple[str, object]] = [("files", 7), ("files", []), ("hostname", 5), ("flags", "x")]
+    bad += [("cgroup", 3), ("fileSystem", "none")]
     orders = (
         *(b"", b"{", b"[]", b"{}", b"\xff" * 60000),
-        *(json.dumps({**good, **wrong}).encode() for wrong in bad),
+        *(json.dumps({**good, name: value}).encode() for name, value in bad),
     )
     for order in orders:
         for files in ((), (zeros.fileno(),), (0,), (0, 1, 2)):

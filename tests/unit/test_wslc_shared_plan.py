@@ -54,6 +54,11 @@ def test_images_grants_and_limits_are_not_what_tells_machines_apart() -> None:
     assert len(same) == 1 and same != {""}
 
 
+def test_what_is_measured_anew_by_each_process_is_not() -> None:
+    measured = replace(USER_FACTS.host, tsc_khz=USER_FACTS.host.tsc_khz + 1000)
+    assert key(planned(facts=replace(USER_FACTS, host=measured))) == key(planned())
+
+
 def test_size_and_user_are() -> None:
     plans = (
         planned(),

@@ -108,8 +108,13 @@ def share(plan: VmPlan, facts: VmFacts) -> VmPlan:
 
 
 def machine_key(template: TemplatePlan, identity: Identity) -> str:
-    """What a shared machine is found by. Everything that containers in it have in common is in it."""
-    parts = [_FORMAT, template.key, identity.kind, identity.uid]
+    """What a shared machine is found by: all that its containers have in common.
+
+    Not the template's key: what was measured of the host is in that, and two of us may differ in it.
+    """
+    image = template.image
+    machine = [image.key, image.content, template.qemu_build, repr(template.clone)]
+    parts = [_FORMAT, *machine, identity.kind, identity.uid]
     return sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LETTERS]
 
 
