@@ -47,23 +47,32 @@ def main(number: int) -> None:
         signal.signal(ours, signal.SIG_IGN)
     os.chdir("/")
     os.environ.update(assignment.environment)
+    report = _Report(assignment.report)
     try:
-        asyncio.run(_keep(assignment))
+        asyncio.run(_keep(assignment, report))
     except MxcError as error:
-        _report(assignment, {"error": telling_error(error)})
+        report.tell({"error": telling_error(error)})
     except BaseException as error:
         problem = Problem("utility_host_failed", "", f"the shared machine's process failed: {error!r}")
-        _report(assignment, {"error": telling_error(LaunchFailed(problem))})
+        report.tell({"error": telling_error(LaunchFailed(problem))})
         raise
 
 
-def _report(assignment: HostAssignment, message: dict[str, object]) -> None:
-    with suppress(OSError):  # nobody may wait for it any more
-        os.write(assignment.report, json.dumps(message).encode() + b"\n")
-        os.close(assignment.report)
+class _Report:
+    """To whoever started us: one message, the first."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def tell(self, message: dict[str, object]) -> None:
+        if self._pipe >= 0:
+            with suppress(OSError):  # nobody may wait for it any more
+                os.write(self._pipe, json.dumps(message).encode() + b"\n")
+            os.close(self._pipe)
+            self._pipe = -1
 
 
-async def _keep(assignment: HostAssignment) -> None:
+async def _keep(assignment: HostAssignment, report: _Report) -> None:
     plan, confinement = assignment.template, assignment.confinement
     template = await open_template(plan, confinement, TemplateStore(default_store()))
     try:
@@ -77,7 +86,7 @@ async def _keep(assignment: HostAssignment) -> None:
         host = _Host(clone, slots, plan, assignment.idle_s)
         server = place.listen(assignment.folder)
         try:
-            _report(assignment, {"running": os.getpid()})
+            report.tell({"running": os.getpid()})
             await host.serve(server)
         finally:
             server.close()
