@@ -8,7 +8,9 @@ from enum import Enum
 from backends.frozen import frozen
 
 __all__ = [
+    "CPUS",
     "LANGUAGES",
+    "MEMORY_MIB",
     "SHELL",
     "CommandKind",
     "Image",
@@ -95,6 +97,12 @@ LANGUAGES: Mapping[CommandKind, Language] = {
     CommandKind.NODE: Language("JavaScript", ("node",), "console.log()"),
 }
 """Of the kinds that are source, each for the waiting interpreter of its name (`Image.zygote`)."""
+
+# A distribution's kernel with its initrd does not come up in less; more than the most is rather a slip than a
+# sandbox. Each processor is a thread of the host.
+MEMORY_MIB = (96, 65536)
+CPUS = (1, 64)
+"""Least and greatest, both allowed."""
 
 SHELL = ("/bin/sh", "-c")
 _TAKEN_BY: Mapping[CommandKind, tuple[str, ...]] = {

@@ -10,6 +10,7 @@ from backends.base import SandboxRequest
 from backends.container_image import ContainerImage
 from backends.errors import BackendUnavailable, ConfigError, MxcError, PolicyRefused, Problem
 from backends.frozen import replace
+from backends.wslc.checks import container_problems
 from backends.wslc_settings import WslcSettings
 
 __all__ = ["with_container"]
@@ -26,10 +27,15 @@ def with_container(request: SandboxRequest, *, may_import: bool) -> SandboxReque
     may_import: otherwise the store stays as it is.
 
     Raises `BackendUnavailable` where there is no such image, `ConfigError` for one that is refused or for
-    what is no reference, `PolicyRefused` for an archive that the caller may not read.
+    what is no reference, `PolicyRefused` for what no container can have, which is found before anything else,
+    and for an archive that the caller may not read.
     """
     settings = request.wslc
-    if settings is None or settings.found is not None:
+    if settings is None:
+        return request
+    if problems := tuple(container_problems(request, settings)):
+        raise PolicyRefused(problems)
+    if settings.found is not None:
         return request
     pointer = request.pointers.get("wslc", "/wslc")
     if settings.image_tar:
@@ -70,8 +76,13 @@ def _imported(settings: WslcSettings, pointer: str, may_import: bool) -> Contain
         if found is None and may_import:
             found = import_archive(opened, subject=path)
     except MxcError as error:
-        problems = [replace(problem, path=pointer) for problem in error.problems]
-        raise type(error)(problems, retryable=error.retryable) from error
+        raise type(error)(
+            [
+                Problem(each.code, pointer, each.message, expected=each.expected, fix=each.fix)
+                for each in error.problems
+            ],
+            retryable=error.retryable,
+        ) from error
     finally:
         os.close(fd)
     if found is None:

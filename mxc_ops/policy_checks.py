@@ -12,6 +12,7 @@ from backends.errors import ConfigError, PolicyRefused, Problem
 from backends.hyperlight_settings import Driver, HyperlightSettings, Runtime
 from backends.network.policy import NetworkPolicy
 from backends.virtual_machine import CommandKind, System, VirtualMachine
+from backends.wslc_settings import PortMapping as ContainerPort
 from backends.wslc_settings import WslcSettings
 from mxc_ops.policy import machine
 from mxc_ops.policy.command import MAX_STRING_BYTES, check_command, too_long
@@ -219,6 +220,8 @@ def _hyperlight(settings: Any) -> Iterator[Problem]:
     for name, value, kind in (("runtime", settings.runtime, Runtime), ("driver", settings.driver, Driver)):
         if not isinstance(value, kind) and not (value is None and kind is Driver):
             yield _problem(f"hyperlight.{name}", f"{value!r} is not known", f"mxc_ops.{kind.__name__}")
+    if settings.why:
+        yield _problem("hyperlight.why", "how a driver was chosen is found out", "nothing")
 
 
 def _container(settings: Any) -> Iterator[Problem]:
@@ -231,7 +234,22 @@ def _container(settings: Any) -> Iterator[Problem]:
         value = getattr(settings, name)
         if value is not None and not (_is_number(value, whole=True) and least <= value < 2**32):
             yield _problem(f"wslc.{name}", f"{value!r} is out of range", f"a whole number from {least}")
+    for name, kind in (
+        ("image", str),
+        ("image_tar", str),
+        ("target_os", str),
+        ("storage", str),
+        ("gpu", bool),
+    ):
+        if not isinstance(getattr(settings, name), kind):
+            yield _problem(f"wslc.{name}", "of the wrong type", kind.__name__)
+    if settings.found is not None:
+        yield _problem("wslc.found", "an image is found by its reference", "None, and wslc.image")
     taken: set[int] = set()
+    ports: tuple[Any, ...] = settings.ports
+    if not all(isinstance(port, ContainerPort) for port in ports):
+        yield _problem("wslc.ports", "not ports", "backends.wslc_settings.PortMapping(…)")
+        return
     for index, port in enumerate(settings.ports):
         pointer = f"wslc.ports[{index}]"
         if not (0 < port.host_port < 65536 and 0 < port.container_port < 65536):

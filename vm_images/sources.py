@@ -7,5 +7,5 @@ from __future__ import annotations
 
 __all__ = ["IMAGES"]
 
-IMAGES = ("base", "python")
+IMAGES = ("base", "python", "utility")
 """Images of the store (see `vm_images.store`)."""

@@ -22,7 +22,7 @@ def at_host(paths: Sequence[HostPath]) -> GuestPlaces:
     roots: dict[tuple[str, str], None] = {}
     problems: list[Problem] = []
     for path in paths:
-        name = _last_name(path.grant.path)
+        name = _last_name(path.grant.path) or _last_name(path.canonical)
         if path.grant.access is Access.DENIED or path.state is not PathState.OBJECT or not name:
             continue
         first = taken.setdefault(name, path)

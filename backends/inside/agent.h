@@ -239,7 +239,7 @@ struct process {
 
 int process_read(pid_t pid, const char *file, char *text, size_t room); /* of its folder in /proc; -1 with errno */
 int process_look(pid_t pid, struct process *process);
-int process_times(pid_t pid, uint64_t *user_us, uint64_t *system_us); /* that it has taken; -1 with errno */
+void forgive_times(struct job *job); /* what its process has taken before it was the job's is not told as the job's */
 /* NULL: all. How many there are; for a kill, and with number 0, the dead count. */
 int signal_processes(const struct job *job, int number);
 void kill_the_dying(void); /* the jobs of which something is left */

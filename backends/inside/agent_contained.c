@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -13,7 +14,7 @@
 
 #define DEVICES "/dev/"
 
-enum { OUT_OF_THE_WAY = 64, SETS_CLOSE_ON_EXEC = 4 /* CLOSE_RANGE_CLOEXEC, which not every libc has */ };
+enum { OUT_OF_THE_WAY = 64, NOBODYS_GROUP = 65533, SETS_CLOSE_ON_EXEC = 4 /* CLOSE_RANGE_CLOEXEC, which not every libc has */ };
 
 static int contained;
 
@@ -42,6 +43,8 @@ int live_in_container(void)
     contained = 1;
     for (int held = HELD_DEVICES; held < FIRST_FREE; held++)
         fcntl(held, F_SETFD, FD_CLOEXEC);
+    /* An image's root is of our user: only who is of all our groups, too, may change our limits, prlimit(2). */
+    setresgid((gid_t)-1, (gid_t)-1, NOBODYS_GROUP);
     keep_private_in(HELD_PRIVATE);
     return HELD_LINK;
 }

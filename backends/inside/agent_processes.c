@@ -48,17 +48,16 @@ int process_look(pid_t pid, struct process *process)
     return 0;
 }
 
-int process_times(pid_t pid, uint64_t *user_us, uint64_t *system_us)
+void forgive_times(struct job *job)
 {
     char text[512];
     unsigned long long user, system, tick_us = 1000000u / (unsigned long long)sysconf(_SC_CLK_TCK);
-    char *after_name = process_read(pid, "stat", text, sizeof(text)) < 0 ? NULL : strrchr(text, ')');
+    char *after_name = process_read(job->pid, "stat", text, sizeof(text)) < 0 ? NULL : strrchr(text, ')');
     if (!after_name || sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user,
                               &system) != 2)
-        return -1;
-    *user_us = user * tick_us;
-    *system_us = system * tick_us;
-    return 0;
+        return;
+    job->user_us -= user * tick_us; /* what is added at its end is at least as much */
+    job->system_us -= system * tick_us;
 }
 
 /* A process may be gone when it is looked at. But who keeps us from looking (prlimit of our descriptors, say) must not

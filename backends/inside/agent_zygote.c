@@ -78,7 +78,7 @@ int zygote_owns(pid_t pid)
     return pid == zygote.pid;
 }
 
-/* The first spare that is READY and of the one kind (`privileged` 1 or 0) or of any (-1), or NOT_YET, or that is NONE. */
+/* The first that is READY, NOT_YET, or NONE, and of the one kind (`privileged` 1 or 0) or of any (-1). */
 enum state { NONE, NOT_YET, READY };
 
 static struct spare *find_spare(enum state state, int privileged)
@@ -256,16 +256,6 @@ void zygote_forget(struct handover *handover)
     close_streams(handover->streams);
 }
 
-/* The time that its process has taken so far, to be the program of a job, is not the program's. */
-static void forgive(struct job *job)
-{
-    uint64_t user, system;
-    if (process_times(job->pid, &user, &system) < 0)
-        return;
-    job->user_us -= user; /* what is added at its end is at least as much */
-    job->system_us -= system;
-}
-
 static void hand_over(struct job *job, struct spare *chosen)
 {
     struct handover *handover = &job->handover;
@@ -273,7 +263,7 @@ static void hand_over(struct job *job, struct spare *chosen)
     int spare = watch_release(&chosen->watch);
     job->pid = chosen->pid;
     if (chosen->child)
-        forgive(job); /* a fork begins with nothing */
+        forgive_times(job); /* a fork begins with nothing */
     chosen->pid = chosen->child = 0;
     struct outcome outcome = SUCCESS;
     if (group_enter(&job->group, job->pid) < 0)

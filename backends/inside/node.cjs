@@ -38,13 +38,13 @@ function offerModules(place, names) {
 
 const streams = ['stdout', 'stderr'].map((name) => [name, Object.getOwnPropertyDescriptor(process, name)]);
 
-// Node makes these of whatever is there when they are asked for first, and asks by itself: not before the program's are.
+// Node makes these of what is there when they are asked for first, and asks by itself: not before the program's are.
 function hideStreams() {
   for (const [name, usual] of streams) Object.defineProperty(process, name, { ...usual, get: () => ({}) });
 }
 
-// What is written to a pipe is written when the call returns, as to a terminal or a file: else process.exit() would lose
-// what the reader has not taken yet.
+// What is written to a pipe is written when the call returns, as to a terminal or a file: else process.exit() would
+// lose what the reader has not taken yet.
 function showStreams() {
   for (const [name, usual] of streams) {
     const get = () => {

@@ -57,7 +57,7 @@ class PlannedContainer:
             "digest": image.digest,
             "disk": {"device": spec.root, "bytes": self.root.size_bytes, "type": spec.file_system},
             "written": {"device": spec.upper, "storage": self.storage} if spec.upper else "in memory",
-            "user": {"uid": image.user.uid, "gid": image.user.gid, "groups": list(image.user.groups)},
+            "user": {"uid": image.user.uid, "gid": image.user.gid},
             "hostname": spec.hostname,
             "flags": [flag.name for flag in MountFlag if flag in spec.flags],
             **({"sharedMachine": self.machine} if self.machine else {}),
@@ -97,5 +97,7 @@ def plan_container(image: ContainerImage, template: TemplatePlan, storage: str) 
 def with_image_environment(
     image: ContainerImage, entries: Iterable[tuple[str, str]]
 ) -> tuple[tuple[str, str], ...]:
-    """What a command gets: what the image sets, and over that what it is given; a PATH in any case."""
-    return tuple((dict([_PATH]) | dict(image.env) | dict(entries)).items())
+    """What a command gets: what the image sets, and over that what it is given; a PATH in any case, and the
+    home of its user, if that has one."""
+    first = (_PATH, *([("HOME", image.user.home)] if image.user.home else ()))
+    return tuple((dict(first) | dict(image.env) | dict(entries)).items())

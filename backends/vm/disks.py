@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from backends.base import Handles
 from backends.errors import LaunchFailed, PolicyRefused, Problem
 from backends.guest_files.disk import build_disk
+from backends.linux.delegation import as_caller, calling_user
 from backends.qemu.memory_file import copy_data
 from backends.qemu.parts import hold_folder
 from backends.qemu.template_plan import GRANTS, GRANTS_BYTES
@@ -48,13 +49,23 @@ class MachineDisks:
 
         Parameters
         ----------
-        storage: the directory that the disk for what is written lies in. Raises `OSError` when it is full.
+        storage: the directory that the disk for what is written lies in.
+
+        Raises `LaunchFailed` when it is full; nothing is left open then.
         """
-        fds = {
-            name: _copied(fd, storage) if name == UPPER.name else _duplicate(fd)
-            for name, fd in self.fds.items()
-        }
-        return MachineDisks(fds, dict(self.used_bytes), held=[_duplicate(fd) for fd in self.held])
+        made = MachineDisks({}, dict(self.used_bytes))
+        try:
+            for name, fd in self.fds.items():
+                made.fds[name] = _copied(fd, storage) if name == UPPER.name else _duplicate(fd)
+            made.held = [_duplicate(fd) for fd in self.held]
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def hold(self, container: PlannedContainer) -> None:
+        """Keep the container's image from being removed. Raises `BackendUnavailable` when it was."""
+        self.held.append(_held(container))
 
     def close(self) -> None:
         """Idempotent."""
@@ -85,11 +96,12 @@ def open_disks(plan: VmPlan, handles: Handles) -> MachineDisks:
             fds[GRANTS.name], used[GRANTS.name] = disk.fd, disk.used_bytes
             warnings = disk.warnings
         if plan.container is not None:
-            container, image = plan.container, plan.container.image
-            fix = f"mxc-ops image pull {image.reference}"
-            held.append(hold_folder(os.path.dirname(image.rootfs), image.reference, fix))
+            container = plan.container
+            held.append(_held(container))
             fds[container.root.name] = _open_image(container)
-            used[container.root.name] = container.image.rootfs_bytes
+            used[container.root.name] = (
+                os.fstat(fds[container.root.name]).st_blocks * 512
+            )  # holes are not copied
             if container.storage:
                 fds[UPPER.name] = _make_upper(container, plan.pointers.get("wslc", "/wslc"))
                 used[UPPER.name] = UPPER.size_bytes
@@ -97,15 +109,31 @@ def open_disks(plan: VmPlan, handles: Handles) -> MachineDisks:
     return MachineDisks(fds, used, warnings, held)
 
 
+def _held(container: PlannedContainer) -> int:
+    image = container.image
+    fix = f"mxc-ops image pull {image.reference}"
+    return hold_folder(os.path.dirname(image.rootfs), image.reference, fix)
+
+
 def _copied(fd: int, storage: str) -> int:
-    copy = os.open(storage, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        copy_data(fd, copy)
-        os.fchmod(copy, 0o666)
-    except BaseException:
-        os.close(copy)
-        raise
+        copy = _unnamed(storage)
+        try:
+            copy_data(fd, copy)
+            os.fchmod(copy, 0o666)
+        except BaseException:
+            os.close(copy)
+            raise
+    except OSError as error:
+        message = f"what the container has written is not copied in {storage!r}: {error.strerror}"
+        raise LaunchFailed(Problem("disk_not_copied", "", message)) from error
     return copy
+
+
+def _unnamed(folder: str) -> int:
+    """A file that goes with its last descriptor, made with the rights of whoever calls us."""
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    return as_caller(calling_user(), lambda _: os.open(folder, flags, 0o600))
 
 
 def _duplicate(fd: int) -> int:
@@ -125,7 +153,7 @@ def _make_upper(container: PlannedContainer, pointer: str) -> int:
     """An empty file system in a file that never has a name, so that it goes with the machine."""
     where = f"{pointer}/storagePath" if pointer.startswith("/") else f"{pointer}.storage"
     try:
-        fd = os.open(container.storage, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = _unnamed(container.storage)
     except OSError as error:
         message = f"no file can be made in {container.storage!r}: {error.strerror}"
         raise PolicyRefused(Problem("storage_unusable", where, message, expected="a directory")) from error

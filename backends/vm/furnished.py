@@ -221,7 +221,11 @@ class FurnishedMachine:
         conversation = conversation_of(self._clone.guest.agent, self._containers, kept)
         try:
             source = await self._clone.freeze()
-            disks = await on_thread(lambda: self._copied(self._disks), drop=MachineDisks.close)
+            try:
+                disks = await on_thread(lambda: self._copied(self._disks), drop=MachineDisks.close)
+            except BaseException:
+                source.close()
+                raise
         finally:
             if go_on:
                 await self._clone.thaw()
@@ -256,6 +260,8 @@ class FurnishedMachine:
 
     async def _go_on(self, original: Original) -> Clone:
         self._disks = await on_thread(lambda: self._copied(original.disks), drop=MachineDisks.close)
+        if self._plan.container is not None:
+            self._disks.hold(self._plan.container)
         source = original.source
         shared = source.memory >= 0 and is_sealed(source.memory)  # else it is a file that somebody keeps
         return await self._restored(source, own_memory=not shared, original=original)

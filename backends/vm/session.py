@@ -90,6 +90,8 @@ class VmSandbox:
             fds["memory"] = fcntl(original.source.memory, F_DUPFD_CLOEXEC, 3)
         original.source.close()
         fds |= {f"{_DISK}{name}": fd for name, fd in original.disks.fds.items()}
+        for held in original.disks.held:  # whoever goes on from it holds the image itself
+            os.close(held)
         said = {
             "conversation": original.conversation.as_dict(),
             "scope": _scope(self._plan).as_dict(),

@@ -1,7 +1,7 @@
 """The containment ``wslc``: a container of an OCI image, in a utility VM (backends.md §5).
 
-On Linux that is `backends.vm` with a container in the machine; for Windows' own tools see
-`backends.wslc.windows`, whose plans tests make anywhere.
+On Linux that is `backends.vm` with a container in the machine. Facts of a Windows host make a plan for its
+own tools, which is refused by name when it is to be launched (`backends.wslc.windows`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from backends.frozen import replace
 from backends.vm.backend import VmBackend
 from backends.vm.facts import VmFacts
 from backends.vm.plan import VmPlan
-from backends.wslc.checks import container_problems
 from backends.wslc.shared.plan import ALONE, POINTER, share
 
 if TYPE_CHECKING:
     from backends.inside.agent_protocol import GuestCommand
     from backends.sessions import Copied, SessionSandbox
+    from backends.wslc.windows.facts import WindowsFacts
+    from backends.wslc.windows.plan import WindowsPlan
 
 __all__ = ["WslcBackend"]
 
@@ -36,13 +37,17 @@ class WslcBackend:
         return self._machine.capabilities
 
     def observe(self, request: SandboxRequest) -> Observed:
-        """See `backends.vm.observe.observe`. Raises also `PolicyRefused` for what no container can have."""
-        if request.wslc is not None and (problems := tuple(container_problems(request, request.wslc))):
-            raise PolicyRefused(problems)
+        """See `backends.vm.observe.observe`."""
         return self._machine.observe(request)
 
-    def plan(self, request: SandboxRequest, facts: VmFacts, view: FilesystemView) -> VmPlan:
-        """See `backends.vm.plan.make_plan`, and `backends.wslc.shared.plan.share`."""
+    def plan(
+        self, request: SandboxRequest, facts: VmFacts | WindowsFacts, view: FilesystemView
+    ) -> VmPlan | WindowsPlan:
+        """See `make_plan` of `backends.vm.plan`, `share` of `…shared.plan`, `plan_windows` of `…windows.plan`."""
+        if not isinstance(facts, VmFacts):
+            from backends.wslc.windows.plan import plan_windows
+
+            return plan_windows(request, facts)
         if request.wslc is not None and request.vm is not None:
             said = request.wslc
             machine = request.vm
@@ -52,9 +57,17 @@ class WslcBackend:
         return share(plan, facts) if request.wslc is not None and request.wslc.shared_vm else plan
 
     def launch(
-        self, plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...] = ()
+        self,
+        plan: VmPlan | WindowsPlan,
+        handles: Handles,
+        streams: Streams,
+        secrets: tuple[tuple[str, str], ...] = (),
     ) -> Running:
-        """See `backends.vm.launch.launch`."""
+        """See `backends.vm.launch.launch`. Raises `UnsupportedContainment` for a plan for Windows."""
+        if not isinstance(plan, VmPlan):
+            from backends.wslc.windows.launch import refuse_launch
+
+            refuse_launch(plan)
         if not _shares(plan):
             return self._machine.launch(plan, handles, streams, secrets)
         from backends.vm.launch import launch

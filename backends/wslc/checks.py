@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from backends.base import SandboxRequest
 from backends.errors import Problem
-from backends.virtual_machine import CommandKind
+from backends.virtual_machine import CPUS, MEMORY_MIB, CommandKind
 from backends.wslc.shared.plan import unshared
 from backends.wslc_settings import DEFAULT_IMAGE, WslcSettings
 
@@ -29,6 +29,7 @@ def container_problems(request: SandboxRequest, settings: WslcSettings) -> Itera
         message = "both an image and an archive say what the container is made of"
         fix = f"remove {pointer}/image, or {pointer}/imageTarPath"
         yield Problem("conflicting_fields", f"{pointer}/imageTarPath", message, expected="one", fix=fix)
+    yield from _path_problems(settings, pointer)
     yield from _machine_problems(request, settings, pointer)
     if settings.shared_vm:
         yield from unshared(request, settings)
@@ -39,7 +40,21 @@ def container_problems(request: SandboxRequest, settings: WslcSettings) -> Itera
             yield Problem("user_not_supported", place, message, fix="build the image with that USER")
 
 
+def _path_problems(settings: WslcSettings, pointer: str) -> Iterator[Problem]:
+    for name, path in (("imageTarPath", settings.image_tar), ("storagePath", settings.storage)):
+        if path and not path.startswith("/"):
+            message = f"{path!r} is relative; what it names would depend on where the run is started"
+            yield Problem("path_relative", f"{pointer}/{name}", message, expected="an absolute path")
+
+
 def _machine_problems(request: SandboxRequest, settings: WslcSettings, pointer: str) -> Iterator[Problem]:
+    for name, value, (least, most) in (
+        ("memoryMb", settings.memory_mib, MEMORY_MIB),
+        ("cpuCount", settings.cpus, CPUS),
+    ):
+        if value is not None and not least <= value <= most:
+            message = f"no machine has {value}"
+            yield Problem("out_of_range", f"{pointer}/{name}", message, expected=f"{least} to {most}")
     vm = request.vm
     if vm is None:
         return

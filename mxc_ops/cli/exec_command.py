@@ -70,7 +70,7 @@ def _with_arguments(body: Mapping[str, Any], command: Sequence[str]) -> dict[str
 
 
 def _line(command: Sequence[str], containment: object, kind: object) -> str:
-    if kind == "python":
+    if kind in ("python", "node"):
         return " ".join(command)  # in quotes it would be a text, and the program do nothing
     if containment in _WINDOWS_RULES and kind != "shell":
         return process_line(command)

@@ -39,7 +39,7 @@ def run_one_shot(document: Document, log: ExecLog, *, dry_run: bool, experimenta
     exit_code, failure, timed_out = 0, "", False
     try:
         request = build_request(document)
-        with prepare(request) as prepared:
+        with prepare(request, may_import=not dry_run) as prepared:
             _log_policy(document, request, log)
             if not dry_run:
                 log.line(_STARTING.get(request.containment, "Starting the virtual machine"))

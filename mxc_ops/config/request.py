@@ -17,6 +17,7 @@ from backends.wslc_settings import WslcSettings
 from mxc_ops.config.asked import asked_features
 from mxc_ops.config.canonical import canonicalise, policy_hash
 from mxc_ops.config.document import Document, RequestKind
+from mxc_ops.config.losses import origin_of
 from mxc_ops.policy import containers, machine
 from mxc_ops.policy.command import check_command
 from mxc_ops.policy.environment import resolve_environment
@@ -83,6 +84,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     containment = resolve_intent(canonical.get("containment"), platform)
     process: Mapping[str, Any] = canonical.get("process", {})
     ours: Mapping[str, Any] = canonical.get("mxcOps", {})
+    pointers = _pointers(canonical)
     of_image = containment in machine.OF_CONTAINER_IMAGES
     environment, environment_warnings = resolve_environment(
         process.get("env", () if of_image else None),
@@ -91,17 +93,12 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
     )
     shell, args = process.get("commandLine"), tuple(ours.get("args", ()))
     hyperlight = _hyperlight(containment, canonical, ours)
-    runtime = hyperlight.runtime if hyperlight else Runtime.PYTHON
-    own = _machine(ours.get("vm", {}))
-    machine.check_runtime(containment, own, POINTERS, has_args=bool(args))
-    vm = machine.complete(containment, own, has_args=bool(args), runtime=runtime)
+    vm = _machine(containment, ours.get("vm", {}), hyperlight, has_args=bool(args))
     check_command(shell, args, POINTERS["shell"], POINTERS["args"], vm.command if vm else None)
     optional = frozenset(spelling(path) for path in ours.get("optionalPaths", ()))
     grants, grant_warnings = collapse(_grants(canonical.get("filesystem", {}), optional))
-    network, network_warnings = _network(document, canonical, containment)
     wslc = _wslc(containment, canonical, ours)
-    if wslc is not None:
-        network = containers.with_ports(network, wslc, POINTERS["wslc"])
+    network, network_warnings = _network(document, canonical, containment)
     user: int | None = ours.get("user")
     return SandboxRequest(
         containment=containment,
@@ -110,7 +107,7 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         cwd=process.get("cwd", None if of_image else "/"),
         environment=environment,
         grants=grants,
-        network=network,
+        network=network if wslc is None else containers.with_ports(network, wslc, pointers["wslc"]),
         asked=asked_features(canonical, document.body, containment),
         limits=_limits(ours.get("limits", {})),
         timeout=_timeout(process, ours.get("timeout", {})),
@@ -126,8 +123,14 @@ def build_request(document: Document, *, platform: str = sys.platform) -> Sandbo
         container_id=canonical.get("containerId", ""),
         document_hash=Fingerprint(lambda: policy_hash(canonical)),
         warnings=(*map(str, document.warnings), *environment_warnings, *grant_warnings, *network_warnings),
-        pointers=POINTERS,
+        pointers=pointers,
     )
+
+
+def _pointers(canonical: Mapping[str, Any]) -> Mapping[str, str]:
+    """`POINTERS`, but for the one section that older versions have elsewhere."""
+    wslc = origin_of(canonical.get("origins", {}), POINTERS["wslc"])
+    return POINTERS if wslc == POINTERS["wslc"] else {**POINTERS, "wslc": wslc}
 
 
 def _lifecycle(kind: RequestKind) -> ConfigError:
@@ -196,9 +199,11 @@ def _limits(limits: Mapping[str, Any]) -> Limits:
     return Limits(**asked, best_effort=frozenset(names))
 
 
-def _machine(vm: Mapping[str, Any]) -> VirtualMachine:
+def _machine(
+    containment: str, vm: Mapping[str, Any], hyperlight: HyperlightSettings | None, *, has_args: bool
+) -> VirtualMachine | None:
     accelerator: str = vm.get("accel", "auto")
-    return VirtualMachine(
+    said = VirtualMachine(
         image_name=vm.get("image", ""),
         memory_mib=vm.get("memoryMib"),
         cpus=vm.get("cpus"),
@@ -206,6 +211,9 @@ def _machine(vm: Mapping[str, Any]) -> VirtualMachine:
         machine=vm.get("machine", ""),
         command=CommandKind(vm["command"]) if "command" in vm else None,
     )
+    machine.check_runtime(containment, said, POINTERS, has_args=has_args)
+    runtime = hyperlight.runtime if hyperlight else Runtime.PYTHON
+    return machine.complete(containment, said, has_args=has_args, runtime=runtime)
 
 
 def _hyperlight(

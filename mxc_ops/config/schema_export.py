@@ -9,6 +9,7 @@ from mxc_ops.config import rules, wording
 from mxc_ops.config.models import editions
 from mxc_ops.config.models.editions import Edition
 from mxc_ops.config.models.kinds import Kind, Shape, Sort, choice, required
+from mxc_ops.policy import machine
 from mxc_ops.policy.machine import IMAGE_NAME
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -69,7 +70,11 @@ _SOMETHING_TO_RUN: dict[str, Any] = {
 _KIND_OF_COMMAND: dict[str, Any] = {
     "if": {"required": ["args"]},
     "then": {"properties": {"vm": {"properties": {"command": {"const": "args"}}}}},
-    "else": {"properties": {"vm": {"properties": {"command": {"enum": ["shell", "python"]}}}}},
+    "else": {
+        "properties": {
+            "vm": {"properties": {"command": {"enum": [kind for kind in machine.COMMANDS if kind != "args"]}}}
+        }
+    },
 }
 
 

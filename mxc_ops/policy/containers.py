@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from backends.errors import PolicyRefused, Problem
 from backends.frozen import replace
 from backends.network.policy import Direction, NetworkPolicy, PortMapping, Protocol
 from backends.wslc_settings import PortMapping as ContainerPort
@@ -64,7 +65,23 @@ def without_ports(policy: NetworkPolicy) -> NetworkPolicy:
 
 
 def with_ports(policy: NetworkPolicy, settings: WslcSettings, pointer: str) -> NetworkPolicy:
-    """The policy with the section's ports, each of which is itself what allows it (backends.md §5)."""
+    """The policy with the section's ports, each of which is itself what allows it (backends.md §5).
+
+    Raises `PolicyRefused` for one that the policy maps already.
+    """
+    taken = {each.host_port: each for each in policy.mappings if each.direction is Direction.TO_SANDBOX}
+    problems = [
+        Problem(
+            "duplicate_value",
+            f"{pointer}/portMappings/{index}",
+            f"the host's port {port.host_port} is taken by {taken[port.host_port].pointer}",
+            fix="give it a port of its own, or remove one of the two",
+        )
+        for index, port in enumerate(settings.ports)
+        if port.host_port in taken
+    ]
+    if problems:
+        raise PolicyRefused(problems)
     ports = tuple(
         PortMapping(
             f"{_OF_SECTION}{index}",

@@ -28,15 +28,15 @@ LIMIT_FIELDS: Mapping[str, str] = {
 _LIMITS_POINTER = "/mxcOps/limits"
 
 _DESKTOPS = ("processcontainer", "seatbelt")
-_OURS = ("bubblewrap", "lxc", "microvm", "vm", "hyperlight")
+_OURS = ("bubblewrap", "lxc", "microvm", "vm", "hyperlight", "wslc")
 
 # Which containments give a feature, upstream or here: policy-semantics.md §3.5 (network), §4 (user
 # interface); config-schema.md §3.2 (lifecycle), cli-sdk.md §5 (telemetry).
 _COULD: Mapping[Feature, tuple[str, ...]] = {
-    Feature.EGRESS: (*_OURS, "seatbelt", "processcontainer", "wslc", "isolation_session"),
+    Feature.EGRESS: (*_OURS, "seatbelt", "processcontainer", "isolation_session"),
     Feature.INGRESS: (*_OURS, *_DESKTOPS),
     Feature.HOST_LOOPBACK: (*_OURS, *_DESKTOPS),
-    Feature.NETWORK_PROXY: (*_OURS, "seatbelt", "processcontainer", "wslc"),
+    Feature.NETWORK_PROXY: (*_OURS, "seatbelt", "processcontainer"),
     Feature.UI: _DESKTOPS,
     Feature.CLIPBOARD: _DESKTOPS,
     Feature.INPUT_INJECTION: _DESKTOPS,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from backends.errors import ConfigError, Problem
 from backends.frozen import replace
 from backends.hyperlight_settings import RUNTIMES, Driver, Runtime
-from backends.virtual_machine import LANGUAGES, CommandKind, VirtualMachine
+from backends.virtual_machine import CPUS, LANGUAGES, MEMORY_MIB, CommandKind, VirtualMachine
 
 __all__ = [
     "ACCELERATORS",
@@ -65,11 +65,8 @@ FIELDS: Mapping[str, str] = {
 """Fields of ``mxcOps.vm`` by their document spelling → field of `VirtualMachine`."""
 
 VM_RANGES: Mapping[str, tuple[int, int]] = {
-    # A distribution's kernel with its initrd does not come up in less; more than the most is rather a slip
-    # than a sandbox.
-    "memoryMib": (96, 65536),
-    # Each is a thread of the host, so a document asks for no more of them than one machine may weigh.
-    "cpus": (1, 64),
+    "memoryMib": MEMORY_MIB,
+    "cpus": CPUS,
 }
 """Document spelling → least and greatest value, both allowed."""
 

@@ -43,7 +43,8 @@ def validate(document: Document) -> tuple[str, ...]:
     """
     if document.kind is RequestKind.PROVISION:
         provisions(document)
-        with prepare(apart_from_ports(build_request(policy_document(document))), kept=True) as prepared:
+        request = apart_from_ports(build_request(policy_document(document)))
+        with prepare(request, kept=True, may_import=False) as prepared:
             return prepared.warnings
     identifier = sandbox_id(document)
     if document.kind is RequestKind.EXEC:

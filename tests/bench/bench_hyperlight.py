@@ -22,7 +22,7 @@ from tests.images import image
 
 ROUNDS = int(os.environ.get("MXC_BENCH_HYPERLIGHT_ROUNDS", "10"))
 CALLS = 300
-PLAIN = Policy(containment="microvm")
+PLAIN = Policy(containment="hyperlight")
 TIMED_CALLS = f"""
 import time
 times = []

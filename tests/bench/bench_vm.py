@@ -1,8 +1,8 @@
 """Virtual machines: cold boots, clones, parked clones, running ones: ``python -m tests.bench.bench_vm``.
 
-Needs QEMU and builds the images ``tiny`` and ``python`` when they are not there yet. Every figure is a median
-over `ROUNDS`, in one run; the promises are for two processors under TCG, the ratios for any machine: a time
-over that of this run's cold boot of ``python``.
+Needs QEMU and builds the images ``tiny``, ``python`` and ``node`` when they are not there yet. Every figure
+is a median over `ROUNDS`, in one run; the promises are for two processors under TCG, the ratios for any
+machine: a time over that of this run's cold boot of ``python``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ COLD_MS = 1600.0
 ENVIRONMENT = (("PATH", "/usr/bin:/bin"),)
 ECHO = GuestCommand(("/bin/sh", "-c", "echo hi"), env=ENVIRONMENT)
 PYTHON = GuestCommand(("-c",), env=ENVIRONMENT, zygote="print(1)")
+NODE = GuestCommand(("node",), env=ENVIRONMENT, zygote="console.log(1)")
 TRUE = GuestCommand(("/bin/true",), env=ENVIRONMENT)
 SCRIPTS = Path(sys.executable).parent
 _cold_ms: list[float] = []
@@ -54,7 +55,7 @@ def main() -> None:
     for part in ("mxc_ops", "vm_images", "backends"):
         compileall.compile_dir(Path(__file__).parents[2] / part, quiet=2)
     plans = {name: _plan(name) for name in ("tiny", "python")}
-    asyncio.run(_measure(plans))
+    asyncio.run(_measure(plans, _plan("node")))
     _command_line()
 
 
@@ -69,14 +70,15 @@ def _plan(image: str) -> VmPlan:
         return prepared.plan
 
 
-async def _measure(plans: dict[str, VmPlan]) -> None:
+async def _measure(plans: dict[str, VmPlan], node: VmPlan) -> None:
     for name, plan in plans.items():
         await _show(f"cold boot to agent ready, {name}", COLD_MS, lambda plan=plan: _cold_boot(plan))
     for name, plan in plans.items():
         await _show(f"clone of {name}: spawn → sh -c 'echo hi'", 160, lambda plan=plan: _cloned(plan, ECHO))
     plan = plans["python"]
     await _show("clone of python: spawn → print(1), zygote", 220, lambda: _cloned(plan, PYTHON))
-    await _parked(plan)
+    await _parked(plan, ("parked clone: acquire → print(1), zygote", PYTHON, 50))
+    await _parked(node, ("parked clone of node: acquire → console.log(1)", NODE, 80))
     await _running(plan)
     await _together(plan)
     await _alive(plan)
@@ -128,32 +130,38 @@ async def _cloned(plan: VmPlan, command: GuestCommand) -> float:
     return took
 
 
-async def _run(guest: Guest, command: GuestCommand) -> None:
+async def _run(guest: Guest, command: GuestCommand) -> float:
+    """When the first output was there."""
     answered: list[bytes] = []
-    process = await guest.agent.execute(
-        command, stdin=None, stdout=lambda data: answered.append(bytes(data)), stderr=sys.stderr.fileno()
-    )
+    first: list[float] = []
+
+    def note(data: bytes | memoryview) -> None:
+        answered.append(bytes(data))
+        first.append(time.perf_counter())
+
+    process = await guest.agent.execute(command, stdin=None, stdout=note, stderr=sys.stderr.fileno())
     ended = await process.wait()
     if ended.status:
         raise RuntimeError(f"{command.args} ended with {ended.status}: {answered}")
+    return first[0] if first else time.perf_counter()
 
 
-async def _parked(plan: VmPlan) -> None:
+async def _parked(plan: VmPlan, own: tuple[str, GuestCommand, float]) -> None:
+    """Until the program's end, and until its first output: a result is there before its process is gone."""
     pool = ClonePool(plan.template, plan.confinement, 2)
-    for title, command, promised in (
-        ("parked clone: acquire → echo", ECHO, 45),
-        ("parked clone: acquire → print(1), zygote", PYTHON, 50),
-    ):
+    for title, command, promised in (("parked clone: acquire → echo", ECHO, 45), own):
         times: list[float] = []
+        firsts: list[float] = []
         for _ in range(ROUNDS):
             await pool.fill()
             begun = time.perf_counter()
             clone = await pool.acquire(Timings())
             await clone.guest.agent.identify(new_identity())
-            await _run(clone.guest, command)
+            firsts.append((await _run(clone.guest, command) - begun) * 1000)
             times.append((time.perf_counter() - begun) * 1000)
             await clone.end()
         _line(title, times, promised)
+        _line("  of that, to its first output", firsts, promised)
     await pool.close()
 
 

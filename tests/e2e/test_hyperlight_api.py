@@ -42,7 +42,7 @@ IDENTITY = "[open(p).read() for p in ('/proc/sys/kernel/random/uuid', '/etc/mach
 @pytest.fixture(scope="module", autouse=True)
 def pool(python_image: None) -> Iterator[None]:
     """Most of these tests wait for nothing but a machine."""
-    with WarmPool(Policy(containment="microvm"), size=POOL):
+    with WarmPool(Policy(containment="hyperlight"), size=POOL):
         yield
 
 
@@ -100,7 +100,7 @@ def test_the_policy_holds_for_code_that_stays(tmp_path: Path) -> None:
         read_only=[tmp_path],
         denied=[tmp_path / "secret"],
         env={"A": "b"},
-        cwd=tmp_path,
+        cwd=f"/host/{tmp_path.name}",
         limits=Limits(open_files=50, pids=32),
         seccomp="strict",
     )
@@ -112,7 +112,7 @@ os.getuid(), dict(os.environ), os.getcwd(), sorted(os.listdir()), open("data").r
 """
     with Hyperlight(policy) as held:
         value = held.run(code).check().value
-        assert value == [1000, {"A": "b"}, str(tmp_path), ["data"], "granted\n", [50, 50], "1\n"]
+        assert value == [1000, {"A": "b"}, f"/host/{tmp_path.name}", ["data"], "granted\n", [50, 50], "1\n"]
         for forbidden in (
             "open('data', 'w')",
             "os.setuid(0)",
@@ -125,7 +125,7 @@ os.getuid(), dict(os.environ), os.getcwd(), sorted(os.listdir()), open("data").r
 def test_read_write_grants_come_back_with_the_end_and_bar_snapshots(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old\n")
     with Hyperlight(read_write=[tmp_path]) as held:
-        held.run(f"open('{tmp_path}/file', 'w').write('new\\n')").check()
+        held.run(f"open('/host/{tmp_path.name}/file', 'w').write('new\\n')").check()
         with pytest.raises(PolicyRefused) as caught:
             held.snapshot()
         assert code_of(caught) == "not_copied_back"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.backend("hyperlight")
 
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
-    for name in ("base", "python"):
+    for name in ("base", "python", "node", "agent"):
         image(name)
 
 
@@ -57,6 +57,8 @@ def test_the_streams_stay_apart_and_the_exit_code_is_the_guests() -> None:
         (Runtime.PYTHON, "print(__name__, 6 * 7)", "__main__ 42"),
         (Runtime.BASH, "words=(a b); echo ${#words[@]} ${BASH_VERSINFO[0]}", "2 5"),
         (Runtime.PYTHON_SHELL, "echo $0; python3 -c 'print(6 * 7)' | tr 2 3", "/bin/sh"),
+        (Runtime.NODE, "console.log(6 * 7, typeof require)", "42 function"),
+        (Runtime.AGENT, "node -p 6*7; python3 -c 1 && git --version && curl --version && jq --version", "42"),
     ],
 )
 def test_each_runtime_takes_its_own_source(runtime: Runtime, source: str, said: str) -> None:

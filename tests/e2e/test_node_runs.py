@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from mxc_ops import CommandKind, Limits, Outcome, Policy, PolicyRefused, Result, Sandbox, VirtualMachine, run
+from mxc_ops import (
+    CommandKind,
+    Limits,
+    Outcome,
+    Policy,
+    PolicyRefused,
+    Result,
+    Sandbox,
+    Session,
+    VirtualMachine,
+    run,
+)
 from tests.images import image
 
 pytestmark = [pytest.mark.backend("vm"), pytest.mark.usefixtures("node_image")]
@@ -189,3 +200,20 @@ def test_what_only_a_new_node_would_heed_is_refused() -> None:
     with pytest.raises(PolicyRefused) as caught:
         node("1", env={"NODE_OPTIONS": "--disallow-code-generation-from-strings"})
     assert caught.value.problems[0].code == "variable_unheeded"
+
+
+def test_each_command_of_a_session_has_a_node_of_its_own() -> None:
+    policy = Policy(containment="vm", vm=NODE)
+    with Session.open(policy) as session:
+        first = session.exec("globalThis.left = 1; console.log(process.pid)")
+        second = session.exec("console.log(process.pid, typeof left)")
+        assert first.ok and second.ok
+        assert second.stdout.decode().split()[1] == "undefined"
+        assert first.stdout.split()[0] != second.stdout.split()[0]
+        with pytest.raises(PolicyRefused, match="NODE_DEBUG"):
+            session.exec("1", policy=session.policy(env={"NODE_DEBUG": "net"}))
+        seen: set[bytes] = set()
+        for fork in session.fork(2).sessions:
+            with fork:
+                seen.add(fork.exec("console.log(Math.random(), crypto.randomUUID())").check().stdout)
+        assert len({word for line in seen for word in line.split()}) == 4

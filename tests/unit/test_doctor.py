@@ -103,7 +103,6 @@ def test_an_unknown_backend_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "where", "fix"),
     [
-        ("wslc", "Windows only", "mxc-ops doctor --inventory FILE --backend wslc"),
         ("windows_sandbox", "Windows only", "mxc-ops doctor --inventory FILE --backend windows_sandbox"),
         ("seatbelt", "macOS only", ""),
     ],

@@ -111,8 +111,9 @@ def test_the_command_of_a_microvm_is_quoted_as_for_windows_unless_a_shell_takes_
 
 
 @pytest.mark.parametrize("containment", ["vm", "microvm"])
-def test_python_source_is_handed_on_as_it_is(containment: str) -> None:
-    body = {"containment": containment, "mxcOps": {"vm": {"command": "python"}}}
+@pytest.mark.parametrize("kind", ["python", "node"])
+def test_source_is_handed_on_as_it_is(containment: str, kind: str) -> None:
+    body = {"containment": containment, "mxcOps": {"vm": {"command": kind}}}
     assert changed(body, "print(1, 'a b')")["process"]["commandLine"] == "print(1, 'a b')"
     assert changed(body, "import", "os")["process"]["commandLine"] == "import os"
 

@@ -35,6 +35,18 @@ def test_the_agent_finds_what_it_expects(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_dir() for name in ("dev", "proc", "sys", "run", "tmp"))
 
 
+def test_a_node_is_a_spare_with_our_add_on_before_it_and_python_a_zygote() -> None:
+    [conf] = [
+        entry.content.decode()
+        for entry in initrd_entries(agent=b"", modules=(), format=Format.EROFS, zygote="node")
+        if entry.path == "agent.conf"
+    ]
+    kind, preloaded, interpreter, *flags, script = conf.splitlines()[1].split()
+    assert (kind, interpreter, script) == ("spare", "/usr/bin/node", "/usr/lib/mxc-ops/node.cjs")
+    assert preloaded == "LD_PRELOAD=/usr/lib/mxc-ops/node_addon.node"
+    assert all(flag.startswith("--") for flag in flags)
+
+
 def test_without_a_root_file_system_there_are_busybox_and_the_users_files(tmp_path: Path) -> None:
     entries = initrd_entries(
         agent=b"agent",

@@ -60,7 +60,7 @@ def test_a_whole_id_is_taken_as_it_is(phase: str, prefix: str) -> None:
         *((text, "malformed_id") for text in (f"lxc:{TAIL.upper()}", f"vm:{TAIL}\n", f"lxc:lxc:{TAIL}")),
         ("lxc:../../../etc/passwd", "malformed_id"),
         *((text, "unsupported_containment") for text in ("zzz:1", "iso:abcd", "wsb:1a2b3c4d")),
-        *((text, "unsupported_containment") for text in (f"wslc:{TAIL}", f"BWRAP:{TAIL}", f" vm:{TAIL}")),
+        *((text, "unsupported_containment") for text in (f"WSLC:{TAIL}", f"BWRAP:{TAIL}", f" vm:{TAIL}")),
     ],
 )
 def test_any_other_id_is_refused_on_every_phase(identifier: str, code: str) -> None:
@@ -122,7 +122,6 @@ def test_a_correlation_vector_of_the_clients_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("containment", "code"),
     [
-        ("wslc", "unsupported_containment"),
         ("windows_sandbox", "unsupported_containment"),
         ("seatbelt", "unsupported_containment"),
         ("processcontainer", "unsupported_containment"),

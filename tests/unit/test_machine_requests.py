@@ -26,7 +26,7 @@ from tests.unit.config_cases import accept, one_shot, signs
 from tests.unit.documents import loaded
 from tests.unit.machines import put_in_place
 
-SHELL, ARGS, PYTHON = CommandKind.SHELL, CommandKind.ARGS, CommandKind.PYTHON
+SHELL, ARGS, PYTHON, NODE = CommandKind.SHELL, CommandKind.ARGS, CommandKind.PYTHON, CommandKind.NODE
 FULL = {
     "image": "my-python.3_11",
     "memoryMib": 512,
@@ -76,6 +76,9 @@ def test_everything_that_is_said_arrives() -> None:
         ("vm", {"vm": {}}, SHELL, "base"),
         ("vm", {"vm": {"command": "python"}}, PYTHON, "python"),
         ("vm", {"vm": {"command": "python", "image": "mine"}}, PYTHON, "mine"),
+        ("vm", {"vm": {"command": "node"}}, NODE, "node"),
+        ("microvm", {"vm": {"command": "node"}}, NODE, "node"),
+        ("vm", {"vm": {"command": "node", "image": "mine"}}, NODE, "mine"),
         ("vm", {"args": ["id"]}, ARGS, "base"),
     ],
 )
@@ -107,13 +110,13 @@ def test_other_containments_have_no_machine_and_are_asked_whether_they_take_the_
 
 def test_bubblewrap_refuses_it_by_name_and_says_who_takes_it() -> None:
     backend = get("bubblewrap").capabilities
-    with pytest.raises(PolicyRefused, match=r"^/mxcOps/vm: .*microvm, vm, hyperlight$"):
+    with pytest.raises(PolicyRefused, match=r"^/mxcOps/vm: .*microvm, vm, hyperlight, wslc$"):
         check_features(request("bubblewrap", mxcOps={"vm": {}}), backend)
     policy = Policy(vm=VirtualMachine(cpus=2, command=PYTHON))
     with pytest.raises(PolicyRefused) as caught:
         check_features(policy.request("true"), backend)
     assert [problem.path for problem in caught.value.problems] == ["vm.cpus", "vm.command"]
-    assert all(problem.fix.endswith("microvm, vm, hyperlight") for problem in caught.value.problems)
+    assert all(problem.fix.endswith("microvm, vm, hyperlight, wslc") for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize("containment", OF_MACHINES)
@@ -241,7 +244,9 @@ def test_an_image_is_not_handed_to_a_policy() -> None:
         Policy(containment="vm", vm=replace(VirtualMachine(), image=IMAGE))
 
 
-@pytest.mark.parametrize(("kind", "command"), [(ARGS, "true"), (SHELL, ["true"]), (PYTHON, ["print(1)"])])
+@pytest.mark.parametrize(
+    ("kind", "command"), [(ARGS, "true"), (SHELL, ["true"]), (PYTHON, ["print(1)"]), (NODE, ["1"])]
+)
 def test_a_command_of_another_kind_than_the_machine_is_told_is_refused(
     kind: CommandKind, command: Any
 ) -> None:

@@ -48,7 +48,7 @@ def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def find(name: str) -> Image:
-        if name in ("python", "base"):
+        if name in ("python", "node", "base"):
             return replace(IMAGE, name=name)
         raise BackendUnavailable(
             Problem("no_image", "", f"there is no image {name!r}", fix=f"mxc-ops image build {name}")
@@ -182,6 +182,12 @@ def test_accel_is_refused_where_nothing_is_carried(capfd: pytest.CaptureFixture[
             {"image_name": "python", "accelerator": "tcg", "command": CommandKind.PYTHON},
             "print(1)",
         ),
+        (
+            ["--command-kind", "node"],
+            ["console.log(1)"],
+            {"image_name": "node", "command": CommandKind.NODE},
+            "console.log(1)",
+        ),
     ],
 )
 def test_flags_say_what_documents_say(
@@ -200,6 +206,7 @@ def test_flags_say_what_documents_say(
         (["--vm-memory", "1"], "--vm-memory: 1 is out of range"),
         (["--vm-cpus", "65"], "--vm-cpus: 65 is out of range"),
         (["--command-kind", "python"], "CMD: Python source is one word, and there are 2 after --"),
+        (["--command-kind", "node"], "CMD: JavaScript source is one word, and there are 2 after --"),
         (["--backend", "microvm"], "CMD: Python source is one word, and there are 2 after --"),
         (["--command-kind", "shell"], "CMD: a shell line is one word, and there are 2 after --"),
     ],

@@ -49,14 +49,14 @@ def test_what_is_for_every_machine_is_refused_on_none(backend: str) -> None:
     assert codes(backend, on=replace(DEBIAN, machine="riscv64")) == ""
 
 
-@pytest.mark.parametrize("backends", [("wslc", "bubblewrap"), ("bubblewrap", "wslc")])
+@pytest.mark.parametrize("backends", [("windows_sandbox", "lxc"), ("lxc", "windows_sandbox")])
 def test_a_backend_that_cannot_exist_here_is_not_dropped_for_another_that_can(
     backends: tuple[str, ...],
 ) -> None:
     trouble = unsupported(needs_of(Choices(backends)), DEBIAN)
     assert trouble is not None
     assert trouble.code == "unsupported_system"
-    assert trouble.message == "wslc exists on windows only, and this is Debian GNU/Linux 12"
+    assert trouble.message == "windows_sandbox exists on windows only, and this is Debian GNU/Linux 12"
     assert "--backend" in trouble.fix
     assert codes(*backends, on=WINDOWS_11) == "unsupported_system"
 

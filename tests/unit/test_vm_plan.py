@@ -18,6 +18,8 @@ from tests.vm_samples import IMAGE, ROOT_FACTS, TINY, USER_FACTS
 pytestmark = [pytest.mark.backend("vm"), pytest.mark.backend("microvm")]
 
 VM = VirtualMachine("python", IMAGE)
+NODE = VirtualMachine("node", replace(IMAGE, name="node", zygote="node"), command=CommandKind.NODE)
+OPTIONS = Environment((("NODE_OPTIONS", "--frozen-intrinsics"),))
 REQUEST = SandboxRequest("vm", shell="echo hello", vm=VM)
 
 
@@ -35,6 +37,18 @@ def planned(request: SandboxRequest = REQUEST, facts: VmFacts = USER_FACTS) -> V
             PolicyRefused,
             "image_without_python",
             "/mxcOps/vm/image",
+        ),
+        (  # another interpreter waits in it
+            replace(REQUEST, vm=replace(VM, command=CommandKind.NODE)),
+            PolicyRefused,
+            "image_without_node",
+            "/mxcOps/vm/image",
+        ),
+        (
+            replace(REQUEST, vm=NODE, environment=OPTIONS),
+            PolicyRefused,
+            "variable_unheeded",
+            "/process/env",
         ),
         (
             replace(REQUEST, vm=replace(VM, memory_mib=64)),
@@ -123,6 +137,12 @@ def test_the_template_depends_on_the_host_and_the_machine_and_on_no_policy() -> 
             replace(REQUEST, shell="print(1)", vm=replace(VM, command=CommandKind.PYTHON)),
             ("-c",),
             "print(1)",
+        ),
+        (replace(REQUEST, shell="let a = 1", vm=NODE), ("node",), "let a = 1"),
+        (
+            replace(REQUEST, shell="1", vm=replace(NODE, command=CommandKind.SHELL), environment=OPTIONS),
+            ("/bin/sh", "-c", "1"),
+            None,
         ),
     ],
 )

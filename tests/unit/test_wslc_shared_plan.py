@@ -35,7 +35,9 @@ def planned(
 
     machine = VirtualMachine("utility", IMAGE)
     request = SandboxRequest("wslc", shell="true", vm=machine, wslc=settings, limits=limits)
-    return BACKEND.plan(request, facts, view or FilesystemView())
+    plan = BACKEND.plan(request, facts, view or FilesystemView())
+    assert isinstance(plan, VmPlan)
+    return plan
 
 
 def key(plan: VmPlan) -> str:
