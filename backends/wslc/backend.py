@@ -43,7 +43,7 @@ class WslcBackend:
     def plan(
         self, request: SandboxRequest, facts: VmFacts | WindowsFacts, view: FilesystemView
     ) -> VmPlan | WindowsPlan:
-        """See `make_plan` of `backends.vm.plan`, `share` of `…shared.plan`, `plan_windows` of `…windows.plan`."""
+        """See `make_plan`, `share` and `plan_windows`: of a machine, a shared one, Windows' own."""
         if not isinstance(facts, VmFacts):
             from backends.wslc.windows.plan import plan_windows
 
