@@ -66,7 +66,7 @@ class _SpawnThread:
                     done.acquire(timeout=0.1)
             for child in answer:
                 # Not killed (see `kill_child_of`): it ends when our ends of its descriptors are closed.
-                start_new_thread(_bury, (child,))
+                bury(child)
             raise
         if failure:
             raise failure[0]
@@ -75,6 +75,11 @@ class _SpawnThread:
     def _loop(self) -> None:
         while True:
             self._jobs.get()()
+
+
+def bury(child: Spawned) -> None:
+    """Have it reaped whenever it ends; its pidfd is no longer the caller's."""
+    start_new_thread(_bury, (child,))
 
 
 def _bury(child: Spawned) -> None:

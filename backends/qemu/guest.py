@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from backends.agent.connection import GuestConnection
 from backends.agent.container import Container
@@ -15,10 +15,24 @@ from backends.qemu.confinement import Confinement
 from backends.qemu.machine import Machine
 from backends.qemu.running_machine import RunningMachine
 
-__all__ = ["Guest", "boot"]
+__all__ = ["Guest", "WithAgent", "boot"]
 
 _GONE_S = 1.0
 _Answer = TypeVar("_Answer")
+
+
+class WithAgent(Protocol):
+    """What commands run in, while it lives: `ask` and `guard` raise what ended it at once.
+
+    What `ask` raises is always of `backends.errors`; `guard` raises what the agent answered, too.
+    """
+
+    @property
+    def agent(self) -> GuestConnection: ...
+
+    async def ask(self, work: Awaitable[_Answer]) -> _Answer: ...
+
+    async def guard(self, work: Awaitable[_Answer]) -> _Answer: ...
 
 
 class Guest:
@@ -44,6 +58,10 @@ class Guest:
     async def ask(self, work: Awaitable[_Answer]) -> _Answer:
         """Await something of the agent while the machine lives."""
         return await ask(self.machine, work)
+
+    async def guard(self, work: Awaitable[_Answer]) -> _Answer:
+        """The same, and what the agent answers is raised as it is."""
+        return await self.machine.guard(work)
 
     async def end(self) -> None:
         await self.agent.close()

@@ -75,11 +75,19 @@ class Monitor:
 
     async def hand_over(self, fd: int, name: str) -> None:
         """Give QEMU a copy of `fd` under `name`; raises as `execute`."""
+        self._send(fd)
+        await self.execute("getfd", {"fdname": name})
+
+    async def hand_over_file(self, fd: int, number: int) -> None:
+        """Give QEMU a copy of `fd` that it opens as ``/dev/fdset/NUMBER``; raises as `execute`."""
+        self._send(fd)
+        await self.execute("add-fd", {"fdset-id": number})
+
+    def _send(self, fd: int) -> None:
         try:
             self._client.send_fd_scm(fd)
         except (QMPError, OSError) as error:
             raise MonitorLost("QEMU ended before it took a descriptor") from error
-        await self.execute("getfd", {"fdname": name})
 
     async def close(self) -> None:
         """Let go of the connection; QEMU itself is not told to end."""

@@ -112,6 +112,11 @@ class RunningMachine:
         assert self.monitor is not None  # `start` connects before it answers
         await self.guard(self.monitor.hand_over(fd, name))
 
+    async def hand_over_file(self, fd: int, number: int) -> None:
+        """Give QEMU a descriptor that it can open as ``/dev/fdset/NUMBER``."""
+        assert self.monitor is not None  # `start` connects before it answers
+        await self.guard(self.monitor.hand_over_file(fd, number))
+
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """A monitor command under `guard`."""
         assert self.monitor is not None  # `start` connects before it answers

@@ -37,12 +37,16 @@ _PATH = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 
 @frozen
 class PlannedContainer:
-    """`storage` is the host's directory with the disk for what is written; "" keeps that in memory."""
+    """`storage` is the host's directory with the disk for what is written; "" keeps that in memory.
+
+    `machine` is the key of a machine that it shares with others, whose disks are given out as it starts.
+    """
 
     image: ContainerImage
     root: DataDisk
     spec: GuestContainer
     storage: str = ""
+    machine: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """JSON-safe."""
@@ -56,6 +60,7 @@ class PlannedContainer:
             "user": {"uid": image.user.uid, "gid": image.user.gid},
             "hostname": spec.hostname,
             "flags": [flag.name for flag in MountFlag if flag in spec.flags],
+            **({"sharedMachine": self.machine} if self.machine else {}),
         }
 
 

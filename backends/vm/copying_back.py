@@ -16,7 +16,7 @@ from backends.guest_files.copy_back import CopyBack, copy_back, get_request, lim
 from backends.guest_files.plan import FilesPlan, ShippedGrant
 from backends.guest_files.recover import recover
 from backends.guest_files.snapshot import Snapshot
-from backends.qemu.guest import Guest
+from backends.qemu.guest import WithAgent
 from backends.qemu.off_loop import on_thread
 
 __all__ = ["bring_back", "journals_folder", "recovered_warnings"]
@@ -43,7 +43,7 @@ def recovered_warnings() -> tuple[str, ...]:
 
 
 async def bring_back(
-    guest: Guest,
+    guest: WithAgent,
     files: FilesPlan,
     snapshots: dict[int, Snapshot],
     handles: Handles,
@@ -64,7 +64,7 @@ async def bring_back(
 
 
 async def _one(
-    guest: Guest, grant: ShippedGrant, snapshot: Snapshot, handles: Handles, file_size_mib: int | None
+    guest: WithAgent, grant: ShippedGrant, snapshot: Snapshot, handles: Handles, file_size_mib: int | None
 ) -> CopyBack:
     file_bytes = None if file_size_mib is None else file_size_mib * _MIB
     limits = limits_for(snapshot, file_bytes=file_bytes)

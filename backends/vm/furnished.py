@@ -14,18 +14,16 @@ from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.identity import new_identity, same_identity
 from backends.agent.inherited import Conversation, come_to_rest, conversation_of
 from backends.agent.process import GuestProcess
-from backends.base import Handles, ObjectKind
+from backends.base import Handles
 from backends.ended import Conflict
 from backends.errors import LaunchFailed, Problem
 from backends.frozen import frozen
-from backends.guest_files.archive import check_copies, put_content
-from backends.guest_files.plan import GuestPut, Made
 from backends.guest_files.snapshot import Snapshot
-from backends.inside.agent_protocol import GuestFiles, GuestHide, GuestIdentity, GuestMount, MountFlag
+from backends.inside.agent_protocol import GuestIdentity
 from backends.qemu.clone import Clone, Link, restore
 from backends.qemu.guest import Guest
 from backends.qemu.memory_file import is_sealed
-from backends.qemu.off_loop import off_loop, on_thread
+from backends.qemu.off_loop import on_thread
 from backends.qemu.pools import take_clone
 from backends.qemu.template import open_template
 from backends.qemu.template_store import StoredTemplate, TemplateStore, default_store
@@ -33,7 +31,8 @@ from backends.qemu.timings import Timings
 from backends.vm.container import PlannedContainer
 from backends.vm.copying_back import bring_back, recovered_warnings
 from backends.vm.disks import NO_DISKS, MachineDisks, open_disks
-from backends.vm.failure import explain_container, explain_full
+from backends.vm.failure import explain_container
+from backends.vm.furnishing import furnish
 from backends.vm.plan import VmPlan
 
 if TYPE_CHECKING:
@@ -140,18 +139,8 @@ class FurnishedMachine:
         if self._plan.container is not None:
             await self._contain(self._clone, self._plan.container)
         if self._original is None:
-            await self._make_working_dir()
-            await self._furnish(self.guest)
+            await furnish(self._plan, self.guest, self._handles, self._snapshots, self._timings)
         self._original = None
-
-    async def _make_working_dir(self) -> None:
-        """What of it an image lacks; others' working directories are to be there."""
-        container = self._plan.container
-        if container is not None and container.image.missing_dirs:
-            paths = (path.lstrip("/") for path in container.image.missing_dirs)
-            made = tuple(Made(path, ObjectKind.DIRECTORY, 0o755) for path in paths)
-            content = put_content(self._plan.files, GuestPut(GuestFiles("/"), made=made), self._handles, {})
-            await self.guest.ask(self.guest.agent.put(GuestFiles("/"), off_loop(content)))
 
     async def _contain(self, clone: Clone, container: PlannedContainer) -> None:
         guest = clone.guest
@@ -301,25 +290,3 @@ class FurnishedMachine:
             stood=original is not None and original.stood,
             link=self._link,
         )
-
-    async def _furnish(self, guest: Guest) -> None:
-        files = self._plan.files
-        size = self._plan.limits.tmp_mib << 20
-        flags = MountFlag.NO_SUID | MountFlag.NO_DEV
-        for place in self._plan.limits.private:
-            await guest.ask(guest.agent.mount(GuestMount(place, "", "tmpfs", flags, size)))
-        if files.writable:
-            await on_thread(lambda: check_copies(files, self._handles))
-        for step in files.guest_steps:
-            if isinstance(step, GuestHide):
-                await guest.ask(guest.agent.hide(step))
-            elif isinstance(step, GuestMount):
-                await guest.ask(guest.agent.mount(step))
-            else:
-                content = put_content(files, step, self._handles, self._snapshots)
-                try:
-                    await guest.ask(guest.agent.put(step.files, off_loop(content)))
-                except LaunchFailed as failure:
-                    raise explain_full(self._plan, step, failure) from failure.__cause__
-        if files.guest_steps:
-            self._timings.mark("filesIn")

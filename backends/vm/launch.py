@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
@@ -15,7 +16,9 @@ from backends.errors import LaunchFailed, Problem
 from backends.linux.duplicates import Duplicates
 from backends.qemu.loop_running import LoopRunning
 from backends.qemu.loop_thread import submit
-from backends.vm.one_run import OneRun
+from backends.qemu.timings import Timings
+from backends.vm.furnished import FurnishedMachine
+from backends.vm.one_run import Furnished, OneRun
 from backends.vm.plan import VmPlan
 
 __all__ = ["launch"]
@@ -25,15 +28,19 @@ _ABANDONED_DEADLINE_S = 20.0
 
 
 def launch(
-    plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+    plan: VmPlan,
+    handles: Handles,
+    streams: Streams,
+    secrets: tuple[tuple[str, str], ...],
+    furnished: Callable[[VmPlan, Handles, Timings], Furnished] = FurnishedMachine,
 ) -> LoopRunning:
-    """Return when the command runs.
+    """Return when the command runs, in what `furnished` makes.
 
     The first run of an image on a host makes its template first, which takes some seconds. Raises
     `LaunchFailed`, `PolicyRefused` and `BackendUnavailable`; interrupted, it leaves nothing behind.
     """
     try:
-        run, gone, told = _make(plan, handles, streams, secrets)
+        run, gone, told = _make(plan, handles, streams, secrets, furnished)
     except OSError as error:
         raise _host_refused(error) from error
     started: Future[None] = Future()
@@ -79,7 +86,11 @@ def _tell(gone: int) -> None:
 
 
 def _make(
-    plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+    plan: VmPlan,
+    handles: Handles,
+    streams: Streams,
+    secrets: tuple[tuple[str, str], ...],
+    furnished: Callable[[VmPlan, Handles, Timings], Furnished],
 ) -> tuple[OneRun, int, int]:
     """The run, with copies of all that is the caller's, and both ends of what tells of its end."""
     with ExitStack() as undo:
@@ -99,7 +110,7 @@ def _make(
         told = keep(fcntl(gone, F_DUPFD_CLOEXEC, _FIRST_FREE))
         own = Streams(stdin, stdout, stderr, tty=streams.tty)
         undo.pop_all()
-        return OneRun(plan, objects, own, secrets), gone, told
+        return OneRun(plan, objects, own, secrets, furnished), gone, told
 
 
 def _host_refused(error: OSError) -> LaunchFailed:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.agent.errors import GuestError, GuestRefused
 from backends.agent.process import GuestProcess
 from backends.base import Handles, Streams
-from backends.ended import Ended, Outcome, Usage
+from backends.ended import Conflict, Ended, Outcome, Usage
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.frozen import replace
 from backends.inside.agent_protocol import (
@@ -22,7 +23,7 @@ from backends.inside.agent_protocol import (
     GuestEnded,
 )
 from backends.linux import seccomp
-from backends.qemu.guest import Guest
+from backends.qemu.guest import WithAgent
 from backends.qemu.timings import Timings
 from backends.vm.failure import explain_refusal
 from backends.vm.furnished import FurnishedMachine
@@ -30,18 +31,52 @@ from backends.vm.guest_limits import mark_guest_hits
 from backends.vm.plan import VmPlan
 from backends.vm.terminal import follow_size, make_transparent, window_size
 
-__all__ = ["OneRun"]
+if TYPE_CHECKING:
+    from backends.network.outcome import NetworkOutcome
+
+__all__ = ["Furnished", "OneRun"]
 
 _START_S = 30.0
+
+
+class Furnished(Protocol):
+    """See `FurnishedMachine`: what a run needs of it, or of what stands for it."""
+
+    pid: int
+    warnings: list[str]
+    conflicts: list[Conflict]
+    network: NetworkOutcome | None
+
+    @property
+    def guest(self) -> WithAgent: ...
+
+    @property
+    def is_there(self) -> bool: ...
+
+    async def start(self) -> None: ...
+
+    async def bring_back(self) -> None: ...
+
+    async def end(self) -> None: ...
 
 
 class OneRun:
     """Made on any thread; everything else happens on the loop of `start`."""
 
     def __init__(
-        self, plan: VmPlan, handles: Handles, streams: Streams, secrets: tuple[tuple[str, str], ...]
+        self,
+        plan: VmPlan,
+        handles: Handles,
+        streams: Streams,
+        secrets: tuple[tuple[str, str], ...],
+        furnished: Callable[[VmPlan, Handles, Timings], Furnished] = FurnishedMachine,
     ) -> None:
-        """`streams` and `handles` are the run's own from now on, until `close`."""
+        """`streams` and `handles` are the run's own from now on, until `close`.
+
+        Parameters
+        ----------
+        furnished: makes what the command runs in.
+        """
         self.pid = 0
         self.wrapping_up = False
         self._expired = False
@@ -51,7 +86,7 @@ class OneRun:
         self._streams = streams
         self._secrets = secrets
         self._timings = Timings()
-        self._machine = FurnishedMachine(plan, handles, self._timings)
+        self._machine = furnished(plan, handles, self._timings)
         self._process: GuestProcess | None = None
         self._killed = asyncio.Event()
 
@@ -114,13 +149,13 @@ class OneRun:
         for fd in {self._streams.stdin, self._streams.stdout, self._streams.stderr}:
             os.close(fd)
 
-    async def _execute(self, guest: Guest) -> GuestProcess:
+    async def _execute(self, guest: WithAgent) -> GuestProcess:
         streams = self._streams
         if streams.tty:
             make_transparent(streams.stdin)
         command = self._command()
         try:
-            return await guest.machine.guard(
+            return await guest.guard(
                 guest.agent.execute(
                     command,
                     stdin=streams.stdin,
@@ -143,7 +178,7 @@ class OneRun:
             tty=window_size(self._streams.stdin) if self._streams.tty else None,
         )
 
-    async def _until_end(self, guest: Guest, process: GuestProcess) -> GuestEnded | None:
+    async def _until_end(self, guest: WithAgent, process: GuestProcess) -> GuestEnded | None:
         """None when the machine was killed on the caller's wish."""
         waiting = asyncio.ensure_future(guest.ask(process.wait()))
         killed = asyncio.ensure_future(self._killed.wait())

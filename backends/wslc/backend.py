@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.base import FilesystemView, Handles, Observed, Running, SandboxRequest, Streams
+from backends.errors import PolicyRefused, Problem
 from backends.features import Capabilities
 from backends.frozen import replace
 from backends.vm.backend import VmBackend
 from backends.vm.facts import VmFacts
 from backends.vm.plan import VmPlan
+from backends.wslc.shared.plan import ALONE, POINTER, share
 
 if TYPE_CHECKING:
     from backends.inside.agent_protocol import GuestCommand
@@ -41,7 +43,7 @@ class WslcBackend:
     def plan(
         self, request: SandboxRequest, facts: VmFacts | WindowsFacts, view: FilesystemView
     ) -> VmPlan | WindowsPlan:
-        """See `backends.vm.plan.make_plan` and `backends.wslc.windows.plan.plan_windows`."""
+        """See `make_plan`, `share` and `plan_windows`: of a machine, a shared one, Windows' own."""
         if not isinstance(facts, VmFacts):
             from backends.wslc.windows.plan import plan_windows
 
@@ -51,7 +53,8 @@ class WslcBackend:
             machine = request.vm
             memory_mib, cpus = said.memory_mib or machine.memory_mib, said.cpus or machine.cpus
             request = replace(request, vm=replace(machine, memory_mib=memory_mib, cpus=cpus))
-        return self._machine.plan(request, facts, view)
+        plan = self._machine.plan(request, facts, view)
+        return share(plan, facts) if request.wslc is not None and request.wslc.shared_vm else plan
 
     def launch(
         self,
@@ -65,21 +68,37 @@ class WslcBackend:
             from backends.wslc.windows.launch import refuse_launch
 
             refuse_launch(plan)
-        return self._machine.launch(plan, handles, streams, secrets)
+        if not _shares(plan):
+            return self._machine.launch(plan, handles, streams, secrets)
+        from backends.vm.launch import launch
+        from backends.wslc.shared.furnished import FurnishedContainer
+
+        return launch(plan, handles, streams, secrets, FurnishedContainer)
 
     @property
     def session_modules(self) -> tuple[str, ...]:
         """See `backends.sessions.KeepsSessions`."""
-        return self._machine.session_modules
+        return (*self._machine.session_modules, "backends.wslc.shared.session")
 
     async def start_session(self, plan: VmPlan, handles: Handles, copied: Copied | None) -> SessionSandbox:
         """See `backends.sessions.KeepsSessions`."""
-        return await self._machine.start_session(plan, handles, copied)
+        if not _shares(plan):
+            return await self._machine.start_session(plan, handles, copied)
+        from backends.wslc.shared.session import start_shared
+
+        return await start_shared(plan, handles, copied)
 
     def imposed(self, plan: VmPlan) -> GuestCommand:
         """See `backends.sessions.KeepsSessions`."""
         return self._machine.imposed(plan)
 
     def keep_ready(self, plan: VmPlan, size: int) -> None:
-        """See `backends.base.KeepsReady`."""
+        """See `backends.base.KeepsReady`. Raises `PolicyRefused` for a machine that is shared."""
+        if _shares(plan):
+            message = "a pool is of machines that one run takes each, and this one is for several at once"
+            raise PolicyRefused(Problem("shared_vm_pool", POINTER, message, fix=ALONE))
         self._machine.keep_ready(plan, size)
+
+
+def _shares(plan: VmPlan) -> bool:
+    return plan.container is not None and bool(plan.container.machine)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from backends.base import SandboxRequest
 from backends.errors import Problem
 from backends.virtual_machine import CPUS, MEMORY_MIB, CommandKind
+from backends.wslc.shared.plan import unshared
 from backends.wslc_settings import DEFAULT_IMAGE, WslcSettings
 
 __all__ = ["container_problems"]
@@ -30,6 +31,8 @@ def container_problems(request: SandboxRequest, settings: WslcSettings) -> Itera
         yield Problem("conflicting_fields", f"{pointer}/imageTarPath", message, expected="one", fix=fix)
     yield from _path_problems(settings, pointer)
     yield from _machine_problems(request, settings, pointer)
+    if settings.shared_vm:
+        yield from unshared(request, settings)
     for field in ("user", "group"):
         if getattr(request, field) is not None:
             message = "a container runs as its image's own user, whoever starts it"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.errors import LaunchFailed, Problem
-from mxc_ops.session.starting import told_error
+from backends.told_errors import told_error
 
 __all__ = ["MOST_LINE", "SUPERVISOR_LOST", "Control", "answered", "connect", "encoded", "supervisor_lost"]
 

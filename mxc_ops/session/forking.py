@@ -12,10 +12,10 @@ from typing import Any
 from backends.errors import LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.sessions import Copied, Scope
+from backends.told_errors import told_error
 from mxc_ops.session.control import connect
 from mxc_ops.session.entry import Entry
 from mxc_ops.session.reaching import why_unreachable
-from mxc_ops.session.starting import told_error
 
 __all__ = ["Forked", "taken_copy"]
 

@@ -243,6 +243,7 @@ class Sessions:
         from backends.launched.orphans import end_orphans
         from backends.linux.cgroups import sweep_groups
         from backends.vm.copying_back import recovered_warnings
+        from backends.wslc.shared.place import sweep as sweep_machines
 
         warnings = recovered_warnings()
         removed = end_orphans()
@@ -256,7 +257,7 @@ class Sessions:
                 if error.problems[0].code not in _AT_WORK:
                     kept.append((entry.path, f"could not be put right: {error}"))
         swept = sweep(self.store.home, force=force)
-        removed += (*sweep_groups(), *swept.removed)
+        removed += (*sweep_groups(), *sweep_machines(), *swept.removed)
         return Swept(tuple(removed), (*kept, *swept.kept), warnings)
 
     def _put_right(self, entry: Entry, removed: list[str]) -> None:

@@ -14,6 +14,7 @@ from backends.base import SandboxRequest
 from backends.errors import ConfigError, LaunchFailed, Problem
 from backends.frozen import frozen
 from backends.sessions import Scope
+from backends.told_errors import told_error
 from mxc_ops.ends import Ends
 from mxc_ops.one_shot import Prepared
 from mxc_ops.policy_builder import Policy
@@ -33,7 +34,6 @@ from mxc_ops.session.reaching import why_unreachable
 from mxc_ops.session.record import Lease
 from mxc_ops.session.service import Sessions
 from mxc_ops.session.snapshots import Snapshot, snapshots
-from mxc_ops.session.starting import told_error
 from mxc_ops.session.states import admit
 from mxc_ops.sources import as_request
 

@@ -8,13 +8,13 @@ import select
 import time
 from typing import Any
 
-import backends.errors
-from backends.errors import LaunchFailed, LifecycleError, MxcError, Problem
+from backends.errors import LaunchFailed, Problem
 from backends.sessions import Copied
+from backends.told_errors import told_error
 from mxc_ops.session.nursery import nursery
 from mxc_ops.session.supervisor_protocol import Assignment, LeaseTerms
 
-__all__ = ["start_supervisor", "told_error"]
+__all__ = ["start_supervisor"]
 
 _START_S = 120.0
 _HANDED_OVER = (
@@ -102,17 +102,3 @@ def _running(heard: bytes) -> int:
     if "running" in message:
         return int(message["running"])
     raise told_error(message["error"])
-
-
-def told_error(told: dict[str, Any]) -> MxcError:
-    """The error that the supervisor told, as if it had been raised here."""
-    kind = getattr(backends.errors, told["class"], LaunchFailed)
-    if not issubclass(kind, MxcError):
-        kind = LaunchFailed
-    problems = [
-        Problem(one["code"], one["path"], one["message"], expected=one["expected"], fix=one["fix"])
-        for one in told["problems"]
-    ]
-    if issubclass(kind, LifecycleError):
-        return kind(told["code"], problems, retryable=told["retryable"])
-    return kind(problems, retryable=told["retryable"])

@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import socket
-import struct
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,8 +19,10 @@ from backends.agent.errors import GuestError, GuestLost, GuestRefused
 from backends.agent.relay import Relay
 from backends.errors import LaunchFailed, MxcError, Problem
 from backends.inside.agent_protocol import GuestCommand
+from backends.linux.peers import may_ask
 from backends.qemu.off_loop import on_thread
 from backends.sessions import Copied, KeepsSessions, SessionSandbox, Settled
+from backends.told_errors import telling_error
 from mxc_ops.policy.host_loopback import apart_from_ports
 from mxc_ops.session.entry import sign
 from mxc_ops.session.errors import unsupported_phase
@@ -43,7 +44,6 @@ _BACKLOG = 64
 _SOCKETS = ("agent", "control", "copy")
 _MOST_LINE = 1 << 20
 _PULSE_S = 5.0
-_CREDENTIALS = struct.Struct("3i")
 _T = TypeVar("_T")
 _Enforced = tuple[tuple[str, str], ...]
 
@@ -59,10 +59,10 @@ def main(descriptors: Sequence[int]) -> None:
     try:
         asyncio.run(_supervise(assignment))
     except MxcError as error:
-        _report(assignment, {"error": {"class": type(error).__name__, **error.as_dict()}})
+        _report(assignment, {"error": telling_error(error)})
     except BaseException as error:
         problem = Problem("supervisor_failed", "", f"the sandbox's supervisor failed: {error!r}")
-        _report(assignment, {"error": {"class": "LaunchFailed", **LaunchFailed(problem).as_dict()}})
+        _report(assignment, {"error": telling_error(LaunchFailed(problem))})
         raise
 
 
@@ -206,7 +206,7 @@ class _Supervisor:
     def _accept(self, server: socket.socket, take: Any) -> None:
         with suppress(BlockingIOError, InterruptedError):
             sock, _ = server.accept()
-            if _may_ask(sock):
+            if may_ask(sock):
                 take(sock)
             else:
                 sock.close()
@@ -229,9 +229,7 @@ class _Supervisor:
             try:
                 copied = await self._copied()
             except MxcError as error:
-                sock.sendall(
-                    json.dumps({"error": {"class": type(error).__name__, **error.as_dict()}}).encode() + b"\n"
-                )
+                sock.sendall(json.dumps({"error": telling_error(error)}).encode() + b"\n")
                 return
             try:
                 line = json.dumps({"fds": list(copied.fds), "said": copied.said}).encode() + b"\n"
@@ -279,7 +277,7 @@ class _Supervisor:
         except GuestRefused as error:
             return {"refused": {"step": int(error.step), "errno": error.errno, "message": str(error)}}
         except MxcError as error:
-            return {"error": {"class": type(error).__name__, **error.as_dict()}}
+            return {"error": telling_error(error)}
         except (GuestError, OSError) as error:
             return {"failed": str(error)}
         except (ValueError, KeyError, TypeError) as error:
@@ -342,27 +340,6 @@ class _Supervisor:
 def _no_network() -> Problem:
     message = "it was started without a network, and what is wanted takes one"
     return Problem("no_network", "/network", message, fix="stop it, and start it again")
-
-
-def _may_ask(sock: socket.socket) -> bool:
-    """Whether at the other end is who we are, outside of every sandbox, or root.
-
-    A grant may show a sandbox the folder of our sockets, and a read-only one keeps nobody from connecting:
-    what runs there is the caller's too, but in a pid namespace below ours.
-    """
-    pid, uid, _ = _CREDENTIALS.unpack(
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return uid == 0 or (uid == os.geteuid() and _pid_namespaces(pid) == _pid_namespaces(os.getpid()))
-
-
-def _pid_namespaces(pid: int) -> int:
-    """How many the process is in, from that of our /proc down (proc(5): NSpid); 0 when it cannot be seen."""
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            return next(len(line.split()) - 1 for line in file if line.startswith("NSpid:"))
-    except (OSError, StopIteration):
-        return 0
 
 
 def _listen(folder: int, name: str) -> socket.socket:

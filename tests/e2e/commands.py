@@ -116,6 +116,17 @@ def processes_with(*argv: str) -> list[int]:
     return found
 
 
+def processes_of(uid: int | None, mark: bytes) -> list[int]:
+    """Processes of that user, or of anybody, that have this in one of their arguments."""
+    pids: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            of_user = entry.name.isdigit() and uid in (None, entry.stat().st_uid)
+            if of_user and mark in (entry / "cmdline").read_bytes():
+                pids.append(int(entry.name))
+    return pids
+
+
 def children() -> set[str]:
     """Process ids of the children of this process, ended ones that nobody has waited for among them."""
     found: set[str] = set()

@@ -31,7 +31,7 @@ class SlowRun:
     wrapping_up = True
     refused: OSError | None = None
 
-    def __init__(self, plan: VmPlan, handles: Any, streams: Streams, secrets: Any) -> None:
+    def __init__(self, plan: VmPlan, handles: Any, streams: Streams, secrets: Any, furnished: Any) -> None:
         self.task: asyncio.Task[Ended] | None = None
         self.over = asyncio.Event()
         self._streams = streams
