@@ -6,6 +6,7 @@ own tools, which is refused by name when it is to be launched (`backends.wslc.wi
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from backends.base import FilesystemView, Handles, Observed, Running, SandboxRequest, Streams
@@ -37,7 +38,11 @@ class WslcBackend:
         return self._machine.capabilities
 
     def observe(self, request: SandboxRequest) -> Observed:
-        """See `backends.vm.observe.observe`."""
+        """See `backends.vm.observe.observe`. Raises `UnsupportedContainment` on Windows."""
+        if sys.platform == "win32":
+            from backends.wslc.windows.launch import refuse_observing
+
+            refuse_observing(request.containment)
         return self._machine.observe(request)
 
     def plan(

@@ -5,7 +5,9 @@ It is the image's user, which may be root, without capabilities.
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -28,13 +30,27 @@ from tests.unit.guest_files import archive_of
 pytestmark = [pytest.mark.backend("vm"), pytest.mark.backend("microvm")]
 
 ROOT, USER = (0, 0), (1000, 1000)
+LIMITS_ITS_AGENT = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/resource.h>
+
+int main(void)
+{
+    struct rlimit none = {0, 0};
+    return prlimit(1, RLIMIT_NOFILE, &none, NULL) == 0 ? 0 : errno;
+}
+"""
 users = pytest.mark.parametrize("user", [ROOT, USER], ids=["root", "user"])
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Utility]:
     folder = tmp_path_factory.mktemp("hostile")
-    disks = {"box": pack(busybox_tree(folder / "box"), folder / "box.erofs")}
+    tree, source = busybox_tree(folder / "box"), folder / "limit.c"
+    source.write_text(LIMITS_ITS_AGENT)
+    subprocess.run(["gcc", "-static", "-O1", "-o", tree / "bin/limit-its-agent", source], check=True)
+    disks = {"box": pack(tree, folder / "box.erofs")}
     with utility(tmp_path_factory.getbasetemp() / "utility-templates", disks) as made:
         yield made
 
@@ -67,6 +83,17 @@ def test_it_cannot_look_into_its_agent_nor_end_it(machine: Utility, user: tuple[
                 await sh(box, f"kill -{signal} 1", user=user)
             assert await prints(box, "echo there", user=user) == "there\n"
             assert (await sh(box, "echo -1000 >/proc/1/oom_score_adj", user=user)).status != 0
+
+    machine.run(main())
+
+
+@users
+def test_it_sets_its_agent_no_limits(machine: Utility, user: tuple[int, int]) -> None:
+    """By prlimit(2), which asks for no capability of who has all the user and group ids of the other."""
+
+    async def main() -> None:
+        async with machine.container("box") as box:
+            assert (await sh(box, "limit-its-agent", user=user)).status == errno.EPERM
 
     machine.run(main())
 

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from backends.base import Access, Environment, Limits, SandboxRequest, SecretSource, Timeout
+from backends import registry
+from backends.base import (
+    Access,
+    Environment,
+    FilesystemView,
+    Limits,
+    SandboxRequest,
+    SecretSource,
+    Streams,
+    Timeout,
+)
 from backends.errors import BackendUnavailable, PolicyRefused, Problem, UnsupportedContainment
 from backends.features import Asked, Feature
 from backends.frozen import replace
@@ -23,12 +33,12 @@ from backends.network.policy import (
 )
 from backends.wslc.windows.capabilities import CAPABILITIES
 from backends.wslc.windows.facts import Archive, ArchiveFormat, PathFact, WindowsFacts
-from backends.wslc.windows.launch import refuse_launch
 from backends.wslc.windows.plan import WindowsPlan, plan_windows, plan_windows_exec
 from backends.wslc.windows.steps import Phase
 from backends.wslc_settings import PortMapping as WslcPort
 from backends.wslc_settings import WslcSettings
 from mxc_ops.policy.features import check_features
+from tests.unit.machines import NoHandles
 from tests.windows_hosts import directory, file, grants, host
 
 REQUEST = SandboxRequest("wslc", shell="uname -a", wslc=WslcSettings())
@@ -332,9 +342,19 @@ def test_a_kept_container_takes_its_commands_as_execs() -> None:
 
 
 def test_a_launch_is_refused_by_name_with_the_way_out() -> None:
+    backend, view = registry.get("wslc"), FilesystemView()
+    plan = backend.plan(REQUEST, host(), view)
     with pytest.raises(UnsupportedContainment) as caught:
-        refuse_launch(plan_windows(REQUEST, host()))
+        backend.launch(plan, NoHandles(), Streams(0, 1, 2))
     (problem,) = caught.value.problems
     assert (problem.code, problem.path) == ("launch_on_windows", "/containment")
     assert "wslc" in problem.message
     assert "on Linux" in problem.fix
+
+
+def test_a_windows_host_is_not_looked_at_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(UnsupportedContainment) as caught:
+        registry.get("wslc").observe(REQUEST)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("launch_on_windows", "/containment")
