@@ -45,7 +45,9 @@ class WarmPool:
             if not isinstance(backend, KeepsReady):
                 name = prepared.request.containment
                 message = f"a {name} sandbox starts from nothing each time: there is nothing to keep ready"
-                raise ConfigError(Problem("no_pool", "containment", message, expected="vm or microvm"))
+                raise ConfigError(
+                    Problem("no_pool", "containment", message, expected="one of virtual machines")
+                )
             self._backend, self._plan = backend, prepared.plan
         self._backend.keep_ready(self._plan, size)
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -44,7 +45,8 @@ int live_in_container(void)
     for (int held = HELD_DEVICES; held < FIRST_FREE; held++)
         fcntl(held, F_SETFD, FD_CLOEXEC);
     /* An image's root is of our user: only who is of all our groups, too, may change our limits, prlimit(2). */
-    setresgid((gid_t)-1, (gid_t)-1, NOBODYS_GROUP);
+    if (setresgid((gid_t)-1, (gid_t)-1, NOBODYS_GROUP) < 0)
+        _exit(EXIT_FAILURE);
     keep_private_in(HELD_PRIVATE);
     return HELD_LINK;
 }

@@ -185,7 +185,8 @@ class Hyperlight:
         `LaunchFailed` when there is no machine any more (``machine_lost``: `restart`, or `restore`). What a
         callback raises, and KeyboardInterrupt, end the interpreter first.
         """
-        return self._run(self._turns.ticket(), code, timeout_s, allow, on_stdout, on_stderr, tool_loop)
+        out, err = served(id(self), on_stdout), served(id(self), on_stderr)
+        return self._run(self._turns.ticket(), code, timeout_s, allow, out, err, tool_loop)
 
     async def arun(
         self,
@@ -204,7 +205,7 @@ class Hyperlight:
         ticket = self._turns.ticket()
 
         def work() -> CodeResult:
-            out, err = called_on(loop, on_stdout), called_on(loop, on_stderr)
+            out, err = (called_on(loop, served(id(self), each)) for each in (on_stdout, on_stderr))
             return self._run(ticket, code, timeout_s, allow, out, err, lambda: loop)
 
         return await on_own_thread(work, stop=ticket.stop)
@@ -306,8 +307,8 @@ class Hyperlight:
             tools=self._toolbox.allowed(allow),
             timeout_s=settings.policy.timeout_s if timeout_s is None else timeout_s,
             grace_s=settings.policy.grace_s,
-            on_stdout=served(id(self), on_stdout),
-            on_stderr=served(id(self), on_stderr),
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
             max_calls=settings.max_calls,
             tool_timeout_s=settings.tool_timeout_s,
             max_output_bytes=settings.max_output_bytes,

@@ -23,6 +23,7 @@ from backends.inside.agent_protocol import (
     Kind,
     Step,
 )
+from tests.e2e.commands import wait_until
 from tests.unit.agent_client import PATH, AgentClient, private_agent
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an agent is root in its namespaces")
@@ -244,9 +245,9 @@ def test_a_program_of_a_control_group_is_in_it_and_takes_it_along() -> None:
         spec = shell("sleep 60 & cat /proc/self/cgroup", cgroup=(("cgroup.max.depth", "1"),))
         assert b"/limits-1/exec-2\n" in agent.run(spec).stdout
         assert b"/limits-1/exec-3\n" in agent.run(spec).stdout, "the same limits hold for both together"
-        left = agent.run(shell("ls /sys/fs/cgroup /sys/fs/cgroup/limits-*; ps ax")).stdout
-        assert b"exec-" not in left
-        assert b"sleep" not in left
+        look = shell("ls /sys/fs/cgroup/limits-*; ps ax")
+        wait_until(lambda: b"exec-" not in agent.run(look).stdout, "a group has gone with its last process")
+        assert b"sleep" not in agent.run(look).stdout
         done = agent.run(shell("true", cgroup=(("no.such.file", "1"),)))
         assert done.failed is not None
         assert (done.failed.step, done.failed.subject) == (Step.CGROUP, "no.such.file=1")

@@ -38,7 +38,7 @@ LIMITS_ITS_AGENT = """
 int main(void)
 {
     struct rlimit none = {0, 0};
-    return prlimit(1, RLIMIT_NOFILE, &none, NULL) == 0 ? 0 : errno;
+    return prlimit(1, RLIMIT_NOFILE, &none, (struct rlimit *)0) == 0 ? 0 : errno;
 }
 """
 users = pytest.mark.parametrize("user", [ROOT, USER], ids=["root", "user"])
