@@ -11,7 +11,7 @@ import struct
 from backends.frozen import frozen
 from backends.network.netlink import GENERIC_BYTES, attribute, attributes, generic, message, messages
 
-__all__ = ["RuleCount", "counters_request", "rule_counts", "table_handle", "tables_request"]
+__all__ = ["RuleCount", "counters_request", "rule_counts", "tables", "tables_request"]
 
 _COUNT = struct.Struct(">Q")
 _REQUEST_DUMP = 0x1 | 0x300
@@ -20,7 +20,8 @@ _NEW_TABLE, _GET_TABLE = _TABLES | 0, _TABLES | 1
 _NEW_OBJECT, _GET_OBJECT = _TABLES | 18, _TABLES | 19
 _INET = 1
 _TABLE, _NAME, _TYPE, _DATA = 1, 2, 3, 4
-_TABLE_NAME, _TABLE_HANDLE = 1, 4
+_TABLE_NAME, _TABLE_FLAGS = 1, 2
+_DORMANT = 1
 _COUNTER = 1
 _BYTES, _PACKETS = 1, 2
 
@@ -39,13 +40,15 @@ def tables_request() -> bytes:
     return message(_GET_TABLE, _REQUEST_DUMP, 1, generic(_INET))
 
 
-def table_handle(answers: bytes, table: str) -> int | None:
-    """The number of a table, which no other one of the namespace has had before; None: it is not there."""
+def tables(answers: bytes) -> dict[str, bool]:
+    """The names of the tables; whether each one's rules are in use, or asleep."""
+    found: dict[str, bool] = {}
     for kind, body in messages(answers):
         fields = dict(attributes(body[GENERIC_BYTES:])) if kind == _NEW_TABLE else {}
-        if fields.get(_TABLE_NAME) == table.encode() + b"\0" and _TABLE_HANDLE in fields:
-            return int.from_bytes(fields[_TABLE_HANDLE], "big")
-    return None
+        if {_TABLE_NAME, _TABLE_FLAGS} <= fields.keys():
+            flags = int.from_bytes(fields[_TABLE_FLAGS], "big")
+            found[fields[_TABLE_NAME].rstrip(b"\0").decode()] = not flags & _DORMANT
+    return found
 
 
 def counters_request(table: str) -> bytes:

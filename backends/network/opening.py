@@ -32,7 +32,7 @@ from backends.inside.protocol import ContainerIds, UserNamespace
 from backends.linux.numbers import take
 from backends.linux.uid_range import configured_range, lease
 from backends.network.arrange import Given, after_rules, before_rules, bridge_places, layout
-from backends.network.counters import counters_request, table_handle, tables_request
+from backends.network.counters import counters_request, tables, tables_request
 from backends.network.egress import HOST_SETS
 from backends.network.exact_sets import filling
 from backends.network.facts import Bridge, host_addresses
@@ -42,7 +42,7 @@ from backends.network.nflog import bind_messages
 from backends.network.outcome import NetworkOutcome, concluded, proxy_lost
 from backends.network.plan import TAP, HelperUplink, NetworkPlan, Opening
 from backends.network.policy import NetworkPolicy
-from backends.network.ruleset import LOG_GROUP, TABLE, ruleset
+from backends.network.ruleset import LOG_GROUP, is_ours, ruleset, waking
 from backends.network.serving import Served
 from backends.network.steps import Ask, Await, Enter, Helper, Listen, Log, Run, Serve, Step, Tap, Watch
 
@@ -72,7 +72,7 @@ class Network:
         self.tap: int | None = None
         self._served: Served | None = None
         self._generation = 0
-        self._table: int | None = None
+        self._table = ""
         self._policy = plan.policy
         self._place: int | None = None  # the lock of it, on the bridge
         self._one_at_a_time = Lock()
@@ -133,15 +133,20 @@ class Network:
         """Each time under a generation of its own: what an earlier one let through is judged anew."""
         self._generation += 1
         rules = ruleset(policy, where, generation=self._generation)
-        self._gate.run((self._plan.nft, "-f", "-"), rules.text, _LOADING_MS)
-        self._table = self._loaded(self._gate.ask(tables_request()))
-        if self._plan.uplink is not None:  # one that came since they were read is in the sets before
-            self._gate.do([(_watch(self._plan, anew=True), ())])
+        nft = (self._plan.nft, "-f", "-")
+        self._gate.run(nft, rules.asleep, _LOADING_MS)
+        found = self._tables()
+        self._check_loaded(rules.table in found)
+        if self._plan.uplink is not None:  # an address that came since they were read is in the sets before
+            self._gate.do([(_watch(self._plan, rules.table, anew=True), ())])
+        self._gate.run(nft, waking(rules.table, sorted(found.keys() - {rules.table})), _LOADING_MS)
+        self._check_loaded(self._tables() == {rules.table: True})
+        self._table = rules.table
 
-    def _take_back(self, where: Layout, before: int | None) -> None:
+    def _take_back(self, where: Layout, before: str) -> None:
         """Have the rules that were there, in the table `before`. Where that fails nobody knows which hold."""
         try:
-            if table_handle(self._gate.ask(tables_request()), TABLE) != before:
+            if self._tables() != {before: True}:
                 self._load(self._policy, where)
         except (MxcError, OSError):
             self._gate.close()
@@ -156,7 +161,7 @@ class Network:
                 self._served.close()
             counted = b""
             with suppress(MxcError, OSError):
-                counted = self._gate.ask(counters_request(TABLE))
+                counted = self._gate.ask(counters_request(self._table))
             kept = self._plan.kept
             proxied = b"" if kept else _whole(self._events)
             return concluded(counted, b"" if kept else _whole(self._log), proxied + lost)
@@ -220,16 +225,17 @@ class Network:
         steps += [
             (Log(bind_messages(LOG_GROUP), 0 if plan.kept else _LOG_MIB), (self._log,)),
             (load, (rules, self._output)),
-            *((Ask(some), (loaded,)) for some in filling(TABLE, wanted.exact)),
+            *((Ask(some), (loaded,)) for some in filling(wanted.table, wanted.exact)),
             (Ask(tables_request()), (loaded,)),
         ]
         if plan.uplink is not None:
-            steps.append((_watch(plan), ()))
+            steps.append((_watch(plan, wanted.table), ()))
         steps += [(step, self._beside(step)) for step in after_rules(plan, self._given)]
         steps += [(Listen(one.address, one.port, _kind(one), _BACKLOG), ()) for one in inside]
         try:
             made = [self._hold(fd) for fd in self._gate.do(steps)]
-            self._table = self._loaded(_whole(loaded))
+            self._check_loaded(wanted.table in tables(_whole(loaded)))
+            self._table = wanted.table
         finally:
             os.close(rules)
             os.close(loaded)
@@ -238,13 +244,16 @@ class Network:
         if plan.openings:
             self._serve(inside, made)
 
-    def _loaded(self, tables: bytes) -> int:
-        """The table's handle. Raises `LaunchFailed` where it is none, or the one that was to be replaced."""
-        handle = table_handle(tables, TABLE)
-        if handle is None or handle == self._table:
+    def _tables(self) -> dict[str, bool]:
+        """The rulesets that are in the kernel; whether each one holds."""
+        found = tables(self._gate.ask(tables_request()))
+        return {name: holds for name, holds in found.items() if is_ours(name)}
+
+    def _check_loaded(self, is_there: bool) -> None:
+        """Raises `LaunchFailed` where rules are not in the kernel though nft(8) says so."""
+        if not is_there:
             message = _NOT_LOADED.format(self._plan.nft)
             raise LaunchFailed(Problem("rules_not_there", "/network", message, fix=_FIX_LOADING))
-        return handle
 
     def _layout(self) -> Layout:
         """With the host's addresses of now: the gate hears of those that come after it has entered."""
@@ -330,8 +339,8 @@ def _other_way_out() -> Problem:
     return Problem("other_way_out", "/network", message, fix=fix)
 
 
-def _watch(plan: NetworkPlan, *, anew: bool = False) -> Watch:
-    return Watch(plan.nft, TABLE, HOST_SETS[4], HOST_SETS[6], anew)
+def _watch(plan: NetworkPlan, table: str, *, anew: bool = False) -> Watch:
+    return Watch(plan.nft, table, HOST_SETS[4], HOST_SETS[6], anew)
 
 
 def _kind(opening: Opening) -> int:

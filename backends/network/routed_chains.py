@@ -129,6 +129,8 @@ def _forward(layout: RoutedLayout, ledger: Ledger) -> str:
     between = [
         *ledger.outward(outward),
         *ledger.known(f"{inward} {_ANSWERS}"),
+        # Judged at hook prerouting by rules that these replace, or are replaced by: it will be sent again.
+        f'iifname "{layout.tap}" {ledger.elsewhere()} drop',
         f'iifname "{layout.tap}" goto {HOST}',
         "jump screen",
         f"{inward} {_ANSWERS} goto egress",

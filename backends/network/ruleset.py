@@ -1,7 +1,12 @@
 """A network policy as one nftables ruleset: which chain judges what, and what each rule is called. Pure.
 
-One file for ``nft -f`` is one transaction: it replaces the table whether or not there is one, and a packet
-sees the old rules or the new. It needs Linux 5.10 (reject at hook prerouting) and nft 1.0.
+One file for ``nft -f`` is one transaction. It needs Linux 5.10 (reject at hook prerouting) and nft 1.0.
+
+Rules that replace others are a table of their own, which is loaded asleep (nft(8): flags dormant); a second
+transaction wakes it and deletes the one before. In one transaction it cannot be: kernels fill sets of ranges
+only after the rules that name them are in use, and until then what is denied would pass, for good once it is
+marked, and what is allowed would be reset. For the moment in which both tables hold, what leaves must have
+the marks of both, so nothing does.
 
 Order (spec: policy-semantics.md §3.1): the host's addresses, deny, allow, the proxy for what is redirected,
 the default. Established connections come first, but only those that these very rules accepted (see
@@ -31,6 +36,7 @@ invalid              of no connection, or a fragment; counted only
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from backends.frozen import frozen
 from backends.network import local_chains, routed_chains
@@ -50,10 +56,9 @@ from backends.network.verdicts import (
     screen,
 )
 
-__all__ = ["LOG_GROUP", "TABLE", "Ruleset", "ruleset"]
+__all__ = ["LOG_GROUP", "Ruleset", "is_ours", "ruleset", "waking"]
 
-TABLE = "mxc"
-_HEAD = f"table inet {TABLE} {{\n}}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n"
+_TABLE = "mxc"
 _INVALID = "invalid"
 _GENERATIONS = 1 << 16
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
@@ -66,6 +71,7 @@ _LONGEST_NAME = 100
 class Ruleset:
     """What is for ``nft -f``. `counters` are all there are, those that have a mark first, in its order."""
 
+    table: str
     head: str
     exact: tuple[ExactSet, ...]
     chains: str
@@ -77,13 +83,28 @@ class Ruleset:
         return self._file(filled=True)
 
     @property
+    def asleep(self) -> str:
+        """All of it, to be woken by `waking`."""
+        return self._file("\tflags dormant\n", filled=True)
+
+    @property
     def unfilled(self) -> str:
         """With `exact` empty, for where nothing runs yet that could pass by them."""
         return self._file(filled=False)
 
-    def _file(self, *, filled: bool) -> str:
+    def _file(self, flags: str = "", *, filled: bool) -> str:
         sets = (f"\t{one.declared(filled=filled)}\n" for one in self.exact)
-        return "".join([self.head, *sets, self.chains])
+        return "".join([f"table inet {self.table} {{\n", flags, self.head, *sets, self.chains])
+
+
+def waking(table: str, others: Iterable[str]) -> str:
+    """For ``nft -f``: a table that was loaded asleep holds from now on, and the others are gone."""
+    return "".join([*(f"delete table inet {one}\n" for one in others), f"table inet {table} {{\n}}\n"])
+
+
+def is_ours(table: str) -> bool:
+    """Whether a table of a sandbox's namespace is a ruleset."""
+    return table.partition(".")[0] == _TABLE
 
 
 def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ruleset:
@@ -91,8 +112,7 @@ def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ru
 
     Parameters
     ----------
-    generation: another one than that of the rules which are replaced, modulo 2^16. With the same one,
-        connections that were accepted go on, whatever the new rules say.
+    generation: another one than that of the rules which are replaced, modulo 2^16; the table has its name.
 
     Raises `PolicyRefused` as `egress.match_all` does, and `ValueError` for names, interfaces and addresses
     of a layout that no nft knows.
@@ -101,7 +121,8 @@ def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ru
     matched = match_all(policy)
     proxy = _proxy(layout)
     redirects = redirected(layout, proxy)
-    ledger = _ledger(policy, layout, generation % _GENERATIONS, redirects=bool(redirects))
+    generation %= _GENERATIONS
+    ledger = _ledger(policy, layout, generation, redirects=bool(redirects))
     refused = _refused(policy, layout)
     counters = (*ledger.accepting, *refused, _INVALID)
     _check_names(counters)
@@ -114,8 +135,9 @@ def ruleset(policy: NetworkPolicy, layout: Layout, *, generation: int = 0) -> Ru
         chains += routed_chains.base_chains(layout, ledger, mark)
     declared = [*(f"counter {name} {{ }}" for name in counters), *ledger.accounts()]
     declared += [*host_sets(layout), *matched.sets]
-    head = "".join([_HEAD, *(f"\t{line}\n" for line in declared)])
-    return Ruleset(head, matched.exact, "".join([*chains, "}\n"]), counters)
+    head = "".join([f"\t{line}\n" for line in declared])
+    table = f"{_TABLE}.{generation}" if generation else _TABLE
+    return Ruleset(table, head, matched.exact, "".join([*chains, "}\n"]), counters)
 
 
 def _proxy(layout: Layout) -> dict[int, str]:

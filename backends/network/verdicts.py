@@ -27,6 +27,7 @@ __all__ = [
 
 INGRESS = "ingress.default"
 LOG_GROUP = 5
+_LAST_NUMBER = 0xFFFF
 _LIMIT = "limit rate 50/second burst 100 packets"
 # Errors that conntrack ties to a connection; redirects, which it ties to one too, are not among them.
 _ERRORS = (
@@ -72,6 +73,10 @@ class Ledger:
     def outward(self, condition: str) -> list[str]:
         """`passing`, of connections alone that may use the uplink."""
         return [f"{condition} {self._marks(self.leaving)} accept"] if self.leaving else []
+
+    def elsewhere(self) -> str:
+        """The condition that other rules accepted the connection, those of another table or none."""
+        return f"ct mark != {self._mark(0)}-{self._mark(_LAST_NUMBER)}"
 
     def accounts(self) -> list[str]:
         """The map from marks to counters."""

@@ -95,7 +95,7 @@ def an_address_while_rules_are_replaced(given):
         addresses("add")
         with patch.object(opening, "host_addresses", lambda: ()):
             network.replace(policy)
-        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list table inet mxc"
+        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list ruleset"
         listed = subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
         return [address in listed for address in NEW]
     finally:

@@ -60,7 +60,7 @@ def limit(given):
 """
 
 ABOUT_SESSIONS = """
-import os, signal, subprocess
+import os, re, signal, subprocess
 from pathlib import Path
 
 def proxies():
@@ -102,17 +102,26 @@ def a_change_that_is_lost(given):
     from backends.network import for_plans, opening
     from backends.network.policy import NetworkPolicy, Peer, Rule
     folder = Path(given["folder"])
-    stub, loses = folder / "nft", folder / "loses"
-    stub.write_text(f'#!/bin/sh\\n[ -e {loses} ] && exec cat >/dev/null\\nexec /usr/sbin/nft "$@"\\n')
+    stub, loses, loses_once = folder / "nft", folder / "loses", folder / "loses-once"
+    stub.write_text(
+        f'#!/bin/sh\\n[ -e {loses} ] && exec cat >/dev/null\\nread first\\n'
+        f'case $first in delete*) rm {loses_once} 2>/dev/null && exec cat >/dev/null;; esac\\n'
+        f'{{ echo "$first"; cat; }} | /usr/sbin/nft "$@"\\n'
+    )
     stub.chmod(0o755)
     open_to_all = NetworkPolicy(egress_allowed=True)
     plan = for_plans.plan_for(open_to_all, for_plans.observe_for(open_to_all, root=True), root=True)
     network = opening.open_network(replace(plan, nft=str(stub)), find_program(LAUNCHER))
     def rules():
-        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list table inet mxc"
-        return subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
+        # Apart from their generation, and from the addresses that the host has by now.
+        inside = f"nsenter --net=/proc/{os.getpid()}/fd/{network.namespace} nft list ruleset"
+        listed = subprocess.run(inside.split(), check=True, capture_output=True, text=True).stdout
+        return re.sub("0x0[0-9a-f]+", "", listed[listed.index("chain") :])
     try:
         before = rules()
+        loses_once.touch()
+        half = refused(lambda: network.replace(NetworkPolicy()))
+        halved = rules()
         loses.touch()
         came = refused(lambda: network.replace(NetworkPolicy()))
         after = rules()
@@ -122,7 +131,7 @@ def a_change_that_is_lost(given):
         lost = refused(lambda: opening.open_network(longer, find_program(LAUNCHER)))
         loses.unlink()
         network.replace(NetworkPolicy())
-        return came, lost, after == before, rules() == before
+        return half, came, lost, halved == before, after == before, rules() == before
     finally:
         network.close()
 
@@ -306,9 +315,9 @@ def test_a_change_that_fails_leaves_what_was(lab: Lab) -> None:
 
 @AS_ROOT
 def test_a_change_whose_rules_are_lost_is_none(lab: Lab, tmp_path: Path) -> None:
-    """Nft says that it has loaded them, and the kernel has those before. Nor does anything start so."""
+    """Nft says that it has loaded or woken them; the kernel has those before. Nor does anything start so."""
     came = host_script(lab, ABOUT_SESSIONS, "a_change_that_is_lost", folder=str(tmp_path))
-    assert came == [["rules_not_there"], ["network_not_made"], True, False]
+    assert came == [["rules_not_there"], ["rules_not_there"], ["network_not_made"], True, True, False]
 
 
 @AS_ROOT

@@ -164,6 +164,54 @@ def _denied_in_use(
     }
 
 
+TRIES = """
+import pathlib, socket, threading, time
+end = pathlib.Path("/tmp/end")
+broken = []
+
+def again(number):
+    try:
+        with socket.create_connection(("192.0.2.8", 8000), 10) as sock:
+            while not end.exists():
+                sock.sendall(b"again\\n")
+                if not sock.recv(65536):
+                    raise OSError("closed")
+                time.sleep(0.005)
+    except OSError as error:
+        broken.append(str(error))
+
+keeping = [threading.Thread(target=again, args=(n,)) for n in range(4)]
+for one in keeping:
+    one.start()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    while not end.exists():
+        for port in (8000, 8001):
+            try:
+                sock.sendto(b"denied", ("192.0.2.7", port))
+            except OSError:
+                pass
+for one in keeping:
+    one.join()
+print(broken)
+"""
+
+
+def changed_often(given: Given) -> str:
+    """Connections that are allowed, and datagrams that are not, while rules are replaced again and again."""
+    command = TRIES if given["python_source"] else [given["command"][0], "-c", TRIES]
+    with opened(given, allow=["192.0.2.0/24"], deny=["192.0.2.7"]) as session:
+        said: list[bytes] = []
+        using = threading.Thread(target=lambda: said.append(session.exec(command).stdout))
+        using.start()
+        until(lambda: decided(session, "allowed", address="192.0.2.8"))
+        for number in range(given["times"]):
+            session.change_network(deny=[f"192.0.2.{10 + number}"])
+        ending = f"open({END!r}, 'w').close()"
+        session.exec(ending if given["python_source"] else [given["command"][0], "-c", ending])
+        using.join()
+        return said[0].decode().strip()
+
+
 def copies(given: Given) -> dict[str, Any]:
     """Forks and starts from snapshots are under the policy of now, that of the sandbox they come from."""
     came: dict[str, Any] = {}

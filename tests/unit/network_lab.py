@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pytest
 
 from backends.network.counters import counters_request, rule_counts
+from backends.network.ruleset import Ruleset, waking
 
 __all__ = [
     "PATIENCE_S",
@@ -104,16 +105,27 @@ def run(program: str, *words: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def load(text: str) -> None:
-    """Load a ruleset where the process is now."""
-    run("nft", "-f", "-", stdin=text)
+def load(rules: Ruleset | str) -> None:
+    """Load a ruleset where the process is now; one that is more than its text replaces what is there."""
+    if isinstance(rules, str):
+        run("nft", "-f", "-", stdin=rules)
+        return
+    others = tables()
+    for text in (rules.asleep, waking(rules.table, others)):
+        run("nft", "-f", "-", stdin=text)
+    assert tables() == [rules.table]
+
+
+def tables() -> list[str]:
+    return [line.split()[-1] for line in run("nft", "list", "tables").splitlines()]
 
 
 def counted() -> dict[str, tuple[int, int]]:
     """Packets and bytes of every rule that has counted any."""
     answers = b""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as kernel:
-        kernel.send(counters_request("mxc"))
+        (table,) = tables()
+        kernel.send(counters_request(table))
         while not (datagram := kernel.recv(1 << 16)).startswith(_DONE, 4):
             answers += datagram
     return {one.name: (one.packets, one.bytes) for one in rule_counts(answers) if one.packets}

@@ -13,7 +13,7 @@ from backends.network.exact_sets import filling
 from backends.network.layout import LocalLayout
 from backends.network.matching import MOST_IN_A_TREE
 from backends.network.policy import NetworkPolicy, Peer, Rule
-from backends.network.ruleset import TABLE, ruleset
+from backends.network.ruleset import ruleset
 from tests.unit.network_lab import PATIENCE_S, isolated, load, needs_namespaces, run
 
 pytestmark = needs_namespaces
@@ -36,12 +36,13 @@ def of_both(policy: NetworkPolicy) -> tuple[int, dict[str, list[str]]]:
     They are those that nft would have read.
     """
     rules = ruleset(policy, LAYOUT)
-    requests = list(filling(TABLE, rules.exact))
+    requests = list(filling(rules.table, rules.exact))
     assert all(len(request) <= GATE_MESSAGE for request in requests)
 
     def body() -> tuple[str, list[int], str]:
         load(rules.text)
         whole = run("nft", "-j", "list", "sets")
+        run("nft", "delete", "table", "inet", rules.table)
         load(rules.unfilled)
         errors = [netfilter_says(request) for request in requests]
         return whole, errors, run("nft", "-j", "list", "sets")
@@ -95,6 +96,7 @@ def members(listing: str) -> dict[str, list[str]]:
 
 def test_a_list_that_cannot_be_filled_is_an_error() -> None:
     allow = Rule("egress.allow.0", "", tuple(Peer(f"10.{n >> 7}.{n % 128 * 2}.0/24") for n in range(300)))
-    requests = list(filling(TABLE, ruleset(NetworkPolicy(allow=(allow,)), LAYOUT).exact))
+    rules = ruleset(NetworkPolicy(allow=(allow,)), LAYOUT)
+    requests = list(filling(rules.table, rules.exact))
     errors = isolated(lambda: [netfilter_says(request) for request in requests])
     assert set(errors) == {errno.ENOENT}

@@ -48,16 +48,16 @@ def test_a_machines_connections_go_on_or_end_with_the_rules(there: str) -> None:
         with outside() as away, machine() as guest:
             with away.inside():
                 server = serve(22)
-            load(ruleset(ALLOWING, ROUTED, generation=1).text)
+            load(ruleset(ALLOWING, ROUTED, generation=1))
             with guest.inside():
                 client = connect(there, 22)
             other = server.accept(there)
             assert other.getpeername()[0] == OURS[":" in there]
             ways = [(other, client), (client, other)]
             found = [arrives(*way) for way in ways]
-            load(ruleset(ALLOWING, ROUTED, generation=2).text)
+            load(ruleset(ALLOWING, ROUTED, generation=2))
             found += [arrives(*way) for way in ways]
-            load(ruleset(NOTHING, ROUTED, generation=3).text)
+            load(ruleset(NOTHING, ROUTED, generation=3))
             return found + [arrives(*way, 0.5) for way in ways]
 
     assert isolated(body) == [True] * 4 + [False] * 2
