@@ -57,6 +57,15 @@ def busybox_tree(folder: Path) -> Path:
     return folder
 
 
+def debian_archive(folder: Path) -> Path:
+    """Debian with Python, as a tar file in `folder`."""
+    root, archive = folder / "root", folder / "python.tar"
+    subprocess.run(["fsck.erofs", f"--extract={root}", "--preserve", image("python").rootfs], check=True)
+    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
+    shutil.rmtree(root)
+    return archive
+
+
 def pack(tree: Path, target: Path) -> Path:
     """An image of the tree, of `IMAGE_BYTES`."""
     subprocess.run(["mkfs.erofs", target, tree], check=True, capture_output=True)

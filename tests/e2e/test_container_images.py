@@ -22,8 +22,8 @@ from tests import container_archives as archives
 from tests.conftest import User
 from tests.container_archives import digest, file, oci_archive, system, tar
 from tests.container_store import Store, own_store, unpacked
+from tests.containers import debian_archive
 from tests.e2e.registry import Registry, registry
-from tests.images import image
 from vm_images.oci import inventory, unpack
 from vm_images.oci.importing import import_archive, pull
 from vm_images.oci.store import StoredContainer, find_container_image
@@ -303,12 +303,7 @@ def test_an_interrupted_import_is_no_image_and_the_next_one_is(
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Debian with Python, as a tar file."""
-    folder = tmp_path_factory.mktemp("debian")
-    rootfs = image("python").rootfs
-    subprocess.run(["fsck.erofs", f"--extract={folder}/root", "--preserve", rootfs], check=True)
-    subprocess.run(["tar", "-C", folder / "root", "-cf", folder / "python.tar", "."], check=True)
-    shutil.rmtree(folder / "root")
-    return folder / "python.tar"
+    return debian_archive(tmp_path_factory.mktemp("debian"))
 
 
 def test_debian_with_python_runs_as_it_did(debian: Path, store: Store) -> None:

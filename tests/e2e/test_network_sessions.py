@@ -20,13 +20,13 @@ SOURCE = Path(in_session.__file__).read_text()
 def scripted(lab: Lab, function: str, **fields: Any) -> Any:
     """What the script tells of a session of this flavour."""
     flavour = lab.flavour
-    machine = flavour.containment == "microvm"
     given = {
         **fields,
         "containment": flavour.containment,
-        "python_source": machine,
-        "command": PROBES if machine else [flavour.interpreter, "-c", PROBES],
+        "python_source": flavour.takes_source,
+        "command": PROBES if flavour.takes_source else [flavour.interpreter, "-c", PROBES],
         "read_only": [] if flavour.python is None else [str(flavour.python)],
+        "image": flavour.image,
         "env": dict(entry.split("=", 1) for entry in flavour.variables),
     }
     return lab.at_host.ask("script", source=SOURCE, function=function, given=given)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT, User
+from tests.containers import debian_archive
 from tests.images import image
 from tests.network.bed import Bed, network_bed
 from tests.network.flavours import Flavour, copy_python
@@ -23,6 +24,8 @@ from tests.network.lab import Lab
 from tests.network.link import Link
 from tests.unit.agent_client import agent_path
 from tests.unit.launching import launcher_path
+from vm_images.oci.importing import import_archive
+from vm_images.oci.inventory import remove
 
 _SOURCE = Path(__file__).with_name("in_namespace.py").read_text()
 
@@ -57,12 +60,24 @@ def portable_python() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def python_container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The reference of a container image of Debian with Python, in the system's store."""
+    image("utility")
+    reference = "mxc-test/python:network"
+    import_archive(debian_archive(tmp_path_factory.mktemp("debian")), reference)
+    yield reference
+    remove(reference)
+
+
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, bed: Bed, callers: Mapping[str, Link], flavour: Flavour) -> Lab:
     """For tests that are parametrised with `flavour`, of `tests.network.flavours.FLAVOURS`."""
     if flavour.containment == "lxc":
         image("base")
         flavour = replace(flavour, python=request.getfixturevalue("portable_python"))
+    elif flavour.containment == "wslc":
+        flavour = replace(flavour, image=request.getfixturevalue("python_container"))
     elif flavour.is_machine:
         image("python")
     bed.out_there.ask("seen")

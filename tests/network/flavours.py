@@ -14,7 +14,7 @@ import pytest
 
 from tests.network.bed import HOST_ADDRESSES
 
-__all__ = ["FLAVOURS", "WEB_PROBES", "Flavour", "copy_python", "probes_input"]
+__all__ = ["ENGINE_USERS", "FLAVOURS", "WEB_PROBES", "Flavour", "copy_python", "probes_input"]
 
 _DEADLINE_MS = 60_000
 _START = "\nmain()\n"
@@ -47,11 +47,13 @@ _UNUSED = (
 
 @dataclass(frozen=True)
 class Flavour:
-    """`caller` is ``root`` or ``user``; `python` a folder with an interpreter for who has none of its own."""
+    """`caller` is ``root`` or ``user``; `python` a folder with an interpreter for who has none of its own;
+    `image` that of a container."""
 
     containment: str
     caller: str
     python: Path | None = None
+    image: str = ""
 
     @property
     def name(self) -> str:
@@ -59,7 +61,12 @@ class Flavour:
 
     @property
     def is_machine(self) -> bool:
-        return self.containment in ("microvm", "vm")
+        return self.containment in ("microvm", "vm", "hyperlight", "wslc")
+
+    @property
+    def takes_source(self) -> bool:
+        """Whether a command line is source for its Python."""
+        return self.containment in ("microvm", "hyperlight")
 
     @property
     def near(self) -> str:
@@ -87,7 +94,11 @@ class Flavour:
         whole: dict[str, Any] = {"version": "1.1.0-alpha", "containment": self.containment, **sections}
         process: dict[str, Any] = {"timeout": _DEADLINE_MS, "env": list(env)}
         ours: dict[str, Any] = dict(whole.get("mxcOps", {}))
-        if self.containment == "microvm":
+        if self.containment == "hyperlight":
+            whole["hyperlight"] = {"runtime": "python"}
+        elif self.containment == "wslc":
+            whole["wslc"] = {"image": self.image}
+        if self.takes_source:
             process["commandLine"] = source
         else:
             ours["args"] = [self.interpreter, "-c", source]
@@ -134,6 +145,9 @@ FLAVOURS = [
     _flavour("lxc", "user"),
     _flavour("microvm", "root"),
 ]
+"""By every way in which a network is made."""
+ENGINE_USERS = [_flavour("hyperlight", "root"), _flavour("wslc", "root")]
+"""Machines again, in another's name."""
 
 
 def probes_input(probes: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mxc_ops import MxcError, Policy, Session, network
+from mxc_ops import MxcError, Policy, Session, WslcSettings, network
 
 Given = Mapping[str, Any]
 
@@ -28,6 +28,7 @@ def opened(given: Given, **fields: Any) -> Session:
             network=network(**fields),
             read_only=given["read_only"],
             env=given["env"],
+            wslc=WslcSettings(image=given["image"]) if given.get("image") else None,
         )
     )
 
