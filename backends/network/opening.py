@@ -49,6 +49,7 @@ from backends.network.steps import Ask, Await, Enter, Helper, Listen, Log, Run, 
 __all__ = ["Network", "open_network"]
 
 _LOADING_MS = 30_000
+_WAKING_MS = 5_000  # meanwhile the rules that hold hear of no address that the host gets
 _LOG_MIB = 4
 _FIX_LOADING = "mxc-ops doctor --feature network"
 _NOT_LOADED = (
@@ -139,7 +140,7 @@ class Network:
         self._check_loaded(rules.table in found)
         if self._plan.uplink is not None:  # an address that came since they were read is in the sets before
             self._gate.do([(_watch(self._plan, rules.table, anew=True), ())])
-        self._gate.run(nft, waking(rules.table, sorted(found.keys() - {rules.table})), _LOADING_MS)
+        self._gate.run(nft, waking(rules.table, sorted(found.keys() - {rules.table})), _WAKING_MS)
         self._check_loaded(self._tables() == {rules.table: True})
         self._table = rules.table
 
@@ -148,8 +149,10 @@ class Network:
         try:
             if self._tables() != {before: True}:
                 self._load(self._policy, where)
-        except (MxcError, OSError):
+        except BaseException as error:
             self._gate.close()
+            if not isinstance(error, MxcError | OSError):
+                raise
 
     def end(self) -> NetworkOutcome:
         """Close it, once everything in the sandbox has ended; what there is to tell: of one that is kept,

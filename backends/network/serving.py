@@ -74,10 +74,12 @@ class Served:
             answer = json.loads(self._line())
             while "ready" in answer:
                 answer = json.loads(self._line())
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             with suppress(OSError):  # an answer that comes late must not be taken for the next one
                 self._control.shutdown(SHUT_RDWR)
-            raise _lost(str(error)) from error
+            if isinstance(error, OSError | ValueError):
+                raise _lost(str(error)) from error
+            raise
         if not answer.get("ok"):
             raise _lost(str(answer.get("error")))
 

@@ -239,7 +239,7 @@ class Hyperlight:
     def restart(self) -> None:
         """Begin anew with an empty machine."""
         with self._turn() as ticket:
-            self._kept.end(ticket)
+            self._kept.end()
             self._kept.machine(ticket)
 
     @property
@@ -265,7 +265,7 @@ class Hyperlight:
             try:
                 self._kept.bring_back(ticket)
             finally:
-                self._kept.close(ticket)
+                self._kept.close()
                 self._workers.close()
 
     # In our turn
@@ -341,6 +341,6 @@ class Hyperlight:
 
 def _abandon(kept: KeptMachine, workers: Workers) -> None:
     """Of an object that nobody has any more, and nobody has closed."""
-    with suppress(Exception), Turns().take() as ticket:
-        kept.close(ticket)
+    with suppress(Exception):
+        kept.close()
     workers.close()

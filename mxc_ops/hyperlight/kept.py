@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from typing import Any
 
 from backends.agent.from_loop import from_loop
@@ -121,7 +122,7 @@ class KeptMachine:
 
     def restore(self, ticket: Ticket, copy: Copy) -> None:
         """Instead of the machine that is. Raises `LaunchFailed`: there is none then."""
-        self.end(ticket)
+        self.end()
         machine = self._start(ticket, copy)
         standing = copy.standing
         if standing is not None:
@@ -160,17 +161,18 @@ class KeptMachine:
             self.drop_interpreter()
             ticket.on_loop(machine.bring_back())
 
-    def end(self, ticket: Ticket) -> None:
-        """The machine, with all that is in it; the next one starts from nothing. Idempotent."""
+    def end(self) -> None:
+        """The machine, with all that is in it, also when the ticket was stopped; the next one starts from
+        nothing. Idempotent."""
         self._drop()
         machine, self._machine = self._machine, None
         if machine is not None:
-            ticket.on_loop(machine.end())
+            _ended(machine)
 
-    def close(self, ticket: Ticket) -> None:
+    def close(self) -> None:
         """All of it, and for good."""
         try:
-            self.end(ticket)
+            self.end()
         finally:
             if self._made is not None:
                 self._made[1].close()
@@ -181,7 +183,11 @@ class KeptMachine:
         machine = CodeMachine(blueprint, made[1])
         if copy is not None:
             self._machine = machine  # should it not start: there was one, and its state is gone
-        ticket.on_loop(machine.start(copy))
+        try:
+            ticket.on_loop(machine.start(copy))
+        except BaseException:  # stopped, it may have started all the same
+            _ended(machine)
+            raise
         self._machine = machine
         return machine
 
@@ -203,6 +209,16 @@ class KeptMachine:
         interpreter, self._interpreter = self._interpreter, None
         if interpreter is not None:
             interpreter.exchange.close()
+
+
+def _ended(machine: CodeMachine) -> None:
+    """End it; interrupted, this returns after its end all the same: it uses descriptors of ours."""
+    ending = submit(machine.end())
+    try:
+        ending.result()
+    except KeyboardInterrupt:
+        wait({ending})
+        raise
 
 
 def _not_ready(error: Lost | TimedOut, words: bytes) -> LaunchFailed:

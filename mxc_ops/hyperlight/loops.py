@@ -81,6 +81,9 @@ async def on_own_thread(work: Callable[[], _Answer], *, stop: Callable[[], objec
         answer, failure = None, None
         try:
             answer = context.run(work)
+        except StopIteration as error:  # no future takes one: it would be the end of a coroutine (PEP 479)
+            failure = RuntimeError(f"StopIteration was raised: {error}")
+            failure.__cause__ = error
         except BaseException as error:
             failure = error
         with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more

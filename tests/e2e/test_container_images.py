@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from tests.container_store import Store, own_store, unpacked
 from tests.containers import debian_archive
 from tests.e2e.registry import Registry, registry
 from vm_images.oci import inventory, unpack
+from vm_images.oci import registry as registry_module
+from vm_images.oci.confined import run_confined
 from vm_images.oci.importing import import_archive, pull
 from vm_images.oci.store import StoredContainer, find_container_image
 from vm_images.store import lock_folder
@@ -154,6 +156,29 @@ def test_an_image_is_pulled_by_tag_and_by_digest_and_found_by_either(
     zstd = served.push(archive, "team/tool:zstd")
     assert zstd != pushed
     assert pull(f"{served.place}/team/tool:zstd").stored.key == found.stored.key
+
+
+def test_another_image_that_comes_instead_is_refused(
+    store: Store, served: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever got hold of the program that reads what the registry says."""
+    asked, other = (
+        served.push(store.archive(oci_archive(system(), each)), f"team/{name}:1")
+        for name, each in (("asked", TOP), ("other", tar(file("b", b"other"))))
+    )
+    place = f"{served.place}/team"
+
+    def subverted(words: Sequence[str], *rest: Any, **named: Any) -> bytes:
+        if "copy" in words:
+            words = [word.replace(f"asked@{asked}", f"other@{other}") for word in words]
+        return run_confined(words, *rest, **named)
+
+    monkeypatch.setattr(registry_module, "run_confined", subverted)
+    for reference in (f"{place}/asked:1", f"{place}/asked@{asked}"):
+        with pytest.raises(ConfigError) as caught:
+            pull(reference)
+        assert caught.value.problems[0].code == "image_digest"
+    assert store.keys() == []
 
 
 def test_of_an_index_our_platform_is_pulled(store: Store, served: Registry) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,30 @@ def test_one_that_is_dropped_ends_its_machine(shared: Hyperlight) -> None:
     wait_until(lambda: machines() == POOL + 1, "its machine has ended")
 
 
+def test_one_that_is_closed_while_it_begins_anew_ends_its_machines(shared: Hyperlight) -> None:
+    shared.run("1")
+
+    def machines() -> int:
+        return sum(map(is_qemu, descendants(os.getpid())))
+
+    def begin_anew(held: Hyperlight) -> None:
+        with suppress(MxcError):
+            held.restart()
+
+    wait_until(lambda: machines() == POOL + 1, "the pool is full, and nothing else runs")
+    descriptors = open_descriptors()
+    for delay_ms in (*range(0, 40, 4), 80, 200, 350):
+        held = Hyperlight()
+        held.run("1").check()
+        beginning = threading.Thread(target=begin_anew, args=[held])
+        beginning.start()
+        time.sleep(delay_ms / 1000)
+        held.close()
+        beginning.join()
+    wait_until(lambda: machines() == POOL + 1, "its machines have ended")
+    wait_until(lambda: open_descriptors() <= descriptors, "no descriptor is left")
+
+
 def test_threads_take_turns_and_two_objects_run_side_by_side(shared: Hyperlight) -> None:
     shared.run("log = []\nimport time")
     threads = [
@@ -389,6 +414,20 @@ def test_a_callback_on_a_loop_is_refused_too_but_not_what_it_leaves_for_later() 
 
             assert (await own.run("print(1)", on_stdout=use)).ok
             assert [(await each).value for each in later] == [3]
+
+    asyncio.run(main())
+
+
+def test_what_a_callback_on_a_loop_raises_arrives_whatever_it_is() -> None:
+    """No future of a loop takes a StopIteration."""
+
+    def ends(_: str) -> None:
+        next(iter(()))
+
+    async def main() -> None:
+        async with AsyncHyperlight() as own:
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await asyncio.wait_for(own.run("print(1)", on_stdout=ends), 30)
 
     asyncio.run(main())
 

@@ -114,6 +114,17 @@ def asked(policy: Policy) -> Generator[Asked]:
         yield Asked(process)
 
 
+@pytest.mark.soak
+def test_a_machine_that_does_not_answer_does_not_outlive_its_owners() -> None:
+    """It takes the half minute that an agent is waited for; a second owner's container must not save it."""
+    with Sandbox(shared()).spawn("sleep 1000") as process:
+        wait_until(lambda: len(machines()) == 1, "there is no machine")
+        (machine,) = machines()
+        os.kill(machine, signal.SIGSTOP)
+        process.kill()
+    wait_until(lambda: not hosts() and not machines(), "it is still there", 90)
+
+
 def test_two_containers_of_one_machine_see_nothing_of_each_other() -> None:
     with asked(shared(ONE)) as one, asked(shared(TWO)) as two:
         assert len(machines()) == 1 and len(hosts()) == 1

@@ -15,6 +15,7 @@ from vm_images.oci.limits import Limits
 from vm_images.oci.manifest import Descriptor, choose, parse_manifest, root_of
 from vm_images.oci.raw_folder import bundle_of_folder, raw_folder, require_room
 from vm_images.oci.references import Reference
+from vm_images.oci.refusals import BadEntry
 from vm_images.oci.tar_reader import damaged_is_refused
 from vm_images.oci.users_namespace import ImageUsers
 
@@ -43,7 +44,8 @@ def fetch(reference: Reference, users: ImageUsers, scratch: Path, limits: Limits
 
         def read(wanted: Descriptor) -> dict[str, Any]:
             if wanted.digest not in answers:
-                answers[wanted.digest] = _ask(reference.at(wanted.digest), users)
+                answers[wanted.digest] = text = _ask(reference.at(wanted.digest), users)
+                _check(f"sha256:{hashlib.sha256(text).hexdigest()}", wanted.digest)
             return _document(answers[wanted.digest], limits)
 
         chosen, passed = choose(roots, read)
@@ -56,7 +58,15 @@ def fetch(reference: Reference, users: ImageUsers, scratch: Path, limits: Limits
             require_room(folder, sizes, spare)
 
         _skopeo(["copy", "--quiet"], reference.at(chosen.digest), ["dir:/raw"], users, view, watch)
-        return bundle_of_folder(Source.REGISTRY, folder, limits, subject, known=(digest, *passed))
+        bundle = bundle_of_folder(Source.REGISTRY, folder, limits, subject, known=(digest, *passed))
+        _check(bundle.digest, chosen.digest)
+        return bundle
+
+
+def _check(digest: str, wanted: str) -> None:
+    """Skopeo reads what strangers wrote, and might bring another image than was asked for."""
+    if digest != wanted:
+        raise BadEntry("image_digest", f"{digest} came instead of {wanted}")
 
 
 def _document(text: bytes, limits: Limits) -> dict[str, Any]:

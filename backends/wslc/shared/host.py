@@ -13,6 +13,7 @@ import signal
 import socket
 from contextlib import suppress
 
+from backends.agent.connection import STALL_S
 from backends.agent.errors import GuestError, GuestRefused, GuestSilent
 from backends.agent.identity import new_identity
 from backends.agent.process import GuestProcess
@@ -190,6 +191,10 @@ class _Host:
         except GuestError as error:
             failed = LaunchFailed(Problem("container_not_started", "", str(error)))
             send(sock, {"error": telling_error(failed)})
+        except OSError as error:  # such as too many open files, here
+            message = f"the shared machine's process: {error.strerror or error}"
+            failed = LaunchFailed(Problem("container_not_started", "", message))
+            send(sock, {"error": telling_error(failed)})
         else:
             await self._let_live(sock, container)
 
@@ -231,7 +236,9 @@ class _Host:
         finally:
             if not self._clone.guest.machine.is_gone:
                 container.init.signal(signal.SIGKILL)
-                await container.init.wait()  # its disks are free then
+                container.init.discard()
+                # Its disks are free then. If it does not answer, the machine ends, and with it what is in it.
+                await container.init.wait(deadline_s=STALL_S)
                 await self._free(container.root, container.grants)
 
     async def _free(self, root: str, grants: str) -> None:

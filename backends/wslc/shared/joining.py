@@ -158,6 +158,9 @@ async def _ordered(sock: socket.socket, spec: GuestContainer, files: Mapping[str
             refused = answer["refused"]
             failed = GuestFailed(Step(refused["step"]), refused["errno"], refused["subject"])
             raise GuestRefused("CONTAINER", failed)
+        if not received:
+            message = "the agent of the container could not be handed over: too many open files?"
+            raise LaunchFailed(Problem("container_not_started", "", message, fix="ulimit -n 4096"))
         agent = await GuestConnection.open(socket.socket(fileno=received[0]), deadline_s=ANSWER_S)
         return Tenancy(sock, agent, answer["pid"], answer["grants"])
     except BaseException:
