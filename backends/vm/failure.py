@@ -72,6 +72,9 @@ def explain_full(plan: VmPlan, step: GuestPut, failure: LaunchFailed) -> MxcErro
 
 def _not_executable(plan: VmPlan, number: int) -> LaunchFailed:
     missing = number == errno.ENOENT
+    building = f"mxc-ops image build {plan.template.image.name} --package NAME"
+    if plan.container is not None:
+        building = "mxc-ops image import ARCHIVE --name REFERENCE, of an image that has the program"
     field = "args" if plan.command_kind is CommandKind.ARGS else "shell"
     return LaunchFailed(
         Problem(
@@ -81,6 +84,6 @@ def _not_executable(plan: VmPlan, number: int) -> LaunchFailed:
             expected="a shorter command or environment"
             if number == errno.E2BIG
             else "a program of the image, or one that the policy makes visible",
-            fix=f"mxc-ops image build {plan.template.image.name} --package NAME" if missing else "",
+            fix=building if missing else "",
         )
     )

@@ -16,6 +16,7 @@ import pytest
 
 from mxc_ops import (
     BackendUnavailable,
+    LaunchFailed,
     LimitOutcome,
     Limits,
     Outcome,
@@ -179,6 +180,13 @@ def test_a_port_of_the_hosts_loopback_leads_in() -> None:
     result = run({**document, "process": process})
     asking.join()
     assert answers == [b"hello\n"], result
+
+
+def test_a_program_that_the_image_lacks_is_a_matter_of_the_image() -> None:
+    with pytest.raises(LaunchFailed) as caught:
+        run(policy(), ["no-such-program"])
+    (problem,) = caught.value.problems
+    assert problem.code == "program_not_found" and problem.fix.startswith("mxc-ops image import")
 
 
 def test_without_a_network_there_is_the_loopback_alone() -> None:
