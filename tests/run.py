@@ -50,18 +50,18 @@ CHECKS: Mapping[str, Sequence[str]] = {
 # sandboxes that another test could take for its own; attacks know theirs by words that no other test uses;
 # what builds images or machines from nothing is done with them, so that all take about the same time.
 _FROM_NOTHING = ("tests/e2e/test_image_build.py", "tests/e2e/test_fresh_machine.py")
-_ENGINE_USERS = tuple(
+_ENGINE_USERS_AND_NETWORKS = tuple(
     str(path.relative_to(CHECKOUT))
-    for kind in ("hyperlight", "node", "wslc", "container", "guest_containers")
+    for kind in ("hyperlight", "node", "wslc", "container", "guest_containers", "network")
     for path in sorted((CHECKOUT / "tests" / "e2e").glob(f"test_{kind}*.py"))
 )
 SUITES: Mapping[str, Sequence[str]] = {
     "tests": (
         "tests",
         *(f"--ignore=tests/{folder}" for folder in ("prep", "unit", "security")),
-        *(f"--ignore={path}" for path in (*_FROM_NOTHING, *_ENGINE_USERS)),
+        *(f"--ignore={path}" for path in (*_FROM_NOTHING, *_ENGINE_USERS_AND_NETWORKS)),
     ),
-    "Hyperlight and containers": _ENGINE_USERS,
+    "Hyperlight, containers, networks": _ENGINE_USERS_AND_NETWORKS,
     "attacks, and what is built from nothing": (*_FROM_NOTHING, "tests/security"),
     "unit tests": ("tests/unit",),
     "tests of host preparation": ("tests/prep",),

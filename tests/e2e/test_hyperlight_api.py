@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -328,16 +329,21 @@ def test_one_that_is_closed_while_it_begins_anew_ends_its_machines(shared: Hyper
         with suppress(MxcError):
             held.restart()
 
-    wait_until(lambda: machines() == POOL + 1, "the pool is full, and nothing else runs")
-    descriptors = open_descriptors()
-    for delay_ms in (*range(0, 40, 4), 80, 200, 350):
+    def close_meanwhile(after_ms: int) -> None:
         held = Hyperlight()
         held.run("1").check()
         beginning = threading.Thread(target=begin_anew, args=[held])
         beginning.start()
-        time.sleep(delay_ms / 1000)
+        time.sleep(after_ms / 1000)
         held.close()
         beginning.join()
+
+    settled()
+    assert machines() == POOL + 1
+    descriptors = open_descriptors()
+    for after_ms in (*range(0, 40, 4), 80, 200, 350):
+        close_meanwhile(after_ms)
+    gc.collect()
     wait_until(lambda: machines() == POOL + 1, "its machines have ended")
     wait_until(lambda: open_descriptors() <= descriptors, "no descriptor is left")
 
