@@ -74,7 +74,7 @@ def _not_executable(plan: VmPlan, number: int) -> LaunchFailed:
     missing = number == errno.ENOENT
     building = f"mxc-ops image build {plan.template.image.name} --package NAME"
     if plan.container is not None:
-        building = "mxc-ops image import ARCHIVE --name REFERENCE, of an image that has the program"
+        building = "mxc-ops image import ARCHIVE --name REFERENCE"
     field = "args" if plan.command_kind is CommandKind.ARGS else "shell"
     return LaunchFailed(
         Problem(

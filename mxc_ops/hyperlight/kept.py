@@ -216,7 +216,7 @@ def _ended(machine: CodeMachine) -> None:
     ending = submit(machine.end())
     try:
         ending.result()
-    except KeyboardInterrupt:
+    except BaseException:
         wait({ending})
         raise
 

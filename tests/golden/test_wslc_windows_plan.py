@@ -27,10 +27,10 @@ BRIDGED = NetworkPolicy(egress_allowed=True)
 KEEP = Asked(Feature.KEEP_CONTAINER, "/lifecycle/destroyOnExit", "false")
 ENVIRONMENT = Environment((("A", "secret value"),), (("TOKEN", SecretSource(file="C:\\token")),))
 TREES = host(
-    ("C:\\Work", directory("C:\\Work")),
-    ("c:/work/out/", directory("C:\\Work\\out")),
+    ("C:\\Code", directory("C:\\Code")),
+    ("c:/code/out/", directory("C:\\Code\\out")),
     ("D:\\data\\in", directory("E:\\in")),
-    ("C:\\WORK~1", directory("C:\\Work")),
+    ("C:\\CODE~1", directory("C:\\Code")),
     ("C:\\secret", PathFact("C:\\secret")),
 )
 TAR = host(("C:\\images\\tool.tar", file("C:\\images\\tool.tar")), ("D:\\wslc", PathFact("D:\\wslc")))
@@ -42,10 +42,10 @@ CASES: dict[str, tuple[SandboxRequest, WindowsFacts, bool]] = {
         replace(
             HELLO,
             grants=grants(
-                ("C:\\Work", Access.READ_ONLY),
-                ("c:/work/out/", Access.READ_WRITE),
+                ("C:\\Code", Access.READ_ONLY),
+                ("c:/code/out/", Access.READ_WRITE),
                 ("D:\\data\\in", Access.READ_ONLY),
-                ("C:\\WORK~1", Access.READ_WRITE),
+                ("C:\\CODE~1", Access.READ_WRITE),
                 ("C:\\secret", Access.DENIED),
             ),
         ),
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[SandboxRequest, WindowsFacts, bool]] = {
         False,
     ),
     "kept": (
-        replace(HELLO, cwd="/mnt/c/Work", environment=ENVIRONMENT, timeout=Timeout(5000, 200)),
+        replace(HELLO, cwd="/mnt/c/Code", environment=ENVIRONMENT, timeout=Timeout(5000, 200)),
         host(),
         True,
     ),

@@ -623,7 +623,7 @@ def test_what_runs_to_unpack_an_image_has_none_of_the_hosts_rights(store: Store)
 
     def watched(*words: Any, **options: Any) -> bytes:
         said = run(*words, **options)
-        (tree,) = store.containers.glob(".building-*/work/tree")
+        (tree,) = store.containers.glob(".building-*/scratch/tree")
         seen.extend((tree / name).lstat() for name in ("a", "b"))
         return said
 

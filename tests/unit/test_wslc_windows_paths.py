@@ -25,7 +25,7 @@ def read(written: str) -> WindowsPath:
     [
         ("C:\\x\\y", "C:\\x\\y", "/mnt/c/x/y"),
         ("c:/x/y", "C:\\x\\y", "/mnt/c/x/y"),
-        ("C:\\Work/src\\", "C:\\Work\\src", "/mnt/c/Work/src"),
+        ("C:\\Code/src\\", "C:\\Code\\src", "/mnt/c/Code/src"),
         ("d:\\\\a\\.\\b", "D:\\a\\b", "/mnt/d/a/b"),
         ("C:\\", "C:\\", "/mnt/c"),
         ("C:\\Program Files\\täglich", "C:\\Program Files\\täglich", "/mnt/c/Program Files/täglich"),
@@ -50,7 +50,7 @@ def test_what_means_the_same_is_read_as_the_same(written: str, host: str, inside
         (" C:\\x", "path_relative", "write the path with its drive"),
         ("C:x", "path_relative", "write 'C:\\x' if that is meant"),
         ("C:", "path_relative", "write 'C:\\' if that is meant"),
-        ("/mnt/c/work", "path_relative", "write 'C:\\work'"),
+        ("/mnt/c/code", "path_relative", "write 'C:\\code'"),
         ("/mnt/d", "path_relative", "write 'D:\\'"),
         ("/home/dev", "path_relative", "write the path with its drive"),
         ("\\\\?\\C:\\x", "path_device", "write 'C:\\x'"),

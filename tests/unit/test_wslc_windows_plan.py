@@ -141,8 +141,8 @@ def test_a_limit_that_may_go_unenforced_is_no_reason_to_refuse() -> None:
 
 
 def test_a_working_directory_of_windows_is_refused_with_its_name_in_the_container() -> None:
-    (problem,) = refusals(replace(REQUEST, cwd="C:\\Work\\src"))
-    assert problem.fix == "write '/mnt/c/Work/src'"
+    (problem,) = refusals(replace(REQUEST, cwd="C:\\Code\\src"))
+    assert problem.fix == "write '/mnt/c/Code/src'"
 
 
 @pytest.mark.parametrize(

@@ -46,50 +46,50 @@ def refusals(volumes: Volumes) -> list[tuple[str, str]]:
 
 
 def test_a_grant_is_a_volume_at_its_name_in_the_container() -> None:
-    assert mounted(simple(("C:\\work", RW), ("d:/Data/in", RO))) == [
-        ("C:\\work", "/mnt/c/work", False),
+    assert mounted(simple(("C:\\code", RW), ("d:/Data/in", RO))) == [
+        ("C:\\code", "/mnt/c/code", False),
         ("D:\\Data\\in", "/mnt/d/Data/in", True),
     ]
 
 
 def test_what_is_denied_beside_all_volumes_is_in_none() -> None:
-    volumes = simple(("C:\\work", RW), ("C:\\secret", DENIED))
-    assert mounted(volumes) == [("C:\\work", "/mnt/c/work", False)]
+    volumes = simple(("C:\\code", RW), ("C:\\secret", DENIED))
+    assert mounted(volumes) == [("C:\\code", "/mnt/c/code", False)]
     assert "/filesystem/deniedPaths/0: 'C:\\secret' is denied: it is in no volume" in volumes.decisions
 
 
 def test_a_name_that_only_begins_alike_is_beside_the_volume() -> None:
-    assert mounted(simple(("C:\\work", RW), ("C:\\workshop", DENIED))) == [("C:\\work", "/mnt/c/work", False)]
+    assert mounted(simple(("C:\\code", RW), ("C:\\codeshop", DENIED))) == [("C:\\code", "/mnt/c/code", False)]
 
 
 @pytest.mark.parametrize("parent", [RW, RO])
 def test_a_deny_in_a_volume_is_refused_with_the_way_out(parent: Access) -> None:
-    volumes = simple(("C:\\work", parent), ("C:\\work\\secret", DENIED))
+    volumes = simple(("C:\\code", parent), ("C:\\code\\secret", DENIED))
     (problem,) = volumes.problems
     assert (problem.code, problem.path) == ("deny_below_volume", "/filesystem/deniedPaths/0")
-    assert "'C:\\work'" in problem.message
+    assert "'C:\\code'" in problem.message
     assert "on Linux" in problem.fix
 
 
 def test_read_only_below_read_write_is_refused_as_another_spelling_would_write() -> None:
-    found = refusals(simple(("C:\\work", RW), ("c:\\WORK\\.git", RO)))
+    found = refusals(simple(("C:\\code", RW), ("c:\\CODE\\.git", RO)))
     assert found == [("read_only_below_volume", "/filesystem/readonlyPaths/0")]
 
 
 def test_more_below_less_is_given_shallow_before_deep() -> None:
     volumes = simple(
-        ("C:\\work\\out\\deep", RW), ("C:\\work", RO), ("C:\\denied\\kept", RO), ("C:\\denied", DENIED)
+        ("C:\\code\\out\\deep", RW), ("C:\\code", RO), ("C:\\denied\\kept", RO), ("C:\\denied", DENIED)
     )
     assert [volume.inside for volume in volumes.volumes] == [
-        "/mnt/c/work",
+        "/mnt/c/code",
         "/mnt/c/denied/kept",
-        "/mnt/c/work/out/deep",
+        "/mnt/c/code/out/deep",
     ]
     assert mounted(volumes)[2][2] is False
 
 
 def test_deny_wins_over_every_spelling_of_the_same_directory() -> None:
-    volumes = simple(("C:\\Work", RW), ("c:/work/", RO), ("C:\\WORK", DENIED))
+    volumes = simple(("C:\\Code", RW), ("c:/code/", RO), ("C:\\CODE", DENIED))
     assert mounted(volumes) == []
     assert len([line for line in volumes.decisions if "becomes denied" in line]) == 2
 
@@ -113,8 +113,8 @@ def test_a_junction_is_judged_by_where_it_leads() -> None:
 
 
 def test_a_link_inside_of_a_volume_is_no_place_for_another() -> None:
-    facts = host(("C:\\work", directory("C:\\work")), ("C:\\work\\link", directory("D:\\data")))
-    (problem,) = plan(grants(("C:\\work", RO), ("C:\\work\\link", RW)), facts).problems
+    facts = host(("C:\\code", directory("C:\\code")), ("C:\\code\\link", directory("D:\\data")))
+    (problem,) = plan(grants(("C:\\code", RO), ("C:\\code\\link", RW)), facts).problems
     assert (problem.code, problem.fix) == ("path_through_link", "write 'D:\\data'")
 
 
@@ -141,8 +141,8 @@ def test_what_is_missing_is_refused_as_it_would_be_created() -> None:
 
 
 def test_a_missing_path_is_denied_in_no_volume_either() -> None:
-    facts = host(("C:\\work", directory("C:\\work")), ("C:\\work\\later", PathFact("C:\\work\\later")))
-    found = refusals(plan(grants(("C:\\work", RO), ("C:\\work\\later", DENIED)), facts))
+    facts = host(("C:\\code", directory("C:\\code")), ("C:\\code\\later", PathFact("C:\\code\\later")))
+    found = refusals(plan(grants(("C:\\code", RO), ("C:\\code\\later", DENIED)), facts))
     assert found == [("deny_below_volume", "/filesystem/deniedPaths/0")]
 
 
@@ -172,10 +172,10 @@ def test_the_disks_of_sessions_are_in_no_volume(path: str) -> None:
 def test_hard_links_that_a_volume_may_show_are_refused() -> None:
     linked = replace(file("C:\\secret.txt"), links_unaccounted=True)
     facts = host(
-        ("C:\\secret.txt", linked), ("C:\\work", directory("C:\\work")), ("D:\\a", directory("D:\\a"))
+        ("C:\\secret.txt", linked), ("C:\\code", directory("C:\\code")), ("D:\\a", directory("D:\\a"))
     )
     denied = ("C:\\secret.txt", DENIED)
-    assert refusals(plan(grants(("C:\\work", RO), denied), facts)) == [
+    assert refusals(plan(grants(("C:\\code", RO), denied), facts)) == [
         ("links_unaccounted", "/filesystem/deniedPaths/0")
     ]
     assert refusals(plan(grants(("D:\\a", RW), denied), facts)) == []

@@ -29,7 +29,7 @@ _SPARE = 4
 _LAYOUT = "layout"
 BLOBS = f"{_LAYOUT}/blobs/sha256"
 """Where the layers are put, below the place that an image is made in, each under its SHA-256."""
-_WORK, _OUT, _PACKED = "work", "out", "rootfs.erofs"
+_SCRATCH, _OUT, _PACKED = "scratch", "out", "rootfs.erofs"
 _NAME = "image"
 _MAKE_S, _CLEAR_S = 3600, 900
 _LATEST = "4102444800"
@@ -39,8 +39,8 @@ _MEMORY_PAGE, _MEMORY_ROOM = 4096, 16 << 20
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 # mkfs.erofs tells each file, quiet or not.
 _SCRIPT = (
-    f"umoci --log error raw unpack --image /layout:{_NAME} /work/tree"
-    f' && exec mkfs.erofs "$@" /out/{_PACKED} /work/tree > /dev/null'
+    f"umoci --log error raw unpack --image /layout:{_NAME} /scratch/tree"
+    f' && exec mkfs.erofs "$@" /out/{_PACKED} /scratch/tree > /dev/null'
 )
 
 LayerBlob = tuple[str, int]
@@ -70,11 +70,11 @@ def make_root(
     memory = sum(size for _, size in layers) + entries * _MEMORY_PAGE + _MEMORY_ROOM
     in_memory = memory <= MOST_IN_MEMORY and memory * _SPARE <= _spare_memory()
     out = _folder_for(users, place / _OUT)
-    work = {} if in_memory else {"/work": _folder_for(users, place / _WORK)}
+    scratch = {} if in_memory else {"/scratch": _folder_for(users, place / _SCRATCH)}
     view = View(
         shown={"/layout": place / _LAYOUT},
-        writable={"/out": out, **work},
-        memory={"/work": memory} if in_memory else {},
+        writable={"/out": out, **scratch},
+        memory={"/scratch": memory} if in_memory else {},
         owners=True,
         file_bytes=limits.unpacked_bytes + _HEADER_ROOM,
     )
@@ -147,11 +147,11 @@ def clear(folder: Path) -> None:
         return
     try:
         with image_users() as users:
-            for work in (folder / _WORK, *folder.glob(f"*/{_WORK}")):
-                if work.is_dir() and not work.is_symlink():
-                    words = ["find", "/work", "-mindepth", "1", "-delete"]
+            for scratch in (folder / _SCRATCH, *folder.glob(f"*/{_SCRATCH}")):
+                if scratch.is_dir() and not scratch.is_symlink():
+                    words = ["find", "/scratch", "-mindepth", "1", "-delete"]
                     run_confined(
-                        words, users, View(writable={"/work": work}, owners=True), deadline_s=_CLEAR_S
+                        words, users, View(writable={"/scratch": scratch}, owners=True), deadline_s=_CLEAR_S
                     )
     except MxcError:
         return  # it stays what it is, remains that `gc` finds, until the caller has the ids again

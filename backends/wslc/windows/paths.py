@@ -25,7 +25,7 @@ _RESERVED = frozenset(
         *(device + number for device in ("COM", "LPT") for number in "0123456789¹²³"),
     )
 )
-_ABSOLUTE = "an absolute path on a drive, such as 'C:\\work'"
+_ABSOLUTE = "an absolute path on a drive, such as 'C:\\code'"
 
 
 @frozen

@@ -8,7 +8,7 @@ virtual machines do, and what it does not hold is refused:
   microsoft/WSL takes directories only), and so is one that is missing, which the tool would create.
 - Nothing can be denied, or made read-only, below a volume that gives more. Upstream refuses the former
   (backends.md §5, upstream-gaps.md F11). A second mount on top would hide one spelling only: Windows' file
-  systems find a name in any case and by its short form, so that ``/mnt/c/work/SECRET`` and ``SECRET~1``
+  systems find a name in any case and by its short form, so that ``/mnt/c/code/SECRET`` and ``SECRET~1``
   would lead around it. The reverse, more below less, is given: the other spellings only give less.
 - The directory that holds the disks of sessions is in no volume, or the container could change its images.
 """
