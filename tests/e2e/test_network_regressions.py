@@ -135,6 +135,35 @@ def a_change_that_is_lost(given):
     finally:
         network.close()
 
+def a_change_that_is_interrupted(given):
+    # By an exception of whichever kind: while rules are loaded, while they are taken back, and while the
+    # proxy is told. What is asked is what is left: which rules hold, or that nothing of the network does.
+    from select import poll
+    from unittest.mock import patch
+    from backends.inside.store import LAUNCHER, find_program
+    from backends.network import for_plans, opening, serving
+    from backends.network.policy import NameRule, NetworkPolicy
+    names = [NameRule(f"names.{n}", "", name) for n, name in enumerate(("public.test", "second.test"))]
+    closed, wider = NetworkPolicy(names=(names[0],)), NetworkPolicy(names=tuple(names))
+    plan = for_plans.plan_for(closed, for_plans.observe_for(closed, root=True), root=True)
+    def left(patched, raised):
+        network = opening.open_network(plan, find_program(LAUNCHER))
+        ended, before = poll(), set(proxies())
+        ended.register(os.dup(network.gate))
+        try:
+            with patch.object(*patched, side_effect=raised):
+                network.replace(wider)
+        except BaseException as error:
+            name = type(error).__name__
+            gone = bool(ended.poll(5000)) if "gate" in given["waits"] else None
+            until(lambda: "proxy" not in given["waits"] or not set(proxies()))
+            return bool(before), name, gone
+        finally:
+            network.close()
+    if given["at"] == "loading":
+        return left((opening, "tables"), [KeyboardInterrupt, ValueError("no answer of netlink")])
+    return left((serving.Served, "_line"), KeyboardInterrupt)
+
 def many_steps(given):
     from backends.inside.store import LAUNCHER, find_program
     from backends.network.gate import Gate
@@ -318,6 +347,20 @@ def test_a_change_whose_rules_are_lost_is_none(lab: Lab, tmp_path: Path) -> None
     """Nft says that it has loaded or woken them; the kernel has those before. Nor does anything start so."""
     came = host_script(lab, ABOUT_SESSIONS, "a_change_that_is_lost", folder=str(tmp_path))
     assert came == [["rules_not_there"], ["rules_not_there"], ["network_not_made"], True, True, False]
+
+
+@AS_ROOT
+def test_a_change_that_is_interrupted_and_not_taken_back_ends_the_network(lab: Lab) -> None:
+    """Whoever thinks that the policy before holds must not be wrong."""
+    came = host_script(lab, ABOUT_SESSIONS, "a_change_that_is_interrupted", at="loading", waits=["gate"])
+    assert came == [True, "ValueError", True]
+
+
+@AS_ROOT
+def test_a_change_that_is_interrupted_at_the_proxy_ends_the_proxy(lab: Lab) -> None:
+    """It may have the new names already, and its answer must not be taken for that to the next change."""
+    came = host_script(lab, ABOUT_SESSIONS, "a_change_that_is_interrupted", at="proxy", waits=["proxy"])
+    assert came == [True, "KeyboardInterrupt", None]
 
 
 @AS_ROOT
