@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from backends.errors import BackendUnavailable, PrepFailed, Problem
 
@@ -20,7 +22,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_WORDS = 1500
 _FULL = b"No space left on device"
 _GRACE_S = 10
+_END_S = 20
 _WATCH_S = 0.05
+_KEEPER = Path(__file__).with_name("keeper.py")
 _PASSED_ON = ("HOME", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
@@ -56,7 +60,7 @@ def run_tool(
 ) -> bytes:
     """Run a program to its end; returns what it wrote to standard output.
 
-    It dies with us, killed or not; when we are interrupted, so is everything that it started.
+    It dies with us, killed or not, and with it everything that it started; nothing of that outlives it.
 
     Parameters
     ----------
@@ -72,34 +76,53 @@ def run_tool(
     """
     words = [str(word) for word in argv]
     title = name or _name(words)
-    sink = output.open("wb") if output else None
-    try:
-        child = subprocess.Popen(
-            [*_dying_with_us(), *words],
-            stdin=subprocess.PIPE,
-            stdout=sink or subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=_environment() | dict(environment or {}),
-            start_new_session=True,
-            pass_fds=keep,
-        )
-    finally:
-        if sink:
-            sink.close()
+    wanted, child = _start(words, output, cwd, _environment() | dict(environment or {}), keep)
     try:
         said, complaints = _communicate(child, stdin, deadline_s, watch)
     except subprocess.TimeoutExpired:
-        _end(child)
+        _end(child, wanted)
         message = f"{title} did not end within {deadline_s:.0f} s"
         raise PrepFailed(Problem("image_tool_hangs", "", message, fix=fix), retryable=True) from None
     except BaseException:
-        _end(child)
+        _end(child, wanted)
         raise
+    finally:
+        wanted.close()
     if child.returncode != 0:
         problem = _failed(title, child.returncode, complaints or said or b"", fix)
         raise PrepFailed(problem, retryable=retryable)
     return said or b""
+
+
+def _start(
+    words: Sequence[str],
+    output: Path | None,
+    cwd: Path | None,
+    environment: Mapping[str, str],
+    keep: Sequence[int],
+) -> tuple[IO[bytes], subprocess.Popen[bytes]]:
+    """Under a keeper, which ends it when the file is closed."""
+    sink = output.open("wb") if output else None
+    held, ours = os.pipe()
+    wanted = os.fdopen(ours, "wb")
+    try:
+        return wanted, subprocess.Popen(
+            [sys.executable, "-I", "-S", _KEEPER, str(held), *words],
+            stdin=subprocess.PIPE,
+            stdout=sink or subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(*keep, held),
+        )
+    except BaseException:
+        wanted.close()
+        raise
+    finally:
+        os.close(held)
+        if sink:
+            sink.close()
 
 
 def _communicate(
@@ -134,22 +157,18 @@ def _failed(program: str, status: int, words: bytes, fix: str) -> Problem:
     return Problem("image_tool_failed", "", f"{program} failed with status {status}: {last}", fix=fix)
 
 
-def _dying_with_us() -> Sequence[str]:
-    setpriv = shutil.which("setpriv", path=_PATH)
-    return (setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()
-
-
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     return {**kept, "PATH": _PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "DEBIAN_FRONTEND": "noninteractive"}
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask its whole session to end, then make it."""
-    for number, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            child.communicate(timeout=patience_s)
-            break
+def _end(child: subprocess.Popen[bytes], wanted: IO[bytes]) -> None:
+    """Ask its whole session to end, then have it ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        child.communicate(timeout=_GRACE_S)
+    wanted.close()
+    with suppress(subprocess.TimeoutExpired):
+        child.communicate(timeout=_END_S)

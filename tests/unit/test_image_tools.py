@@ -64,12 +64,27 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(
     assert soon(int(note.read_text()))
 
 
+def test_nothing_that_a_program_has_left_behind_outlives_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = f"setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $! > {note}; echo done"
+    assert run_tool(["sh", "-c", script], deadline_s=60) == b"done\n"
+    assert gone(int(note.read_text()))
+
+
+def test_a_program_that_is_killed_or_missing_is_told() -> None:
+    with pytest.raises(PrepFailed, match="sh failed with status -15"):
+        run_tool(["sh", "-c", "kill -TERM $$"], deadline_s=60)
+    with pytest.raises(PrepFailed, match="failed with status 127: /no/such: No such file"):
+        run_tool(["/no/such"], deadline_s=60)
+
+
 def test_what_we_started_dies_with_us_even_if_we_are_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     source = f"""
 from vm_images import tools
 from vm_images.tools import run_tool
-run_tool(["sh", "-c", "echo $$ > {note}.new; mv {note}.new {note}; exec sleep 300"], deadline_s=300)
+deaf = "trap '' TERM; sleep 300 & echo $! > {note}.new; mv {note}.new {note}; wait"
+run_tool(["setsid", "sh", "-c", deaf], deadline_s=300)
 """
     owner = subprocess.Popen([sys.executable, "-c", source], cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + PATIENCE_S
