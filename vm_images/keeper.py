@@ -6,6 +6,9 @@ Who is killed cannot end what they have started, and prctl(2) PR_SET_PDEATHSIG e
 told to end, waits for children that nobody has told. So this process adopts whatever loses its parent
 (PR_SET_CHILD_SUBREAPER), and kills all of it when the program has ended, or when nobody holds the other end
 of the pipe DESCRIPTOR any more. It ends as the program has; 127: there is none.
+
+Started by root, it has mounts of its own: what mmdebstrap mounts, the host's /dev/shm among it, is nowhere
+else, and gone with it. Nobody who clears up can reach the host by one that was left.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _SET_CHILD_SUBREAPER = 36
+_NEW_MOUNTS = 0x20000  # CLONE_NEWNS
+_MOUNT_FLAGS = ctypes.c_ulong(0x4000 | 0x80000)  # MS_REC, MS_SLAVE: what the host mounts is seen, not more
 _PATIENCE_S = 10.0
 _PAUSE_S = 0.02
 _TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -28,7 +33,13 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 def main() -> None:
     held, words = int(sys.argv[1]), sys.argv[2:]
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if os.geteuid() == 0 and (
+        libc.unshare(_NEW_MOUNTS) < 0 or libc.mount(None, b"/", None, _MOUNT_FLAGS, None) < 0
+    ):
+        print(f"no mounts of its own: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
+        sys.exit(1)
     os.set_inheritable(held, False)
     for (
         number

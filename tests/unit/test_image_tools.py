@@ -71,6 +71,13 @@ def test_nothing_that_a_program_has_left_behind_outlives_it(tmp_path: Path) -> N
     assert gone(int(note.read_text()))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_what_a_program_of_roots_mounts_is_not_the_hosts(tmp_path: Path) -> None:
+    script = f"mount -t tmpfs none {tmp_path} && touch {tmp_path}/there && ls {tmp_path}"
+    assert run_tool(["sh", "-c", script], deadline_s=60) == b"there\n"
+    assert not tmp_path.is_mount() and list(tmp_path.iterdir()) == []
+
+
 def test_a_program_that_is_killed_or_missing_is_told() -> None:
     with pytest.raises(PrepFailed, match="sh failed with status -15"):
         run_tool(["sh", "-c", "kill -TERM $$"], deadline_s=60)
