@@ -41,9 +41,7 @@ def main() -> None:
         print(f"no mounts of its own: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
         sys.exit(1)
     os.set_inheritable(held, False)
-    for (
-        number
-    ) in _TOLD_TO_END:  # the program's to follow: a handler is not inherited, as ignoring it would be
+    for number in _TOLD_TO_END:  # the program follows: handlers are not inherited, as ignoring would be
         signal.signal(number, _take_notice)
     try:
         child = os.posix_spawnp(words[0], words, os.environ, setsigdef=_IGNORED_BY_PYTHON)
