@@ -6,10 +6,9 @@ putting several together, so it may be refused where they would do, and never th
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
-
 from backends.frozen import replace
 from backends.network.policy import Ceiling, NameRule, Peer, Ports, Protocol, Rule
+from backends.network.ranges import parse
 
 __all__ = ["opened_within"]
 
@@ -75,12 +74,10 @@ def _entry_within(protocol: Protocol, ports: Ports, outer: Ports) -> bool:
 
 
 def _network_within(inner: str, outer: str) -> bool:
-    one, other = ip_network(inner), ip_network(outer)
-    if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
-        return one.subnet_of(other)
-    return isinstance(one, IPv6Network) and isinstance(other, IPv6Network) and one.subnet_of(other)
+    (family, (first, last)), (outer_family, (outer_first, outer_last)) = parse(inner), parse(outer)
+    return family == outer_family and outer_first <= first and last <= outer_last
 
 
 def _overlap(one: str, other: str) -> bool:
-    first, second = ip_network(one), ip_network(other)
-    return first.version == second.version and first.overlaps(second)
+    (family, (first, last)), (other_family, (other_first, other_last)) = parse(one), parse(other)
+    return family == other_family and first <= other_last and other_first <= last

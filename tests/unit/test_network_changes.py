@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backends.errors import ConfigError, PolicyRefused
 from backends.frozen import replace
-from backends.network.policy import Ceiling, NetworkPolicy, Rule
+from backends.network.policy import Ceiling, NetworkPolicy, Peer, Rule
 from mxc_ops.config.canonical import canonicalise
 from mxc_ops.config.loader import load
 from mxc_ops.policy.ceiling import opened_within
@@ -137,6 +137,15 @@ def test_what_a_ceiling_lets_be_opened_it_has_itself(
                 asked = Asked(address, protocol, port)
                 if decide(narrow, asked)[1]:
                     assert decide(wide, asked)[1], asked
+
+
+def test_what_is_ipv4_in_other_words_is_not_within_a_ceiling_of_ipv6() -> None:
+    """The rules take it for IPv4: a ceiling of all of IPv6 would have let all of IPv4 be opened."""
+    mapped = Rule("r", "/r", (Peer("::ffff:10.0.0.0/120"),))
+    assert opened_within(mapped, Ceiling(allow=(Rule("c", "/c", (Peer("::/0"),)),))) is None
+    assert opened_within(mapped, Ceiling(allow=(Rule("c", "/c", (Peer("10.0.0.0/8"),)),))) == mapped
+    holed = Rule("c", "/c", (Peer("0.0.0.0/0", ("::ffff:10.0.0.0/121",)),))
+    assert opened_within(mapped, Ceiling(allow=(holed,))) is None
 
 
 def test_a_whole_rule_lies_within_itself() -> None:
